@@ -1,0 +1,5 @@
+"""`python -m coopnet`."""
+
+from coopnet.cli import main
+
+main()

@@ -1,0 +1,130 @@
+"""The command line. Each command imports what it needs when it runs: torch alone takes seconds."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coopnet import __version__
+from coopnet.errors import CoopNetError
+from coopnet.workspace import Workspace
+
+app = typer.Typer(
+    name="coopnet",
+    help="Cooperative networks for image classification, as one reproducible study.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="full (params.yaml), or the name of an overlay")]
+ExperimentName = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="a row of the study")]
+Seed = Annotated[int, typer.Argument(metavar="SEED")]
+
+
+def main() -> None:
+    """Run the command line: 0 when all went well, 1 with one line on stderr when the user can mend it."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        app()
+    except CoopNetError as error:
+        print(f"coopnet: error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _workspace() -> Workspace:
+    return Workspace(Path())
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="and exit")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def prepare(
+    dataset: Annotated[str, typer.Argument(help="cifar10, cifar100 or digits")],
+    source: Annotated[str | None, typer.Option(help="torchvision, parquet or digits")] = None,
+    root: Annotated[Path | None, typer.Option(help="folder of the download or of the Parquet shards")] = None,
+    out: Annotated[Path | None, typer.Option(help="where to write; default: data/prepared/DATASET")] = None,
+) -> None:
+    """Bring a dataset into its canonical form, whatever its source, and check it against its pinned digest."""
+    from coopnet.commands import prepare as command
+
+    command.prepare(_workspace(), dataset, source, root, out)
+
+
+@app.command()
+def train(
+    study: StudyName,
+    experiment: ExperimentName,
+    seed: Seed,
+    key: Annotated[str | None, typer.Option(help="refuse to train a run of any other key")] = None,
+    max_minutes: Annotated[float | None, typer.Option(min=0, help="save and stop (exit code 75) after this")] = None,
+) -> None:
+    """Make one run; the same command continues an interrupted one, and takes a finished one from the store."""
+    from coopnet.commands import train as command
+
+    raise typer.Exit(command.train(_workspace(), study, experiment, seed, key, max_minutes))
+
+
+@app.command()
+def evaluate(study: StudyName, experiment: ExperimentName, seed: Seed) -> None:
+    """Compute a run's metrics from its saved logits."""
+    from coopnet.commands import evaluate as command
+
+    command.evaluate(_workspace(), study, experiment, seed)
+
+
+@app.command()
+def tables(study: StudyName) -> None:
+    """Gather the results of all runs of a study into its tables."""
+    from coopnet.commands import report as command
+
+    command.tables(_workspace(), study)
+
+
+@app.command()
+def report(study: StudyName) -> None:
+    """Make the HTML and PDF report of a study from its tables alone."""
+    from coopnet.commands import report as command
+
+    command.report(_workspace(), study)
+
+
+@app.command()
+def timing(study: StudyName) -> None:
+    """Make the page of timings of a study, which is never the same twice and stands apart from its report."""
+    from coopnet.commands import report as command
+
+    command.timing(_workspace(), study)
+
+
+@app.command(name="import")
+def import_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(help="a .pth.tar of the published implementation")],
+    out: Annotated[Path, typer.Option(help="the folder to write")],
+    layout: Annotated[str, typer.Option(help="whose layout the checkpoint has: lan2018")] = "lan2018",
+) -> None:
+    """Bring in a published checkpoint, so that a row of params.yaml can start from it."""
+    from coopnet.commands import import_checkpoint as command
+
+    command.import_checkpoint(checkpoint, layout, out)
+
+
+@app.command()
+def runs(study: StudyName = "full") -> None:
+    """List the runs of a study and their keys."""
+    from coopnet.commands import runs as command
+
+    command.runs(_workspace(), study)

@@ -1,0 +1,1 @@
+"""The commands: thin, they read the configuration and call the library."""

@@ -1,0 +1,35 @@
+"""`coopnet import`: a published checkpoint as a folder that a row of `params.yaml` can start from."""
+
+import logging
+from pathlib import Path
+
+from coopnet import files
+from coopnet.errors import CoopNetError
+from coopnet.networks import lan2018
+from coopnet.networks.network import CooperativeNetwork, trainable_parameters
+from coopnet.training import checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def import_checkpoint(source: Path, layout: str, out: Path) -> None:
+    """Read a foreign checkpoint and write weights, optimiser state and record.
+
+    Raises:
+        CoopNetError: an unknown layout, or a file that does not fit it.
+    """
+    if layout != lan2018.LAYOUT:
+        raise CoopNetError(f"--layout {layout} is not known; {lan2018.LAYOUT} is")
+    imported = lan2018.read(source)
+    network = CooperativeNetwork(imported.architecture)
+    network.load_state_dict(imported.state)
+    slots = {"momentum_buffer": imported.momentum} if imported.momentum else {}
+    record = {
+        "architecture": imported.architecture.to_dict(),
+        "parameters": trainable_parameters(network),
+        "preprocessing": imported.preprocessing,
+        "source": imported.source,
+        "files": checkpoint.write_network(out, network, slots),
+    }
+    files.write_json(out / checkpoint.RECORD, record)
+    log.info("%s: %d branches, %d parameters, in %s", source, len(network.branches), record["parameters"], out)

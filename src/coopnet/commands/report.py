@@ -1,0 +1,54 @@
+"""`coopnet tables`, `coopnet report` and `coopnet timing`: from results to pages."""
+
+import logging
+
+from coopnet import study
+from coopnet.commands.evaluate import checked_record
+from coopnet.reporting import report as pages
+from coopnet.reporting import tables as results
+from coopnet.reporting.runs import RunFolder, StudyInfo
+from coopnet.study import Study
+from coopnet.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+
+def tables(workspace: Workspace, name: str) -> None:
+    """Gather the results of all runs into `results/<study>/tables`.
+
+    Raises:
+        CoopNetError: a run is missing, damaged, or was made with other parameters than the plan has.
+    """
+    plan = study.load(workspace.root, name)
+    folders = []
+    for run in plan.runs.values():
+        folder = workspace.run(plan, run)
+        checked_record(folder, run)
+        folders.append(RunFolder(run.experiment, run.seed, folder))
+    results.build(folders, describe(plan), workspace.tables(plan))
+
+
+def describe(plan: Study) -> StudyInfo:
+    """What a study is, apart from its results."""
+    experiments = [
+        {
+            "name": name,
+            "about": row.about,
+            "row": row.decisive() | {"parents": row.parents},
+            "seeds": plan.seeds(name),
+            "parents": [{"experiment": parent} for parent in row.parents],
+        }
+        for name, row in plan.experiments.items()
+    ]
+    return StudyInfo(plan.name, plan.title, plan.description, plan.threads, plan.device, experiments)
+
+
+def report(workspace: Workspace, name: str) -> None:
+    """Make `reports/<study>/index.html` and `report.pdf` from the study's tables, and from nothing else."""
+    pages.render(workspace.root / "results" / name / "tables", workspace.root / "reports" / name)
+    log.info("reports/%s/index.html and report.pdf", name)
+
+
+def timing(workspace: Workspace, name: str) -> None:
+    """Make `reports/<study>/timing.html`."""
+    pages.render_timing(workspace.root / "results" / name / "tables", workspace.root / "reports" / name)

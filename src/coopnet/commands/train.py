@@ -1,0 +1,182 @@
+"""`coopnet train`: make one run, or take it from the store if it was ever made."""
+
+import logging
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from coopnet import files, store, study
+from coopnet.data.datasets import DATASETS
+from coopnet.data.normalization import normalization
+from coopnet.errors import CoopNetError
+from coopnet.store import Store
+from coopnet.study import Run, Study, imported_record
+from coopnet.workspace import Workspace, targets
+
+log = logging.getLogger(__name__)
+
+TIME_IS_UP = 75  # EX_TEMPFAIL of sysexits.h: the same command again continues
+
+
+def train(
+    workspace: Workspace, name: str, experiment: str, seed: int, key: str | None, max_minutes: float | None
+) -> int:
+    """Make a run and put its files where they belong; return the exit code.
+
+    Args:
+        workspace: where.
+        name: of the study.
+        experiment: of the run.
+        seed: of the run.
+        key: what the caller takes the run's key to be; refused if it is not.
+        max_minutes: stop cleanly after so many minutes.
+    """
+    plan = study.load(workspace.root, name)
+    run = plan.run(experiment, seed)
+    if key is not None and key != run.key:
+        raise CoopNetError(
+            f"{run.name} of study {name} has changed since the workflow was started "
+            f"(params.yaml, an overlay or the source was edited); start the workflow again"
+        )
+    runs = Store(store.default_place(workspace.root))
+    with _held(runs, run):
+        if runs.take(run.key, targets(workspace, plan, run)):
+            log.info("%s: taken from the run store, nothing to train", run.name)
+            return 0
+        code = _make(workspace, plan, run, runs, max_minutes)
+        if code:
+            return code
+        if study.load(workspace.root, name).run(experiment, seed).key != run.key:
+            raise CoopNetError(
+                f"the parameters of {run.name} were edited while it was trained; its result is kept in the run store "
+                "under the parameters it was trained with. Run the same command again for the new ones"
+            )
+        runs.take(run.key, targets(workspace, plan, run))
+    return 0
+
+
+@contextmanager
+def _held(runs: Store, run: Run) -> Iterator[None]:
+    lock = runs.lock(run.key)
+    store.acquire(lock, run.name)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, max_minutes: float | None) -> int:
+    """Train a run into the store; return the exit code."""
+    stop = Stop(max_minutes)
+    # Looked up before torch is imported, which takes seconds: a missing parent should be heard of at once.
+    ancestors = [parent_files(workspace, plan, parent, runs) for parent in run.parents]
+    if run.row.start.kind == "imported":
+        ancestors = [imported_files(workspace, run)]
+
+    from coopnet.data import canonical
+    from coopnet.training.job import produce
+    from coopnet.training.trainer import Interrupted
+
+    dataset = DATASETS[run.row.data.dataset]
+    memory = runs.unfinished(run.key)
+    progress, close = _progress(run.name)
+    try:
+        with stop.listening():
+            made = produce(
+                run,
+                arrays=canonical.load(workspace.prepared(dataset.name), dataset),
+                ancestors=ancestors,
+                device_kind=plan.device,
+                memory=memory,
+                progress=progress,
+                stop=stop,
+            )
+    except Interrupted as interruption:
+        log.warning("%s: %s. Saved; the same command again continues", run.name, interruption)
+        return stop.exit_code
+    finally:
+        close()
+    runs.add(run.key, made, {"first_made_as": f"{plan.name}/{run.name}"})
+    shutil.rmtree(memory, ignore_errors=True)
+    return 0
+
+
+def parent_files(workspace: Workspace, plan: Study, parent: Run, runs: Store) -> tuple[Path, dict[str, Any]]:
+    """Folder and record of a parent's checkpoint, from the workspace or else from the store.
+
+    Raises:
+        CoopNetError: neither has the run that the plan names.
+    """
+    for folder in (workspace.checkpoint(plan, parent), runs.folder(parent.key)):
+        if (folder / "model.json").is_file():
+            record = files.read_json(folder / "model.json")
+            if record.get("key") == parent.key:
+                return folder, record
+    raise CoopNetError(
+        f"the parent {parent.name} of study {plan.name} is not there, or was made with other parameters; "
+        f"run `coopnet train {plan.name} {parent.experiment} {parent.seed}` first"
+    )
+
+
+def imported_files(workspace: Workspace, run: Run) -> tuple[Path, dict[str, Any]]:
+    """Folder and record of an imported checkpoint.
+
+    Raises:
+        CoopNetError: it was trained on images that were normalised differently.
+    """
+    folder = workspace.root / run.row.start.path  # type: ignore[union-attr]
+    record = imported_record(folder)
+    wanted = normalization(DATASETS[run.row.data.dataset], run.row.data.normalization)
+    if record["preprocessing"] != wanted:
+        raise CoopNetError(
+            f"{folder} was trained with {record['preprocessing']}, but {run.experiment} has data.normalization "
+            f"{run.row.data.normalization}; set data.normalization: lan2018 for it and its children"
+        )
+    return folder, record
+
+
+class Stop:
+    """A reason to stop: a signal, or the time."""
+
+    def __init__(self, max_minutes: float | None):
+        self.deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+        self.reason: str | None = None
+        self.exit_code = 0
+
+    def __call__(self) -> str | None:
+        """The reason, if there is one by now."""
+        if self.reason is None and self.deadline is not None and time.monotonic() >= self.deadline:
+            self.reason, self.exit_code = "stopped at the time limit", TIME_IS_UP
+        return self.reason
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        if self.reason is not None:  # asked twice: go at once; what was saved last is still there
+            raise KeyboardInterrupt
+        self.reason, self.exit_code = f"stopped by {signal.Signals(number).name}", 128 + number
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Let SIGINT and SIGTERM finish the step instead of killing it."""
+        before = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _progress(name: str) -> tuple[Any, Callable[[], None]]:
+    from rich.console import Console
+
+    from coopnet.training.progress import Bar, EpochLines
+
+    if not sys.stderr.isatty():
+        return EpochLines(name), lambda: None
+    bar = Bar(name, Console(stderr=True))
+    return bar, bar.close

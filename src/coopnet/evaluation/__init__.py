@@ -1,0 +1,1 @@
+"""Evaluation: every number about a trained network, computed from its saved logits."""

@@ -1,0 +1,136 @@
+"""Reading and writing files so that nothing half-written, and nothing damaged, is ever taken for a result."""
+
+import contextlib
+import csv
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from coopnet.errors import CoopNetError
+
+FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, copy on write
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is flushed to disk and renamed over `path`.
+
+    Raises:
+        CoopNetError: the disk is full or the folder cannot be written; `path` is left as it was.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The dot keeps unfinished files out of every glob; the same folder keeps the rename atomic.
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would shut colleagues out of a shared store
+        temporary.replace(path)
+    except OSError as error:
+        raise CoopNetError(f"cannot write {path}: {_reason(error)}") from error
+    except SafetensorError as error:  # safetensors reports I/O errors as its own type
+        raise CoopNetError(f"cannot write {path}: {error}; free some space or check permissions") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _reason(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full; free some space and run the same command again"
+    return f"{error.strerror or error}"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write sorted, indented JSON, atomically; NaN and infinities are refused (`ValueError`)."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        CoopNetError: the file is missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CoopNetError(f"{path} is missing") from None
+    except OSError as error:
+        raise CoopNetError(f"cannot read {path}: {_reason(error)}") from error
+    except ValueError as error:
+        raise CoopNetError(f"{path} is damaged (not valid JSON: {error}); delete it and run again") from error
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as CSV with the first row's keys as header, atomically; floats keep all their digits."""
+    rows = list(rows)
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+    """Write NumPy arrays as safetensors, atomically."""
+    with replacing(path) as temporary:
+        contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+        safetensors.numpy.save_file(contiguous, temporary, dict(metadata) if metadata else None)
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Read safetensors as NumPy arrays.
+
+    Raises:
+        CoopNetError: the file is missing, truncated or not safetensors.
+    """
+    if not path.is_file():
+        raise CoopNetError(f"{path} is missing")
+    try:
+        return safetensors.numpy.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CoopNetError(f"{path} is damaged ({error}); delete it and run again") from error
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    try:
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise CoopNetError(f"cannot read {path}: {_reason(error)}") from error
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file atomically, sharing blocks where the file system can (never a hard link)."""
+    with replacing(target) as temporary:
+        with source.open("rb") as reader, temporary.open("wb") as writer:
+            try:
+                fcntl.ioctl(writer.fileno(), FICLONE, reader.fileno())
+                return
+            except OSError:
+                pass  # not a copy-on-write file system
+        shutil.copyfile(source, temporary)

@@ -1,0 +1,290 @@
+"""Reading checkpoints of the published ONE implementation.
+
+Source of the layout: github.com/Lan1991Xu/ONE_NeurIPS2018 (`models/cifar/resnet.py`, `cifar_one.py` and
+`cifar_baseline.py`), the code of Lan, Zhu and Gong, NeurIPS 2018 (arXiv 1806.04606), and its follow-ups with
+other numbers of branches. Its `depth` misleads: there are (depth − 2)/6 blocks per stage, but from 44 on they
+are bottlenecks, so its "ResNet-110" has 18 bottlenecks per stage and is, by its layers, a ResNet-164.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mode
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coopnet import files
+from coopnet.errors import CoopNetError
+from coopnet.networks.network import Architecture, build
+
+LAYOUT = "lan2018"
+
+# The published code normalises CIFAR-10 and CIFAR-100 alike, pixels in 0..1, with these constants.
+MEAN = (0.4914, 0.4822, 0.4465)
+STD = (0.2023, 0.1994, 0.2010)
+
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+WITHOUT = "save the checkpoint without 'optimizer' to import the weights alone"
+LISTED = 5  # keys of each kind that a refusal names
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A published network in this project's terms.
+
+    Attributes:
+        architecture: the network that the file's keys and shapes describe.
+        state: its complete `state_dict`, float32 on the CPU, by this project's names.
+        momentum: SGD's momentum by parameter name, or None where the file has none.
+        preprocessing: per-channel `mean` and `std` that its images were normalised with (pixels in 0..1).
+        source: `file` (name), `sha256`, `layout` and, where the file tells it, `epoch` (epochs finished).
+    """
+
+    architecture: Architecture
+    state: dict[str, Tensor]
+    momentum: dict[str, Tensor] | None
+    preprocessing: dict[str, list[float]]
+    source: dict[str, Any]
+
+
+def read(checkpoint: Path) -> Imported:
+    """Read a `.pth.tar` of the published code: a baseline, or a ONE network with any number of branches.
+
+    Nothing in the file is executed (`weights_only=True`).
+
+    Raises:
+        CoopNetError: not a file, not safely loadable, without `state_dict`, of another layout, with missing,
+            unexpected or wrongly shaped keys, or with an optimiser that does not belong to the network.
+    """
+    content = _load(checkpoint)
+    published = _Published.of(content.get("state_dict"), checkpoint.name)
+    architecture = _infer(published)
+    wanted = build(architecture, seed=0).state_dict()
+    names = _names(wanted, published)
+    _check(published, names, wanted)
+    source = {"file": checkpoint.name, "sha256": files.sha256(checkpoint), "layout": LAYOUT}
+    if isinstance(content.get("epoch"), int):
+        source["epoch"] = content["epoch"]
+    return Imported(
+        architecture=architecture,
+        state=_state(published, names, wanted),
+        momentum=_momentum(content.get("optimizer"), published, names),
+        preprocessing={"mean": list(MEAN), "std": list(STD)},
+        source=source,
+    )
+
+
+def _load(checkpoint: Path) -> dict[str, Any]:
+    """The dictionary in the file, its tensors on the CPU."""
+    if not checkpoint.is_file():
+        raise CoopNetError(f"{checkpoint} is not a file; give a .pth.tar that the published code saved")
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged or foreign bytes can fail anywhere in the unpickler, with any type
+        raise CoopNetError(f"cannot read {checkpoint}: {_reason(error)}") from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise CoopNetError(f"{checkpoint} has no 'state_dict'; give a .pth.tar that the published code saved")
+    return content
+
+
+def _reason(error: Exception) -> str:
+    """One line for torch's many; the name of a refused type is all that a user needs of them."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if refused is None:
+        return "it is damaged, or no PyTorch checkpoint; copy or download it again"
+    return (
+        f"it holds {refused[1]}, which is no plain tensor or number, so nothing in it was loaded or run; "
+        "if you trust it, save only its 'state_dict', 'optimizer' and 'epoch' to a new file by torch.save"
+    )
+
+
+@dataclass(frozen=True)
+class _Published:
+    """A published `state_dict` without the prefix that DataParallel puts before its keys."""
+
+    file: str
+    prefix: str
+    tensors: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, state: Any, file: str) -> "_Published":
+        if not isinstance(state, Mapping) or not state:
+            raise CoopNetError(f"the 'state_dict' of {file} is empty or no dictionary; give a complete checkpoint")
+        odd = [str(k) for k, v in state.items() if not (isinstance(k, str) and isinstance(v, Tensor))]
+        if odd:
+            raise CoopNetError(f"the 'state_dict' of {file} holds {_listed(odd, 'that are no tensors')}; remove them")
+        prefix = ""
+        while all(key.startswith(f"{prefix}module.") for key in state):
+            prefix += "module."
+        return cls(file, prefix, {key.removeprefix(prefix): tensor for key, tensor in state.items()})
+
+    def distinct(self, pattern: str) -> set[tuple[str, ...]]:
+        """The different groups with which `pattern` matches the beginning of a key."""
+        return {match.groups() for match in map(re.compile(pattern).match, self.tensors) if match}
+
+    def size(self, pattern: str) -> int:
+        """Commonest first dimension of the tensors whose whole key matches; 1 where there are none.
+
+        The commonest, so that one wrong tensor is reported for itself and not the whole network for its sake.
+        Where there are none, those keys are missing, and are reported as that.
+        """
+        found = [tensor for key, tensor in self.tensors.items() if re.fullmatch(pattern, key)]
+        return mode([len(tensor) for tensor in found if tensor.dim() and len(tensor)] or [1])
+
+
+def _infer(published: _Published) -> Architecture:
+    """The architecture that keys and shapes describe; whether all of them fit it is for `_check` to say."""
+    branches = len(published.distinct(r"(?:layer3|classi?fier3)_(\d+)\."))
+    if not branches and not published.distinct(r"(layer3|fc)\."):
+        raise CoopNetError(
+            f"{published.file} is not of the {LAYOUT} layout: it has neither branches layer3_1, layer3_2, … "
+            f"nor a baseline's layer3 and fc; it begins with {_listed(published.tensors, 'keys')}"
+        )
+    gated = branches > 1 or published.distinct(r"(control_v1|bn_v1)\.")
+    blocks = sorted(stage for stage, _ in published.distinct(r"(layer\d(?:_\d+)?)\.(\d+)\."))
+    block = "bottleneck" if published.distinct(r"layer.*\.(conv3)\.") else "basic"
+    return Architecture(
+        family="cifar_resnet",
+        depth=3 * (3 if block == "bottleneck" else 2) * max(map(blocks.count, blocks), default=1) + 2,
+        block=block,
+        width=published.size(r"conv1\.weight|bn1\.(weight|bias|running_mean|running_var)"),
+        branches=max(branches, 1),
+        gate="learned" if gated else "none",
+        classes=published.size(r"(fc|classi?fier3_\d+)\.(weight|bias)"),
+    )
+
+
+def _names(wanted: Iterable[str], published: _Published) -> dict[str, str]:
+    """Our name → published name, for every tensor that both networks have (theirs has no log-prior)."""
+    numbered = bool(published.distinct(r"(?:layer3|classi?fier3)_(\d+)\."))
+    # The published code spells it without the second i; follow-ups have put that right.
+    classifier = "classifier3" if published.distinct(r"(classifier3)_") else "classfier3"
+    return {
+        name: _published_name(name, classifier if numbered else None) for name in wanted if name != "gate.log_prior"
+    }
+
+
+def _published_name(name: str, classifier: str | None) -> str:
+    """What the published code calls our tensor `name`.
+
+    Args:
+        name: a key of our `state_dict`.
+        classifier: how the file spells numbered branches' classifiers; None for a baseline (`layer3`, `fc`).
+    """
+    match name.replace(".shortcut.", ".downsample.").split("."):
+        case ["trunk", "stem", index, *rest]:
+            module = "conv1" if index == "0" else "bn1"
+        case ["trunk", "stages", index, *rest]:
+            module = f"layer{int(index) + 1}"
+        case ["branches", index, "stage", *rest]:
+            module = f"layer3_{int(index) + 1}" if classifier else "layer3"
+        case ["branches", index, "classifier", *rest]:
+            module = f"{classifier}_{int(index) + 1}" if classifier else "fc"
+        case ["gate", "linear" | "norm" as part, *rest]:
+            module = "control_v1" if part == "linear" else "bn_v1"
+        case _:
+            raise ValueError(f"{name} has no counterpart in the {LAYOUT} layout")
+    return ".".join([module, *rest])
+
+
+def _check(published: _Published, names: Mapping[str, str], wanted: Mapping[str, Tensor]) -> None:
+    """Refuse a file whose keys, shapes or kinds of number are not those of the network they describe."""
+    prefix, tensors = published.prefix, published.tensors
+    expected = {theirs: wanted[ours] for ours, theirs in names.items()}
+    missing = [prefix + key for key in expected if key not in tensors and not _is_counter(key)]
+    unexpected = [prefix + key for key in tensors if key not in expected]
+    misshapen = [
+        f"{prefix}{key} is {_described(tensors[key])} instead of {_described(like)}"
+        for key, like in expected.items()
+        if key in tensors and _described(tensors[key]) != _described(like)
+    ]
+    kinds = ((missing, "missing"), (unexpected, "unexpected"), (misshapen, "of the wrong shape"))
+    complaints = [_listed(keys, kind) for keys, kind in kinds if keys]
+    if complaints:
+        raise CoopNetError(
+            f"{published.file} does not fit the {LAYOUT} layout: {'; '.join(complaints)}; "
+            "give a checkpoint of a ResNet or ONE network that the published code saved"
+        )
+
+
+def _is_counter(key: str) -> bool:
+    """Whether it counts BatchNorm's batches, which PyTorch before 0.4.1 did not; no result depends on it."""
+    return key.endswith(".num_batches_tracked")
+
+
+def _described(tensor: Tensor) -> str:
+    """Shape and, unless they are the usual dense real numbers, kind of the entries."""
+    if tensor.is_floating_point() and tensor.layout == torch.strided:
+        return f"{list(tensor.shape)}"
+    return f"{list(tensor.shape)} of {tensor.layout} {tensor.dtype}".replace("torch.", "")
+
+
+def _listed(keys: Iterable[str], kind: str) -> str:
+    """`7 missing (a, b, c, d, e, …)`."""
+    keys = list(keys)
+    shown = keys[:LISTED] + (["…"] if len(keys) > LISTED else [])
+    return f"{len(keys)} {kind} ({', '.join(shown)})"
+
+
+def _state(published: _Published, names: Mapping[str, str], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our complete `state_dict`: what the file has, and zeros for the log-prior and missing counters."""
+    state = {}
+    for name, like in wanted.items():
+        tensor = published.tensors.get(names.get(name, ""))
+        state[name] = torch.zeros_like(like) if tensor is None else _own(tensor, like.dtype)
+    return state
+
+
+def _own(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A contiguous copy: tensors of one file may share memory, or lie in it in any order."""
+    return tensor.detach().to(dtype).clone(memory_format=torch.contiguous_format)
+
+
+def _momentum(optimizer: Any, published: _Published, names: Mapping[str, str]) -> dict[str, Tensor] | None:
+    """SGD's momentum by our parameter names; None where the optimiser has none.
+
+    The file knows parameters by their place in `model.parameters()`, which is that among the parameters in
+    the `state_dict`: both follow the order in which the model registers them. A parameter without momentum
+    among others that have it was never updated, and gets zeros, which SGD treats alike.
+    """
+    if optimizer is None:
+        return None
+    keys = [key for key in published.tensors if not key.endswith(BUFFERS)]
+    buffers = _buffers(optimizer, len(keys), published.file)
+    if not any(isinstance(buffer, Tensor) for buffer in buffers):
+        return None
+    ours = {theirs: name for name, theirs in names.items()}
+    momentum = {}
+    for key, buffer in zip(keys, buffers, strict=True):
+        parameter = published.tensors[key]
+        buffer = buffer if isinstance(buffer, Tensor) else torch.zeros_like(parameter)
+        found, right = _described(buffer), _described(parameter)
+        if found != right:
+            raise CoopNetError(
+                f"the optimiser of {published.file} does not belong to its network: the momentum of "
+                f"{published.prefix}{key} is {found} instead of {right}; {WITHOUT}"
+            )
+        momentum[ours[key]] = _own(buffer, torch.float32)
+    return momentum
+
+
+def _buffers(optimizer: Any, parameters: int, file: str) -> list[Tensor | None]:
+    """Each parameter's momentum, in the order of the parameters."""
+    try:
+        (group,) = optimizer["param_groups"]
+        places = list(group["params"])  # old PyTorch numbers parameters by memory address, new by place
+        buffers = [optimizer["state"].get(place, {}).get("momentum_buffer") for place in places]
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise CoopNetError(
+            f"the optimiser of {file} is not one group of parameters, as the published code has it; {WITHOUT}"
+        ) from error
+    if len(buffers) != parameters:
+        raise CoopNetError(
+            f"the optimiser of {file} has {len(buffers)} parameters, its network {parameters}; {WITHOUT}"
+        )
+    return buffers

@@ -1,0 +1,59 @@
+"""The fingerprint of the source that decides a run's numbers.
+
+It is part of every run key: when it changes, results made before are stale. Comments, docstrings and layout do not
+count, so the syntax trees are hashed, by a serialisation of our own, because `ast.dump` changes between Python
+versions.
+"""
+
+import ast
+import functools
+import hashlib
+from pathlib import Path
+
+MODULES = (
+    "data/augment.py",
+    "data/splits.py",
+    "networks/loss.py",
+    "networks/network.py",
+    "networks/surgery.py",
+    "seeding.py",
+    "training/engine.py",
+    "training/optimizer.py",
+    "training/schedule.py",
+    "training/setup.py",
+    "training/trainer.py",
+)
+"""What a trained network's bits depend on besides parameters, data and parents."""
+
+
+def fingerprint(source: str) -> str:
+    """SHA-256 of a module's syntax tree without docstrings, in hex."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [statement for statement in node.body if not _is_string(statement)]
+    return hashlib.sha256(_serialise(tree).encode()).hexdigest()
+
+
+def _is_string(node: ast.stmt) -> bool:
+    """Whether a statement is a bare string: a docstring of a module, class, function or attribute."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _serialise(node: object) -> str:
+    """Type names and non-empty fields only: a field that a later Python adds is empty in older code."""
+    if isinstance(node, ast.AST):
+        fields = ((name, getattr(node, name, None)) for name in sorted(node._fields))
+        inside = ",".join(f"{name}={_serialise(value)}" for name, value in fields if value not in (None, []))
+        return f"{type(node).__name__}({inside})"
+    if isinstance(node, list):
+        return f"[{','.join(map(_serialise, node))}]"
+    return repr(node)
+
+
+@functools.cache
+def source_hash() -> str:
+    """SHA-256 over the fingerprints of all `MODULES`, in hex."""
+    package = Path(__file__).parent
+    prints = [f"{module}={fingerprint((package / module).read_text(encoding='utf-8'))}" for module in MODULES]
+    return hashlib.sha256("\n".join(prints).encode()).hexdigest()

@@ -1,0 +1,241 @@
+"""What `params.yaml` may say: one model per section, every key checked, nothing unknown let through."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from coopnet.data.datasets import DATASETS
+
+
+class Section(BaseModel):
+    """A mapping of the file: immutable, without unknown keys, without NaN or infinities."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Data(Section):
+    """What a run learns from and is measured on."""
+
+    dataset: Literal["digits", "cifar10", "cifar100"]
+    validation: int = Field(0, ge=0, description="training images kept for validation, stratified and seeded")
+    split_seed: int = Field(0, ge=0, description="seed of the validation split and of the training subset")
+    training_subset: int | None = Field(None, ge=2, description="train on this many images, stratified; null: all")
+    augmentation: Literal["crop_flip", "none"] = "crop_flip"
+    normalization: Literal["dataset", "lan2018"] = Field(
+        "dataset",
+        description="constants of this dataset, or those of the published code (CIFAR-10's for both)",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Data":
+        available = DATASETS[self.dataset].counts["train"]
+        if self.validation + (self.training_subset or 2) > available:
+            raise ValueError(
+                f"validation {self.validation} and training_subset {self.training_subset} "
+                f"do not fit into the {available} training images of {self.dataset}"
+            )
+        return self
+
+
+class Model(Section):
+    """The network."""
+
+    family: Literal["cifar_resnet", "resnet18"] = "cifar_resnet"
+    depth: int = Field(32, description="6n+2 with basic blocks, 9n+2 with bottlenecks, 18 for resnet18")
+    block: Literal["basic", "bottleneck"] = "basic"
+    width: int = Field(16, ge=1, description="channels of the first stage")
+    branches: int = Field(1, ge=1)
+    gate: Literal["learned", "none"] = Field("learned", description="none: a plain network of one branch")
+
+    @model_validator(mode="after")
+    def _exists(self) -> "Model":
+        if self.family == "resnet18":
+            if self.depth != 18 or self.block != "basic":
+                raise ValueError("resnet18 has depth 18 and basic blocks")
+        else:
+            layers = 6 if self.block == "basic" else 9
+            if self.depth < layers + 2 or (self.depth - 2) % layers:
+                near = layers * max(1, round((self.depth - 2) / layers)) + 2
+                raise ValueError(f"depth {self.depth} is not {layers}n+2 ({self.block} blocks); {near} would be")
+        if self.gate == "none" and self.branches > 1:
+            raise ValueError(f"{self.branches} branches need gate: learned")
+        return self
+
+
+class Random(Section):
+    """Freshly initialised."""
+
+    kind: Literal["random"] = "random"
+
+
+class Continue(Section):
+    """The parent as it is, trained on with its optimiser state: the control."""
+
+    kind: Literal["continue"]
+
+
+class ZeroPad(Section):
+    """Fresh branches behind gate rows of zero: the published transfer code."""
+
+    kind: Literal["zero_pad"]
+
+
+class ZeroOutput(Section):
+    """As `zero_pad`, with zero classifiers: the published proof."""
+
+    kind: Literal["zero_output"]
+
+
+class Masked(Section):
+    """Fresh branches behind a log-prior of −∞ that opens during fine-tuning."""
+
+    kind: Literal["masked"]
+    closed_until: float = Field(0.4, ge=0, le=1, description="share of the steps in which the prior stays closed")
+    open_from: float = Field(0.6, ge=0, le=1, description="share of the steps after which it is fully open")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Masked":
+        if self.open_from < self.closed_until:
+            raise ValueError(f"open_from {self.open_from} lies before closed_until {self.closed_until}")
+        return self
+
+
+class Split(Section):
+    """Copies of donor branches that share their donors' weight in the ensemble."""
+
+    kind: Literal["split"]
+    donors: list[int] | None = Field(None, description="branches to copy, from 1; null: 1, 2, … in turn")
+    noise: float = Field(0.1, ge=0, description="σ, in units of each weight tensor's standard deviation")
+
+
+class Imported(Section):
+    """A checkpoint that `coopnet import` has brought in."""
+
+    kind: Literal["imported"]
+    path: str = Field(description="the folder that `coopnet import --out` wrote, relative to params.yaml")
+
+
+Start = Annotated[Random | Continue | ZeroPad | ZeroOutput | Masked | Split | Imported, Field(discriminator="kind")]
+GROWING = ("zero_pad", "zero_output", "masked", "split")
+
+
+class SGD(Section):
+    """Stochastic gradient descent with momentum."""
+
+    kind: Literal["sgd"]
+    lr: float = Field(gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(1e-4, ge=0)
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> "SGD":
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class Adam(Section):
+    """Adam (Kingma and Ba, arXiv 1412.6980)."""
+
+    kind: Literal["adam"]
+    lr: float = Field(gt=0)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class Schedule(Section):
+    """The learning rate is multiplied by γ when a milestone epoch begins (epochs count from 0)."""
+
+    milestones: list[Annotated[int, Field(ge=1)]] = []
+    gamma: float = Field(0.1, gt=0)
+
+    @model_validator(mode="after")
+    def _ascending(self) -> "Schedule":
+        if self.milestones != sorted(self.milestones):
+            raise ValueError(f"milestones {self.milestones} do not ascend")
+        return self
+
+
+class Distillation(Section):
+    """How the ensemble teaches the branches; without effect where there is no gate."""
+
+    temperature: float = Field(3.0, gt=0)
+    rampup: float = Field(80, ge=0, description="R, in epochs; 0: full weight throughout")
+
+
+class Training(Section):
+    """How a run is trained."""
+
+    epochs: int = Field(ge=0, description="0: the network right after its start, untrained")
+    batch_size: int = Field(128, ge=2)
+    optimizer: Annotated[SGD | Adam, Field(discriminator="kind")]
+    schedule: Schedule = Schedule()
+    distillation: Distillation = Distillation()
+    selection: Literal["last", "best_validation"] = Field("last", description="which epoch's network is the result")
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class Experiment(Section):
+    """One row of the study: a model, how its weights start, how it is trained."""
+
+    about: str = Field(description="one line for the report")
+    data: Data
+    model: Model
+    parents: list[str] = []
+    start: Start = Random()
+    training: Training
+    seeds: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1, description="null: the study's")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Experiment":
+        needed = 0 if self.start.kind in ("random", "imported") else 1
+        if len(self.parents) != needed:
+            raise ValueError(
+                f"start {self.start.kind} takes {needed or 'no'} parent{'s' * (needed != 1)}, not {self.parents}"
+            )
+        if self.training.selection == "best_validation" and not self.data.validation:
+            raise ValueError("training.selection best_validation needs data.validation above 0")
+        if self.training.epochs == 0 and self.start.kind == "random":
+            raise ValueError("training.epochs 0 leaves a random network; only networks with a past may stay untrained")
+        if self.seeds is not None and len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds {self.seeds} repeat")
+        if self.start.kind == "imported" and (self.seeds is None or len(self.seeds) != 1):
+            raise ValueError("an imported checkpoint is one network: give it exactly one seed, e.g. seeds: [0]")
+        return self
+
+    def decisive(self) -> dict[str, Any]:
+        """What of this row decides a run's result, as plain values: all but words, seeds and names of parents."""
+        return self.model_dump(mode="json", exclude={"about", "seeds", "parents"})
+
+
+class Parameters(Section):
+    """`params.yaml`: the full study."""
+
+    title: str
+    description: str = ""
+    device: Literal["cpu", "cuda"]
+    threads: int = Field(ge=1, description="CPU threads of each run; it decides bits, so it is not the scheduler's")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    defaults: dict[str, Any] = Field({}, description="merged under every experiment")
+    experiments: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,63}$")], dict[str, Any]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "Parameters":
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds {self.seeds} repeat")
+        return self
+
+
+class Overlay(Section):
+    """`studies/<name>.yaml`: another study, as its differences from `params.yaml`."""
+
+    title: str | None = None
+    description: str | None = None
+    device: Literal["cpu", "cuda"] | None = None
+    threads: int | None = Field(None, ge=1)
+    seeds: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1)
+    time_scale: float = Field(1.0, gt=0, description="multiplies epochs, milestones and ramp-up together")
+    only: list[str] | None = Field(None, description="the experiments of this study; null: all")
+    every_experiment: dict[str, Any] = Field({}, description="merged over every experiment's row")
+    experiments: dict[str, dict[str, Any]] = Field({}, description="merged over single rows, last")

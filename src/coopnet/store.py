@@ -1,0 +1,152 @@
+"""The run store: finished runs by key, so that no run is ever trained twice, whoever asks for it.
+
+    <store>/runs/<key>/         a finished run: manifest.json and the files that it lists with size and SHA-256
+    <store>/unfinished/<key>/   what an interrupted run needs to continue
+    <store>/locks/<key>.lock    held by the process that is on the run; the kernel drops it when that process dies
+
+A finished run is copied into the workspace (sharing blocks where the file system can), never linked: damage done to
+an output must not reach the store.
+"""
+
+import configparser
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from coopnet import files
+from coopnet.errors import CoopNetError
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "COOPNET_STORE"
+MANIFEST = "manifest.json"
+
+
+def default_place(root: Path) -> Path:
+    """Where the store of a workspace is: `$COOPNET_STORE`, else `coopnet-runs` in DVC's cache folder.
+
+    DVC's configuration is read from its files, local before shared. A temporary workspace of DVC's experiments has a
+    local configuration that points back to the cache, and a linked git worktree shares its main worktree's `.dvc`.
+    """
+    if os.environ.get(VARIABLE):
+        return Path(os.environ[VARIABLE]).absolute()
+    root = root.absolute()
+    for name in ("config.local", "config"):
+        config = configparser.ConfigParser(interpolation=None)
+        try:
+            config.read(root / ".dvc" / name, encoding="utf-8")
+        except configparser.Error as error:
+            raise CoopNetError(f"{root / '.dvc' / name} is not a DVC configuration: {error}") from error
+        folder = config.get("cache", "dir", fallback=None)
+        if folder:
+            return (root / ".dvc" / folder.strip("\"'")).resolve() / "coopnet-runs"
+    return _main_worktree(root) / ".dvc" / "cache" / "coopnet-runs"
+
+
+def _main_worktree(root: Path) -> Path:
+    """The worktree that a linked one (`git worktree add`) belongs to; any other folder is its own."""
+    link = root / ".git"
+    if link.is_file():
+        git = Path(link.read_text(encoding="utf-8").removeprefix("gitdir:").strip())
+        common = git / "commondir"
+        if common.is_file():
+            return (git / common.read_text(encoding="utf-8").strip()).resolve().parent
+    return root
+
+
+class Store:
+    """A folder of runs."""
+
+    def __init__(self, place: Path):
+        self.place = place
+
+    def finished(self, key: str) -> bool:
+        """Whether that run is done, as far as a look at names and sizes tells."""
+        folder = self._run(key)
+        if not (folder / MANIFEST).is_file():
+            return False
+        manifest = files.read_json(folder / MANIFEST)
+        return all(
+            (folder / name).is_file() and (folder / name).stat().st_size == facts["size"]
+            for name, facts in manifest["files"].items()
+        )
+
+    def unfinished(self, key: str) -> Path:
+        """The folder in which that run keeps what it needs to continue."""
+        return self.place / "unfinished" / key
+
+    def lock(self, key: str) -> FileLock:
+        """The lock of a run, not yet taken; `flock`, so it is never left behind."""
+        path = self.place / "locks" / f"{key}.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CoopNetError(f"cannot write the run store {self.place}: {error.strerror}; set {VARIABLE}") from error
+        return FileLock(path)
+
+    def add(self, key: str, folder: Path, facts: Mapping[str, Any]) -> None:
+        """Take in a finished run: `folder` becomes the entry in one step.
+
+        Args:
+            key: of the run.
+            folder: its files, on the file system of the store.
+            facts: words for a person who opens the manifest.
+        """
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        listed = {n: {"size": (folder / n).stat().st_size, "sha256": files.sha256(folder / n)} for n in names}
+        files.write_json(folder / MANIFEST, {"key": key, "files": listed} | dict(facts))
+        target = self._run(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():  # what was there failed `finished`, or the run would not have been made again
+            self._set_aside(key)
+        folder.rename(target)
+
+    def take(self, key: str, targets: Mapping[str, Path]) -> bool:
+        """Copy files of a finished run into a workspace.
+
+        Args:
+            key: of the run.
+            targets: for each file of the entry, where it belongs.
+
+        Returns:
+            Whether that worked. An entry that is damaged is set aside, so that the run is made again.
+        """
+        if not self.finished(key):
+            return False
+        listed = files.read_json(self._run(key) / MANIFEST)["files"]
+        for name in listed:
+            if files.sha256(self._run(key) / name) != listed[name]["sha256"]:
+                log.warning("%s in the run store is damaged; the run is made again", self._run(key) / name)
+                self._set_aside(key)
+                return False
+        for name, target in targets.items():
+            if not (target.is_file() and files.sha256(target) == listed[name]["sha256"]):
+                files.copy(self._run(key) / name, target)
+        return True
+
+    def folder(self, key: str) -> Path:
+        """The folder of a finished run."""
+        return self._run(key)
+
+    def _run(self, key: str) -> Path:
+        return self.place / "runs" / key
+
+    def _set_aside(self, key: str) -> None:
+        aside = self.place / "damaged" / key
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        self._run(key).rename(aside)
+
+
+def acquire(lock: FileLock, name: str) -> None:
+    """Take a run's lock, saying so when another process has it."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("%s is being made by another process; waiting for it", name)
+        lock.acquire()

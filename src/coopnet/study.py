@@ -1,0 +1,365 @@
+"""From `params.yaml` to the list of runs: who descends from whom, and the key of each.
+
+Pure and light: no torch, no results, so that a workflow engine can ask for it while it parses.
+"""
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from coopnet import files, numerics
+from coopnet.data.datasets import DATASETS
+from coopnet.data.normalization import normalization
+from coopnet.errors import CoopNetError
+from coopnet.settings import GROWING, Experiment, Overlay, Parameters
+
+FULL = "full"
+Checked = TypeVar("Checked", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One experiment with one seed.
+
+    Attributes:
+        key: hash of all that decides the result: resolved row, seed, threads, data, parents' keys, numerics' source.
+    """
+
+    experiment: str
+    seed: int
+    row: Experiment
+    parents: tuple["Run", ...]
+    threads: int
+    key: str
+
+    @property
+    def name(self) -> str:
+        """For messages: `one3/seed0`."""
+        return f"{self.experiment}/seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """All experiments × seeds of one parameter set."""
+
+    name: str
+    title: str
+    description: str
+    device: str
+    threads: int
+    experiments: dict[str, Experiment]
+    runs: dict[tuple[str, int], Run]
+
+    def run(self, experiment: str, seed: int) -> Run:
+        """The run of that name.
+
+        Raises:
+            CoopNetError: there is none.
+        """
+        if experiment not in self.experiments:
+            hint = did_you_mean(experiment, self.experiments)
+            raise CoopNetError(f"study {self.name} has no experiment {experiment!r}{hint}")
+        if (experiment, seed) not in self.runs:
+            seeds = self.seeds(experiment)
+            raise CoopNetError(f"experiment {experiment} of study {self.name} has seeds {seeds}, not {seed}")
+        return self.runs[experiment, seed]
+
+    def seeds(self, experiment: str) -> list[int]:
+        """The seeds of an experiment: its own, and those that its children need."""
+        return sorted(seed for name, seed in self.runs if name == experiment)
+
+    def datasets(self) -> list[str]:
+        """The datasets that its runs need."""
+        return sorted({row.data.dataset for row in self.experiments.values()})
+
+
+def load(root: Path, name: str = FULL) -> Study:
+    """Read and check a study.
+
+    Args:
+        root: the folder with `params.yaml`; overlays are `studies/<name>.yaml` in it.
+        name: `full` for `params.yaml` itself.
+
+    Raises:
+        CoopNetError: anything wrong with the files, naming key, value and remedy.
+    """
+    content = read_yaml(root / "params.yaml")
+    source = "params.yaml"
+    parameters = check(Parameters, content, source)
+    overlay = Overlay()
+    if name != FULL:
+        path = root / "studies" / f"{name}.yaml"
+        known = [FULL, *sorted(p.stem for p in path.parent.glob("*.yaml"))]
+        if name not in known:
+            raise CoopNetError(f"there is no study {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})")
+        overlay = check(Overlay, read_yaml(path), f"studies/{name}.yaml")
+        source = f"studies/{name}.yaml over params.yaml"
+    experiments = resolve(parameters, overlay, source)
+    return Study(
+        name=name,
+        title=overlay.title or parameters.title,
+        description=overlay.description if overlay.description is not None else parameters.description,
+        device=overlay.device or parameters.device,
+        threads=overlay.threads or parameters.threads,
+        experiments=experiments,
+        runs=plan(
+            experiments,
+            overlay.seeds or parameters.seeds,
+            overlay.threads or parameters.threads,
+            root,
+            source,
+        ),
+    )
+
+
+def resolve(parameters: Parameters, overlay: Overlay, source: str) -> dict[str, Experiment]:
+    """Merge defaults, rows and overlay into full rows; check each, and who descends from whom."""
+    for key in [*(overlay.only or []), *overlay.experiments]:
+        if key not in parameters.experiments:
+            hint = did_you_mean(key, parameters.experiments)
+            raise CoopNetError(f"{source}: {key!r} is not an experiment of params.yaml{hint}")
+    experiments = {}
+    for name, row in parameters.experiments.items():
+        if overlay.only is not None and name not in overlay.only:
+            continue
+        merged = merge(merge(parameters.defaults, row), overlay.every_experiment)
+        merged = merge(merged, overlay.experiments.get(name, {}))
+        experiment = check(Experiment, merged, f"{source}: experiments.{name}")
+        experiments[name] = scale(experiment, overlay.time_scale)
+    for name, experiment in experiments.items():
+        for parent in experiment.parents:
+            where = f"{source}: experiments.{name}.parents"
+            if parent not in experiments:
+                hint = did_you_mean(parent, experiments)
+                raise CoopNetError(f"{where}: {parent!r} is not an experiment of this study{hint}")
+            _check_descent(experiment, experiments[parent], f"{where}: {parent}")
+    return experiments
+
+
+def _check_descent(child: Experiment, parent: Experiment, where: str) -> None:
+    """Refuse a child that its parent's weights do not fit."""
+    pairs: list[tuple[str, Any, Any]] = [("data.dataset", child.data.dataset, parent.data.dataset)]
+    pairs += [("data.normalization", child.data.normalization, parent.data.normalization)]
+    for field in ("family", "depth", "block", "width"):
+        pairs.append((f"model.{field}", getattr(child.model, field), getattr(parent.model, field)))
+    if child.start.kind == "continue":
+        pairs.append(("model.branches", child.model.branches, parent.model.branches))
+        pairs.append(("model.gate", child.model.gate, parent.model.gate))
+    for field, own, other in pairs:
+        if own != other:
+            raise CoopNetError(f"{where} has {field} {other}, its child {own}; they have to agree")
+    if child.start.kind in GROWING:
+        before, after = parent.model.branches, child.model.branches
+        if after <= before:
+            raise CoopNetError(f"{where} has {before} branches; its child must have more, not {after}")
+        donors = getattr(child.start, "donors", None)
+        if donors is not None and (len(donors) != after - before or not set(donors) <= set(range(1, before + 1))):
+            raise CoopNetError(
+                f"{where}: start.donors {donors} must name {after - before} of its branches 1 to {before}"
+            )
+
+
+def scale(experiment: Experiment, factor: float) -> Experiment:
+    """Stretch a row in time: epochs, milestones and ramp-up together, so that a short study still distils.
+
+    The prior of `masked` opens at shares of the steps, so it scales by itself.
+    """
+    if factor == 1:
+        return experiment
+
+    def stretched(epochs: int) -> int:
+        return max(1, math.floor(epochs * factor + 0.5))
+
+    training = experiment.training
+    schedule = training.schedule
+    return experiment.model_copy(
+        update={
+            "training": training.model_copy(
+                update={
+                    "epochs": stretched(training.epochs) if training.epochs else 0,
+                    "schedule": schedule.model_copy(update={"milestones": [stretched(m) for m in schedule.milestones]}),
+                    "distillation": training.distillation.model_copy(
+                        update={"rampup": training.distillation.rampup * factor}
+                    ),
+                }
+            )
+        }
+    )
+
+
+def plan(
+    experiments: Mapping[str, Experiment], seeds: list[int], threads: int, root: Path, source: str
+) -> dict[tuple[str, int], Run]:
+    """List all runs, parents before children.
+
+    Replicate k of a row with m parents takes replicate m·k + j of its j-th parent (from 0), so no network serves two
+    replicates; a parent experiment has its own seeds and all that its children ask for.
+    """
+    runs: dict[tuple[str, int], Run] = {}
+
+    def add(name: str, seed: int, descendants: tuple[str, ...]) -> Run:
+        if (name, seed) in runs:
+            return runs[name, seed]
+        if name in descendants:
+            cycle = " → ".join([*descendants[descendants.index(name) :], name])
+            raise CoopNetError(
+                f"{source}: experiments.{name}.parents: {cycle} is a circle; remove one of these parents"
+            )
+        row = experiments[name]
+        if row.start.kind == "imported" and seed not in (row.seeds or []):
+            child = descendants[-1]
+            raise CoopNetError(
+                f"{source}: experiments.{child}: its replicates need seed {seed} of {name}, an imported checkpoint "
+                f"with seeds {row.seeds}; set experiments.{child}.seeds: {row.seeds}"
+            )
+        m = len(row.parents)
+        parents = tuple(add(parent, m * seed + j, (*descendants, name)) for j, parent in enumerate(row.parents))
+        run = Run(name, seed, row, parents, threads, run_key(row, seed, threads, parents, root))
+        runs[name, seed] = run
+        return run
+
+    for name, row in experiments.items():
+        for seed in row.seeds or seeds:
+            add(name, seed, ())
+    return runs
+
+
+def run_key(row: Experiment, seed: int, threads: int, parents: tuple[Run, ...], root: Path) -> str:
+    """Hash of all that decides a run's result, 32 hex digits. Names and words are not in it."""
+    dataset = DATASETS[row.data.dataset]
+    decisive: dict[str, Any] = {
+        "row": row.decisive(),
+        "seed": seed,
+        "threads": threads,
+        "data": {"digest": dataset.digest, "normalization": normalization(dataset, row.data.normalization)},
+        "parents": [parent.key for parent in parents],
+        "numerics": numerics.source_hash(),
+    }
+    if row.start.kind == "imported":
+        decisive["imported"] = imported_record(root / row.start.path)["files"]
+        del decisive["row"]["start"]["path"]
+    text = json.dumps(decisive, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def imported_record(folder: Path) -> dict[str, Any]:
+    """The record that `coopnet import` wrote beside its weights."""
+    path = folder / "model.json"
+    if not path.is_file():
+        raise CoopNetError(f"{path} is missing: run `coopnet import CHECKPOINT --layout lan2018 --out {folder}` first")
+    record = files.read_json(path)
+    if not isinstance(record, dict) or not {"files", "architecture", "preprocessing"} <= record.keys():
+        raise CoopNetError(f"{path} is not the record of an imported checkpoint; import it again")
+    return record
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, where PyYAML would silently keep the last."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a mapping.
+
+    Raises:
+        CoopNetError: the file is missing, is not YAML, is not a mapping or repeats a key.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CoopNetError(f"cannot read {path}: {error}; run this from the folder that holds it") from None
+    except (yaml.YAMLError, TypeError, RecursionError) as error:
+        raise CoopNetError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise CoopNetError(f"{path} must be a mapping of keys to values, not {type(content).__name__}")
+    return content
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge two mappings, key by key, the second winning; one that names its `kind` replaces the other whole."""
+    merged = dict(base)
+    for key, value in over.items():
+        known = merged.get(key)
+        if (
+            isinstance(value, Mapping)
+            and isinstance(known, Mapping)
+            and value.get("kind", known.get("kind")) == (known.get("kind"))
+        ):
+            merged[key] = merge(known, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def check(model: type[Checked], content: Any, source: str) -> Checked:
+    """Validate, turning the first of pydantic's errors into one line that names key, value and remedy."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise CoopNetError(f"{source}: {_explain(model, error)}") from None
+
+
+def _explain(model: type[BaseModel], error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    location = [str(part) for part in first["loc"]]
+    where = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(model, location[:-1])
+        return f"{where} is not a known key{did_you_mean(location[-1], known)} (known: {', '.join(known)})"
+    if first["type"] == "missing":
+        return f"{where} is missing"
+    if first["type"] == "value_error":
+        message = str(first["ctx"]["error"])
+        return f"{where}: {message}" if where else message
+    value = json.dumps(first["input"], default=str)
+    return f"{where}: {value if len(value) <= 80 else value[:77] + '...'} is not valid: {first['msg']}"
+
+
+def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
+    """Names of the fields that the schema of `model` allows at a location, tagged unions included."""
+    schema: dict[str, Any] = model.model_json_schema()
+    definitions = schema.get("$defs", {})
+    current = schema
+    for part in location:
+        current = current.get("properties", {}).get(part) or _tagged(current, part) or {}
+        if "$ref" in current:
+            current = definitions[current["$ref"].rpartition("/")[2]]
+        if "discriminator" in current:
+            current = {
+                "properties": {
+                    tag: definitions[reference.rpartition("/")[2]]
+                    for tag, reference in current["discriminator"]["mapping"].items()
+                }
+            }
+    return sorted(current.get("properties", {}))
+
+
+def _tagged(schema: Mapping[str, Any], part: str) -> dict[str, Any] | None:
+    extra = schema.get("additionalProperties")
+    return extra if isinstance(extra, dict) and part else None
+
+
+def did_you_mean(word: str, known: Any) -> str:
+    """`; did you mean 'one3'?` for the nearest known name, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,1 @@
+"""Training: one step, one run, and what it leaves behind."""

@@ -1,0 +1,82 @@
+"""Where a run computes."""
+
+import logging
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from coopnet.errors import CoopNetError
+
+log = logging.getLogger(__name__)
+
+
+def choose(kind: str) -> torch.device:
+    """The device of that kind, `cpu` or `cuda`.
+
+    Raises:
+        CoopNetError: there is no such device.
+    """
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise CoopNetError(
+            "device is cuda, but PyTorch sees no GPU here: run this on a machine with one, set device: cpu in "
+            "params.yaml, or choose a study made for the CPU (--config study=mini)"
+        )
+    return torch.device(kind)
+
+
+def _cpu_flags() -> set[str]:
+    """Instruction sets of this CPU, as Linux names them; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return next((set(line.split()) for line in lines if line.startswith(("flags", "Features"))), set())
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool({"avx512_bf16", "amx_bf16", "bf16", "sve_bf16"} & _cpu_flags())
+
+
+def warn_of_emulation(device: torch.device, precision: str) -> None:
+    """Say so when bf16 was asked for where it is emulated."""
+    if precision == "bf16" and not has_bf16(device):
+        log.warning(
+            "precision bf16 is emulated on this %s and some 10 times slower than fp32: "
+            "set training.precision: fp32 unless you mean it",
+            device.type.upper(),
+        )
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """What a run was made on, for its record."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return {
+            "type": "cuda",
+            "name": properties.name,
+            "capability": f"{properties.major}.{properties.minor}",
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+        }
+    flags = _cpu_flags()
+    shown = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    return {
+        "type": "cpu",
+        "name": _cpu_name(),
+        "instructions": shown,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,145 @@
+"""One training step and one pass over a split, with meters that live on the device."""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from coopnet.data.augment import Draws, Images
+from coopnet.networks.loss import cooperative_loss
+from coopnet.networks.network import CooperativeNetwork, Outputs
+from coopnet.training.optimizer import Optimizer
+
+EVALUATION_BATCH = 1000
+
+
+class Teaching(NamedTuple):
+    """What the loss needs to know beside outputs and labels."""
+
+    gated: bool
+    temperature: float
+    weight: float
+
+
+def make_deterministic(threads: int) -> None:
+    """Set PyTorch up so that it computes the same bits every time.
+
+    Args:
+        threads: of the CPU; one thread and two give different bits, so the number belongs to the study.
+    """
+    # cuBLAS reads this when its first handle is made; without it, matrix products may differ between runs.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    # The same switch as use_deterministic_algorithms(True), which imports the whole compiler on its way (6 s).
+    torch.set_deterministic_debug_mode("error")
+    # No kernel here reads memory that it has not written, and filling it first took 13 % of a step on a CPU.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False  # what is called fp32 is fp32
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """Mixed precision for `bf16`, nothing for `fp32`; parameters stay in float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def ranks(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many classes are ranked above the true one: [N, M, C] and [N] → [N, M].
+
+    Equal logits rank by class index, so that a branch which says nothing (all zero) is not counted as right.
+    """
+    index = labels[:, None, None].expand(-1, logits.shape[1], 1)
+    true = logits.gather(2, index)
+    earlier = torch.arange(logits.shape[2], device=logits.device) < labels[:, None, None]
+    return ((logits > true) | ((logits == true) & earlier)).sum(dim=2)
+
+
+class Meters:
+    """Sums over images, kept on the device so that no step waits for them.
+
+    `sums` [3 + 2(B + 1)] float64: loss, cross-entropy, KL, then hits at rank 1 and at rank 5 of each branch and the
+    ensemble.
+    """
+
+    def __init__(self, branches: int, device: torch.device):
+        self.branches = branches
+        self.sums = torch.zeros(3 + 2 * (branches + 1), dtype=torch.float64, device=device)
+        self.images = 0
+
+    @torch.no_grad()
+    def add(self, outputs: Outputs, labels: Tensor, loss: tuple[Tensor, Tensor, Tensor]) -> None:
+        """Count a batch: `loss` holds its means."""
+        n = len(labels)
+        rank = ranks(torch.cat([outputs.branches, outputs.ensemble.unsqueeze(1)], dim=1), labels)
+        hits = [(rank < k).sum(dim=0).double() for k in (1, 5)]
+        self.sums += torch.cat([torch.stack(loss).double() * n, *hits])
+        self.images += n
+
+    def row(self, prefix: str) -> dict[str, float]:
+        """Means over the images as columns of the history; accuracies in percent."""
+        means = [value / self.images for value in self.sums.tolist()]
+        names = [f"branch{b + 1}" for b in range(self.branches)] + ["ensemble"]
+        row = dict(zip((f"{prefix}_{x}" for x in ("loss", "cross_entropy", "kl")), means, strict=False))
+        for k, top in enumerate(("top1", "top5")):
+            for i, name in enumerate(names):
+                row[f"{prefix}_{top}_{name}"] = 100 * means[3 + k * len(names) + i]
+        return row
+
+
+def batches(draws: Draws, batch_size: int, first: int, last: int) -> Iterator[Draws]:
+    """Batches `first` to `last` (exclusive) of an epoch."""
+    for step in range(first, last):
+        part = slice(step * batch_size, (step + 1) * batch_size)
+        yield Draws(draws.order[part], draws.offsets[part], draws.flips[part])
+
+
+def train_step(
+    network: CooperativeNetwork,
+    optimizer: Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    teaching: Teaching,
+    precision: str,
+    meters: Meters,
+) -> None:
+    """Forward, backward and update on one batch: images [n, 3, 32, 32], labels [n]."""
+    with autocast(images.device, precision):
+        outputs = network(images)
+    loss = cooperative_loss(outputs, labels, **teaching._asdict())
+    optimizer.clear_gradients()
+    loss.total.backward()
+    optimizer.step()
+    meters.add(outputs, labels, loss)
+
+
+@torch.inference_mode()
+def predict(network: CooperativeNetwork, split: Images, precision: str = "fp32") -> Iterator[tuple[Outputs, Tensor]]:
+    """Outputs and labels of a split in its own order, in large batches; eval mode."""
+    network.eval()
+    for indices in torch.arange(len(split), device=split.labels.device).split(EVALUATION_BATCH):
+        with autocast(split.labels.device, precision):
+            outputs = network(split.plain(indices))
+        yield outputs, split.labels[indices]
+
+
+@torch.inference_mode()
+def evaluate(network: CooperativeNetwork, split: Images, teaching: Teaching, precision: str) -> Meters:
+    """Loss and accuracies of a network on a split."""
+    meters = Meters(network.architecture.branches, split.labels.device)
+    for outputs, labels in predict(network, split, precision):
+        meters.add(outputs, labels, cooperative_loss(outputs, labels, **teaching._asdict()))
+    return meters
+
+
+def logits(network: CooperativeNetwork, split: Images) -> dict[str, Tensor]:
+    """Branch logits [N, B, C] and gate weights [N, B] of a split, in float32, on the CPU."""
+    parts = [outputs for outputs, _ in predict(network, split)]
+    return {
+        "branches": torch.cat([part.branches for part in parts]).cpu(),
+        "gate": torch.cat([part.gate for part in parts]).cpu(),
+    }

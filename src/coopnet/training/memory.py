@@ -1,0 +1,58 @@
+"""What an unfinished run keeps on disk so that it can continue, tied to one run key and one machine."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from coopnet import files
+from coopnet.errors import CoopNetError
+from coopnet.training import checkpoint
+
+log = logging.getLogger(__name__)
+
+INDEX = "state.json"
+
+
+class DiskMemory:
+    """Two files that take turns, and an index that names the good one, replaced last.
+
+    Attributes:
+        folder: of this run alone.
+        identity: key, device, libraries and code; state of another identity is refused, since the bits that follow
+            would be neither the one's nor the other's.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]):
+        self.folder, self.identity = folder, dict(identity)
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors and facts of the last `save`, or None where there are none that may be used."""
+        index = self.folder / INDEX
+        if not index.is_file():
+            return None
+        try:
+            saved = files.read_json(index)
+            path = self.folder / saved["tensors"]
+            if files.sha256(path) != saved["sha256"]:
+                raise CoopNetError(f"{path} is damaged")
+            tensors = checkpoint.read_tensors(path)
+        except (CoopNetError, KeyError, TypeError) as error:
+            log.warning("the saved state cannot be used (%s); this run starts over", error)
+            return None
+        different = [name for name in self.identity if saved["identity"].get(name) != self.identity[name]]
+        if different:
+            log.warning("the saved state was made with another %s; this run starts over", " and ".join(different))
+            return None
+        return tensors, saved["facts"]
+
+    def save(self, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
+        """Replace what was saved before; a crash at any moment leaves the one or the other whole."""
+        index = self.folder / INDEX
+        last = files.read_json(index)["tensors"] if index.is_file() else ""
+        name = "b.safetensors" if last == "a.safetensors" else "a.safetensors"
+        checkpoint.write_tensors(self.folder / name, tensors)
+        digest = files.sha256(self.folder / name)
+        files.write_json(index, {"identity": self.identity, "tensors": name, "sha256": digest, "facts": facts})

@@ -1,0 +1,84 @@
+"""SGD and Adam, with their state kept by parameter name, so that surgery can carry it from network to network.
+
+The arithmetic is PyTorch's own (the functional form behind `torch.optim`, fused over all tensors). The classes there
+key their state by position, and creating one imports the whole compiler, which costs seconds in every run.
+"""
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
+
+from coopnet.networks.network import CooperativeNetwork
+from coopnet.networks.surgery import Slots
+from coopnet.settings import SGD, Adam
+
+
+class Optimizer:
+    """Updates a network from its gradients.
+
+    Attributes:
+        lr: learning rate of the next step.
+        slots: the state, on the network's device: `momentum_buffer` for SGD; `exp_avg`, `exp_avg_sq` and `step` (a
+            scalar per parameter) for Adam.
+    """
+
+    def __init__(self, network: CooperativeNetwork, options: SGD | Adam, slots: Slots):
+        """Start from the state in `slots`; what it lacks is zero, slots of another kind of optimiser are left out."""
+        self.options = options
+        self.lr = options.lr
+        self.parameters = dict(network.named_parameters())
+        names = ("momentum_buffer",) if isinstance(options, SGD) else ("exp_avg", "exp_avg_sq", "step")
+        self.slots: Slots = {slot: self._filled(slot, slots.get(slot, {})) for slot in names}
+
+    @torch.no_grad()
+    def _filled(self, slot: str, known: dict[str, Tensor]) -> dict[str, Tensor]:
+        state = {}
+        for name, parameter in self.parameters.items():
+            # Same strides as the parameter, or as a scalar on its device: the fused kernels ask for it.
+            tensor = parameter.new_zeros(()) if slot == "step" else torch.zeros_like(parameter)
+            state[name] = tensor.copy_(known[name]) if name in known else tensor
+        return state
+
+    def clear_gradients(self) -> None:
+        """Forget the gradients of the last step."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        used = [name for name, parameter in self.parameters.items() if parameter.grad is not None]
+        parameters: list[Tensor] = [self.parameters[name] for name in used]
+        gradients = [parameter.grad for parameter in parameters]
+        state = {slot: [tensors[name] for name in used] for slot, tensors in self.slots.items()}
+        if isinstance(self.options, SGD):
+            sgd(
+                parameters,
+                gradients,  # type: ignore[arg-type]  # those without a gradient were left out
+                state["momentum_buffer"],  # type: ignore[arg-type]  # a list of tensors is one of optional tensors
+                fused=True,
+                weight_decay=self.options.weight_decay,
+                momentum=self.options.momentum,
+                lr=self.lr,
+                dampening=0.0,
+                nesterov=self.options.nesterov,
+                maximize=False,
+            )
+        else:
+            adam(
+                parameters,
+                gradients,  # type: ignore[arg-type]
+                state["exp_avg"],
+                state["exp_avg_sq"],
+                [],
+                state["step"],
+                fused=True,
+                amsgrad=False,
+                beta1=self.options.betas[0],
+                beta2=self.options.betas[1],
+                lr=self.lr,
+                weight_decay=self.options.weight_decay,
+                eps=1e-8,
+                maximize=False,
+            )

@@ -1,0 +1,76 @@
+"""Progress that a person can follow: a bar on a terminal, one plain line per epoch in a log."""
+
+import logging
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from coopnet.training.trainer import Row
+
+log = logging.getLogger(__name__)
+
+
+class EpochLines:
+    """One line per epoch."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.epochs = 0
+
+    def begin(self, epoch: int, epochs: int, images: int, done: int) -> None:
+        """Remember how many epochs there are."""
+        self.epochs = epochs
+
+    def advance(self, images: int) -> None:
+        """Nothing: a log wants no line per batch."""
+
+    def end(self, row: Row, timing: Row) -> None:
+        """Write the epoch's line."""
+        done = int(row["epoch"]) + 1
+        left = (self.epochs - done) * (timing["train_seconds"] + timing["evaluation_seconds"])
+        log.info(
+            "%s  epoch %d/%d  loss %.3f  test top-1 %.2f %%  %.0f images/s  %s left",
+            self.name,
+            done,
+            self.epochs,
+            row["train_loss"],
+            row["test_top1_ensemble"],
+            timing["images_per_second"],
+            time.strftime("%H:%M:%S", time.gmtime(left)),
+        )
+
+
+class Bar(EpochLines):
+    """The lines, with a bar below them that counts the images of the whole run."""
+
+    def __init__(self, name: str, console: Console):
+        super().__init__(name)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("images  {task.fields[speed]:.0f}/s"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self.task = self.bar.add_task(name, total=None, speed=0.0)
+        self.began = time.monotonic()
+        self.seen = 0
+
+    def begin(self, epoch: int, epochs: int, images: int, done: int) -> None:
+        """Show the epoch."""
+        super().begin(epoch, epochs, images, done)
+        self.bar.start()
+        description = f"{self.name}  epoch {epoch + 1}/{epochs}"
+        self.bar.update(self.task, description=description, total=epochs * images, completed=epoch * images + done)
+
+    def advance(self, images: int) -> None:
+        """Move the bar."""
+        self.seen += images
+        self.bar.update(self.task, advance=images, speed=self.seen / (time.monotonic() - self.began))
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        self.bar.stop()

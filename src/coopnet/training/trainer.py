@@ -1,0 +1,298 @@
+"""One run: a network trained from its start to its last epoch, through any number of interruptions."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from coopnet.data.augment import Images, draw_epoch
+from coopnet.errors import CoopNetError
+from coopnet.networks.loss import rampup
+from coopnet.networks.network import CooperativeNetwork
+from coopnet.networks.surgery import Patient, Slots
+from coopnet.settings import Training
+from coopnet.training.engine import Meters, Teaching, batches, evaluate, train_step
+from coopnet.training.optimizer import Optimizer
+from coopnet.training.schedule import Opening, learning_rate, steps_per_epoch
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, float]
+
+
+class Interrupted(Exception):
+    """A run was asked to stop; everything it had done is saved."""
+
+
+class Memory(Protocol):
+    """Where a run keeps what it needs to continue."""
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """What was saved last, or None."""
+
+    def save(self, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
+        """Replace what was saved before, atomically."""
+
+
+class Progress(Protocol):
+    """Whoever watches."""
+
+    def begin(self, epoch: int, epochs: int, images: int, done: int) -> None:
+        """An epoch of `images` begins; `done` of them were trained on before an interruption."""
+
+    def advance(self, images: int) -> None:
+        """A batch is done."""
+
+    def end(self, row: Row, timing: Row) -> None:
+        """An epoch is done."""
+
+
+@dataclass
+class Task:
+    """What is to be trained on what.
+
+    Attributes:
+        patient: the network at its start, on `device`, and its optimiser state.
+        training: the settings.
+        splits: `training`, `test` and, where there is one, `validation`, on `device`.
+        augment: whether training images are cropped and flipped.
+        seed: of the order and the augmentation of the images.
+        opening: how the log-prior of new branches opens; None where it is constant.
+    """
+
+    patient: Patient
+    training: Training
+    splits: Mapping[str, Images]
+    augment: bool
+    seed: int
+    opening: Opening | None = None
+
+
+@dataclass
+class Trained:
+    """A trained network and how it got there.
+
+    Attributes:
+        slots: its optimiser state.
+        history: one row per epoch.
+        timing: one row per epoch, seconds; kept apart because it is never the same twice.
+        selected_epoch: the epoch (from 0) whose network this is; None if it was not trained.
+    """
+
+    network: CooperativeNetwork
+    slots: Slots
+    history: list[Row]
+    timing: list[Row]
+    selected_epoch: int | None
+
+
+@dataclass
+class State:
+    """Where a run is: `step` steps into `epoch`, which has taken `seconds` so far."""
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    history: list[Row] = field(default_factory=list)
+    timing: list[Row] = field(default_factory=list)
+    best_epoch: int | None = None
+    best_score: float = -math.inf
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+
+def train(task: Task, memory: Memory, progress: Progress, stop: Callable[[], str | None]) -> Trained:
+    """Train to the last epoch, from where `memory` left off.
+
+    Args:
+        task: what to do.
+        memory: read once, written after every epoch and when stopped.
+        progress: is told of every batch and epoch.
+        stop: is asked after every step; a reason makes the run save itself and end.
+
+    Raises:
+        Interrupted: `stop` gave a reason.
+        CoopNetError: the loss is not a finite number any more.
+    """
+    return _Run(task, memory, progress, stop).run()
+
+
+class _Run:
+    """The moving parts of `train`."""
+
+    def __init__(self, task: Task, memory: Memory, progress: Progress, stop: Callable[[], str | None]):
+        self.task, self.memory, self.progress, self.stop = task, memory, progress, stop
+        self.network = task.patient.network
+        self.optimizer = Optimizer(self.network, task.training.optimizer, task.patient.slots)
+        self.device = task.splits["training"].labels.device
+        self.images = len(task.splits["training"])
+        self.steps = steps_per_epoch(self.images, task.training.batch_size)
+        self.meters = Meters(self.network.architecture.branches, self.device)
+        self.state = State()
+        self.log_priors = self._log_priors()
+        self._recall()
+
+    def _log_priors(self) -> Tensor | None:
+        if self.task.opening is None:
+            return None
+        assert self.network.gate is not None
+        total = self.steps * self.task.training.epochs
+        return self.task.opening.log_priors(self.network.gate.log_prior, total).to(self.device)
+
+    def run(self) -> Trained:
+        """All epochs that are left."""
+        while self.state.epoch < self.task.training.epochs:
+            self._epoch()
+        if self.task.training.selection == "best_validation" and self.state.best:
+            self._restore(self.state.best)
+        selected = self.state.best_epoch if self.task.training.selection == "best_validation" else None
+        if selected is None and self.state.history:
+            selected = len(self.state.history) - 1
+        return Trained(self.network, self.optimizer.slots, self.state.history, self.state.timing, selected)
+
+    def _epoch(self) -> None:
+        training, epoch = self.task.training, self.state.epoch
+        rate = learning_rate(training.optimizer.lr, training.schedule.milestones, training.schedule.gamma, epoch)
+        self.optimizer.lr = rate
+        teaching = Teaching(
+            gated=self.network.gate is not None,
+            temperature=training.distillation.temperature,
+            weight=rampup(epoch, training.distillation.rampup),
+        )
+        self._train(teaching)
+        row: Row = {"epoch": epoch, "lr": rate, "rampup": teaching.weight}
+        if self.task.opening is not None:
+            done = self.steps * (epoch + 1)
+            self._open(done)
+            row["prior_alpha"] = self.task.opening.alpha(done, self.steps * training.epochs)
+        began = time.monotonic()
+        row |= self.meters.row("train") | self._evaluate(teaching)
+        self._refuse_nonsense(row)
+        self._finish(row, time.monotonic() - began)
+
+    def _train(self, teaching: Teaching) -> None:
+        """The steps of this epoch that are left."""
+        state, training, split = self.state, self.task.training, self.task.splits["training"]
+        self.network.train()
+        began = time.monotonic() - state.seconds
+        draws = draw_epoch(self.images, self.task.seed, state.epoch, self.device)
+        self.progress.begin(state.epoch, training.epochs, self.images, self.meters.images)
+        for batch in batches(draws, training.batch_size, state.step, self.steps):
+            if self.log_priors is not None:
+                self._open(state.epoch * self.steps + state.step)
+            images = split.augmented(*batch) if self.task.augment else split.plain(batch.order)
+            labels = split.labels[batch.order]
+            train_step(self.network, self.optimizer, images, labels, teaching, training.precision, self.meters)
+            state.step += 1
+            self.progress.advance(len(labels))
+            reason = self.stop()
+            if reason:
+                state.seconds = time.monotonic() - began
+                self._save()
+                raise Interrupted(f"{reason} in epoch {state.epoch}, after step {state.step} of {self.steps}")
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()  # so that the seconds are those of the work, not of its launch
+        state.seconds = time.monotonic() - began
+
+    def _open(self, step: int) -> None:
+        """Set the log-prior of step `step`; copied on the device, so nothing waits."""
+        assert self.log_priors is not None
+        assert self.network.gate is not None
+        self.network.gate.log_prior.copy_(self.log_priors[step])
+
+    def _evaluate(self, teaching: Teaching) -> Row:
+        row: Row = {}
+        for name in ("validation", "test"):
+            if name in self.task.splits:
+                row |= evaluate(self.network, self.task.splits[name], teaching, self.task.training.precision).row(name)
+        return row
+
+    def _refuse_nonsense(self, row: Row) -> None:
+        bad = [name for name, value in row.items() if not math.isfinite(value)]
+        if bad:
+            raise CoopNetError(
+                f"{bad[0]} is {row[bad[0]]} in epoch {self.state.epoch}: training has diverged; lower "
+                "training.optimizer.lr or choose precision: fp32. The state before this epoch is kept."
+            )
+
+    def _finish(self, row: Row, evaluation_seconds: float) -> None:
+        """Close the epoch and save."""
+        state = self.state
+        timing = {
+            "epoch": state.epoch,
+            "train_seconds": round(state.seconds, 3),
+            "evaluation_seconds": round(evaluation_seconds, 3),
+            "images_per_second": round(self.meters.images / max(state.seconds, 1e-9), 1),
+        }
+        state.history.append(row)
+        state.timing.append(timing)
+        if self.task.training.selection == "best_validation" and row["validation_top1_ensemble"] > state.best_score:
+            state.best_epoch, state.best_score = state.epoch, row["validation_top1_ensemble"]
+            state.best = dict(self._snapshot())
+        state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
+        self.meters = Meters(self.meters.branches, self.device)
+        self._save()
+        self.progress.end(row, timing)
+
+    def _snapshot(self) -> Iterator[tuple[str, Tensor]]:
+        """Copies of weights and optimiser state, on the CPU."""
+        for name, tensor in self.network.state_dict().items():
+            yield f"network/{name}", tensor.detach().cpu().clone().contiguous()
+        for slot, tensors in self.optimizer.slots.items():
+            for name, tensor in tensors.items():
+                yield f"slot/{slot}/{name}", tensor.cpu().clone().contiguous()
+
+    def _restore(self, tensors: Mapping[str, Tensor]) -> None:
+        prefix = "network/"
+        weights = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        self.network.load_state_dict(weights)
+        slots: Slots = {}
+        for name, tensor in tensors.items():
+            if name.startswith("slot/"):
+                _, slot, parameter = name.split("/")
+                slots.setdefault(slot, {})[parameter] = tensor
+        self.optimizer = Optimizer(self.network, self.task.training.optimizer, slots)
+
+    def _save(self) -> None:
+        state = self.state
+        tensors = dict(self._snapshot()) | {"meters": self.meters.sums.cpu()}
+        tensors |= {f"best/{name}": tensor for name, tensor in state.best.items()}
+        self.memory.save(
+            tensors,
+            {
+                "epoch": state.epoch,
+                "step": state.step,
+                "seconds": state.seconds,
+                "history": state.history,
+                "timing": state.timing,
+                "metered": self.meters.images,
+                "best_epoch": state.best_epoch,
+            },
+        )
+
+    def _recall(self) -> None:
+        saved = self.memory.load()
+        if saved is None:
+            return
+        tensors, facts = saved
+        self._restore({name: t for name, t in tensors.items() if not name.startswith("best/")})
+        self.meters.sums.copy_(tensors["meters"])
+        self.meters.images = facts["metered"]
+        best = {name.removeprefix("best/"): t for name, t in tensors.items() if name.startswith("best/")}
+        best_epoch = facts["best_epoch"]
+        score = facts["history"][best_epoch]["validation_top1_ensemble"] if best_epoch is not None else -math.inf
+        self.state = State(
+            epoch=facts["epoch"],
+            step=facts["step"],
+            seconds=facts["seconds"],
+            history=facts["history"],
+            timing=facts["timing"],
+            best_epoch=best_epoch,
+            best_score=score,
+            best=best,
+        )
+        log.info("continuing at epoch %d, step %d", self.state.epoch, self.state.step)

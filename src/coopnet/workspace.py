@@ -1,0 +1,53 @@
+"""Where everything lies: the paths of the pipeline, relative to the folder with `params.yaml`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from coopnet.study import Run, Study
+
+CHECKPOINT = ("model.safetensors", "optimizer.safetensors", "model.json")
+RESULTS = ("run.json", "history.csv", "timing.csv", "logits.safetensors")
+"""The files of a run; `run.json` and `model.json` are the same record, once beside results, once beside weights."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A checkout in which a study is made."""
+
+    root: Path
+
+    def raw(self, dataset: str) -> Path:
+        """Where the official download of a dataset is kept."""
+        return self.root / "data" / "raw" / dataset
+
+    def prepared(self, dataset: str) -> Path:
+        """The canonical arrays of a dataset."""
+        return self.root / "data" / "prepared" / dataset
+
+    def results(self, study: Study) -> Path:
+        """All results of a study."""
+        return self.root / "results" / study.name
+
+    def run(self, study: Study, run: Run) -> Path:
+        """History, metrics, logits and record of a run."""
+        return self.results(study) / run.experiment / f"seed{run.seed}"
+
+    def checkpoint(self, study: Study, run: Run) -> Path:
+        """Weights, optimiser state and record of a run."""
+        dataset = run.row.data.dataset
+        return self.root / "checkpoints" / dataset / study.name / run.experiment / f"seed{run.seed}"
+
+    def tables(self, study: Study) -> Path:
+        """The tables that the report is made from."""
+        return self.results(study) / "tables"
+
+    def report(self, study: Study) -> Path:
+        """The report of a study."""
+        return self.root / "reports" / study.name
+
+
+def targets(workspace: Workspace, study: Study, run: Run) -> dict[str, Path]:
+    """Where each file of a run's store entry belongs."""
+    checkpoint, results = workspace.checkpoint(study, run), workspace.run(study, run)
+    entry = {name: checkpoint / name for name in CHECKPOINT}
+    return entry | {name: results / name for name in RESULTS}

@@ -1,0 +1,23 @@
+"""What all tests share: one thread, no store but their own, and the real data where it is."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers with two threads each on two cores would crawl
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test starts from an empty run store."""
+    monkeypatch.setenv("COOPNET_STORE", str(tmp_path / "store"))
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def root() -> Path:
+    """The checkout."""
+    return ROOT

@@ -1,0 +1,101 @@
+"""The network computes what the paper says, and has the size the published code has."""
+
+import pytest
+import torch
+
+from coopnet.networks.network import Architecture, CooperativeNetwork, Outputs, build, trainable_parameters
+
+
+def architecture(**changes: object) -> Architecture:
+    """A small CIFAR ResNet, with changes."""
+    base = {"family": "cifar_resnet", "depth": 8, "block": "basic", "width": 4, "branches": 3, "gate": "learned"}
+    return Architecture(**(base | {"classes": 10} | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        ({"depth": 32, "branches": 1, "gate": "none"}, 472_756),
+        ({"depth": 32, "branches": 3}, 1_193_189),
+        ({"depth": 32, "branches": 5}, 1_913_587),
+        ({"depth": 110, "branches": 1, "gate": "none"}, 1_736_564),
+        # What the published code calls ResNet-110 has 18 bottlenecks per stage: by its layers a ResNet-164.
+        ({"depth": 164, "block": "bottleneck", "branches": 1, "gate": "none"}, 1_727_284),
+    ],
+)
+def test_parameters_are_those_of_the_published_networks(changes: dict[str, object], count: int) -> None:
+    """Trainable parameters for 100 classes equal the published counts."""
+    assert trainable_parameters(build(architecture(width=16, classes=100, **changes), 0)) == count
+
+
+def test_resnet18_splits_after_stage_3() -> None:
+    """ResNet-18's trunk gives 256 channels at 8×8, its branches start at 512."""
+    network = build(architecture(family="resnet18", depth=18, width=64, branches=2, classes=100), 0).eval()
+    with torch.no_grad():
+        features = network.trunk(torch.zeros(1, 3, 32, 32))
+        outputs = network(torch.zeros(1, 3, 32, 32))
+    assert features.shape == (1, 256, 8, 8)
+    assert network.branches[0].classifier.in_features == 512
+    assert outputs.branches.shape == (1, 2, 100)
+    # torchvision's ResNet-18 with a 3×3 stem and no pooling has 11,220,132 parameters for 100 classes.
+    plain = build(architecture(family="resnet18", depth=18, width=64, branches=1, gate="none", classes=100), 0)
+    assert trainable_parameters(plain) == 11_220_132
+
+
+@pytest.mark.parametrize(("block", "channels"), [("basic", 32), ("bottleneck", 128)])
+def test_gate_reads_the_trunk(block: str, channels: int) -> None:
+    """The gate's linear layer has as many inputs as the trunk has channels."""
+    depth = 8 if block == "basic" else 11
+    network = build(architecture(block=block, depth=depth, width=16), 0)
+    assert network.gate is not None
+    assert network.gate.linear.in_features == channels
+
+
+def test_ensemble_is_the_gate_weighted_sum() -> None:
+    """Each image's ensemble logits are its branches' logits, weighted by its own gate row."""
+    outputs = Outputs(torch.randn(4, 3, 10), torch.softmax(torch.randn(4, 3), 1))
+    by_hand = torch.stack([sum(outputs.gate[n, b] * outputs.branches[n, b] for b in range(3)) for n in range(4)])
+    torch.testing.assert_close(outputs.ensemble, by_hand)
+
+
+def test_branch_off_has_weight_zero_and_finite_gradients() -> None:
+    """A log-prior of −∞ gives weight 0 exactly, and every gradient stays finite."""
+    network = build(architecture(), 0).train()
+    assert network.gate is not None
+    network.gate.log_prior[1] = -torch.inf
+    outputs = network(torch.randn(8, 3, 32, 32))
+    assert (outputs.gate[:, 1] == 0).all()
+    outputs.ensemble.square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+    assert network.branches[0].classifier.weight.grad.abs().sum() > 0
+
+
+def test_more_branches_need_a_gate() -> None:
+    """Several branches without a gate are refused."""
+    with pytest.raises(ValueError, match="need a gate"):
+        CooperativeNetwork(architecture(gate="none"))
+
+
+@pytest.mark.parametrize(("depth", "block"), [(9, "basic"), (2, "basic"), (8, "bottleneck")])
+def test_depths_that_do_not_exist_are_refused(depth: int, block: str) -> None:
+    """Only 6n+2 (basic) and 9n+2 (bottleneck) exist."""
+    with pytest.raises(ValueError, match=f"depth {depth} is not"):
+        build(architecture(depth=depth, block=block), 0)
+
+
+def test_same_seed_same_bits_other_seed_other_bits() -> None:
+    """Initialisation is a function of the seed and leaves the global generator alone."""
+    before = torch.get_rng_state()
+    first, again, other = (build(architecture(), seed).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["trunk.stem.0.weight"], other["trunk.stem.0.weight"])
+
+
+def test_initialisation_is_he_fan_out() -> None:
+    """Convolutions have standard deviation √(2 / (k² · out channels)), BatchNorm starts at 1 and 0."""
+    network = build(architecture(width=64), 0)
+    weight = network.branches[0].stage[0].conv2.weight
+    assert weight.std().item() == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.02)
+    assert (network.trunk.stem[1].weight == 1).all()
+    assert (network.trunk.stem[1].bias == 0).all()

@@ -1,0 +1,276 @@
+"""Training: deterministic, interruptible without a trace, and driven by schedules that do what they say."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from coopnet.data.augment import Images, draw_epoch
+from coopnet.errors import CoopNetError
+from coopnet.networks.network import Architecture, build
+from coopnet.networks.surgery import Patient, expand
+from coopnet.settings import SGD, Adam, Training
+from coopnet.training.engine import Meters, Teaching, batches, evaluate, logits, make_deterministic, ranks
+from coopnet.training.optimizer import Optimizer
+from coopnet.training.schedule import Opening, learning_rate, steps_per_epoch
+from coopnet.training.trainer import Interrupted, Task, Trained, train
+
+CPU = torch.device("cpu")
+
+
+class Silence:
+    """Nobody watches."""
+
+    def begin(self, epoch: int, epochs: int, images: int, done: int) -> None: ...
+
+    def advance(self, images: int) -> None: ...
+
+    def end(self, row: dict[str, float], timing: dict[str, float]) -> None: ...
+
+
+class Ram:
+    """Memory that survives an interruption, as the disk does."""
+
+    def __init__(self) -> None:
+        self.saved: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        return self.saved
+
+    def save(self, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
+        copied = {name: tensor.clone() for name, tensor in tensors.items()}
+        self.saved = (copied, {k: list(v) if isinstance(v, list) else v for k, v in facts.items()})
+
+
+def split(count: int, seed: int) -> Images:
+    """Random images of 4 classes."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    return Images(pixels, rng.integers(0, 4, count), [0.5] * 3, [0.25] * 3, CPU)
+
+
+def settings(**changes: Any) -> Training:
+    """Three short epochs, with changes."""
+    base: dict[str, Any] = {
+        "epochs": 3,
+        "batch_size": 16,
+        "optimizer": {"kind": "sgd", "lr": 0.05},
+        "schedule": {"milestones": [1, 2], "gamma": 0.5},
+        "distillation": {"temperature": 3.0, "rampup": 2},
+    }
+    return Training.model_validate(base | changes)
+
+
+def task(training: Training, seed: int = 0, start: str = "random", branches: int = 2) -> Task:
+    """A small network on 70 images; `start` other than random grows it by one branch."""
+    make_deterministic(1)
+    patient = Patient(build(Architecture("cifar_resnet", 8, "basic", 4, branches, "learned", 4), seed), {})
+    opening = None
+    if start != "random":
+        patient = expand(patient, branches + 1, kind=start, seed=seed)
+    if start == "masked":
+        opening = Opening((branches,), 0.4, 0.6)
+    patient.network.to(memory_format=torch.channels_last)
+    parts = {"training": split(70, 1), "validation": split(20, 2), "test": split(30, 3)}
+    return Task(patient, training, parts, augment=True, seed=seed, opening=opening)
+
+
+def result(trained: Trained) -> dict[str, Any]:
+    """All bits of a result."""
+    tensors = dict(trained.network.state_dict())
+    tensors |= {f"{slot}/{n}": t for slot, values in trained.slots.items() for n, t in values.items()}
+    return {
+        "tensors": {name: tensor.contiguous().numpy().tobytes() for name, tensor in tensors.items()},
+        "history": trained.history,
+        "epoch": trained.selected_epoch,
+    }
+
+
+def never() -> None:
+    """No reason to stop."""
+
+
+@pytest.mark.parametrize(
+    ("start", "changes"),
+    [
+        ("random", {}),
+        ("masked", {}),
+        ("split", {"selection": "best_validation"}),
+        ("random", {"optimizer": {"kind": "adam", "lr": 0.01}}),
+    ],
+)
+def test_interrupted_after_every_step_gives_the_same_bits(start: str, changes: dict[str, Any]) -> None:
+    """A run stopped and continued after each single step equals an undisturbed one, bit for bit."""
+    training = settings(**changes)
+    undisturbed = result(train(task(training, start=start), Ram(), Silence(), never))
+    memory = Ram()
+    for _ in range(100):
+        try:
+            continued = train(task(training, start=start), memory, Silence(), lambda: "now")
+            break
+        except Interrupted:
+            pass
+    assert result(continued) == undisturbed
+
+
+def test_same_seed_same_bits_other_seed_other_bits() -> None:
+    """A result is a function of its seed."""
+    first, again, other = (result(train(task(settings(), seed), Ram(), Silence(), never)) for seed in (0, 0, 1))
+    assert first == again
+    assert first["tensors"] != other["tensors"]
+
+
+def test_history_has_every_column_and_the_schedules_of_its_epochs() -> None:
+    """One row per epoch with losses, parts, accuracies of branches and ensemble, learning rate and ramp-up."""
+    history = train(task(settings()), Ram(), Silence(), never).history
+    assert [row["epoch"] for row in history] == [0, 1, 2]
+    assert [row["lr"] for row in history] == pytest.approx([0.05, 0.025, 0.0125])
+    assert [row["rampup"] for row in history] == pytest.approx([math.exp(-5), math.exp(-1.25), 1])
+    for name in ("train", "validation", "test"):
+        parts = ["loss", "cross_entropy", "kl"]
+        parts += [f"{top}_{who}" for top in ("top1", "top5") for who in ("branch1", "branch2", "ensemble")]
+        assert {f"{name}_{part}" for part in parts} <= history[0].keys()
+    for row in history:
+        expected = row["train_cross_entropy"] + row["rampup"] * row["train_kl"]
+        assert row["train_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_prior_of_masked_stays_closed_then_opens() -> None:
+    """α is 0 until 40 % of the steps, linear until 60 %, then 1; while closed, the new branch has no say."""
+    opening = Opening((1,), 0.4, 0.6)
+    assert [opening.alpha(s, 10) for s in (0, 3, 4, 5, 6, 10)] == pytest.approx([0, 0, 0, 0.5, 1, 1])
+    table = opening.log_priors(torch.tensor([0.0, -math.inf]), 10)
+    assert table[3, 1] == -math.inf
+    assert table[5, 1].item() == pytest.approx(math.log(0.5))
+    assert (table[:, 0] == 0).all()
+    assert (table[-1] == 0).all()
+    trained = train(task(settings(epochs=5), start="masked"), Ram(), Silence(), never)
+    assert [row["prior_alpha"] for row in trained.history] == pytest.approx([0, 0, 1, 1, 1])
+    assert trained.network.gate is not None
+    assert (trained.network.gate.log_prior == 0).all()
+
+
+def test_new_branch_learns_while_it_is_closed() -> None:
+    """Behind a closed prior a new branch is taught by labels and teacher, and the ensemble is untouched by it."""
+    job = task(settings(epochs=1), start="masked")
+    job.opening = Opening((2,), 1.0, 1.0)
+    before = job.patient.network.branches[2].classifier.weight.detach().clone()
+    memory = Ram()
+    train(job, memory, Silence(), never)
+    assert memory.saved is not None
+    assert not torch.equal(before, memory.saved[0]["network/branches.2.classifier.weight"])
+
+
+def test_best_validation_keeps_the_network_of_its_epoch() -> None:
+    """The result is the network of the epoch with the highest validation accuracy, the earliest of equals."""
+    job = task(settings(epochs=6, selection="best_validation"))
+    trained = train(job, Ram(), Silence(), never)
+    accuracies = [row["validation_top1_ensemble"] for row in trained.history]
+    assert trained.selected_epoch == int(np.argmax(accuracies))
+    again = evaluate(trained.network, job.splits["validation"], Teaching(True, 3.0, 1.0), "fp32").row("v")
+    assert again["v_top1_ensemble"] == max(accuracies)
+
+
+def test_divergence_is_refused_and_named() -> None:
+    """A loss that is no number ends the run with its epoch and a remedy; the epoch before is kept."""
+    memory = Ram()
+    with pytest.raises(CoopNetError, match=r"in epoch \d.*lower training\.optimizer\.lr"):
+        train(task(settings(optimizer={"kind": "sgd", "lr": 1e30})), memory, Silence(), never)
+
+
+def test_momentum_is_used_from_the_first_step() -> None:
+    """The carried momentum moves the network: training on with it differs from training on without."""
+    trained = train(task(settings()), Ram(), Silence(), never)
+    ends = []
+    for slots in (trained.slots, {}):
+        job = task(settings(epochs=1))
+        job.patient.network.load_state_dict(trained.network.state_dict())
+        job.patient = Patient(job.patient.network, slots)
+        ends.append(result(train(job, Ram(), Silence(), never))["tensors"]["trunk.stem.0.weight"])
+    assert ends[0] != ends[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "reference"),
+    [
+        (SGD(kind="sgd", lr=0.1), lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=1e-4)),
+        (
+            SGD(kind="sgd", lr=0.1, nesterov=True),
+            lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=1e-4, nesterov=True),
+        ),
+        (Adam(kind="adam", lr=0.01), lambda p: torch.optim.Adam(p, 0.01)),
+    ],
+)
+def test_optimizer_is_torch_optim(options: SGD | Adam, reference: Any) -> None:
+    """Three steps from the same gradients give what the classes of `torch.optim` give."""
+    networks = [build(Architecture("cifar_resnet", 8, "basic", 4, 1, "none", 4), 0) for _ in range(2)]
+    ours, theirs = Optimizer(networks[0], options, {}), reference(networks[1].parameters())
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        for pair in zip(*(network.parameters() for network in networks), strict=True):
+            gradient = torch.randn(pair[0].shape, generator=generator)
+            for parameter in pair:
+                parameter.grad = gradient.clone()
+        ours.step()
+        theirs.step()
+    for a, b in zip(*(network.parameters() for network in networks), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_augmentation_crops_and_flips_the_padded_image() -> None:
+    """Each augmented image is the normalised window of the zero-padded image, mirrored where the draw says so."""
+    images = split(5, 0)
+    order, offsets = torch.tensor([3, 1]), torch.tensor([[0, 8], [5, 2]])
+    made = images.augmented(order, offsets, torch.tensor([True, False]))
+    for i, (index, (top, left), flip) in enumerate(zip([3, 1], offsets.tolist(), [True, False], strict=True)):
+        window = images.padded[index, top : top + 32, left : left + 32].float() / 255
+        window = window.flip(1) if flip else window
+        torch.testing.assert_close(made[i], ((window - 0.5) / 0.25).permute(2, 0, 1))
+    assert made.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(images.plain(order), images.augmented(order, torch.full((2, 2), 4), torch.tensor([False] * 2)))
+
+
+def test_epoch_draws_cover_all_images_and_all_offsets() -> None:
+    """Every image once per epoch, offsets 0 to 8, about half flipped, other epochs draw otherwise."""
+    draws = draw_epoch(5000, 0, 0, CPU)
+    assert torch.equal(draws.order.sort().values, torch.arange(5000))
+    assert draws.offsets.unique().tolist() == list(range(9))
+    assert 0.45 < draws.flips.float().mean() < 0.55
+    assert not torch.equal(draws.order, draw_epoch(5000, 0, 1, CPU).order)
+    seen = torch.cat([batch.order for batch in batches(draws, 128, 0, steps_per_epoch(5000, 128))])
+    assert torch.equal(seen, draws.order)
+
+
+def test_last_batch_of_one_image_is_left_out() -> None:
+    """BatchNorm needs two images."""
+    assert [steps_per_epoch(n, 16) for n in (32, 33, 34)] == [2, 2, 3]
+
+
+def test_milestones_past_the_end_are_allowed() -> None:
+    """Each milestone reached multiplies by γ; others do nothing."""
+    assert [learning_rate(0.1, [151, 225], 0.1, e) for e in (0, 150, 151, 225)] == pytest.approx(
+        [0.1, 0.1, 0.01, 0.001]
+    )
+
+
+def test_ranks_do_not_reward_silence() -> None:
+    """All-equal logits rank by class index: only class 0 is right at rank 1, as argmax would have it."""
+    rank = ranks(torch.zeros(10, 1, 10), torch.arange(10))
+    assert rank[:, 0].tolist() == list(range(10))
+
+
+def test_meters_do_not_depend_on_the_batches() -> None:
+    """Means are over images, also when the last batch is smaller."""
+    network, images = build(Architecture("cifar_resnet", 8, "basic", 4, 2, "learned", 4), 0), split(50, 0)
+    teaching = Teaching(True, 3.0, 1.0)
+    whole = evaluate(network, images, teaching, "fp32").row("x")
+    saved = logits(network, images)
+    ensemble = (saved["gate"].unsqueeze(2) * saved["branches"]).sum(1)
+    assert whole["x_top1_ensemble"] == pytest.approx(100 * (ensemble.argmax(1) == images.labels).float().mean().item())
+    assert isinstance(Meters(2, CPU).sums, Tensor)
+    assert dataclasses.is_dataclass(Opening)

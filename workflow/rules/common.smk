@@ -1,0 +1,49 @@
+# The study that this workflow makes, read and checked before anything runs.
+import sys
+
+from coopnet import study as studies
+from coopnet.errors import CoopNetError
+from coopnet.workspace import CHECKPOINT, RESULTS, Workspace
+
+
+def read_study():
+    unknown = sorted(set(config) - {"study"})
+    if unknown:
+        sys.exit(
+            f"--config {unknown[0]} is not known: only study=NAME is. Everything else is set in params.yaml "
+            "or studies/NAME.yaml, which the commands of the workflow read themselves."
+        )
+    try:
+        return studies.load(Path(workflow.basedir), config.get("study", studies.FULL))
+    except CoopNetError as error:
+        sys.exit(f"error: {error}")
+
+
+STUDY = read_study()
+WORKSPACE = Workspace(Path())
+COOPNET = f"{sys.executable} -m coopnet"
+LOGS = f"logs/{STUDY.name}"
+
+
+def run_of(wildcards):
+    """The planned run that a rule's wildcards name."""
+    return STUDY.run(wildcards.experiment, int(wildcards.seed))
+
+
+def results_of(run, *names):
+    return [str(WORKSPACE.run(STUDY, run) / name) for name in names]
+
+
+def checkpoint_of(run):
+    return [str(WORKSPACE.checkpoint(STUDY, run) / name) for name in CHECKPOINT]
+
+
+def prepared(dataset):
+    return [
+        str(WORKSPACE.prepared(dataset) / name)
+        for name in ("manifest.json", "train.safetensors", "test.safetensors")
+    ]
+
+
+wildcard_constraints:
+    seed=r"\d+",

@@ -1,0 +1,12 @@
+rule prepare:
+    """Canonical arrays of a dataset, from its default source.
+
+    From Parquet shards instead: `coopnet prepare DATASET --source parquet --root FOLDER` beforehand.
+    """
+    output:
+        prepared("{dataset}"),
+    log:
+        f"{LOGS}/prepare/{{dataset}}.log",
+    threads: 1
+    shell:
+        "{COOPNET} prepare {wildcards.dataset} > {log} 2>&1"

@@ -1,0 +1,61 @@
+TABLES = [
+    str(WORKSPACE.tables(STUDY) / name)
+    for name in (
+        "study.json",
+        "runs.csv",
+        "accuracy.csv",
+        "step0.csv",
+        "step0_mean.csv",
+        "growth.csv",
+        "growth_mean.csv",
+        "history.csv",
+        "provenance.csv",
+    )
+]
+TIMING = str(WORKSPACE.tables(STUDY) / "timing.csv")
+REPORT = WORKSPACE.report(STUDY)
+
+
+rule tables:
+    input:
+        [
+            path
+            for run in STUDY.runs.values()
+            for path in results_of(
+                run, "run.json", "metrics.json", "history.csv", "timing.csv"
+            )
+        ],
+    output:
+        TABLES,
+        TIMING,
+    log:
+        f"{LOGS}/tables.log",
+    threads: 1
+    shell:
+        "{COOPNET} tables {STUDY.name} > {log} 2>&1"
+
+
+rule report:
+    input:
+        TABLES,
+    output:
+        REPORT / "index.html",
+        REPORT / "report.pdf",
+    log:
+        f"{LOGS}/report.log",
+    threads: 1
+    shell:
+        "{COOPNET} report {STUDY.name} > {log} 2>&1"
+
+
+rule timing:
+    input:
+        TIMING,
+        WORKSPACE.tables(STUDY) / "study.json",
+    output:
+        REPORT / "timing.html",
+    log:
+        f"{LOGS}/timing.log",
+    threads: 1
+    shell:
+        "{COOPNET} timing {STUDY.name} > {log} 2>&1"
