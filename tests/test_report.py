@@ -455,6 +455,14 @@ def test_the_report_is_made_from_the_tables_alone(made: tuple[Path, Path], tmp_p
     assert (tmp_path / "out" / "index.html").read_bytes() == (made[1] / "index.html").read_bytes()
 
 
+def test_a_figure_that_is_no_longer_drawn_is_removed(tmp_path: Path) -> None:
+    """A report holds no picture of experiments that its study does not have."""
+    old = tmp_path / "reports" / "mini" / "figures" / "curves_scratch_2.svg"
+    files.write_text(old, "<svg/>")
+    make(tmp_path, seeds=(0,), rows=synthetic.ROWS[:1])
+    assert not old.exists()
+
+
 # Small parts ---------------------------------------------------------------------------------------------
 
 

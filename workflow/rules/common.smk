@@ -1,4 +1,5 @@
 # The study that this workflow makes, read and checked before anything runs.
+import os
 import sys
 
 from coopnet import study as studies
@@ -19,9 +20,13 @@ def read_study():
         sys.exit(f"error: {error}")
 
 
+# The `coopnet` beside this Python, also where its environment was not activated.
+os.environ.update(
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+)
+
 STUDY = read_study()
 WORKSPACE = Workspace(Path())
-COOPNET = f"{sys.executable} -m coopnet"
 LOGS = f"logs/{STUDY.name}"
 
 
@@ -43,6 +48,15 @@ def prepared(dataset):
         str(WORKSPACE.prepared(dataset) / name)
         for name in ("manifest.json", "train.safetensors", "test.safetensors")
     ]
+
+
+def origins_of(wildcards):
+    """What a run starts from: its parents' checkpoints, or an imported one."""
+    run = run_of(wildcards)
+    origins = [name for parent in run.parents for name in checkpoint_of(parent)]
+    if run.row.start.kind == "imported":
+        origins += [str(Path(run.row.start.path) / name) for name in CHECKPOINT]
+    return origins
 
 
 wildcard_constraints:

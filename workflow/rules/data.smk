@@ -7,6 +7,8 @@ rule prepare:
         prepared("{dataset}"),
     log:
         f"{LOGS}/prepare/{{dataset}}.log",
+    conda:
+        "../envs/coopnet.yaml"
     threads: 1
     shell:
-        "{COOPNET} prepare {wildcards.dataset} > {log} 2>&1"
+        "coopnet prepare {wildcards.dataset} > {log} 2>&1"

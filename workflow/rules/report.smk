@@ -30,9 +30,13 @@ rule tables:
         TIMING,
     log:
         f"{LOGS}/tables.log",
+    conda:
+        "../envs/coopnet.yaml"
     threads: 1
+    params:
+        study=STUDY.name,
     shell:
-        "{COOPNET} tables {STUDY.name} > {log} 2>&1"
+        "coopnet tables {params.study} > {log} 2>&1"
 
 
 rule report:
@@ -41,11 +45,16 @@ rule report:
     output:
         REPORT / "index.html",
         REPORT / "report.pdf",
+        REPORT / "figures" / "overview.png",
     log:
         f"{LOGS}/report.log",
+    conda:
+        "../envs/coopnet.yaml"
     threads: 1
+    params:
+        study=STUDY.name,
     shell:
-        "{COOPNET} report {STUDY.name} > {log} 2>&1"
+        "coopnet report {params.study} > {log} 2>&1"
 
 
 rule timing:
@@ -56,6 +65,10 @@ rule timing:
         REPORT / "timing.html",
     log:
         f"{LOGS}/timing.log",
+    conda:
+        "../envs/coopnet.yaml"
     threads: 1
+    params:
+        study=STUDY.name,
     shell:
-        "{COOPNET} timing {STUDY.name} > {log} 2>&1"
+        "coopnet timing {params.study} > {log} 2>&1"

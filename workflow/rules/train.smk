@@ -1,12 +1,3 @@
-def origins_of(wildcards):
-    """What a run starts from: its parents' checkpoints, or an imported one."""
-    run = run_of(wildcards)
-    origins = [name for parent in run.parents for name in checkpoint_of(parent)]
-    if run.row.start.kind == "imported":
-        origins += [str(Path(run.row.start.path) / name) for name in CHECKPOINT]
-    return origins
-
-
 # One rule per dataset, because the path of a checkpoint names it.
 for dataset in STUDY.datasets():
 
@@ -33,14 +24,17 @@ for dataset in STUDY.datasets():
                 for name, row in STUDY.experiments.items()
                 if row.data.dataset == dataset
             ),
+        conda:
+            "../envs/coopnet.yaml"
         threads: STUDY.threads
         resources:
             gpu=int(STUDY.device == "cuda"),
         params:
+            study=STUDY.name,
             # The key holds everything that decides the result, so Snakemake makes a run again exactly when it has to.
             key=lambda wildcards: run_of(wildcards).key,
         shell:
-            "{COOPNET} train {STUDY.name} {wildcards.experiment} {wildcards.seed} --key {params.key} > {log} 2>&1"
+            "coopnet train {params.study} {wildcards.experiment} {wildcards.seed} --key {params.key} > {log} 2>&1"
 
 
 rule evaluate:
@@ -57,6 +51,10 @@ rule evaluate:
         f"results/{STUDY.name}/{{experiment}}/seed{{seed}}/metrics.json",
     log:
         f"{LOGS}/evaluate/{{experiment}}-seed{{seed}}.log",
+    conda:
+        "../envs/coopnet.yaml"
     threads: 1
+    params:
+        study=STUDY.name,
     shell:
-        "{COOPNET} evaluate {STUDY.name} {wildcards.experiment} {wildcards.seed} > {log} 2>&1"
+        "coopnet evaluate {params.study} {wildcards.experiment} {wildcards.seed} > {log} 2>&1"

@@ -1,5 +1,6 @@
 """What an unfinished run keeps on disk so that it can continue, tied to one run key and one machine."""
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,7 +45,9 @@ class DiskMemory:
             return None
         different = [name for name in self.identity if saved["identity"].get(name) != self.identity[name]]
         if different:
-            log.warning("the saved state was made with another %s; this run starts over", " and ".join(different))
+            log.warning(
+                "the saved state is of another machine or version (%s); this run starts over", ", ".join(different)
+            )
             return None
         return tensors, saved["facts"]
 
@@ -55,4 +58,6 @@ class DiskMemory:
         name = "b.safetensors" if last == "a.safetensors" else "a.safetensors"
         checkpoint.write_tensors(self.folder / name, tensors)
         digest = files.sha256(self.folder / name)
-        files.write_json(index, {"identity": self.identity, "tensors": name, "sha256": digest, "facts": facts})
+        content = {"identity": self.identity, "tensors": name, "sha256": digest, "facts": facts}
+        # Not sorted: the order of a row's columns is that of the history.
+        files.write_text(index, json.dumps(content, allow_nan=False))

@@ -1,0 +1,48 @@
+# `make demo` and `make test` are all a newcomer needs; both set up on their first run.
+PYTHON ?= python3
+CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+BIN = .venv/bin
+READY = .venv/ready
+
+.PHONY: setup demo test test-slow check report lock clean
+
+setup: $(READY)
+
+# uv installs exactly what the lock names, checked by hash, from whatever index pip and uv are configured for.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python -m uv pip sync --quiet --python $(BIN)/python requirements.lock
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $(READY)
+
+# Two training processes of one thread each: more threads than cores would be slower by an order of magnitude.
+demo: $(READY)
+	$(BIN)/snakemake --cores $(CORES) --config study=demo
+	@echo "The report: reports/demo/index.html (and report.pdf beside it)"
+
+test: $(READY)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
+
+test-slow: $(READY)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m slow
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+# The report of STUDY from its tables alone: no data, no checkpoints, no logits.
+STUDY ?= mini
+report: $(READY)
+	$(BIN)/coopnet report $(STUDY)
+
+lock: $(READY)
+	$(BIN)/python -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
+		--all-extras pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf .venv .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis logs

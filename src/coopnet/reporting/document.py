@@ -1,0 +1,68 @@
+"""The structure of a report, the same for the web page and the PDF: sections of sentences, tables and pictures."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: its text, a second, smaller line, and a tone (`code`, `yes`, `no` or nothing)."""
+
+    text: str
+    detail: str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's heading, the one it shares with its neighbours, whether it holds numbers or, `wide`, long text."""
+
+    label: str
+    group: str = ""
+    numeric: bool = True
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a caption that says how to read it; `source` names its CSV, `rules` the rows that begin a group."""
+
+    id: str
+    caption: str
+    columns: list[Column]
+    rows: list[list[Cell]]
+    source: str
+    rules: list[int] = field(default_factory=list)
+    folded: bool = False
+    kind: str = "table"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure by name (`figures/<name>.svg`), its caption, and what it shows in words."""
+
+    name: str
+    caption: str
+    source: str
+    kind: str = "figure"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, sentences, and what stands below them."""
+
+    id: str
+    title: str
+    sentences: list[str]
+    items: list[Table | Picture]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All of a report: `facts` are (name, value) pairs of its scale, `limits` what that scale cannot show."""
+
+    name: str
+    title: str
+    description: str
+    facts: list[tuple[str, str]]
+    limits: list[str]
+    sections: list[Section]

@@ -1,0 +1,55 @@
+"""Numbers and lists as a person writes them."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+MINUS, TIMES, DOT = "\u2212", "\u00d7", " \u00b7 "
+
+
+def number(value: float | None, places: int = 2, *, sign: bool = False) -> str:
+    """A number with a real minus sign, or a dash where there is none; `sign` shows + as well."""
+    if value is None or math.isnan(value):
+        return "–"
+    text = f"{abs(value):,.{places}f}"
+    negative = value < 0 and float(text.replace(",", "")) != 0
+    return (MINUS if negative else ("+" if sign and float(text.replace(",", "")) else "")) + text
+
+
+def spread(mean: float, std: float | None, places: int = 2, *, sign: bool = False) -> str:
+    """`mean ± std`; the mean alone where one seed gives no spread."""
+    text = number(mean, places, sign=sign)
+    return text if std is None or math.isnan(std) else f"{text} ± {number(std, places)}"
+
+
+def scientific(value: float | None) -> str:
+    """`3.1e−7` as a person writes it: 3.1 × 10⁻⁷; 0 is 0."""
+    if value is None or math.isnan(value):
+        return "–"
+    if value == 0 or 0.001 <= abs(value) < 10_000:
+        return number(value, 3) if value else "0"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    superscript = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{mantissa} {TIMES} 10{superscript}"
+
+
+def listing(words: Iterable[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    words = list(words)
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def span(values: Iterable[int]) -> str:
+    """`20`, or `20 to 160` where values differ."""
+    values = sorted(set(values))
+    return f"{values[0]:,}" if len(values) == 1 else f"{values[0]:,} to {values[-1]:,}"
+
+
+def count(n: int, noun: str) -> str:
+    """`1 seed`, `2 seeds`."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def between(values: Sequence[float]) -> str:
+    """`+0.20 to +1.10`: the lowest and the highest of signed values."""
+    low, high = number(min(values), sign=True), number(max(values), sign=True)
+    return low if low == high else f"{low} to {high}"

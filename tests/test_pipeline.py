@@ -1,0 +1,332 @@
+"""The commands and the workflow, as a user runs them: one study of a few seconds, in a workspace of its own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+TINY = {
+    "title": "Tiny",
+    "device": "cpu",
+    "threads": 1,
+    "seeds": [0],
+    "time_scale": 0.01,
+    "only": ["one3", "one3_continued", "one3_to_5_masked", "one3_to_5_split"],
+    "every_experiment": {
+        "data": {"dataset": "digits", "training_subset": 200},
+        "model": {"depth": 8, "width": 4},
+        "training": {"batch_size": 50, "precision": "fp32"},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits, prepared once."""
+    folder = tmp_path_factory.mktemp("prepared")
+    subprocess.run([BIN / "coopnet", "prepare", "digits", "--out", folder / "digits"], check=True)
+    return folder
+
+
+def make_workspace(folder: Path, prepared: Path) -> Path:
+    """A workspace with the project's parameters, workflow, and a tiny study beside the others."""
+    folder.mkdir(parents=True)
+    for name in ("params.yaml", "Snakefile", "studies", "workflow", "profiles"):
+        source = ROOT / name
+        shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy(source, folder / name)
+    (folder / "studies" / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    shutil.copytree(prepared, folder / "data" / "prepared")
+    return folder
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, prepared: Path) -> Path:
+    """A fresh workspace with an empty store."""
+    return make_workspace(tmp_path / "workspace", prepared)
+
+
+def call(workspace: Path, *arguments: str, store: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command of the environment in a workspace; `store` other than the test's own."""
+    environment = os.environ | ({"COOPNET_STORE": store} if store else {})
+    return subprocess.run(
+        [BIN / arguments[0], *arguments[1:]], cwd=workspace, capture_output=True, text=True, env=environment
+    )
+
+
+def train(workspace: Path, experiment: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """`coopnet train` of the tiny study, seed 0."""
+    return call(workspace, "coopnet", "train", "tiny", experiment, "0", *options)
+
+
+def bits(workspace: Path) -> dict[str, bytes]:
+    """Every result file whose content is promised, by path."""
+    found = [*(workspace / "results").rglob("*"), *(workspace / "checkpoints").rglob("*")]
+    return {str(p.relative_to(workspace)): p.read_bytes() for p in found if p.is_file() and p.name != "timing.csv"}
+
+
+def trained(result: subprocess.CompletedProcess[str]) -> bool:
+    """Whether a command really trained, as its own log tells."""
+    return "epoch 1/" in result.stderr
+
+
+def edit(workspace: Path, change: Callable[[dict], None]) -> None:  # type: ignore[type-arg]
+    """Change the tiny study."""
+    path = workspace / "studies" / "tiny.yaml"
+    content = yaml.safe_load(path.read_text())
+    change(content)
+    path.write_text(yaml.safe_dump(content))
+
+
+def test_interrupted_by_signals_the_result_is_the_same(workspace: Path, prepared: Path, tmp_path: Path) -> None:
+    """SIGTERM (saved at once) and SIGKILL (saved at the last epoch), then the same command: bit-identical results."""
+    edit(workspace, lambda study: study.update(time_scale=0.04))
+    other = make_workspace(tmp_path / "undisturbed", prepared)
+    shutil.copy(workspace / "studies" / "tiny.yaml", other / "studies" / "tiny.yaml")
+    undisturbed = call(other, "coopnet", "train", "tiny", "one3", "0", store=str(tmp_path / "other-store"))
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    for number, code in ((signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)):
+        process = subprocess.Popen(
+            [BIN / "coopnet", "train", "tiny", "one3", "0"], cwd=workspace, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "epoch" in line and "loss" in line:
+                break
+        process.send_signal(number)
+        process.stderr.read()
+        assert process.wait() == code
+    done = train(workspace, "one3")
+    assert done.returncode == 0, done.stderr
+    assert "continuing at epoch" in done.stderr
+    assert bits(workspace) == bits(other)
+
+
+def test_time_limit_stops_cleanly_and_continues(workspace: Path) -> None:
+    """`--max-minutes 0` stops after a step with exit code 75, and says how to go on."""
+    stopped = train(workspace, "one3", "--max-minutes", "0")
+    assert stopped.returncode == 75
+    assert "the same command again continues" in stopped.stderr
+    assert not (workspace / "results").exists()
+    assert "continuing at epoch 0, step 1" in train(workspace, "one3").stderr
+
+
+def test_finished_runs_are_taken_from_the_store(workspace: Path, own_store: Path, prepared: Path) -> None:
+    """Removed outputs come back without training and without torch; damaged outputs do not reach the store."""
+    assert trained(train(workspace, "one3"))
+    before = bits(workspace)
+    weights = workspace / "checkpoints/digits/tiny/one3/seed0/model.safetensors"
+    weights.write_bytes(b"damaged")
+    shutil.rmtree(workspace / "results")
+    again = train(workspace, "one3")
+    assert "nothing to train" in again.stderr
+    assert bits(workspace) == before
+    code = "import sys; sys.argv = ['coopnet', 'train', 'tiny', 'one3', '0']\n"
+    code += "from coopnet.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
+    looked = subprocess.run([sys.executable, "-c", code], cwd=workspace, capture_output=True, text=True)
+    assert looked.stdout.strip() == "False"
+
+
+def test_renaming_is_free_and_editing_is_not(workspace: Path) -> None:
+    """A study that renames nothing that decides takes everything from the store; a new learning rate trains."""
+    train(workspace, "one3")
+    edit(workspace, lambda study: study.update(title="Another title", experiments={"one3": {"about": "new words"}}))
+    assert not trained(train(workspace, "one3"))
+    edit(workspace, lambda study: study["experiments"].update(one3={"training": {"optimizer": {"lr": 0.02}}}))
+    assert trained(train(workspace, "one3"))
+
+
+def test_child_of_a_missing_or_stale_parent_is_refused(workspace: Path) -> None:
+    """Nothing grows out of a network that is not there, or not the one of the plan; the message names it."""
+    refused = train(workspace, "one3_to_5_split")
+    assert refused.returncode == 1
+    assert "parent one3/seed0" in refused.stderr
+    assert "coopnet train tiny one3 0" in refused.stderr
+    train(workspace, "one3")
+    edit(workspace, lambda study: study.update(experiments={"one3": {"training": {"batch_size": 40}}}))
+    assert train(workspace, "one3_to_5_split").returncode == 1
+
+
+def test_parameters_edited_under_a_running_workflow_are_refused(workspace: Path) -> None:
+    """A job whose key is not the one it was started with does not train something else under its name."""
+    refused = train(workspace, "one3", "--key", "0" * 32)
+    assert refused.returncode == 1
+    assert "has changed since the workflow was started" in refused.stderr
+
+
+def test_state_of_another_machine_or_library_is_not_continued(workspace: Path, own_store: Path) -> None:
+    """Resume state that was made with other libraries is refused by name, and the run starts over."""
+    assert train(workspace, "one3", "--max-minutes", "0").returncode == 75
+    (index,) = (own_store / "unfinished").glob("*/state.json")
+    state = json.loads(index.read_text())
+    state["identity"]["libraries"]["torch"] = "1.0"
+    index.write_text(json.dumps(state))
+    again = train(workspace, "one3")
+    assert "another machine or version (libraries); this run starts over" in again.stderr
+    assert again.returncode == 0
+
+
+def test_damaged_state_is_noticed(workspace: Path, own_store: Path) -> None:
+    """One flipped bit in the resume state: noticed, named, and the run starts over with the right bits."""
+    assert train(workspace, "one3", "--max-minutes", "0").returncode == 75
+    (tensors,) = (own_store / "unfinished").glob("*/*.safetensors")
+    content = bytearray(tensors.read_bytes())
+    content[-1] ^= 1
+    tensors.write_bytes(content)
+    again = train(workspace, "one3")
+    assert tensors.name in again.stderr
+    assert "starts over" in again.stderr
+    assert again.returncode == 0
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
+def test_damaged_parent_is_noticed(workspace: Path, name: str, own_store: Path) -> None:
+    """A child does not start from a parent's file that is not the recorded one."""
+    train(workspace, "one3")
+    path = workspace / "checkpoints/digits/tiny/one3/seed0" / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    refused = train(workspace, "one3_to_5_split")
+    assert refused.returncode == 1
+    assert name in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_logits_of_another_run_are_refused(workspace: Path) -> None:
+    """Metrics are computed from the logits that the run's record names, and from no others."""
+    train(workspace, "one3")
+    path = workspace / "results/tiny/one3/seed0/logits.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    refused = call(workspace, "coopnet", "evaluate", "tiny", "one3", "0")
+    assert refused.returncode == 1
+    assert "is not the file that" in refused.stderr
+
+
+def test_bf16_where_it_is_emulated_is_warned_of(workspace: Path) -> None:
+    """Asking for bf16 on a CPU without it gets a warning that names the way out."""
+    flags = set(Path("/proc/cpuinfo").read_text().split()) if Path("/proc/cpuinfo").exists() else set()
+    if flags & {"avx512_bf16", "amx_bf16", "bf16"}:
+        pytest.skip("this CPU has bf16")
+    edit(workspace, lambda study: study["every_experiment"]["training"].update(precision="bf16"))
+    assert "bf16 is emulated" in train(workspace, "one3", "--max-minutes", "0").stderr
+
+
+def test_cuda_without_a_gpu_is_refused(workspace: Path) -> None:
+    """A study for the GPU on a machine without one: one line with the remedies."""
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    edit(workspace, lambda study: study.update(device="cuda"))
+    refused = train(workspace, "one3")
+    assert refused.returncode == 1
+    assert "set device: cpu" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_study_does_not_depend_on_cores(workspace: Path, prepared: Path, tmp_path: Path) -> None:
+    """One core or two, each from an empty store: the same bytes in every result, table and report; then nothing to do."""
+    other = make_workspace(tmp_path / "two" / "workspace", prepared)
+    for folder, cores, store in ((workspace, "1", "store-1"), (other, "2", "store-2")):
+        arguments = ("snakemake", "--cores", cores, "--config", "study=tiny")
+        made = call(folder, *arguments, store=str(tmp_path / store))
+        assert made.returncode == 0, made.stdout + made.stderr
+        again = call(folder, *arguments, store=str(tmp_path / store))
+        assert "Nothing to be done" in again.stdout + again.stderr
+    assert bits(workspace) == bits(other)
+    for name in ("index.html", "report.pdf"):
+        assert (workspace / "reports/tiny" / name).read_bytes() == (other / "reports/tiny" / name).read_bytes()
+    for start, exact in (("masked", True), ("split", False), ("continued", True)):
+        experiment = "one3_continued" if start == "continued" else f"one3_to_5_{start}"
+        metrics = json.loads((workspace / f"results/tiny/{experiment}/seed0/metrics.json").read_text())
+        assert metrics["step0"]["test"]["versus_parent"]["exact"] is exact
+
+
+def test_edited_row_reruns_itself_and_its_descendants_alone(workspace: Path) -> None:
+    """Snakemake asks again exactly for what an edit decides; a new title asks for no training."""
+    arguments = ("snakemake", "--cores", "2", "--config", "study=tiny")
+    assert call(workspace, *arguments).returncode == 0
+
+    def planned() -> set[str]:
+        dry = call(workspace, *arguments, "--dry-run")
+        lines = (dry.stdout + dry.stderr).splitlines()
+        jobs = [i for i, line in enumerate(lines) if line.startswith("rule train_")]
+        names = [line.partition("experiment=")[2].split(",")[0] for i in jobs for line in lines[i : i + 8]]
+        return {name for name in names if name}
+
+    edit(workspace, lambda study: study.update(experiments={"one3_to_5_split": {"start": {"noise": 0.3}}}))
+    assert planned() == {"one3_to_5_split"}
+    edit(workspace, lambda study: study.update(experiments={"one3": {"training": {"batch_size": 40}}}))
+    assert planned() == set(TINY["only"])  # type: ignore[call-overload]
+    edit(workspace, lambda study: study.update(experiments={}, title="Another"))
+    assert planned() == set()
+
+
+@pytest.mark.parametrize(
+    ("study", "train_rule", "jobs"), [("full", "train_cifar100", 27), ("mini", "train_cifar100", 9)]
+)
+def test_dry_run_plans_every_run(study: str, train_rule: str, jobs: int, tmp_path: Path) -> None:
+    """`snakemake -n` of the full study plans one job per experiment and seed, and asks for a GPU where it says so."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    for name in ("params.yaml", "Snakefile", "studies", "workflow", "profiles"):
+        (folder / name).symlink_to(ROOT / name)
+    planned = call(folder, "snakemake", "-n", "--cores", "8", "--resources", "gpu=1", "--config", f"study={study}")
+    output = planned.stdout + planned.stderr
+    assert planned.returncode == 0, output
+    counts = dict(line.split() for line in output.splitlines() if len(line.split()) == 2)
+    assert counts["train_cifar100"] == str(jobs)
+    assert ("gpu=1" in output) == (study == "full")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["study=tinny"], "did you mean 'tiny'"),
+        (["lr=0.2"], "--config lr is not known"),
+    ],
+)
+def test_bad_configuration_is_refused_before_anything_runs(workspace: Path, arguments: list[str], words: str) -> None:
+    """A wrong study name or an override that the commands would never see: one clear line, exit code not 0."""
+    refused = call(workspace, "snakemake", "--cores", "1", "--config", *arguments)
+    assert refused.returncode != 0
+    assert words in refused.stdout + refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_two_processes_train_one_run_once(workspace: Path) -> None:
+    """Asked twice at the same time, one trains and the other waits for it."""
+    processes = [
+        subprocess.Popen(
+            [BIN / "coopnet", "train", "tiny", "one3", "0"], cwd=workspace, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    logs = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sum("epoch 1/" in log for log in logs) == 1
+
+
+def test_typo_in_params_is_one_line(workspace: Path) -> None:
+    """A typo in params.yaml is named with its nearest valid key, by the commands and by the workflow alike."""
+    path = workspace / "params.yaml"
+    path.write_text(path.read_text().replace("    epochs: 300", "    epoch: 300"))
+    for arguments in (("coopnet", "train", "full", "one3", "0"), ("snakemake", "-n")):
+        refused = call(workspace, *arguments)
+        assert refused.returncode != 0
+        assert "did you mean 'epochs'?" in refused.stdout + refused.stderr
+        assert "Traceback" not in refused.stderr
