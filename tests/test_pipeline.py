@@ -239,7 +239,7 @@ def test_cuda_without_a_gpu_is_refused(workspace: Path) -> None:
 
 
 def test_study_does_not_depend_on_cores(workspace: Path, prepared: Path, tmp_path: Path) -> None:
-    """One core or two, each from an empty store: the same bytes in every result, table and report; then nothing to do."""
+    """One core or two, from empty stores: the same bytes in every result, table and report; then nothing to do."""
     other = make_workspace(tmp_path / "two" / "workspace", prepared)
     for folder, cores, store in ((workspace, "1", "store-1"), (other, "2", "store-2")):
         arguments = ("snakemake", "--cores", cores, "--config", "study=tiny")
@@ -330,3 +330,42 @@ def test_typo_in_params_is_one_line(workspace: Path) -> None:
         assert refused.returncode != 0
         assert "did you mean 'epochs'?" in refused.stdout + refused.stderr
         assert "Traceback" not in refused.stderr
+
+
+def test_imported_checkpoint_is_a_parent(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A published checkpoint comes in, is measured as it is, and grows; its own preprocessing is insisted upon."""
+    import torch
+
+    import test_lan2018 as published
+
+    monkeypatch.setattr(published, "CLASSES", 10)
+    torch.manual_seed(0)
+    model = published.Published(3)
+    torch.save(published.checkpoint(model, published.trained(model)), tmp_path / "net.pth.tar")
+    out = ("--out", "imported/net")
+    done = call(workspace, "coopnet", "import", str(tmp_path / "net.pth.tar"), "--layout", "lan2018", *out)
+    assert done.returncode == 0, done.stderr
+
+    rows = yaml.safe_load((workspace / "params.yaml").read_text())
+    common = {"data": {"normalization": "lan2018"}, "seeds": [0]}
+    origin = {"about": "published", "start": {"kind": "imported", "path": "imported/net"}, "training": {"epochs": 0}}
+    child = {"about": "grown", "parents": ["net"], "model": {"branches": 5}, "start": {"kind": "split", "noise": 0}}
+    child["training"] = {"epochs": 100}
+    rows["experiments"] |= {"net": origin | common, "net_grown": child | common}
+    (workspace / "params.yaml").write_text(yaml.safe_dump(rows))
+    edit(workspace, lambda study: study.update(only=["net", "net_grown"]))
+    edit(workspace, lambda study: study["every_experiment"]["model"].update(width=16))
+
+    made = call(workspace, "snakemake", "--cores", "1", "--config", "study=tiny")
+    assert made.returncode == 0, made.stdout + made.stderr
+    metrics = json.loads((workspace / "results/tiny/net_grown/seed0/metrics.json").read_text())
+    assert metrics["step0"]["test"]["versus_parent"]["exact"]
+    page = (workspace / "reports/tiny/index.html").read_text()
+    assert "net_grown" in page
+
+    rows["experiments"]["net"]["data"]["normalization"] = "dataset"
+    rows["experiments"]["net_grown"]["data"]["normalization"] = "dataset"
+    (workspace / "params.yaml").write_text(yaml.safe_dump(rows))
+    refused = train(workspace, "net")
+    assert refused.returncode == 1
+    assert "set data.normalization: lan2018" in refused.stderr

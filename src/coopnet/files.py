@@ -94,11 +94,11 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Write NumPy arrays as safetensors, atomically."""
     with replacing(path) as temporary:
-        contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-        safetensors.numpy.save_file(contiguous, temporary, dict(metadata) if metadata else None)
+        contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+        safetensors.numpy.save_file(contiguous, temporary)
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -125,7 +125,13 @@ def sha256(path: Path) -> str:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file atomically, sharing blocks where the file system can (never a hard link)."""
+    """Copy a file atomically, sharing blocks where the file system can (never a hard link).
+
+    Raises:
+        CoopNetError: `source` is missing, or `target` cannot be written.
+    """
+    if not source.is_file():
+        raise CoopNetError(f"{source} is missing")
     with replacing(target) as temporary:
         with source.open("rb") as reader, temporary.open("wb") as writer:
             try:

@@ -32,6 +32,8 @@ def fingerprint(source: str) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [statement for statement in node.body if not _is_string(statement)]
+        elif isinstance(node, ast.JoinedStr):  # the parser of Python 3.12.1 adds empty parts to nested formats
+            node.values = [part for part in node.values if getattr(part, "value", None) != ""]
     return hashlib.sha256(_serialise(tree).encode()).hexdigest()
 
 

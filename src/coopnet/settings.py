@@ -2,9 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from coopnet.data.datasets import DATASETS
+
+LONGEST = 1_000_000
+"""Epochs; whoever asks for more has mistyped."""
 
 
 class Section(BaseModel):
@@ -13,13 +16,23 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):  # Python would take it for 0 or 1
+        raise ValueError(f"{str(value).lower()} is not a number (YAML reads yes, no, on and off as true or false)")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_number)]
+Real = Annotated[float, BeforeValidator(_number)]
+
+
 class Data(Section):
     """What a run learns from and is measured on."""
 
     dataset: Literal["digits", "cifar10", "cifar100"]
-    validation: int = Field(0, ge=0, description="training images kept for validation, stratified and seeded")
-    split_seed: int = Field(0, ge=0, description="seed of the validation split and of the training subset")
-    training_subset: int | None = Field(None, ge=2, description="train on this many images, stratified; null: all")
+    validation: Whole = Field(0, ge=0, description="training images kept for validation, stratified and seeded")
+    split_seed: Whole = Field(0, ge=0, description="seed of the validation split and of the training subset")
+    training_subset: Whole | None = Field(None, ge=2, description="train on this many images, stratified; null: all")
     augmentation: Literal["crop_flip", "none"] = "crop_flip"
     normalization: Literal["dataset", "lan2018"] = Field(
         "dataset",
@@ -41,10 +54,10 @@ class Model(Section):
     """The network."""
 
     family: Literal["cifar_resnet", "resnet18"] = "cifar_resnet"
-    depth: int = Field(32, description="6n+2 with basic blocks, 9n+2 with bottlenecks, 18 for resnet18")
+    depth: Whole = Field(32, description="6n+2 with basic blocks, 9n+2 with bottlenecks, 18 for resnet18")
     block: Literal["basic", "bottleneck"] = "basic"
-    width: int = Field(16, ge=1, description="channels of the first stage")
-    branches: int = Field(1, ge=1)
+    width: Whole = Field(16, ge=1, description="channels of the first stage")
+    branches: Whole = Field(1, ge=1)
     gate: Literal["learned", "none"] = Field("learned", description="none: a plain network of one branch")
 
     @model_validator(mode="after")
@@ -90,8 +103,8 @@ class Masked(Section):
     """Fresh branches behind a log-prior of −∞ that opens during fine-tuning."""
 
     kind: Literal["masked"]
-    closed_until: float = Field(0.4, ge=0, le=1, description="share of the steps in which the prior stays closed")
-    open_from: float = Field(0.6, ge=0, le=1, description="share of the steps after which it is fully open")
+    closed_until: Real = Field(0.4, ge=0, le=1, description="share of the steps in which the prior stays closed")
+    open_from: Real = Field(0.6, ge=0, le=1, description="share of the steps after which it is fully open")
 
     @model_validator(mode="after")
     def _ordered(self) -> "Masked":
@@ -104,8 +117,8 @@ class Split(Section):
     """Copies of donor branches that share their donors' weight in the ensemble."""
 
     kind: Literal["split"]
-    donors: list[int] | None = Field(None, description="branches to copy, from 1; null: 1, 2, … in turn")
-    noise: float = Field(0.1, ge=0, description="σ, in units of each weight tensor's standard deviation")
+    donors: list[Whole] | None = Field(None, description="branches to copy, from 1; null: 1, 2, … in turn")
+    noise: Real = Field(0.1, ge=0, description="σ, in units of each weight tensor's standard deviation")
 
 
 class Imported(Section):
@@ -123,10 +136,10 @@ class SGD(Section):
     """Stochastic gradient descent with momentum."""
 
     kind: Literal["sgd"]
-    lr: float = Field(gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
+    lr: Real = Field(gt=0)
+    momentum: Real = Field(0.9, ge=0, lt=1)
     nesterov: bool = False
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: Real = Field(1e-4, ge=0)
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> "SGD":
@@ -139,16 +152,16 @@ class Adam(Section):
     """Adam (Kingma and Ba, arXiv 1412.6980)."""
 
     kind: Literal["adam"]
-    lr: float = Field(gt=0)
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    weight_decay: float = Field(0.0, ge=0)
+    lr: Real = Field(gt=0)
+    betas: tuple[Annotated[Real, Field(ge=0, lt=1)], Annotated[Real, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    weight_decay: Real = Field(0.0, ge=0)
 
 
 class Schedule(Section):
     """The learning rate is multiplied by γ when a milestone epoch begins (epochs count from 0)."""
 
-    milestones: list[Annotated[int, Field(ge=1)]] = []
-    gamma: float = Field(0.1, gt=0)
+    milestones: list[Annotated[Whole, Field(ge=1, le=LONGEST)]] = []
+    gamma: Real = Field(0.1, gt=0)
 
     @model_validator(mode="after")
     def _ascending(self) -> "Schedule":
@@ -160,15 +173,15 @@ class Schedule(Section):
 class Distillation(Section):
     """How the ensemble teaches the branches; without effect where there is no gate."""
 
-    temperature: float = Field(3.0, gt=0)
-    rampup: float = Field(80, ge=0, description="R, in epochs; 0: full weight throughout")
+    temperature: Real = Field(3.0, gt=0)
+    rampup: Real = Field(80, ge=0, le=LONGEST, description="R, in epochs; 0: full weight throughout")
 
 
 class Training(Section):
     """How a run is trained."""
 
-    epochs: int = Field(ge=0, description="0: the network right after its start, untrained")
-    batch_size: int = Field(128, ge=2)
+    epochs: Whole = Field(ge=0, le=LONGEST, description="0: the network right after its start, untrained")
+    batch_size: Whole = Field(128, ge=2)
     optimizer: Annotated[SGD | Adam, Field(discriminator="kind")]
     schedule: Schedule = Schedule()
     distillation: Distillation = Distillation()
@@ -185,7 +198,7 @@ class Experiment(Section):
     parents: list[str] = []
     start: Start = Random()
     training: Training
-    seeds: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1, description="null: the study's")
+    seeds: list[Annotated[Whole, Field(ge=0)]] | None = Field(None, min_length=1, description="null: the study's")
 
     @model_validator(mode="after")
     def _consistent(self) -> "Experiment":
@@ -215,8 +228,8 @@ class Parameters(Section):
     title: str
     description: str = ""
     device: Literal["cpu", "cuda"]
-    threads: int = Field(ge=1, description="CPU threads of each run; it decides bits, so it is not the scheduler's")
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    threads: Whole = Field(ge=1, description="CPU threads of each run; it decides bits, so it is not the scheduler's")
+    seeds: list[Annotated[Whole, Field(ge=0)]] = Field(min_length=1)
     defaults: dict[str, Any] = Field({}, description="merged under every experiment")
     experiments: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,63}$")], dict[str, Any]] = Field(min_length=1)
 
@@ -233,9 +246,9 @@ class Overlay(Section):
     title: str | None = None
     description: str | None = None
     device: Literal["cpu", "cuda"] | None = None
-    threads: int | None = Field(None, ge=1)
-    seeds: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1)
-    time_scale: float = Field(1.0, gt=0, description="multiplies epochs, milestones and ramp-up together")
-    only: list[str] | None = Field(None, description="the experiments of this study; null: all")
+    threads: Whole | None = Field(None, ge=1)
+    seeds: list[Annotated[Whole, Field(ge=0)]] | None = Field(None, min_length=1)
+    time_scale: Real = Field(1.0, gt=0, le=1000, description="multiplies epochs, milestones and ramp-up together")
+    only: list[str] | None = Field(None, min_length=1, description="the experiments of this study; null: all")
     every_experiment: dict[str, Any] = Field({}, description="merged over every experiment's row")
     experiments: dict[str, dict[str, Any]] = Field({}, description="merged over single rows, last")

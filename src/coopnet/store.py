@@ -9,10 +9,11 @@ an output must not reach the store.
 """
 
 import configparser
+import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,27 +33,31 @@ def default_place(root: Path) -> Path:
 
     DVC's configuration is read from its files, local before shared. A temporary workspace of DVC's experiments has a
     local configuration that points back to the cache, and a linked git worktree shares its main worktree's `.dvc`.
+
+    Raises:
+        CoopNetError: DVC's configuration cannot be read.
     """
     if os.environ.get(VARIABLE):
         return Path(os.environ[VARIABLE]).absolute()
     root = root.absolute()
-    for name in ("config.local", "config"):
-        config = configparser.ConfigParser(interpolation=None)
+    shared = _main_worktree(root) / ".dvc"
+    for path in (root / ".dvc" / "config.local", shared / "config.local", shared / "config"):
+        config = configparser.ConfigParser(interpolation=None, inline_comment_prefixes="#")
         try:
-            config.read(root / ".dvc" / name, encoding="utf-8")
-        except configparser.Error as error:
-            raise CoopNetError(f"{root / '.dvc' / name} is not a DVC configuration: {error}") from error
+            config.read(path, encoding="utf-8")
+        except (configparser.Error, UnicodeDecodeError) as error:
+            raise CoopNetError(f"{path} is not a DVC configuration: {' '.join(str(error).split())}") from error
         folder = config.get("cache", "dir", fallback=None)
         if folder:
-            return (root / ".dvc" / folder.strip("\"'")).resolve() / "coopnet-runs"
-    return _main_worktree(root) / ".dvc" / "cache" / "coopnet-runs"
+            return (path.parent / folder.strip("\"'")).resolve() / "coopnet-runs"
+    return shared / "cache" / "coopnet-runs"
 
 
 def _main_worktree(root: Path) -> Path:
     """The worktree that a linked one (`git worktree add`) belongs to; any other folder is its own."""
     link = root / ".git"
     if link.is_file():
-        git = Path(link.read_text(encoding="utf-8").removeprefix("gitdir:").strip())
+        git = root / link.read_text(encoding="utf-8").removeprefix("gitdir:").strip()  # git may write it relative
         common = git / "commondir"
         if common.is_file():
             return (git / common.read_text(encoding="utf-8").strip()).resolve().parent
@@ -67,13 +72,9 @@ class Store:
 
     def finished(self, key: str) -> bool:
         """Whether that run is done, as far as a look at names and sizes tells."""
-        folder = self._run(key)
-        if not (folder / MANIFEST).is_file():
-            return False
-        manifest = files.read_json(folder / MANIFEST)
-        return all(
-            (folder / name).is_file() and (folder / name).stat().st_size == facts["size"]
-            for name, facts in manifest["files"].items()
+        folder, listed = self._run(key), self._listed(key)
+        return listed is not None and all(
+            (folder / name).is_file() and (folder / name).stat().st_size == size for name, (size, _) in listed.items()
         )
 
     def unfinished(self, key: str) -> Path:
@@ -83,10 +84,8 @@ class Store:
     def lock(self, key: str) -> FileLock:
         """The lock of a run, not yet taken; `flock`, so it is never left behind."""
         path = self.place / "locks" / f"{key}.lock"
-        try:
+        with _writing(self.place):
             path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CoopNetError(f"cannot write the run store {self.place}: {error.strerror}; set {VARIABLE}") from error
         return FileLock(path)
 
     def add(self, key: str, folder: Path, facts: Mapping[str, Any]) -> None:
@@ -101,10 +100,11 @@ class Store:
         listed = {n: {"size": (folder / n).stat().st_size, "sha256": files.sha256(folder / n)} for n in names}
         files.write_json(folder / MANIFEST, {"key": key, "files": listed} | dict(facts))
         target = self._run(key)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():  # what was there failed `finished`, or the run would not have been made again
+        if target.exists():  # what was there could not be taken, or the run would not have been made again
             self._set_aside(key)
-        folder.rename(target)
+        with _writing(self.place):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            folder.rename(target)
 
     def take(self, key: str, targets: Mapping[str, Path]) -> bool:
         """Copy files of a finished run into a workspace.
@@ -116,16 +116,17 @@ class Store:
         Returns:
             Whether that worked. An entry that is damaged is set aside, so that the run is made again.
         """
-        if not self.finished(key):
+        if not self._run(key).exists():
             return False
-        listed = files.read_json(self._run(key) / MANIFEST)["files"]
-        for name in listed:
-            if files.sha256(self._run(key) / name) != listed[name]["sha256"]:
-                log.warning("%s in the run store is damaged; the run is made again", self._run(key) / name)
-                self._set_aside(key)
-                return False
+        listed = self._listed(key) or {}
+        damaged = [name for name, (_, digest) in listed.items() if not _is(self._run(key) / name, digest)]
+        damaged += [name for name in targets if name not in listed] if listed else [MANIFEST]
+        if damaged:
+            log.warning("%s in the run store is damaged; the run is made again", self._run(key) / damaged[0])
+            self._set_aside(key)
+            return False
         for name, target in targets.items():
-            if not (target.is_file() and files.sha256(target) == listed[name]["sha256"]):
+            if not _is(target, listed[name][1]):
                 files.copy(self._run(key) / name, target)
         return True
 
@@ -136,11 +137,36 @@ class Store:
     def _run(self, key: str) -> Path:
         return self.place / "runs" / key
 
+    def _listed(self, key: str) -> dict[str, tuple[int, str]] | None:
+        """Size and SHA-256 of each file of an entry as its manifest has them, None where it cannot be read."""
+        try:
+            listed = files.read_json(self._run(key) / MANIFEST)["files"]
+            return {name: (facts["size"], facts["sha256"]) for name, facts in listed.items()}
+        except (CoopNetError, KeyError, TypeError, AttributeError):
+            return None
+
     def _set_aside(self, key: str) -> None:
         aside = self.place / "damaged" / key
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        self._run(key).rename(aside)
+        with _writing(self.place):
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            self._run(key).rename(aside)
+
+
+def _is(path: Path, digest: str) -> bool:
+    """Whether a file is there and has that SHA-256."""
+    return path.is_file() and files.sha256(path) == digest
+
+
+@contextlib.contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CoopNetError(
+            f"cannot write the run store {place}: {error.strerror or error}; "
+            f"set {VARIABLE} to a folder that can be written"
+        ) from error
 
 
 def acquire(lock: FileLock, name: str) -> None:
@@ -150,3 +176,5 @@ def acquire(lock: FileLock, name: str) -> None:
     except Timeout:
         log.info("%s is being made by another process; waiting for it", name)
         lock.acquire()
+    except OSError as error:
+        raise CoopNetError(f"cannot lock {lock.lock_file}: {error.strerror or error}; set {VARIABLE}") from error

@@ -4,6 +4,7 @@ Pure and light: no torch, no results, so that a workflow engine can ask for it w
 """
 
 import difflib
+import graphlib
 import hashlib
 import json
 import math
@@ -136,12 +137,27 @@ def resolve(parameters: Parameters, overlay: Overlay, source: str) -> dict[str, 
         experiments[name] = scale(experiment, overlay.time_scale)
     for name, experiment in experiments.items():
         for parent in experiment.parents:
-            where = f"{source}: experiments.{name}.parents"
             if parent not in experiments:
-                hint = did_you_mean(parent, experiments)
+                others = [other for other in experiments if other != name]
+                hint = "; add it to `only`" if parent in parameters.experiments else did_you_mean(parent, others)
+                where = f"{source}: experiments.{name}.parents"
                 raise CoopNetError(f"{where}: {parent!r} is not an experiment of this study{hint}")
-            _check_descent(experiment, experiments[parent], f"{where}: {parent}")
+    _check_circles(experiments, source)
+    for name, experiment in experiments.items():
+        for parent in experiment.parents:
+            _check_descent(experiment, experiments[parent], f"{source}: experiments.{name}.parents: {parent}")
     return experiments
+
+
+def _check_circles(experiments: Mapping[str, Experiment], source: str) -> None:
+    """Refuse experiments that descend from themselves."""
+    try:
+        graphlib.TopologicalSorter({name: row.parents for name, row in experiments.items()}).prepare()
+    except graphlib.CycleError as error:
+        circle = error.args[1]
+        raise CoopNetError(
+            f"{source}: experiments.{circle[0]}.parents: {' → '.join(circle)} is a circle; remove one of these parents"
+        ) from None
 
 
 def _check_descent(child: Experiment, parent: Experiment, where: str) -> None:
@@ -198,37 +214,31 @@ def scale(experiment: Experiment, factor: float) -> Experiment:
 def plan(
     experiments: Mapping[str, Experiment], seeds: list[int], threads: int, root: Path, source: str
 ) -> dict[tuple[str, int], Run]:
-    """List all runs, parents before children.
+    """List all runs, parents before children. No experiment may descend from itself (`resolve` sees to that).
 
     Replicate k of a row with m parents takes replicate m·k + j of its j-th parent (from 0), so no network serves two
     replicates; a parent experiment has its own seeds and all that its children ask for.
     """
     runs: dict[tuple[str, int], Run] = {}
 
-    def add(name: str, seed: int, descendants: tuple[str, ...]) -> Run:
+    def add(name: str, seed: int, child: str) -> Run:
         if (name, seed) in runs:
             return runs[name, seed]
-        if name in descendants:
-            cycle = " → ".join([*descendants[descendants.index(name) :], name])
-            raise CoopNetError(
-                f"{source}: experiments.{name}.parents: {cycle} is a circle; remove one of these parents"
-            )
         row = experiments[name]
         if row.start.kind == "imported" and seed not in (row.seeds or []):
-            child = descendants[-1]
             raise CoopNetError(
                 f"{source}: experiments.{child}: its replicates need seed {seed} of {name}, an imported checkpoint "
                 f"with seeds {row.seeds}; set experiments.{child}.seeds: {row.seeds}"
             )
         m = len(row.parents)
-        parents = tuple(add(parent, m * seed + j, (*descendants, name)) for j, parent in enumerate(row.parents))
+        parents = tuple(add(parent, m * seed + j, name) for j, parent in enumerate(row.parents))
         run = Run(name, seed, row, parents, threads, run_key(row, seed, threads, parents, root))
         runs[name, seed] = run
         return run
 
     for name, row in experiments.items():
         for seed in row.seeds or seeds:
-            add(name, seed, ())
+            add(name, seed, name)
     return runs
 
 
@@ -268,6 +278,8 @@ class _Loader(yaml.SafeLoader):
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen = set()
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue  # `<<: *anchor`, which PyYAML merges below
         key = loader.construct_object(key_node)
         if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
@@ -288,7 +300,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise CoopNetError(f"cannot read {path}: {error}; run this from the folder that holds it") from None
-    except (yaml.YAMLError, TypeError, RecursionError) as error:
+    except Exception as error:  # beside YAMLError, PyYAML lets through what its conversions of scalars raise
         raise CoopNetError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise CoopNetError(f"{path} must be a mapping of keys to values, not {type(content).__name__}")
@@ -316,23 +328,45 @@ def check(model: type[Checked], content: Any, source: str) -> Checked:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise CoopNetError(f"{source}: {_explain(model, error)}") from None
+        raise CoopNetError(f"{source}: {_explain(model, content, error)}") from None
 
 
-def _explain(model: type[BaseModel], error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    location = [str(part) for part in first["loc"]]
-    where = ".".join(location)
-    if first["type"] == "extra_forbidden":
-        known = _fields_at(model, location[:-1])
-        return f"{where} is not a known key{did_you_mean(location[-1], known)} (known: {', '.join(known)})"
-    if first["type"] == "missing":
-        return f"{where} is missing"
-    if first["type"] == "value_error":
-        message = str(first["ctx"]["error"])
-        return f"{where}: {message}" if where else message
-    value = json.dumps(first["input"], default=str)
-    return f"{where}: {value if len(value) <= 80 else value[:77] + '...'} is not valid: {first['msg']}"
+def _explain(model: type[BaseModel], content: Any, error: ValidationError) -> str:
+    # A key that is not known is often one that is missing, misspelt.
+    first = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
+    location = [str(part) for part in first["loc"] if part != "[key]"]
+    where = _as_written(location, content)
+    match first["type"]:
+        case "extra_forbidden":
+            known = _fields_at(model, location[:-1])
+            return f"{where} is not a known key{did_you_mean(location[-1], known)} (known: {', '.join(known)})"
+        case "missing":
+            return f"{where} is missing"
+        case "union_tag_not_found":
+            return f"{where}.kind is missing (known: {', '.join(_fields_at(model, location))})"
+        case "union_tag_invalid":
+            tag, known = first["ctx"]["tag"], _fields_at(model, location)
+            return f"{where}.kind: {tag!r} is not known{did_you_mean(tag, known)} (known: {', '.join(known)})"
+        case "value_error":
+            message = str(first["ctx"]["error"])
+            return f"{where}: {message}" if where else message
+        case "dict_type" | "model_type" | "model_attributes_type":
+            message = "it must be a mapping of keys to values"
+        case _:
+            message = first["msg"]
+    value = json.dumps(first["input"], default=str, skipkeys=True)
+    return f"{where}: {value if len(value) <= 80 else value[:77] + '...'} is not valid: {message}"
+
+
+def _as_written(location: list[str], content: Any) -> str:
+    """A location as the author of the file knows it: without the kinds that pydantic puts into it, on one line."""
+    path = []
+    for part in location:
+        if isinstance(content, Mapping) and part not in content and part == content.get("kind"):
+            continue
+        path.append(part if part.isprintable() else repr(part))
+        content = content.get(part) if isinstance(content, Mapping) else None
+    return ".".join(path)
 
 
 def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import log_softmax
 
+from coopnet.errors import CoopNetError
+
 EXACT = 1e-6
 """A start is exact when no logit moves by more than this share of the largest one (float32, eval mode)."""
 
@@ -43,7 +45,13 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins
 
 
 def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Top-1, top-5 and ECE in percent, NLL in nats, of logits [N, C]."""
+    """Top-1, top-5 and ECE in percent, NLL in nats, of logits [N, C].
+
+    Raises:
+        CoopNetError: a logit is not a finite number.
+    """
+    if not np.isfinite(logits).all():  # a comparison with NaN is false, so the true class would rank first
+        raise CoopNetError("the logits are not finite numbers: the network has diverged; lower training.optimizer.lr")
     rank = ranks(logits, labels)
     log_probabilities = log_softmax(logits.astype(np.float64), axis=1)
     confidence = np.exp(log_probabilities.max(axis=1))
