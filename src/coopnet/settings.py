@@ -211,6 +211,8 @@ class Experiment(Section):
             raise ValueError("training.selection best_validation needs data.validation above 0")
         if self.training.epochs == 0 and self.start.kind == "random":
             raise ValueError("training.epochs 0 leaves a random network; only networks with a past may stay untrained")
+        if self.training.epochs == 0 and self.start.kind == "masked":
+            raise ValueError("training.epochs 0 never opens the prior of start masked; give it at least 1 epoch")
         if self.seeds is not None and len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds {self.seeds} repeat")
         if self.start.kind == "imported" and (self.seeds is None or len(self.seeds) != 1):

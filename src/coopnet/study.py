@@ -164,6 +164,9 @@ def _check_descent(child: Experiment, parent: Experiment, where: str) -> None:
     """Refuse a child that its parent's weights do not fit."""
     pairs: list[tuple[str, Any, Any]] = [("data.dataset", child.data.dataset, parent.data.dataset)]
     pairs += [("data.normalization", child.data.normalization, parent.data.normalization)]
+    if child.data.validation:  # else the parent would have learnt from the child's validation images
+        pairs.append(("data.validation", child.data.validation, parent.data.validation))
+        pairs.append(("data.split_seed", child.data.split_seed, parent.data.split_seed))
     for field in ("family", "depth", "block", "width"):
         pairs.append((f"model.{field}", getattr(child.model, field), getattr(parent.model, field)))
     if child.start.kind == "continue":

@@ -1,5 +1,9 @@
 """`coopnet runs`: what a study consists of, and how far it is."""
 
+import sys
+from pathlib import Path
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 
@@ -8,6 +12,8 @@ from coopnet.errors import CoopNetError
 from coopnet.store import Store
 from coopnet.study import Run, Study
 from coopnet.workspace import Workspace
+
+WIDTH = 160
 
 
 def runs(workspace: Workspace, name: str) -> None:
@@ -19,22 +25,27 @@ def runs(workspace: Workspace, name: str) -> None:
         table.add_column(column, no_wrap=True)
     for run in plan.runs.values():
         table.add_row(run.name, " ".join(p.name for p in run.parents), state(workspace, plan, run, entries), run.key)
-    Console(soft_wrap=True).print(table)
+    # A pipe has no width of its own, and a key is only worth printing whole.
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
 
 
 def state(workspace: Workspace, plan: Study, run: Run, entries: Store) -> str:
     """`finished`, `in the store`, `resumable at epoch e of n`, `stale` (made with other parameters) or `missing`."""
     record = workspace.run(plan, run) / "run.json"
-    made = record.is_file()
-    if made:
-        try:
-            if files.read_json(record).get("key") == run.key:
-                return "finished"
-        except CoopNetError:
-            pass  # a damaged record is as stale as a wrong one
+    if _look(record, "key") == run.key:
+        return "finished"
     if entries.finished(run.key):
         return "in the store"
-    saved = entries.unfinished(run.key) / "state.json"
-    if saved.is_file():
-        return f"resumable at epoch {files.read_json(saved)['facts']['epoch']} of {run.row.training.epochs}"
-    return "stale" if made else "missing"
+    facts = _look(entries.unfinished(run.key) / "state.json", "facts")
+    if isinstance(facts, dict):
+        return f"resumable at epoch {facts.get('epoch')} of {run.row.training.epochs}"
+    return "stale" if record.is_file() else "missing"
+
+
+def _look(path: Path, field: str) -> Any:
+    """A field of a JSON file; None where the file is missing or damaged, which is as good as no file here."""
+    try:
+        content = files.read_json(path)
+    except CoopNetError:
+        return None
+    return content.get(field) if isinstance(content, dict) else None

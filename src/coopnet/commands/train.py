@@ -57,7 +57,8 @@ def train(
                 f"the parameters of {run.name} were edited while it was trained; its result is kept in the run store "
                 "under the parameters it was trained with. Run the same command again for the new ones"
             )
-        runs.take(run.key, targets(workspace, plan, run))
+        if not runs.take(run.key, targets(workspace, plan, run)):
+            raise CoopNetError(f"the result of {run.name} was damaged while it was written; run the same command again")
     return 0
 
 

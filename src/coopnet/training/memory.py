@@ -54,10 +54,17 @@ class DiskMemory:
     def save(self, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
         """Replace what was saved before; a crash at any moment leaves the one or the other whole."""
         index = self.folder / INDEX
-        last = files.read_json(index)["tensors"] if index.is_file() else ""
-        name = "b.safetensors" if last == "a.safetensors" else "a.safetensors"
+        name = "b.safetensors" if self._last() == "a.safetensors" else "a.safetensors"
         checkpoint.write_tensors(self.folder / name, tensors)
         digest = files.sha256(self.folder / name)
         content = {"identity": self.identity, "tensors": name, "sha256": digest, "facts": facts}
         # Not sorted: the order of a row's columns is that of the history.
         files.write_text(index, json.dumps(content, allow_nan=False))
+
+    def _last(self) -> str | None:
+        """The tensors that the index names; None where it is missing or damaged, and nothing is worth keeping."""
+        try:
+            name: str = files.read_json(self.folder / INDEX)["tensors"]
+        except (CoopNetError, KeyError, TypeError):
+            return None
+        return name

@@ -1,0 +1,37 @@
+"""Killed at random moments, however often: the same command again ends in the same bits."""
+
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from test_pipeline import BIN, bits, call, edit, make_workspace, prepared
+
+__all__ = ["prepared"]  # the fixture
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_random_interruptions_leave_no_trace(number: signal.Signals, prepared: Path, tmp_path: Path) -> None:
+    """Twenty seeded random interruptions of one growing run; at most one epoch is repeated after a kill."""
+    chance = random.Random(number)
+    folders = [make_workspace(tmp_path / name / "workspace", prepared) for name in ("calm", "storm")]
+    for folder in folders:
+        edit(folder, lambda study: study.update(time_scale=0.1))
+    for experiment in ("one3", "one3_to_5_masked"):
+        arguments = ("coopnet", "train", "tiny", experiment, "0")
+        calm = call(folders[0], *arguments, store=str(tmp_path / "calm-store"))
+        assert calm.returncode == 0, calm.stderr
+        for _ in range(10):
+            process = subprocess.Popen([BIN / "coopnet", *arguments[1:]], cwd=folders[1], stderr=subprocess.DEVNULL)
+            time.sleep(chance.uniform(0.5, 9.0))
+            process.send_signal(number)
+            process.wait()
+        storm = call(folders[1], *arguments)
+        assert storm.returncode == 0, storm.stderr
+    assert bits(folders[0]) == bits(folders[1])
+    shutil.rmtree(tmp_path / "calm")
