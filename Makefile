@@ -17,7 +17,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $(READY)
 
-# Two training processes of one thread each: more threads than cores would be slower by an order of magnitude.
+# As many runs side by side as there are cores: each has one thread, and more threads than cores would be slower by far.
 demo: $(READY)
 	$(BIN)/snakemake --cores $(CORES) --config study=demo
 	@echo "The report: reports/demo/index.html (and report.pdf beside it)"

@@ -159,7 +159,7 @@ def _history(row: Row, seed: int) -> list[dict[str, Any]]:
 def _write_run(folder: Path, row: Row, seed: int) -> None:
     history = _history(row, seed)
     files.write_rows(folder / "history.csv", history)
-    files.write_json(folder / "metrics.json", _metrics(row, seed))
+    files.write_json(folder / "metrics.json", {"key": key(row.name, seed)} | _metrics(row, seed))
     times = [
         {"epoch": e, "train_seconds": 10.5, "evaluation_seconds": 1.5, "images_per_second": 950.0}
         for e in range(len(history))

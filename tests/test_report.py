@@ -178,7 +178,8 @@ def test_a_control_of_another_length_is_none(tmp_path: Path) -> None:
     row["training"]["epochs"] -= 1
     lines = (control.folder / "history.csv").read_text().splitlines(keepends=True)
     (control.folder / "history.csv").write_text("".join(lines[:-1]))
-    record = files.read_json(control.folder / "run.json") | {"row": row, "files": {}}
+    digest = files.sha256(control.folder / "history.csv")
+    record = files.read_json(control.folder / "run.json") | {"row": row, "files": {"history.csv": digest}}
     files.write_json(control.folder / "run.json", record)
     tables.build(runs, study, tmp_path / "tables")
     assert {row["control"] for row in rows(tmp_path / "tables" / "growth.csv")} == {""}

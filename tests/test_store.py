@@ -217,12 +217,15 @@ def test_damaged_output_is_replaced(runs: Store, targets: dict[str, Path]) -> No
 
 
 def test_good_output_is_left_alone(runs: Store, targets: dict[str, Path]) -> None:
-    """A file that is right already keeps its inode and time, so no engine takes it for new."""
+    """A file that is right already is not written again, but dated anew: engines that go by dates asked for it."""
     make(runs)
     runs.take(KEY, targets)
-    before = [(path.stat().st_ino, path.stat().st_mtime_ns) for path in targets.values()]
+    before = [path.stat().st_ino for path in targets.values()]
+    for path in targets.values():
+        os.utime(path, (0, 0))
     runs.take(KEY, targets)
-    assert [(path.stat().st_ino, path.stat().st_mtime_ns) for path in targets.values()] == before
+    assert [path.stat().st_ino for path in targets.values()] == before
+    assert all(path.stat().st_mtime > 0 for path in targets.values())
 
 
 def flip(path: Path) -> None:

@@ -299,6 +299,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["depth 32 is not 9n+2 (bottleneck blocks); 29 would be"],
     ),
     "depth of no ResNet-18": ({"defaults.model.family": "resnet18"}, ["resnet18 has depth 18 and basic blocks"]),
+    "width of no ResNet-18": (
+        {"defaults.model.family": "resnet18", "defaults.model.depth": 18},
+        ["resnet18 has width 64"],
+    ),
     "no branches": ({f"{ONE3}.model.branches": 0}, [ONE3, "model.branches", "greater than or equal to 1"]),
     "branches without a gate": ({f"{ONE3}.model.gate": "none"}, [ONE3, "3 branches need gate: learned"]),
     "selection without validation": (

@@ -14,6 +14,7 @@ from coopnet.errors import CoopNetError
 from coopnet.networks.network import Architecture, build
 from coopnet.networks.surgery import Patient, expand
 from coopnet.settings import SGD, Adam, Training
+from coopnet.training import engine
 from coopnet.training.engine import Teaching, batches, evaluate, logits, make_deterministic, ranks
 from coopnet.training.optimizer import Optimizer
 from coopnet.training.schedule import Opening, learning_rate, steps_per_epoch
@@ -155,11 +156,16 @@ def test_prior_of_masked_stays_closed_then_opens() -> None:
 
 
 def test_new_branch_learns_while_it_is_closed() -> None:
-    """Behind a closed prior a new branch is taught by labels and teacher, and the ensemble is untouched by it."""
-    job = task(settings(epochs=1), start="masked")
+    """Behind a closed prior a new branch is taught by labels and teacher, and the ensemble ignores it."""
+    job = task(settings(epochs=1, optimizer={"kind": "sgd", "lr": 0.05, "weight_decay": 0}), start="masked")
     job.opening = Opening((2,), 1.0, 1.0)
     before = job.patient.network.branches[2].classifier.weight.detach().clone()
-    memory = Ram()
+    memory, said = Ram(), logits(job.patient.network, job.splits["test"])
+    ensemble = (said["gate"].unsqueeze(2) * said["branches"]).sum(1)
+    with torch.no_grad():
+        job.patient.network.branches[2].classifier.bias += 100
+    louder = logits(job.patient.network, job.splits["test"])
+    assert torch.equal(ensemble, (louder["gate"].unsqueeze(2) * louder["branches"]).sum(1))
     train(job, memory, Silence(), never)
     assert memory.saved is not None
     assert not torch.equal(before, memory.saved[0]["network/branches.2.classifier.weight"])
@@ -188,8 +194,13 @@ def test_bf16_follows_fp32() -> None:
 def test_divergence_is_refused_and_named() -> None:
     """A loss that is no number ends the run with its epoch and a remedy; the epoch before is kept."""
     memory = Ram()
-    with pytest.raises(CoopNetError, match=r"in epoch \d.*lower training\.optimizer\.lr"):
-        train(task(settings(optimizer={"kind": "sgd", "lr": 1e30})), memory, Silence(), never)
+    # A rate that is harmless in epoch 0, and raised beyond all bounds at its end.
+    schedule = {"milestones": [1], "gamma": 1e30}
+    with pytest.raises(CoopNetError, match=r"in epoch 1.*lower training\.optimizer\.lr"):
+        train(task(settings(schedule=schedule)), memory, Silence(), never)
+    assert memory.saved is not None
+    assert memory.saved[1]["epoch"] == 1
+    assert all(torch.isfinite(tensor).all() for tensor in memory.saved[0].values())
 
 
 def test_momentum_is_used_from_the_first_step() -> None:
@@ -273,10 +284,11 @@ def test_ranks_do_not_reward_silence() -> None:
     assert rank[:, 0].tolist() == list(range(10))
 
 
-def test_meters_do_not_depend_on_the_batches() -> None:
+def test_meters_do_not_depend_on_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Means are over images, also when the last batch is smaller."""
     network, images = build(Architecture("cifar_resnet", 8, "basic", 4, 2, "learned", 4), 0), split(50, 0)
     teaching = Teaching(True, 3.0, 1.0)
+    monkeypatch.setattr(engine, "EVALUATION_BATCH", 16)
     whole = evaluate(network, images, teaching, "fp32").row("x")
     saved = logits(network, images)
     ensemble = (saved["gate"].unsqueeze(2) * saved["branches"]).sum(1)

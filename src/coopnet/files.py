@@ -11,13 +11,14 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import safetensors.numpy
 from safetensors import SafetensorError
 
 from coopnet.errors import CoopNetError
+
+if TYPE_CHECKING:  # a third of a second that a command which reads no tensors need not spend
+    import numpy as np
 
 FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, copy on write
 
@@ -94,19 +95,24 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+def write_tensors(path: Path, tensors: "Mapping[str, np.ndarray]") -> None:
     """Write NumPy arrays as safetensors, atomically."""
+    import numpy as np
+    import safetensors.numpy
+
     with replacing(path) as temporary:
         contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
         safetensors.numpy.save_file(contiguous, temporary)
 
 
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
+def read_tensors(path: Path) -> "dict[str, np.ndarray]":
     """Read safetensors as NumPy arrays.
 
     Raises:
         CoopNetError: the file is missing, truncated or not safetensors.
     """
+    import safetensors.numpy
+
     if not path.is_file():
         raise CoopNetError(f"{path} is missing")
     try:

@@ -65,6 +65,8 @@ class Model(Section):
         if self.family == "resnet18":
             if self.depth != 18 or self.block != "basic":
                 raise ValueError("resnet18 has depth 18 and basic blocks")
+            if self.width != 64:
+                raise ValueError(f"resnet18 has width 64, not {self.width}")
         else:
             layers = 6 if self.block == "basic" else 9
             if self.depth < layers + 2 or (self.depth - 2) % layers:

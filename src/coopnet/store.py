@@ -126,7 +126,9 @@ class Store:
             self._set_aside(key)
             return False
         for name, target in targets.items():
-            if not _is(target, listed[name][1]):
+            if _is(target, listed[name][1]):
+                os.utime(target)  # else an engine that goes by dates would ask for it again and again
+            else:
                 files.copy(self._run(key) / name, target)
         return True
 
@@ -169,12 +171,25 @@ def _writing(place: Path) -> Iterator[None]:
         ) from error
 
 
-def acquire(lock: FileLock, name: str) -> None:
-    """Take a run's lock, saying so when another process has it."""
+def acquire(lock: FileLock, name: str, seconds: float = -1) -> bool:
+    """Take a run's lock, saying so when another process has it.
+
+    Args:
+        lock: of the run.
+        name: of the run, for the message.
+        seconds: how long to wait, -1 for ever.
+
+    Returns:
+        Whether it was to be had in that time.
+    """
     try:
         lock.acquire(timeout=0)
     except Timeout:
         log.info("%s is being made by another process; waiting for it", name)
-        lock.acquire()
+        try:
+            lock.acquire(timeout=seconds)
+        except Timeout:
+            return False
     except OSError as error:
         raise CoopNetError(f"cannot lock {lock.lock_file}: {error.strerror or error}; set {VARIABLE}") from error
+    return True

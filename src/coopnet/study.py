@@ -267,7 +267,10 @@ def imported_record(folder: Path) -> dict[str, Any]:
     """The record that `coopnet import` wrote beside its weights."""
     path = folder / "model.json"
     if not path.is_file():
-        raise CoopNetError(f"{path} is missing: run `coopnet import CHECKPOINT --layout lan2018 --out {folder}` first")
+        raise CoopNetError(
+            f"{path} is missing: run `coopnet import CHECKPOINT --layout lan2018 --out {folder}` first, "
+            "or leave the row that starts from it out (`only` in an overlay)"
+        )
     record = files.read_json(path)
     if not isinstance(record, dict) or not {"files", "architecture", "preprocessing"} <= record.keys():
         raise CoopNetError(f"{path} is not the record of an imported checkpoint; import it again")

@@ -2,7 +2,7 @@
 import os
 import sys
 
-from coopnet import study as studies
+from coopnet import stamps, study as studies
 from coopnet.errors import CoopNetError
 from coopnet.workspace import CHECKPOINT, RESULTS, Workspace
 
@@ -15,7 +15,9 @@ def read_study():
             "or studies/NAME.yaml, which the commands of the workflow read themselves."
         )
     try:
-        return studies.load(Path(workflow.basedir), config.get("study", studies.FULL))
+        return studies.load(
+            Path(workflow.basedir), str(config.get("study") or studies.FULL)
+        )
     except CoopNetError as error:
         sys.exit(f"error: {error}")
 
@@ -57,6 +59,32 @@ def origins_of(wildcards):
     if run.row.start.kind == "imported":
         origins += [str(Path(run.row.start.path) / name) for name in CHECKPOINT]
     return origins
+
+
+STAMPS = Path(".stamps") / STUDY.name
+PACKAGE = Path(studies.__file__).parent
+
+
+def stamp_runs():
+    """Date each run's stamp by what its own record says, whichever engine made it."""
+    for run in STUDY.runs.values():
+        record = WORKSPACE.run(STUDY, run) / "run.json"
+        stamps.mark_run(STAMPS / run.experiment / f"seed{run.seed}", run.key, record)
+
+
+stamp_runs()
+stamps.mark(
+    STAMPS / "words",
+    stamps.digest_of(
+        [STUDY.title, STUDY.description, STUDY.device]
+        + [
+            [name, row.model_dump(mode="json")]
+            for name, row in STUDY.experiments.items()
+        ]
+    ),
+)
+stamps.mark(STAMPS / "evaluation", stamps.source_of(PACKAGE / "evaluation"))
+stamps.mark(STAMPS / "reporting", stamps.source_of(PACKAGE / "reporting"))
 
 
 wildcard_constraints:

@@ -18,6 +18,8 @@ REPORT = WORKSPACE.report(STUDY)
 
 rule tables:
     input:
+        STAMPS / "words",
+        STAMPS / "reporting",
         [
             path
             for run in STUDY.runs.values()
@@ -41,6 +43,7 @@ rule tables:
 
 rule report:
     input:
+        STAMPS / "reporting",
         TABLES,
     output:
         REPORT / "index.html",
@@ -59,6 +62,7 @@ rule report:
 
 rule timing:
     input:
+        STAMPS / "reporting",
         TIMING,
         WORKSPACE.tables(STUDY) / "study.json",
     output:

@@ -7,13 +7,17 @@ for dataset in STUDY.datasets():
         input:
             data=prepared(dataset),
             origins=origins_of,
+            stamp=STAMPS / "{experiment}" / "seed{seed}",
         output:
+            # Not deleted beforehand: the trainer replaces what differs, at once and only when it has something better.
             [
-                f"checkpoints/{dataset}/{STUDY.name}/{{experiment}}/seed{{seed}}/{name}"
+                update(
+                    f"checkpoints/{dataset}/{STUDY.name}/{{experiment}}/seed{{seed}}/{name}"
+                )
                 for name in CHECKPOINT
             ],
             [
-                f"results/{STUDY.name}/{{experiment}}/seed{{seed}}/{name}"
+                update(f"results/{STUDY.name}/{{experiment}}/seed{{seed}}/{name}")
                 for name in RESULTS
             ],
         log:
@@ -31,7 +35,7 @@ for dataset in STUDY.datasets():
             gpu=int(STUDY.device == "cuda"),
         params:
             study=STUDY.name,
-            # The key holds everything that decides the result, so Snakemake makes a run again exactly when it has to.
+            # If params.yaml is edited before the job begins, the job refuses.
             key=lambda wildcards: run_of(wildcards).key,
         shell:
             "coopnet train {params.study} {wildcards.experiment} {wildcards.seed} --key {params.key} > {log} 2>&1"
@@ -39,6 +43,7 @@ for dataset in STUDY.datasets():
 
 rule evaluate:
     input:
+        STAMPS / "evaluation",
         lambda wildcards: results_of(
             run_of(wildcards), "run.json", "logits.safetensors"
         ),

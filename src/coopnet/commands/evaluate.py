@@ -25,7 +25,7 @@ def evaluate(workspace: Workspace, name: str, experiment: str, seed: int) -> Non
     if len(run.parents) == 1:
         origin = workspace.run(plan, run.parents[0])
         parent = read_logits(origin, checked_record(origin, run.parents[0]))
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, Any] = {"key": run.key}
     for name, said in saved.items():
         stage, _, split = name.rpartition("_")
         measured = measure(said)

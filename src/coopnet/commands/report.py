@@ -4,7 +4,6 @@ import logging
 
 from coopnet import study
 from coopnet.commands.evaluate import checked_record
-from coopnet.reporting import report as pages
 from coopnet.reporting import tables as results
 from coopnet.reporting.runs import RunFolder, StudyInfo
 from coopnet.study import Study
@@ -45,10 +44,14 @@ def describe(plan: Study) -> StudyInfo:
 
 def report(workspace: Workspace, name: str) -> None:
     """Make `reports/<study>/index.html` and `report.pdf` from the study's tables, and from nothing else."""
+    from coopnet.reporting import report as pages  # pandas and seaborn take seconds
+
     pages.render(workspace.root / "results" / name / "tables", workspace.root / "reports" / name)
     log.info("reports/%s/index.html and report.pdf", name)
 
 
 def timing(workspace: Workspace, name: str) -> None:
     """Make `reports/<study>/timing.html`."""
+    from coopnet.reporting import report as pages
+
     pages.render_timing(workspace.root / "results" / name / "tables", workspace.root / "reports" / name)

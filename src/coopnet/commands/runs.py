@@ -36,9 +36,10 @@ def state(workspace: Workspace, plan: Study, run: Run, entries: Store) -> str:
         return "finished"
     if entries.finished(run.key):
         return "in the store"
-    facts = _look(entries.unfinished(run.key) / "state.json", "facts")
-    if isinstance(facts, dict):
-        return f"resumable at epoch {facts.get('epoch')} of {run.row.training.epochs}"
+    states = [_look(path, "facts") for path in entries.unfinished(run.key).glob("*/state.json")]
+    epochs = [facts["epoch"] for facts in states if isinstance(facts, dict) and "epoch" in facts]
+    if epochs:
+        return f"resumable at epoch {max(epochs)} of {run.row.training.epochs}"
     return "stale" if record.is_file() else "missing"
 
 

@@ -17,7 +17,7 @@ from coopnet.data.normalization import normalization
 from coopnet.errors import CoopNetError
 from coopnet.store import Store
 from coopnet.study import Run, Study, imported_record
-from coopnet.workspace import Workspace, targets
+from coopnet.workspace import CHECKPOINT, Workspace, targets
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +45,15 @@ def train(
             f"(params.yaml, an overlay or the source was edited); start the workflow again"
         )
     runs = Store(store.default_place(workspace.root))
-    with _held(runs, run):
+    stop = Stop(max_minutes)
+    with _held(runs, run, stop) as held:
+        if not held:
+            log.warning("%s: another process is still on it at the time limit", run.name)
+            return TIME_IS_UP
         if runs.take(run.key, targets(workspace, plan, run)):
             log.info("%s: taken from the run store, nothing to train", run.name)
             return 0
-        code = _make(workspace, plan, run, runs, max_minutes)
+        code = _make(workspace, plan, run, runs, stop)
         if code:
             return code
         if study.load(workspace.root, name).run(experiment, seed).key != run.key:
@@ -63,18 +67,17 @@ def train(
 
 
 @contextmanager
-def _held(runs: Store, run: Run) -> Iterator[None]:
+def _held(runs: Store, run: Run, stop: "Stop") -> Iterator[bool]:
+    """Hold the lock of a run; False if another process kept it until the time limit."""
     lock = runs.lock(run.key)
-    store.acquire(lock, run.name)
     try:
-        yield
+        yield store.acquire(lock, run.name, stop.seconds_left())
     finally:
         lock.release()
 
 
-def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, max_minutes: float | None) -> int:
+def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop") -> int:
     """Train a run into the store; return the exit code."""
-    stop = Stop(max_minutes)
     # Looked up before torch is imported, which takes seconds: a missing parent should be heard of at once.
     ancestors = [parent_files(workspace, plan, parent, runs) for parent in run.parents]
     if run.row.start.kind == "imported":
@@ -115,12 +118,18 @@ def parent_files(workspace: Workspace, plan: Study, parent: Run, runs: Store) ->
         CoopNetError: neither has the run that the plan names.
     """
     for folder in (workspace.checkpoint(plan, parent), runs.folder(parent.key)):
-        if (folder / "model.json").is_file():
-            record = files.read_json(folder / "model.json")
-            if record.get("key") == parent.key:
-                return folder, record
+        if not (folder / "model.json").is_file():
+            continue
+        record = files.read_json(folder / "model.json")
+        if record.get("key") != parent.key:
+            continue
+        weights = [folder / name for name in CHECKPOINT if name != "model.json"]
+        damaged = [p for p in weights if not p.is_file() or files.sha256(p) != record["files"].get(p.name)]
+        if not damaged:
+            return folder, record
+        log.warning("%s is missing or not the file that its record names", damaged[0])
     raise CoopNetError(
-        f"the parent {parent.name} of study {plan.name} is not there, or was made with other parameters; "
+        f"the parent {parent.name} of study {plan.name} is not there, is damaged, or was made with other parameters; "
         f"run `coopnet train {plan.name} {parent.experiment} {parent.seed}` first"
     )
 
@@ -155,6 +164,10 @@ class Stop:
         if self.reason is None and self.deadline is not None and time.monotonic() >= self.deadline:
             self.reason, self.exit_code = "stopped at the time limit", TIME_IS_UP
         return self.reason
+
+    def seconds_left(self) -> float:
+        """Until the time limit; -1 (which a lock takes for ever) without one."""
+        return -1 if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         if self.reason is not None:  # asked twice: go at once; what was saved last is still there

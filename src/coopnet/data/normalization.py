@@ -3,7 +3,7 @@
 from coopnet.data.datasets import Dataset
 
 LAN2018 = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]}
-"""What the published ONE code uses for CIFAR-10 and CIFAR-100 alike (Lan1991/ONE_NeurIPS2018)."""
+"""What the published ONE code uses for CIFAR-10 and CIFAR-100 alike (github.com/Lan1991Xu/ONE_NeurIPS2018)."""
 
 
 def normalization(dataset: Dataset, kind: str) -> dict[str, list[float]]:

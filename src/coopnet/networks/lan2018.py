@@ -17,14 +17,11 @@ import torch
 from torch import Tensor
 
 from coopnet import files
+from coopnet.data.normalization import LAN2018
 from coopnet.errors import CoopNetError
 from coopnet.networks.network import Architecture, build
 
 LAYOUT = "lan2018"
-
-# The published code normalises CIFAR-10 and CIFAR-100 alike, pixels in 0..1, with these constants.
-MEAN = (0.4914, 0.4822, 0.4465)
-STD = (0.2023, 0.1994, 0.2010)
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 WITHOUT = "save the checkpoint without 'optimizer' to import the weights alone"
@@ -72,7 +69,7 @@ def read(checkpoint: Path) -> Imported:
         architecture=architecture,
         state=_state(published, names, wanted),
         momentum=_momentum(content.get("optimizer"), published, names),
-        preprocessing={"mean": list(MEAN), "std": list(STD)},
+        preprocessing=LAN2018,
         source=source,
     )
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from coopnet import files
 from coopnet.errors import CoopNetError
+from coopnet.settings import GROWING
 
 SCORES = ("top1", "top5", "nll", "ece")
 """Top-1 and top-5 accuracy (%), negative log-likelihood (nats), expected calibration error (%, 15 bins)."""
 
-INTACT = ("random", "continue", "imported")
 """Starts without surgery: fresh weights, or those of a parent or a checkpoint as they are."""
 
 Scores = dict[str, float]
@@ -85,7 +85,7 @@ class Run:
     @property
     def grown(self) -> bool:
         """Whether it began with surgery."""
-        return self.start not in INTACT
+        return self.start in GROWING
 
     def models(self, block: Mapping[str, Any]) -> dict[str, Scores]:
         """Scores per model of one metrics block: `ensemble`, `branch_mean`, `branch1`, … (`gate` where known)."""
@@ -128,7 +128,7 @@ def read(run: RunFolder, row: Mapping[str, Any]) -> Run:
         raise CoopNetError(f"{run} cannot be reported: {error}; run that experiment first") from error
     try:
         _check_identity(run, row, record)
-        _check_metrics(metrics)
+        _check_metrics(metrics, record)
         _check_history(history, row["training"]["epochs"])
         _check_digests(run.folder, record)
     except (KeyError, TypeError, ValueError) as error:
@@ -164,8 +164,10 @@ def _check_identity(run: RunFolder, row: Mapping[str, Any], record: Mapping[str,
             raise ValueError(f"run.json has other settings in {key} than the study")
 
 
-def _check_metrics(metrics: Mapping[str, Any]) -> None:
-    """Refuse anything but finite numbers: a score that could not be measured is no score."""
+def _check_metrics(metrics: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Refuse another run's metrics, and anything but finite numbers: what could not be measured is no score."""
+    if metrics["key"] != record["key"]:
+        raise ValueError("metrics.json was computed for another run; `coopnet evaluate` it again")
     for stage in [metrics["final"], *([metrics["step0"]] if metrics.get("step0") else [])]:
         for block in [stage["test"], *([stage["validation"]] if stage.get("validation") else [])]:
             if int(block["images"]) < 1 or not block["branches"]:
@@ -191,8 +193,6 @@ def _check_history(history: Sequence[Mapping[str, str]], planned: int) -> None:
 
 
 def _check_digests(folder: Path, record: Mapping[str, Any]) -> None:
-    """Compare with the digests the run recorded, where it did: no number may be edited afterwards."""
-    for name in ("metrics.json", "history.csv"):
-        expected = (record.get("files") or {}).get(name)
-        if expected is not None and files.sha256(folder / name) != expected:
-            raise ValueError(f"{name} is not the file that the run wrote")
+    """Compare with the digest that the run recorded: no number may be edited afterwards."""
+    if files.sha256(folder / "history.csv") != record["files"]["history.csv"]:
+        raise ValueError("history.csv is not the file that the run wrote")

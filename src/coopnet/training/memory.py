@@ -1,5 +1,6 @@
-"""What an unfinished run keeps on disk so that it can continue, tied to one run key and one machine."""
+"""What an unfinished run keeps on disk so that it can continue, tied to one run key, one machine and one version."""
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -20,19 +21,25 @@ INDEX = "state.json"
 class DiskMemory:
     """Two files that take turns, and an index that names the good one, replaced last.
 
+    State of another machine or version is not continued, since the bits that follow would be neither the one's nor
+    the other's. It is not touched either: each has a folder of its own, and whoever goes back there can continue.
+
     Attributes:
-        folder: of this run alone.
-        identity: key, device, libraries and code; state of another identity is refused, since the bits that follow
-            would be neither the one's nor the other's.
+        run: the folder of this run alone.
+        identity: key, device, libraries and code.
+        folder: the folder in `run` that belongs to this identity.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]):
-        self.folder, self.identity = folder, dict(identity)
+    def __init__(self, run: Path, identity: Mapping[str, Any]):
+        self.run, self.identity = run, dict(identity)
+        text = json.dumps(self.identity, sort_keys=True)
+        self.folder = run / hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Tensors and facts of the last `save`, or None where there are none that may be used."""
         index = self.folder / INDEX
         if not index.is_file():
+            self._tell_of_others()
             return None
         try:
             saved = files.read_json(index)
@@ -42,12 +49,6 @@ class DiskMemory:
             tensors = checkpoint.read_tensors(path)
         except (CoopNetError, KeyError, TypeError) as error:
             log.warning("the saved state cannot be used (%s); this run starts over", error)
-            return None
-        different = [name for name in self.identity if saved["identity"].get(name) != self.identity[name]]
-        if different:
-            log.warning(
-                "the saved state is of another machine or version (%s); this run starts over", ", ".join(different)
-            )
             return None
         return tensors, saved["facts"]
 
@@ -60,6 +61,16 @@ class DiskMemory:
         content = {"identity": self.identity, "tensors": name, "sha256": digest, "facts": facts}
         # Not sorted: the order of a row's columns is that of the history.
         files.write_text(index, json.dumps(content, allow_nan=False))
+
+    def _tell_of_others(self) -> None:
+        for index in sorted(self.run.glob(f"*/{INDEX}")):
+            try:
+                other = files.read_json(index)["identity"]
+                different = [name for name in self.identity if other[name] != self.identity[name]]
+            except (CoopNetError, KeyError, TypeError):
+                continue
+            details = "; ".join(f"{name} there {other[name]}, here {self.identity[name]}" for name in different)
+            log.warning("%s is of another machine or version (%s); this run starts over", index.parent, details)
 
     def _last(self) -> str | None:
         """The tensors that the index names; None where it is missing or damaged, and nothing is worth keeping."""

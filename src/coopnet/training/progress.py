@@ -2,6 +2,7 @@
 
 import logging
 import time
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -29,16 +30,15 @@ class EpochLines:
         """Write the epoch's line."""
         done = int(row["epoch"]) + 1
         left = (self.epochs - done) * (timing["train_seconds"] + timing["evaluation_seconds"])
-        log.info(
-            "%s  epoch %d/%d  loss %.3f  test top-1 %.2f %%  %.0f images/s  %s left",
-            self.name,
-            done,
-            self.epochs,
-            row["train_loss"],
-            row["test_top1_ensemble"],
-            timing["images_per_second"],
-            time.strftime("%H:%M:%S", time.gmtime(left)),
+        self.say(
+            f"{self.name}  epoch {done}/{self.epochs}  loss {row['train_loss']:.3f}  "
+            f"test top-1 {row['test_top1_ensemble']:.2f} %  {timing['images_per_second']:.0f} images/s  "
+            f"{timedelta(seconds=round(left))} left"
         )
+
+    def say(self, line: str) -> None:
+        """Write a line to the log."""
+        log.info(line)
 
 
 class Bar(EpochLines):
@@ -70,6 +70,10 @@ class Bar(EpochLines):
         """Move the bar."""
         self.seen += images
         self.bar.update(self.task, advance=images, speed=self.seen / (time.monotonic() - self.began))
+
+    def say(self, line: str) -> None:
+        """Write a line above the bar."""
+        self.bar.console.print(line, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Take the bar off the screen."""
