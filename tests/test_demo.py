@@ -152,3 +152,19 @@ def test_demo_is_the_whole_of_step_1() -> None:
     overlay = yaml.safe_load((ROOT / "studies/demo.yaml").read_text())
     assert "only" not in overlay
     assert overlay["seeds"] == [0, 1]
+
+
+def test_readme_shows_the_numbers_of_the_committed_tables() -> None:
+    """Every row of the README's table of results is what the tables of that study say."""
+    tables = ROOT / "results/mini/tables"
+    accuracy = (
+        pd.read_csv(tables / "accuracy.csv").query("split == 'test'").set_index(["experiment", "model"])["top1_mean"]
+    )
+    changed = pd.read_csv(tables / "step0.csv").set_index("experiment")["changed_predictions"]
+    shown = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(("| `one", "| `base"))]
+    assert len(shown) == len(EXPERIMENTS)
+    for line in shown:
+        name, ensemble, branch, growth = (cell.strip(" `") for cell in line.strip("|").split("|"))
+        assert ensemble == f"{accuracy[name, 'ensemble']:.2f}"
+        assert branch == f"{accuracy[name, 'branch1']:.2f}"
+        assert growth == (f"{changed[name]} of 10,000" if name in changed else "–")
