@@ -115,7 +115,7 @@ def test_dvcs_cache_folder_is_followed(workspace: Path) -> None:
 
 def test_local_configuration_wins_over_shared(workspace: Path) -> None:
     """`.dvc/config.local` is this machine's own."""
-    configure(workspace, "config", "../../shared")
+    configure(workspace, "config", "../../common")
     configure(workspace, "config.local", str(workspace.parent / "own"))
     assert default_place(workspace) == workspace.parent / "own" / "coopnet-runs"
 
