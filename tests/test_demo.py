@@ -161,10 +161,16 @@ def test_readme_shows_the_numbers_of_the_committed_tables() -> None:
         pd.read_csv(tables / "accuracy.csv").query("split == 'test'").set_index(["experiment", "model"])["top1_mean"]
     )
     changed = pd.read_csv(tables / "step0.csv").set_index("experiment")["changed_predictions"]
-    shown = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(("| `one", "| `base"))]
+    readme = (ROOT / "README.md").read_text()
+    growth = pd.read_csv(tables / "growth.csv").query("model == 'ensemble' and metric == 'top1'")
+    assert "the grown networks lie within 0.2 points of the control" in readme
+    assert growth["over_control"].dropna().abs().max() <= 0.2 + 1e-9
+    assert "standard error of 0.46 points" in readme
+    assert "standard error of 0.46 points" in (ROOT / "reports/mini/index.html").read_text()
+    shown = [line for line in readme.splitlines() if line.startswith(("| `one", "| `base"))]
     assert len(shown) == len(EXPERIMENTS)
     for line in shown:
-        name, ensemble, branch, growth = (cell.strip(" `") for cell in line.strip("|").split("|"))
+        name, ensemble, branch, flips = (cell.strip(" `") for cell in line.strip("|").split("|"))
         assert ensemble == f"{accuracy[name, 'ensemble']:.2f}"
         assert branch == f"{accuracy[name, 'branch1']:.2f}"
-        assert growth == (f"{changed[name]} of 10,000" if name in changed else "–")
+        assert flips == (f"{changed[name]} of 10,000" if name in changed else "–")

@@ -1,7 +1,6 @@
 """Killed at random moments, however often: the same command again ends in the same bits."""
 
 import random
-import shutil
 import signal
 import subprocess
 import time
@@ -17,7 +16,7 @@ __all__ = ["prepared"]  # the fixture
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_random_interruptions_leave_no_trace(number: signal.Signals, prepared: Path, tmp_path: Path) -> None:
-    """Twenty seeded random interruptions of one growing run; at most one epoch is repeated after a kill."""
+    """Twenty seeded random interruptions of a run and its grown child, some of them in the midst of training."""
     chance = random.Random(number)
     folders = [make_workspace(tmp_path / name / "workspace", prepared) for name in ("calm", "storm")]
     for folder in folders:
@@ -27,11 +26,12 @@ def test_random_interruptions_leave_no_trace(number: signal.Signals, prepared: P
         calm = call(folders[0], *arguments, store=str(tmp_path / "calm-store"))
         assert calm.returncode == 0, calm.stderr
         for _ in range(10):
-            process = subprocess.Popen([BIN / "coopnet", *arguments[1:]], cwd=folders[1], stderr=subprocess.DEVNULL)
-            time.sleep(chance.uniform(0.5, 9.0))
-            process.send_signal(number)
-            process.wait()
+            with (tmp_path / "storm.log").open("a") as log:
+                process = subprocess.Popen([BIN / "coopnet", *arguments[1:]], cwd=folders[1], stderr=log)
+                time.sleep(chance.uniform(0.5, 9.0))
+                process.send_signal(number)
+                process.wait()
         storm = call(folders[1], *arguments)
         assert storm.returncode == 0, storm.stderr
+    assert "continuing at epoch" in (tmp_path / "storm.log").read_text()
     assert bits(folders[0]) == bits(folders[1])
-    shutil.rmtree(tmp_path / "calm")

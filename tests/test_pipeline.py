@@ -447,3 +447,23 @@ def test_imported_checkpoint_is_a_parent(workspace: Path, tmp_path: Path, monkey
     refused = train(workspace, "net")
     assert refused.returncode == 1
     assert "set data.normalization: lan2018" in refused.stderr
+
+
+def test_runs_tells_the_state_of_each_run(workspace: Path) -> None:
+    """`coopnet runs`: missing, resumable with its epoch, finished, stale, and in the store."""
+
+    def state(experiment: str) -> str:
+        listed = call(workspace, "coopnet", "runs", "tiny")
+        (line,) = [line for line in listed.stdout.splitlines() if line.startswith(f"│ {experiment}/seed0 ")]
+        return line.split("│")[3].strip()
+
+    assert state("one3") == "missing"
+    train(workspace, "one3", max_minutes=0)
+    assert state("one3") == "resumable at epoch 0 of 3"
+    train(workspace, "one3")
+    assert state("one3") == "finished"
+    shutil.rmtree(workspace / "results")
+    assert state("one3") == "in the store"
+    train(workspace, "one3")
+    edit(workspace, lambda study: study.update(experiments={"one3": {"training": {"batch_size": 40}}}))
+    assert state("one3") == "stale"

@@ -86,6 +86,15 @@ def read_json(path: Path) -> Any:
         raise CoopNetError(f"{path} is damaged (not valid JSON: {error}); delete it and run again") from error
 
 
+def look(path: Path, field: str) -> Any:
+    """A field of a JSON mapping; None where the file is missing or damaged and that is as good as no file."""
+    try:
+        content = read_json(path)
+    except CoopNetError:
+        return None
+    return content.get(field) if isinstance(content, dict) else None
+
+
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows as CSV with the first row's keys as header, atomically; floats keep all their digits."""
     rows = list(rows)

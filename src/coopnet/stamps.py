@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from coopnet import files, numerics
-from coopnet.errors import CoopNetError
 
 LONG_AGO = 315532800.0  # 1980: older than any output
 
@@ -23,7 +22,7 @@ def mark_run(stamp: Path, key: str, record: Path) -> None:
 
     A stamp that is new already keeps its date, so that the outputs made since stay newer than it.
     """
-    current = _key_of(record) == key
+    current = files.look(record, "key") == key
     known = stamp.read_text() if stamp.is_file() else None
     if known != key or (not current and stamp.stat().st_mtime == LONG_AGO):
         files.write_text(stamp, key)
@@ -54,12 +53,3 @@ def digest_of(content: Any) -> str:
 
 def _digest(parts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _key_of(record: Path) -> str | None:
-    """The key in a run's record; None where it is missing or damaged, which is as good as none."""
-    try:
-        content = files.read_json(record)
-    except CoopNetError:
-        return None
-    return content.get("key") if isinstance(content, dict) else None

@@ -1,14 +1,11 @@
 """`coopnet runs`: what a study consists of, and how far it is."""
 
 import sys
-from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from coopnet import files, store, study
-from coopnet.errors import CoopNetError
 from coopnet.store import Store
 from coopnet.study import Run, Study
 from coopnet.workspace import Workspace
@@ -32,21 +29,12 @@ def runs(workspace: Workspace, name: str) -> None:
 def state(workspace: Workspace, plan: Study, run: Run, entries: Store) -> str:
     """`finished`, `in the store`, `resumable at epoch e of n`, `stale` (made with other parameters) or `missing`."""
     record = workspace.run(plan, run) / "run.json"
-    if _look(record, "key") == run.key:
+    if files.look(record, "key") == run.key:
         return "finished"
     if entries.finished(run.key):
         return "in the store"
-    states = [_look(path, "facts") for path in entries.unfinished(run.key).glob("*/state.json")]
+    states = [files.look(path, "facts") for path in entries.unfinished(run.key).glob("*/state.json")]
     epochs = [facts["epoch"] for facts in states if isinstance(facts, dict) and "epoch" in facts]
     if epochs:
         return f"resumable at epoch {max(epochs)} of {run.row.training.epochs}"
     return "stale" if record.is_file() else "missing"
-
-
-def _look(path: Path, field: str) -> Any:
-    """A field of a JSON file; None where the file is missing or damaged, which is as good as no file here."""
-    try:
-        content = files.read_json(path)
-    except CoopNetError:
-        return None
-    return content.get(field) if isinstance(content, dict) else None

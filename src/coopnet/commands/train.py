@@ -118,13 +118,11 @@ def parent_files(workspace: Workspace, plan: Study, parent: Run, runs: Store) ->
         CoopNetError: neither has the run that the plan names.
     """
     for folder in (workspace.checkpoint(plan, parent), runs.folder(parent.key)):
-        if not (folder / "model.json").is_file():
+        if files.look(folder / "model.json", "key") != parent.key:
             continue
         record = files.read_json(folder / "model.json")
-        if record.get("key") != parent.key:
-            continue
         weights = [folder / name for name in CHECKPOINT if name != "model.json"]
-        damaged = [p for p in weights if not p.is_file() or files.sha256(p) != record["files"].get(p.name)]
+        damaged = [p for p in weights if not p.is_file() or files.sha256(p) != record.get("files", {}).get(p.name)]
         if not damaged:
             return folder, record
         log.warning("%s is missing or not the file that its record names", damaged[0])

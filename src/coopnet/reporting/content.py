@@ -53,7 +53,7 @@ def facts(tables: Tables) -> list[tuple[str, str]]:
 
 
 def limits(tables: Tables) -> list[str]:
-    """What a study of this scale cannot show; empty at full length with several seeds."""
+    """What a study of this scale cannot show, and how finely its test images measure."""
     rows, sentences = tables.experiments, []
     longest = max(row["epochs"] for row in rows)
     if longest < PUBLISHED_EPOCHS:
