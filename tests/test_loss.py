@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from coopnet.networks.loss import cooperative_loss, rampup
+from coopnet.networks.loss import Teaching, cooperative_loss, rampup
 from coopnet.networks.network import Outputs
 
 
@@ -21,7 +21,7 @@ def some_outputs(branches: int = 3) -> tuple[Outputs, torch.Tensor]:
 def test_loss_is_the_sum_of_its_terms() -> None:
     """Σ CE(branch) + CE(ensemble) + r T² Σ KL(ensemble ‖ branch), written out with PyTorch's own losses."""
     outputs, labels = some_outputs()
-    loss = cooperative_loss(outputs, labels, gated=True, temperature=3.0, weight=0.5)
+    loss = cooperative_loss(outputs, labels, Teaching("on_the_fly", True, 3.0, 0.5))
     ce = sum(F.cross_entropy(outputs.branches[:, b], labels) for b in range(3))
     ce = ce + F.cross_entropy(outputs.ensemble, labels)
     teacher = F.softmax(outputs.ensemble / 3, dim=1)
@@ -38,7 +38,7 @@ def test_teacher_is_detached() -> None:
     fixed = outputs.branches.detach()
     gradients = []
     for weight in (0.0, 1.0):
-        loss = cooperative_loss(Outputs(fixed, gate), labels, gated=True, temperature=3.0, weight=weight)
+        loss = cooperative_loss(Outputs(fixed, gate), labels, Teaching("on_the_fly", True, 3.0, weight))
         gradients.append(torch.autograd.grad(loss.total, gate)[0])
     assert torch.equal(*gradients)
 
@@ -47,8 +47,8 @@ def test_published_one_branch_model_has_twice_the_cross_entropy() -> None:
     """B = 1 through the gate: branch and ensemble are the same, and KL vanishes."""
     outputs, labels = some_outputs(branches=1)
     outputs = Outputs(outputs.branches, torch.ones(5, 1))
-    plain = cooperative_loss(outputs, labels, gated=False, temperature=3.0, weight=1.0)
-    one1 = cooperative_loss(outputs, labels, gated=True, temperature=3.0, weight=1.0)
+    plain = cooperative_loss(outputs, labels, Teaching("on_the_fly", False, 3.0))
+    one1 = cooperative_loss(outputs, labels, Teaching("on_the_fly", True, 3.0))
     torch.testing.assert_close(plain.total, F.cross_entropy(outputs.branches[:, 0], labels))
     torch.testing.assert_close(one1.total, 2 * plain.total)
 

@@ -1,12 +1,34 @@
 """Metrics of saved logits agree with independent implementations, and with what they are meant to say."""
 
+from itertools import permutations
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import rel_entr
+from scipy.stats import entropy
 
+from coopnet import files, study
+from coopnet.commands import evaluate as command
 from coopnet.errors import CoopNetError
-from coopnet.evaluation.metrics import EXACT, Saved, expected_calibration_error, measure, ranks, scores, versus
+from coopnet.evaluation.diversity import diversity
+from coopnet.evaluation.metrics import (
+    EXACT,
+    Saved,
+    expected_calibration_error,
+    log_mean_probabilities,
+    measure,
+    ranks,
+    scores,
+    versus,
+    versus_parents,
+    versus_teacher,
+)
+from coopnet.workspace import Workspace
 
 
 def some_logits(seed: int, images: int = 400, classes: int = 10, spread: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
@@ -23,6 +45,12 @@ def some_saved(seed: int, images: int = 100, branches: int = 3, classes: int = 1
     logits = generator.normal(size=(images, branches, classes)).astype(np.float32)
     gate = generator.dirichlet(np.ones(branches), images).astype(np.float32)
     return Saved(logits, gate, generator.integers(0, classes, images))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities over the last axis, written out."""
+    powers = np.exp(logits.astype(np.float64))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
 # Against independent implementations
@@ -63,8 +91,7 @@ def test_nll_agrees_with_scikit_learn(seed: int) -> None:
     from sklearn.metrics import log_loss
 
     logits, labels = some_logits(seed)
-    probabilities = np.exp(logits.astype(np.float64))
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    probabilities = softmax(logits)
     assert scores(logits, labels)["nll"] == pytest.approx(log_loss(labels, probabilities, labels=range(10)), rel=1e-9)
 
 
@@ -77,6 +104,17 @@ def test_ranks_are_places_in_a_stable_sort(seed: int, images: int, classes: int)
     labels = generator.integers(0, classes, images)
     order = np.argsort(-logits, axis=1, kind="stable")
     np.testing.assert_array_equal(ranks(logits, labels), np.argmax(order == labels[:, None], axis=1))
+
+
+@given(seed=st.integers(0, 2**32 - 1), images=st.integers(1, 40), classes=st.integers(2, 8))
+@settings(max_examples=50, deadline=None)
+def test_ties_are_ranked_by_the_next_score(seed: int, images: int, classes: int) -> None:
+    """With further scores the rank is the place in a lexicographic sort: by each in turn, then by class index."""
+    generator = np.random.default_rng(seed)
+    first, second, third = generator.integers(0, 3, (3, images, classes))  # many ties
+    labels = generator.integers(0, classes, images)
+    order = np.lexsort((-third, -second, -first), axis=1)  # stable; the last key is the first one
+    np.testing.assert_array_equal(ranks(first, labels, second, third), np.argmax(order == labels[:, None], axis=1))
 
 
 # Accuracy
@@ -123,8 +161,7 @@ def test_diverged_network_is_refused(value: float) -> None:
 def test_calibration_error_is_that_of_the_paper(seed: int) -> None:
     """ECE = Σ over 15 bins of |bin| / N · |accuracy − mean confidence|, in percent, written out bin by bin."""
     logits, labels = some_logits(seed)
-    probabilities = np.exp(logits.astype(np.float64))
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    probabilities = softmax(logits)
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     expected = 0.0
     for m in range(15):
@@ -198,12 +235,90 @@ def test_plain_network_is_its_own_ensemble() -> None:
     assert found["branches"] == [found["ensemble"] | {"gate": 1.0}]
 
 
+@pytest.mark.parametrize("branches", [2, 3])
+def test_mean_probabilities_are_those_of_the_branches(branches: int) -> None:
+    """The scores of the unweighted mean of probabilities, whatever the gate says."""
+    saved = some_saved(2, branches=branches)
+    mean = softmax(saved.branches).mean(axis=1)
+    expected = pytest.approx(scores(np.log(mean), saved.labels), rel=1e-9)
+    assert measure(saved)["mean_probabilities"] == expected
+    assert measure(saved._replace(gate=saved.gate[::-1]))["mean_probabilities"] == expected
+    assert measure(saved)["mean_probabilities"] != measure(saved)["ensemble"]
+
+
+def test_mean_of_vanishing_probabilities_is_finite() -> None:
+    """A class that every branch calls impossible (e^-1000 is 0 as a float) still has a logarithm, the right one."""
+    logits = np.array([[[1000.0, 0.0], [1000.0, 10.0]]], np.float32)
+    expected = -990 + np.log1p(np.exp(-10)) - np.log(2)
+    np.testing.assert_allclose(log_mean_probabilities(logits), [[0, expected]], rtol=1e-12)
+
+
+def test_plain_network_has_no_diversity() -> None:
+    """Where there is one branch, nothing is said about several."""
+    assert set(measure(some_saved(3, branches=1))) == {"images", "ensemble", "branches"}
+    assert set(measure(some_saved(3))) == {"images", "ensemble", "branches", "mean_probabilities", "diversity"}
+
+
+def leaves(content: Any) -> list[Any]:
+    """All values of nested dicts and lists."""
+    if isinstance(content, dict | list):
+        inner = content.values() if isinstance(content, dict) else content
+        return [leaf for value in inner for leaf in leaves(value)]
+    return [content]
+
+
 def test_metrics_are_plain_numbers() -> None:
     """All values can be written as JSON and compared: Python's own numbers, no NumPy types."""
     saved = some_saved(3)
-    found = versus(saved, saved) | measure(saved)["ensemble"]
-    flat = {name: value for name, value in found.items() if name != "parent"} | found["parent"]
-    assert {type(value) for value in flat.values()} == {int, float, bool}
+    found = [versus(saved, saved), measure(saved), versus_parents([saved, saved]), versus_teacher(saved, saved)]
+    assert {type(value) for value in leaves(found)} == {int, float, bool}
+
+
+# Diversity
+
+
+def test_disagreement_by_hand() -> None:
+    """Of four images branches 1 and 2 differ on one, 1 and 3 on two, 2 and 3 on three: 25, 50, 75; mean 50 %."""
+    predictions = np.array([[0, 0, 0], [1, 1, 0], [2, 2, 1], [0, 1, 0]])
+    found = diversity(np.eye(3)[predictions])
+    assert {name: pair["disagreement"] for name, pair in found["pairs"].items()} == {"1-2": 25, "1-3": 50, "2-3": 75}
+    assert found["disagreement"] == 50
+
+
+def test_divergence_by_hand() -> None:
+    """Of (½, ½) and (¾, ¼), KL is ½ ln(4/3) one way and ¾ ln 3 − ln 2 the other; of equal images the mean is halved."""
+    logits = np.log([[[1 / 2, 1 / 2], [3 / 4, 1 / 4]], [[1 / 2, 1 / 2], [1 / 2, 1 / 2]]])
+    expected = (0.5 * np.log(4 / 3) + 0.75 * np.log(3) - np.log(2)) / 2 / 2
+    found = diversity(logits + np.array([[[5.0], [-3.0]]]))  # a constant on all logits changes no probability
+    assert found["kl"] == pytest.approx(expected)
+    assert found["pairs"]["1-2"]["kl"] == found["kl"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_divergence_agrees_with_scipy(seed: int) -> None:
+    """KL is SciPy's relative entropy: of each pair both ways, and on average over all ordered pairs."""
+    saved = some_saved(seed, branches=4)
+    p = softmax(saved.branches)
+    found = diversity(saved.branches)
+    ordered = {(i, j): entropy(p[:, i], p[:, j], axis=1).mean() for i, j in permutations(range(4), 2)}
+    assert found["kl"] == pytest.approx(np.mean(list(ordered.values())))
+    assert found["kl"] == pytest.approx(np.mean([rel_entr(p[:, i], p[:, j]).sum(axis=1).mean() for i, j in ordered]))
+    for name, pair in found["pairs"].items():
+        i, j = (int(number) - 1 for number in name.split("-"))
+        assert pair["kl"] == pytest.approx((ordered[i, j] + ordered[j, i]) / 2)
+
+
+def test_identical_branches_have_no_diversity() -> None:
+    """Copies agree on every image, and their divergence is 0, not nearly 0."""
+    saved = some_saved(0, branches=1)
+    found = diversity(np.repeat(saved.branches, 3, axis=1))
+    assert found == {"disagreement": 0, "kl": 0, "pairs": dict.fromkeys(("1-2", "1-3", "2-3"), found["pairs"]["1-2"])}
+    assert found["pairs"]["1-2"] == {"disagreement": 0, "kl": 0}
+
+
+def test_divergence_of_certain_branches_is_finite() -> None:
+    """Branches that are certain of different classes diverge by their difference in logits, not by infinity."""
+    assert diversity(np.array([[[2000.0, 0.0], [0.0, 1000.0]]], np.float32))["kl"] == pytest.approx(1500)
 
 
 # Against the parent
@@ -257,3 +372,119 @@ def test_changed_predictions_are_counted() -> None:
     moved = logits[:, :, ::-1].copy()
     moved[0] = logits[0]
     assert versus(Saved(moved, gate, labels), Saved(logits, gate, labels))["changed_predictions"] == 3
+
+
+# Against several parents, and against a teacher
+
+
+def test_plain_ensembles_of_the_parents() -> None:
+    """Each parent's ensemble alone, their mean logits and their mean probabilities, computed one image at a time."""
+    parents = [
+        some_saved(seed, branches=b)._replace(labels=some_saved(0).labels) for seed, b in ((0, 1), (1, 3), (2, 2))
+    ]
+    labels = parents[0].labels
+    logits, probabilities = np.zeros((100, 10)), np.zeros((100, 10))
+    for parent in parents:
+        for n in range(100):
+            said = sum(w * branch for w, branch in zip(parent.gate[n], parent.branches[n].astype(float), strict=True))
+            logits[n] += said / 3
+            probabilities[n] += softmax(np.asarray(said)) / 3
+    found = versus_parents(parents)
+    assert found["singles"] == [measure(parent)["ensemble"] for parent in parents]
+    assert found["logit_ensemble"] == pytest.approx(scores(logits, labels), rel=1e-5)
+    assert found["probability_ensemble"] == pytest.approx(scores(np.log(probabilities), labels), rel=1e-5)
+    assert found["logit_ensemble"] != found["probability_ensemble"]
+
+
+def test_ensemble_of_one_network_is_that_network() -> None:
+    """The same parent twice: both ensembles score as it does."""
+    parent = some_saved(7)
+    found = versus_parents([parent, parent])
+    own = pytest.approx(measure(parent)["ensemble"], rel=1e-6)
+    assert [*found["singles"], found["logit_ensemble"], found["probability_ensemble"]] == [own] * 4
+
+
+def test_disagreement_with_the_teacher_is_counted() -> None:
+    """Three of four images predicted otherwise than the teacher does: 75 %, whichever of the two is right."""
+    gate, labels = np.ones((4, 1)), np.array([0, 0, 1, 1])
+    logits = np.array([[[1.0, 0.0]], [[1.0, 0.0]], [[1.0, 0.0]], [[0.0, 1.0]]])
+    other = logits[:, :, ::-1].copy()
+    other[0] = logits[0]
+    student, teacher = Saved(other, gate, labels), Saved(logits, gate, labels)
+    assert versus_teacher(student, teacher) == {"disagreement": 75, "teacher": measure(teacher)["ensemble"]}
+
+
+# The command
+
+
+def plan_of(monkeypatch: pytest.MonkeyPatch, start: str, parents: list[SimpleNamespace]) -> SimpleNamespace:
+    """A study of one run, `child` with seed 0, that began as `start` says."""
+    child = SimpleNamespace(
+        experiment="child",
+        seed=0,
+        name="child/seed0",
+        key="child's",
+        row=SimpleNamespace(start=SimpleNamespace(kind=start)),
+        parents=tuple(parents),
+    )
+    plan = SimpleNamespace(name="tiny", run=lambda experiment, seed: child)
+    monkeypatch.setattr(study, "load", lambda root, name: plan)
+    return child
+
+
+def save(root: Path, run: SimpleNamespace, saved: dict[str, Saved]) -> None:
+    """The logits of a run and their record, as training leaves them."""
+    folder = root / "results/tiny" / run.experiment / f"seed{run.seed}"
+    tensors = {f"{split}/{field}": getattr(said, field) for split, said in saved.items() for field in said._fields}
+    files.write_tensors(folder / "logits.safetensors", tensors)
+    digest = files.sha256(folder / "logits.safetensors")
+    files.write_json(folder / "run.json", {"key": run.key, "files": {"logits.safetensors": digest}})
+
+
+@pytest.mark.parametrize(
+    ("start", "count", "name"),
+    [
+        ("random", 0, None),
+        ("random", 1, "versus_teacher"),
+        ("split", 1, "versus_parent"),
+        ("merge", 3, "versus_parents"),
+    ],
+)
+def test_parents_are_called_what_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str, count: int, name: str | None
+) -> None:
+    """A parent that gave no weights is a teacher; of one parent and of several there are different figures."""
+    parents = [SimpleNamespace(experiment="one", seed=s, name="one", key=f"key {s}", parents=()) for s in range(count)]
+    run = plan_of(monkeypatch, start, parents)
+    final = {split: some_saved(seed) for seed, split in enumerate(("test", "validation"))}
+    step0 = {f"step0_{split}": said for split, said in final.items()} if start != "random" else {}
+    save(tmp_path, run, final | step0)
+    for parent in parents:
+        said = {split: some_saved(10 + parent.seed)._replace(labels=own.labels) for split, own in final.items()}
+        save(tmp_path, parent, said)
+    command.evaluate(Workspace(tmp_path), "tiny", "child", 0)
+    metrics = files.read_json(tmp_path / "results/tiny/child/seed0/metrics.json")
+    assert metrics.pop("key") == run.key
+    assert set(metrics) == ({"final", "step0"} if step0 else {"final"})
+    for stage in metrics.values():
+        for split in ("test", "validation"):
+            known = {key for key in stage[split] if key.startswith("versus")}
+            assert known == ({name} if name else set())
+            own = [some_saved(10 + seed)._replace(labels=final[split].labels) for seed in range(count)]
+            if name == "versus_parents":
+                assert stage[split][name] == versus_parents(own)
+            elif name:
+                compare = versus_teacher if name == "versus_teacher" else versus
+                assert stage[split][name] == compare(final[split], own[0])
+
+
+def test_diverged_run_is_not_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of logits that are no numbers neither votes nor metrics are left behind."""
+    run = plan_of(monkeypatch, "random", [])
+    said = some_saved(0)
+    said.branches[3, 1, 4] = np.nan
+    save(tmp_path, run, {"test": said})
+    with pytest.raises(CoopNetError, match="diverged"):
+        command.evaluate(Workspace(tmp_path), "tiny", "child", 0)
+    names = {path.name for path in (tmp_path / "results/tiny/child/seed0").iterdir()}
+    assert names == {"run.json", "logits.safetensors"}

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from coopnet.data.augment import Images, draw_epoch
 from coopnet.errors import CoopNetError
+from coopnet.networks.loss import Teaching
 from coopnet.networks.network import Architecture, build
 from coopnet.networks.surgery import Patient, expand
 from coopnet.settings import SGD, Adam, Training
 from coopnet.training import engine
-from coopnet.training.engine import Teaching, batches, evaluate, logits, make_deterministic, ranks
+from coopnet.training.engine import batches, evaluate, logits, make_deterministic, ranks
 from coopnet.training.optimizer import Optimizer
 from coopnet.training.schedule import Opening, learning_rate, steps_per_epoch
 from coopnet.training.trainer import Interrupted, Task, Trained, train
@@ -61,7 +62,7 @@ def settings(**changes: Any) -> Training:
         "batch_size": 16,
         "optimizer": {"kind": "sgd", "lr": 0.05},
         "schedule": {"milestones": [1, 2], "gamma": 0.5},
-        "distillation": {"temperature": 3.0, "rampup": 2},
+        "distillation": {"kind": "on_the_fly", "temperature": 3.0, "rampup": 2},
     }
     return Training.model_validate(base | changes)
 
@@ -177,7 +178,7 @@ def test_best_validation_keeps_the_network_of_its_epoch() -> None:
     trained = train(job, Ram(), Silence(), never)
     accuracies = [row["validation_top1_ensemble"] for row in trained.history]
     assert trained.selected_epoch == int(np.argmax(accuracies))
-    again = evaluate(trained.network, job.splits["validation"], Teaching(True, 3.0, 1.0), "fp32").row("v")
+    again = evaluate(trained.network, job.splits["validation"], Teaching("on_the_fly", True, 3.0, 1.0), "fp32").row("v")
     assert again["v_top1_ensemble"] == max(accuracies)
 
 
@@ -287,7 +288,7 @@ def test_ranks_do_not_reward_silence() -> None:
 def test_meters_do_not_depend_on_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Means are over images, also when the last batch is smaller."""
     network, images = build(Architecture("cifar_resnet", 8, "basic", 4, 2, "learned", 4), 0), split(50, 0)
-    teaching = Teaching(True, 3.0, 1.0)
+    teaching = Teaching("on_the_fly", True, 3.0)
     monkeypatch.setattr(engine, "EVALUATION_BATCH", 16)
     whole = evaluate(network, images, teaching, "fp32").row("x")
     saved = logits(network, images)

@@ -80,7 +80,7 @@ def train(
 
 @app.command()
 def evaluate(study: StudyName, experiment: ExperimentName, seed: Seed) -> None:
-    """Compute a run's metrics from its saved logits."""
+    """Compute a run's metrics and votes from its saved logits."""
     from coopnet.commands import evaluate as command
 
     command.evaluate(_workspace(), study, experiment, seed)

@@ -96,10 +96,11 @@ def look(path: Path, field: str) -> Any:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as CSV with the first row's keys as header, atomically; floats keep all their digits."""
+    """Write rows as CSV, atomically; a key that a row lacks is an empty cell, floats keep all their digits."""
     rows = list(rows)
+    header = list(dict.fromkeys(key for row in rows for key in row))
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+        writer = csv.DictWriter(handle, fieldnames=header, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

@@ -58,22 +58,25 @@ class Model(Section):
     block: Literal["basic", "bottleneck"] = "basic"
     width: Whole = Field(16, ge=1, description="channels of the first stage")
     branches: Whole = Field(1, ge=1)
-    gate: Literal["learned", "none"] = Field("learned", description="none: a plain network of one branch")
+    gate: Literal["learned", "mean", "none"] = Field(
+        "learned", description="mean: all branches weigh the same; none: a plain network of one branch"
+    )
+    trunk: Literal["shared", "own"] = Field("shared", description="own: each branch has a trunk of its own")
 
     @model_validator(mode="after")
     def _exists(self) -> "Model":
         if self.family == "resnet18":
             if self.depth != 18 or self.block != "basic":
                 raise ValueError("resnet18 has depth 18 and basic blocks")
-            if self.width != 64:
-                raise ValueError(f"resnet18 has width 64, not {self.width}")
         else:
             layers = 6 if self.block == "basic" else 9
             if self.depth < layers + 2 or (self.depth - 2) % layers:
                 near = layers * max(1, round((self.depth - 2) / layers)) + 2
                 raise ValueError(f"depth {self.depth} is not {layers}n+2 ({self.block} blocks); {near} would be")
         if self.gate == "none" and self.branches > 1:
-            raise ValueError(f"{self.branches} branches need gate: learned")
+            raise ValueError(f"{self.branches} branches need gate: learned or mean")
+        if self.trunk == "own" and self.branches == 1:
+            raise ValueError("trunk: own needs at least 2 branches; a single branch has its trunk to itself anyway")
         return self
 
 
@@ -105,6 +108,7 @@ class Masked(Section):
     """Fresh branches behind a log-prior of −∞ that opens during fine-tuning."""
 
     kind: Literal["masked"]
+    opens: bool = Field(True, description="false: the prior stays closed for ever")
     closed_until: Real = Field(0.4, ge=0, le=1, description="share of the steps in which the prior stays closed")
     open_from: Real = Field(0.6, ge=0, le=1, description="share of the steps after which it is fully open")
 
@@ -130,8 +134,36 @@ class Imported(Section):
     path: str = Field(description="the folder that `coopnet import --out` wrote, relative to params.yaml")
 
 
-Start = Annotated[Random | Continue | ZeroPad | ZeroOutput | Masked | Split | Imported, Field(discriminator="kind")]
+class Combine(Section):
+    """One-branch networks under one gate, each with its trunk; under `gate: mean` their plain logit ensemble."""
+
+    kind: Literal["combine"]
+    gate_rows: Literal["uniform", "parents"] = Field("uniform", description="parents: as published, copied from them")
+
+
+class Merge(Section):
+    """One-branch networks as branches of one trunk."""
+
+    kind: Literal["merge"]
+    trunk: Literal["first", "mean", "matched", "refit"] = Field(
+        "refit",
+        description="the first network's; the mean of all, without or with matching of channels by permutation; "
+        "the first network's, with the convolutions that read it solved anew by least squares",
+    )
+    reestimate: bool = Field(False, description="BatchNorm statistics measured anew; refit always does")
+    gate_rows: Literal["uniform", "parents"] = Field("uniform", description="parents: as published, copied from them")
+    images: Whole | None = Field(5000, ge=2, description="training images for statistics and regressions; null: all")
+    ridge: Real = Field(1e-4, gt=0, description="of the regressions, relative to the features' mean square")
+
+
+Start = Annotated[
+    Random | Continue | ZeroPad | ZeroOutput | Masked | Split | Combine | Merge | Imported,
+    Field(discriminator="kind"),
+]
 GROWING = ("zero_pad", "zero_output", "masked", "split")
+"""Surgery that adds branches to one network."""
+JOINING = ("combine", "merge")
+"""Surgery that makes one network out of several."""
 
 
 class SGD(Section):
@@ -159,11 +191,21 @@ class Adam(Section):
     weight_decay: Real = Field(0.0, ge=0)
 
 
+class GradientRatio(Section):
+    """A learning rate per module, by the ratio of the last module's mean absolute gradient to its own."""
+
+    every: Whole = Field(1, ge=1, description="steps between two updates of the factors")
+    smoothing: Real = Field(0.0, ge=0, lt=1, description="s in f ← s·f + (1−s)·ratio")
+    lowest: Real = Field(0.1, gt=0, description="bound of the ratio")
+    highest: Real = Field(20.0, gt=0, description="bound of the ratio")
+
+
 class Schedule(Section):
     """The learning rate is multiplied by γ when a milestone epoch begins (epochs count from 0)."""
 
     milestones: list[Annotated[Whole, Field(ge=1, le=LONGEST)]] = []
     gamma: Real = Field(0.1, gt=0)
+    gradient_ratio: GradientRatio | None = Field(None, description="null: one learning rate for all modules")
 
     @model_validator(mode="after")
     def _ascending(self) -> "Schedule":
@@ -172,11 +214,47 @@ class Schedule(Section):
         return self
 
 
-class Distillation(Section):
-    """How the ensemble teaches the branches; without effect where there is no gate."""
+class OnTheFly(Section):
+    """ONE: the ensemble teaches the branches; without effect where there is no gate."""
 
+    kind: Literal["on_the_fly"] = "on_the_fly"
     temperature: Real = Field(3.0, gt=0)
     rampup: Real = Field(80, ge=0, le=LONGEST, description="R, in epochs; 0: full weight throughout")
+
+
+class NoDistillation(Section):
+    """Branches and ensemble learn from the labels alone."""
+
+    kind: Literal["none"]
+
+
+class Mutual(Section):
+    """Deep mutual learning: labels, and every branch teaches every other."""
+
+    kind: Literal["mutual"]
+    temperature: Real = Field(1.0, gt=0)
+
+
+class SoftLabels(Section):
+    """The probabilities of the parent, and no labels."""
+
+    kind: Literal["soft_labels"]
+    temperature: Real = Field(1.0, gt=0)
+
+
+class Knowledge(Section):
+    """Labels, and the parent's softened probabilities."""
+
+    kind: Literal["knowledge"]
+    temperature: Real = Field(3.0, gt=0)
+
+
+Distillation = Annotated[
+    OnTheFly | NoDistillation | Mutual | SoftLabels | Knowledge,
+    Field(discriminator="kind"),
+]
+TAUGHT = ("soft_labels", "knowledge")
+"""Distillation whose teacher is the row's parent, which then gives no weights."""
 
 
 class Training(Section):
@@ -186,44 +264,86 @@ class Training(Section):
     batch_size: Whole = Field(128, ge=2)
     optimizer: Annotated[SGD | Adam, Field(discriminator="kind")]
     schedule: Schedule = Schedule()
-    distillation: Distillation = Distillation()
+    distillation: Distillation = OnTheFly()
     selection: Literal["last", "best_validation"] = Field("last", description="which epoch's network is the result")
     precision: Literal["fp32", "bf16"] = "fp32"
+    test_every: Whole = Field(
+        1, ge=1, description="epochs between two looks at the test images, for the curves; the last is always looked at"
+    )
+
+
+Part = Literal["foundation", "variants", "growth", "step2", "distillation"]
+"""Of the study; the report and the overlays go by it."""
 
 
 class Experiment(Section):
     """One row of the study: a model, how its weights start, how it is trained."""
 
     about: str = Field(description="one line for the report")
+    part: Part = "foundation"
     data: Data
     model: Model
-    parents: list[str] = []
+    parents: list[str] = Field([], description="whose weights it starts from; with start random its teacher")
     start: Start = Random()
     training: Training
     seeds: list[Annotated[Whole, Field(ge=0)]] | None = Field(None, min_length=1, description="null: the study's")
 
     @model_validator(mode="after")
     def _consistent(self) -> "Experiment":
-        needed = 0 if self.start.kind in ("random", "imported") else 1
-        if len(self.parents) != needed:
-            raise ValueError(
-                f"start {self.start.kind} takes {needed or 'no'} parent{'s' * (needed != 1)}, not {self.parents}"
-            )
-        if self.training.selection == "best_validation" and not self.data.validation:
+        start, model, training = self.start.kind, self.model, self.training
+        distillation = training.distillation.kind
+        if distillation in TAUGHT and (start != "random" or model.gate != "none"):
+            raise ValueError(f"training.distillation {distillation} is for a student with start random and gate none")
+        if distillation == "mutual" and model.branches < 2:
+            raise ValueError("training.distillation mutual needs at least 2 branches, which teach each other")
+        self._check_parents()
+        if training.selection == "best_validation" and not self.data.validation:
             raise ValueError("training.selection best_validation needs data.validation above 0")
-        if self.training.epochs == 0 and self.start.kind == "random":
+        if training.epochs == 0 and start == "random":
             raise ValueError("training.epochs 0 leaves a random network; only networks with a past may stay untrained")
-        if self.training.epochs == 0 and self.start.kind == "masked":
-            raise ValueError("training.epochs 0 never opens the prior of start masked; give it at least 1 epoch")
+        if training.epochs == 0 and isinstance(self.start, Masked) and self.start.opens:
+            raise ValueError(
+                "training.epochs 0 never opens the prior of start masked; give it at least 1 epoch, or opens: false"
+            )
         if self.seeds is not None and len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds {self.seeds} repeat")
         if self.start.kind == "imported" and (self.seeds is None or len(self.seeds) != 1):
             raise ValueError("an imported checkpoint is one network: give it exactly one seed, e.g. seeds: [0]")
         return self
 
+    def _check_parents(self) -> None:
+        """Refuse a number of parents, or a shape, that the start cannot use."""
+        start, model = self.start.kind, self.model
+        if start in JOINING:
+            if len(self.parents) < 2 or model.branches != len(self.parents):
+                raise ValueError(
+                    f"start {start} takes at least 2 parents and gives each a branch; "
+                    f"it has {len(self.parents)} parents and model.branches {model.branches}"
+                )
+            wanted = "own" if start == "combine" else "shared"
+            if model.trunk != wanted:
+                raise ValueError(f"start {start} makes model.trunk {wanted}, not {model.trunk}")
+            if start == "merge" and model.gate != "learned":
+                raise ValueError(f"start merge needs model.gate learned, not {model.gate}")
+            return
+        needed = 0 if start == "imported" else 1
+        why = f"start {start}"
+        if start == "random":
+            needed = int(self.training.distillation.kind in TAUGHT)
+            why += f" with training.distillation {self.training.distillation.kind}"
+        if len(self.parents) != needed:
+            raise ValueError(f"{why} takes {needed or 'no'} parent{'s' * (needed != 1)}, not {self.parents}")
+        if start in GROWING and (model.gate, model.trunk) != ("learned", "shared"):
+            raise ValueError(f"start {start} needs model.gate learned and model.trunk shared")
+
+    @property
+    def taught(self) -> bool:
+        """Whether its parent is its teacher, and gives it no weights."""
+        return self.start.kind == "random" and bool(self.parents)
+
     def decisive(self) -> dict[str, Any]:
         """What of this row decides a run's result, as plain values: all but words, seeds and names of parents."""
-        return self.model_dump(mode="json", exclude={"about", "seeds", "parents"})
+        return self.model_dump(mode="json", exclude={"about", "part", "seeds", "parents"})
 
 
 class Parameters(Section):
@@ -254,5 +374,6 @@ class Overlay(Section):
     seeds: list[Annotated[Whole, Field(ge=0)]] | None = Field(None, min_length=1)
     time_scale: Real = Field(1.0, gt=0, le=1000, description="multiplies epochs, milestones and ramp-up together")
     only: list[str] | None = Field(None, min_length=1, description="the experiments of this study; null: all")
+    parts: list[Part] | None = Field(None, min_length=1, description="its parts, likewise; with `only`, both count")
     every_experiment: dict[str, Any] = Field({}, description="merged over every experiment's row")
     experiments: dict[str, dict[str, Any]] = Field({}, description="merged over single rows, last")

@@ -20,7 +20,7 @@ from coopnet import files, numerics
 from coopnet.data.datasets import DATASETS
 from coopnet.data.normalization import normalization
 from coopnet.errors import CoopNetError
-from coopnet.settings import GROWING, Experiment, Overlay, Parameters
+from coopnet.settings import GROWING, JOINING, Experiment, OnTheFly, Overlay, Parameters
 
 FULL = "full"
 Checked = TypeVar("Checked", bound=BaseModel)
@@ -129,7 +129,7 @@ def resolve(parameters: Parameters, overlay: Overlay, source: str) -> dict[str, 
             raise CoopNetError(f"{source}: {key!r} is not an experiment of params.yaml{hint}")
     experiments = {}
     for name, row in parameters.experiments.items():
-        if overlay.only is not None and name not in overlay.only:
+        if not _chosen(name, row, overlay):
             continue
         merged = merge(merge(parameters.defaults, row), overlay.every_experiment)
         merged = merge(merged, overlay.experiments.get(name, {}))
@@ -139,7 +139,9 @@ def resolve(parameters: Parameters, overlay: Overlay, source: str) -> dict[str, 
         for parent in experiment.parents:
             if parent not in experiments:
                 others = [other for other in experiments if other != name]
-                hint = "; add it to `only`" if parent in parameters.experiments else did_you_mean(parent, others)
+                hint = did_you_mean(parent, others)
+                if parent in parameters.experiments:
+                    hint = "; add it to `only`, or its part to `parts`"
                 where = f"{source}: experiments.{name}.parents"
                 raise CoopNetError(f"{where}: {parent!r} is not an experiment of this study{hint}")
     _check_circles(experiments, source)
@@ -147,6 +149,13 @@ def resolve(parameters: Parameters, overlay: Overlay, source: str) -> dict[str, 
         for parent in experiment.parents:
             _check_descent(experiment, experiments[parent], f"{source}: experiments.{name}.parents: {parent}")
     return experiments
+
+
+def _chosen(name: str, row: Mapping[str, Any], overlay: Overlay) -> bool:
+    """Whether an overlay keeps a row: by name, by part, or because it leaves nothing out."""
+    if overlay.only is None and overlay.parts is None:
+        return True
+    return name in (overlay.only or []) or row.get("part", "foundation") in (overlay.parts or [])
 
 
 def _check_circles(experiments: Mapping[str, Experiment], source: str) -> None:
@@ -167,15 +176,23 @@ def _check_descent(child: Experiment, parent: Experiment, where: str) -> None:
     if child.data.validation:  # else the parent would have learnt from the child's validation images
         pairs.append(("data.validation", child.data.validation, parent.data.validation))
         pairs.append(("data.split_seed", child.data.split_seed, parent.data.split_seed))
-    for field in ("family", "depth", "block", "width"):
-        pairs.append((f"model.{field}", getattr(child.model, field), getattr(parent.model, field)))
-    if child.start.kind == "continue":
-        pairs.append(("model.branches", child.model.branches, parent.model.branches))
-        pairs.append(("model.gate", child.model.gate, parent.model.gate))
+    if not child.taught:
+        fields = ["family", "depth", "block", "width"]
+        fields += ["branches", "gate", "trunk"] if child.start.kind == "continue" else []
+        pairs += [(f"model.{field}", getattr(child.model, field), getattr(parent.model, field)) for field in fields]
     for field, own, other in pairs:
         if own != other:
             raise CoopNetError(f"{where} has {field} {other}, its child {own}; they have to agree")
+    if child.start.kind in JOINING and parent.model.branches != 1:
+        raise CoopNetError(
+            f"{where} has {parent.model.branches} branches; start {child.start.kind} takes networks of one branch"
+        )
     if child.start.kind in GROWING:
+        if (parent.model.gate, parent.model.trunk) not in (("learned", "shared"), ("none", "shared")):
+            raise CoopNetError(
+                f"{where} has model.gate {parent.model.gate} and model.trunk {parent.model.trunk}; "
+                f"start {child.start.kind} grows networks with a learned gate, or none, on a shared trunk"
+            )
         before, after = parent.model.branches, child.model.branches
         if after <= before:
             raise CoopNetError(f"{where} has {before} branches; its child must have more, not {after}")
@@ -198,20 +215,15 @@ def scale(experiment: Experiment, factor: float) -> Experiment:
         return max(1, math.floor(epochs * factor + 0.5))
 
     training = experiment.training
-    schedule = training.schedule
-    return experiment.model_copy(
-        update={
-            "training": training.model_copy(
-                update={
-                    "epochs": stretched(training.epochs) if training.epochs else 0,
-                    "schedule": schedule.model_copy(update={"milestones": [stretched(m) for m in schedule.milestones]}),
-                    "distillation": training.distillation.model_copy(
-                        update={"rampup": training.distillation.rampup * factor}
-                    ),
-                }
-            )
-        }
-    )
+    schedule, distillation = training.schedule, training.distillation
+    if isinstance(distillation, OnTheFly):
+        distillation = distillation.model_copy(update={"rampup": distillation.rampup * factor})
+    longer = {
+        "epochs": stretched(training.epochs) if training.epochs else 0,
+        "schedule": schedule.model_copy(update={"milestones": [stretched(m) for m in schedule.milestones]}),
+        "distillation": distillation,
+    }
+    return experiment.model_copy(update={"training": training.model_copy(update=longer)})
 
 
 def plan(

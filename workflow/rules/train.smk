@@ -53,7 +53,10 @@ rule evaluate:
             for name in results_of(parent, "run.json", "logits.safetensors")
         ],
     output:
-        f"results/{STUDY.name}/{{experiment}}/seed{{seed}}/metrics.json",
+        [
+            f"results/{STUDY.name}/{{experiment}}/seed{{seed}}/{name}"
+            for name in ("metrics.json", "votes.csv")
+        ],
     log:
         f"{LOGS}/evaluate/{{experiment}}-seed{{seed}}.log",
     conda:

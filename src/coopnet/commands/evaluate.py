@@ -1,38 +1,60 @@
-"""`coopnet evaluate`: the metrics of one run, from its saved logits and its parent's."""
+"""`coopnet evaluate`: the metrics of one run, from its saved logits and its parents'."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from coopnet import files, study
 from coopnet.errors import CoopNetError
-from coopnet.evaluation.metrics import Saved, measure, versus
+from coopnet.evaluation.metrics import Saved, measure, versus, versus_parents, versus_teacher
+from coopnet.evaluation.voting import VOTES, votes
 from coopnet.study import Run
 from coopnet.workspace import Workspace
 
 
 def evaluate(workspace: Workspace, name: str, experiment: str, seed: int) -> None:
-    """Write `metrics.json` of a run.
+    """Write `votes.csv` and `metrics.json` of a run.
 
     Raises:
-        CoopNetError: logits are missing or damaged, or the run was made with other parameters.
+        CoopNetError: logits are missing, damaged or not finite, or the run was made with other parameters.
     """
     plan = study.load(workspace.root, name)
     run = plan.run(experiment, seed)
     folder = workspace.run(plan, run)
-    record = checked_record(folder, run)
-    saved = read_logits(folder, record)
-    parent = None
-    if len(run.parents) == 1:
-        origin = workspace.run(plan, run.parents[0])
-        parent = read_logits(origin, checked_record(origin, run.parents[0]))
+    saved = logits_of(folder, run)
+    parents = [logits_of(workspace.run(plan, parent), parent) for parent in run.parents]
     metrics: dict[str, Any] = {"key": run.key}
-    for name, said in saved.items():
-        stage, _, split = name.rpartition("_")
-        measured = measure(said)
-        if parent is not None:
-            measured["versus_parent"] = versus(said, parent[split])
+    for part, said in saved.items():
+        stage, _, split = part.rpartition("_")
+        measured = measure(said) | compare(run, said, [parent[split] for parent in parents])
         metrics.setdefault(stage or "final", {})[split] = measured
-    files.write_json(folder / "metrics.json", metrics)
+    write_votes(folder / "votes.csv", {split: saved[split] for split in metrics["final"]})
+    files.write_json(folder / "metrics.json", metrics)  # last: who finds it takes the run for evaluated
+
+
+def compare(run: Run, said: Saved, parents: Sequence[Saved]) -> dict[str, Any]:
+    """A network beside its parents on the same images, under the name that says what they are to it."""
+    if not parents:
+        return {}
+    if run.row.start.kind == "random":  # no weights from its parent, so it is its teacher
+        return {"versus_teacher": versus_teacher(said, parents[0])}
+    if len(parents) == 1:
+        return {"versus_parent": versus(said, parents[0])}
+    return {"versus_parents": versus_parents(parents)}
+
+
+def write_votes(path: Path, saved: Mapping[str, Saved]) -> None:
+    """Write the votes of each split; a network of one branch has none, and leaves the header."""
+    rows = [{"split": split} | row for split in sorted(saved) for row in votes(saved[split])]
+    if rows:
+        files.write_rows(path, rows)
+    else:
+        files.write_text(path, ",".join(VOTES) + "\n")
+
+
+def logits_of(folder: Path, run: Run) -> dict[str, Saved]:
+    """Saved logits of a run by split, if they are those of the run that the plan names."""
+    return read_logits(folder, checked_record(folder, run))
 
 
 def checked_record(folder: Path, run: Run) -> dict[str, Any]:
@@ -41,7 +63,7 @@ def checked_record(folder: Path, run: Run) -> dict[str, Any]:
     Raises:
         CoopNetError: it is missing, or the record of another key.
     """
-    record = files.read_json(folder / "run.json")
+    record: dict[str, Any] = files.read_json(folder / "run.json")
     if record.get("key") != run.key:
         raise CoopNetError(
             f"{folder} was made with other parameters or other source than the plan has now for {run.name}; "

@@ -33,6 +33,7 @@ def describe(plan: Study) -> StudyInfo:
         {
             "name": name,
             "about": row.about,
+            "part": row.part,
             "row": row.decisive() | {"parents": row.parents},
             "seeds": plan.seeds(name),
             "parents": [{"experiment": parent} for parent in row.parents],

@@ -1,11 +1,13 @@
 """Accuracy and calibration of saved logits, with NumPy alone: a metrics step should not wait for torch to load."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import log_softmax
+from scipy.special import log_softmax, logsumexp
 
 from coopnet.errors import CoopNetError
+from coopnet.evaluation.diversity import diversity
 
 EXACT = 1e-6
 """A start is exact when no logit moves by more than this share of the largest one (float32, eval mode)."""
@@ -21,14 +23,34 @@ class Saved(NamedTuple):
     @property
     def ensemble(self) -> np.ndarray:
         """Gate-weighted sum of the branch logits, [N, C]."""
-        return np.einsum("nb,nbc->nc", self.gate, self.branches)
+        ensemble: np.ndarray = np.einsum("nb,nbc->nc", self.gate, self.branches)
+        return ensemble
+
+    def only(self, branches: Sequence[int]) -> "Saved":
+        """What some of the branches say, counted from 0; their gate weights stay as they are."""
+        return Saved(self.branches.take(branches, axis=1), self.gate.take(branches, axis=1), self.labels)
 
 
-def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How many classes are ranked above the true one, [N]; equal logits rank by class index."""
-    true = logits[np.arange(len(labels)), labels][:, None]
-    earlier = np.arange(logits.shape[1]) < labels[:, None]
-    return ((logits > true) | ((logits == true) & earlier)).sum(axis=1)
+def ranks(logits: np.ndarray, labels: np.ndarray, *ties: np.ndarray) -> np.ndarray:
+    """How many classes are ranked above the true one, [N].
+
+    Args:
+        logits: what ranks the classes, [N, C]; logits, or anything else of which more is better.
+        labels: true classes, [N].
+        ties: what ranks classes of equal logits, [N, C] each; classes that are equal in all rank by class index.
+    """
+    images = np.arange(len(labels))
+    above = np.arange(logits.shape[1]) < labels[:, None]
+    for score in (*reversed(ties), logits):
+        true = score[images, labels][:, None]
+        above = (score > true) | ((score == true) & above)
+    rank: np.ndarray = above.sum(axis=1)
+    return rank
+
+
+def accuracy(ranks: np.ndarray) -> dict[str, float]:
+    """Top-1 and top-5 in percent, of the true classes' ranks [N]."""
+    return {f"top{k}": float(100 * (ranks < k).mean()) for k in (1, 5)}
 
 
 def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
@@ -57,24 +79,43 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     confidence = np.exp(log_probabilities.max(axis=1))
     # The class that `ranks` calls first, so that accuracy here and there is the same number.
     return {
-        "top1": float(100 * (rank == 0).mean()),
-        "top5": float(100 * (rank < 5).mean()),
+        **accuracy(rank),
         "nll": float(-log_probabilities[np.arange(len(labels)), labels].mean()),
         "ece": expected_calibration_error(confidence, rank == 0),
     }
 
 
+def log_mean_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Logarithm of the mean over K networks of their softmax probabilities, from logits [N, K, C] to [N, C].
+
+    It stays finite where every probability of a class is too small for a float.
+    """
+    mean: np.ndarray = logsumexp(log_softmax(logits.astype(np.float64), axis=2), axis=1) - np.log(logits.shape[1])
+    return mean
+
+
 def measure(saved: Saved) -> dict[str, Any]:
-    """Scores of the ensemble and of each branch, with the branch's mean gate weight."""
+    """Scores of the ensemble and of each branch, with the branch's mean gate weight.
+
+    Of several branches also the scores of the unweighted mean of their probabilities, and their diversity.
+
+    Raises:
+        CoopNetError: a logit is not a finite number.
+    """
+    count = saved.branches.shape[1]
     branches = [
         scores(saved.branches[:, b], saved.labels) | {"gate": float(saved.gate[:, b].mean(dtype=np.float64))}
-        for b in range(saved.branches.shape[1])
+        for b in range(count)
     ]
-    return {
+    measured = {
         "images": len(saved.labels),
         "ensemble": scores(saved.ensemble, saved.labels),
         "branches": branches,
     }
+    if count > 1:
+        measured["mean_probabilities"] = scores(log_mean_probabilities(saved.branches), saved.labels)
+        measured["diversity"] = diversity(saved.branches)
+    return measured
 
 
 def versus(child: Saved, parent: Saved) -> dict[str, Any]:
@@ -87,4 +128,24 @@ def versus(child: Saved, parent: Saved) -> dict[str, Any]:
         "largest_logit": largest,
         "exact": difference <= EXACT * largest,
         "parent": scores(other, parent.labels),
+    }
+
+
+def versus_parents(parents: Sequence[Saved]) -> dict[str, Any]:
+    """What several parents reach without their child: each alone, and as plain ensembles of their ensembles."""
+    labels = parents[0].labels
+    logits = np.stack([parent.ensemble for parent in parents], axis=1)
+    return {
+        "singles": [scores(logits[:, j], labels) for j in range(len(parents))],
+        "logit_ensemble": scores(logits.mean(axis=1, dtype=np.float64), labels),
+        "probability_ensemble": scores(log_mean_probabilities(logits), labels),
+    }
+
+
+def versus_teacher(student: Saved, teacher: Saved) -> dict[str, Any]:
+    """On how many images, in percent, a student predicts another class than its teacher, and the teacher's scores."""
+    own, other = student.ensemble, teacher.ensemble
+    return {
+        "disagreement": float(100 * (own.argmax(axis=1) != other.argmax(axis=1)).mean()),
+        "teacher": scores(other, teacher.labels),
     }

@@ -1,7 +1,12 @@
-"""The ONE loss: labels teach every branch and the ensemble, and the ensemble teaches every branch.
+"""What is minimised: labels, and a teacher inside or outside the network.
 
-Source: Lan, Zhu and Gong, NeurIPS 2018 (arXiv 1806.04606), equations 4 to 6; the ramp-up r(t) is that of the published
-code (after Laine and Aila, arXiv 1610.02242).
+Sources, by kind of distillation:
+- `on_the_fly`, `none`: ONE (Lan, Zhu and Gong, NeurIPS 2018, arXiv 1806.04606), equations 4 to 6; the ramp-up r(t) is
+  that of the published code (after Laine and Aila, arXiv 1610.02242).
+- `mutual`: deep mutual learning (Zhang et al., CVPR 2018, arXiv 1706.00384), equations 5 and 8; here all branches take
+  their step at once, where the paper lets the networks take turns.
+- `knowledge`: Hinton, Vinyals and Dean (arXiv 1503.02531), section 2. `soft_labels` is its soft half alone, as in
+  born-again networks (Furlanello et al., ICML 2018, arXiv 1805.04770).
 """
 
 import math
@@ -21,13 +26,29 @@ def rampup(epoch: int, length: float) -> float:
     return math.exp(-5.0 * (1.0 - epoch / length) ** 2)
 
 
+class Teaching(NamedTuple):
+    """What the loss is.
+
+    Attributes:
+        kind: of distillation: `on_the_fly`, `none`, `mutual`, `soft_labels` or `knowledge`.
+        gated: whether an ensemble learns beside the branches; a plain network has none.
+        temperature: T.
+        weight: r, of the distillation.
+    """
+
+    kind: str
+    gated: bool
+    temperature: float = 1.0
+    weight: float = 1.0
+
+
 class Loss(NamedTuple):
     """Scalars, means over the images of a batch.
 
     Attributes:
-        total: what is minimised, cross_entropy + r · kl.
-        cross_entropy: Σ CE(branch) + CE(ensemble); for a network without gate the CE of its single branch.
-        kl: T² · Σ KL(ensemble ‖ branch), before the ramp-up.
+        total: what is minimised.
+        cross_entropy: against the labels: Σ CE(branch), and CE(ensemble) where it learns too.
+        kl: T² · Σ KL(teacher ‖ student), before its weight.
     """
 
     total: Tensor
@@ -35,27 +56,74 @@ class Loss(NamedTuple):
     kl: Tensor
 
 
-def cooperative_loss(
-    outputs: Outputs, labels: Tensor, *, gated: bool, temperature: float, weight: Tensor | float
-) -> Loss:
-    """Σ CE(branch) + CE(ensemble) + r·T²·Σ KL(ensemble ‖ branch), the teacher detached.
+def loss(outputs: Outputs, labels: Tensor, teaching: Teaching, teacher: Tensor | None = None) -> Loss:
+    """The loss of a batch.
 
     Args:
         outputs: branch logits [N, B, C] and gate weights [N, B].
         labels: [N] class indices.
-        gated: whether an ensemble exists beside the branches; a plain network minimises the CE of its branch alone,
-            while the published one-branch model (B = 1 through a gate) minimises twice that.
-        temperature: T; the paper uses 3.
-        weight: r, the weight of the distillation.
+        teaching: which loss.
+        teacher: for `soft_labels` and `knowledge` the probabilities [N, C] that the teacher gives, softened by T.
     """
-    images, branches, classes = outputs.branches.shape
-    repeated = labels.repeat_interleave(branches)
-    cross_entropy = F.cross_entropy(outputs.branches.reshape(-1, classes), repeated, reduction="sum") / images
-    if not gated:
+    match teaching.kind:
+        case "on_the_fly":
+            return cooperative_loss(outputs, labels, teaching)
+        case "none":
+            return cooperative_loss(outputs, labels, teaching._replace(weight=0.0))
+        case "mutual":
+            return mutual_loss(outputs, labels, teaching)
+    assert teacher is not None
+    return taught_loss(outputs, labels, teacher, teaching)
+
+
+def cooperative_loss(outputs: Outputs, labels: Tensor, teaching: Teaching) -> Loss:
+    """Σ CE(branch) + CE(ensemble) + r·T²·Σ KL(ensemble ‖ branch), the teacher detached.
+
+    A plain network minimises the CE of its branch alone; the published one-branch model (B = 1 through a gate)
+    minimises twice that.
+    """
+    cross_entropy = _cross_entropy(outputs, labels)
+    if not teaching.gated:
         return Loss(cross_entropy, cross_entropy, torch.zeros_like(cross_entropy))
-    ensemble = outputs.ensemble
+    ensemble, temperature = outputs.ensemble, teaching.temperature
     cross_entropy = cross_entropy + F.cross_entropy(ensemble, labels)
     teacher = F.log_softmax(ensemble.detach() / temperature, dim=1).unsqueeze(1)
     students = F.log_softmax(outputs.branches / temperature, dim=2)
-    kl = temperature**2 * (teacher.exp() * (teacher - students)).sum() / images
-    return Loss(cross_entropy + weight * kl, cross_entropy, kl)
+    kl = temperature**2 * (teacher.exp() * (teacher - students)).sum() / len(labels)
+    return Loss(cross_entropy + teaching.weight * kl, cross_entropy, kl)
+
+
+def mutual_loss(outputs: Outputs, labels: Tensor, teaching: Teaching) -> Loss:
+    """Σ over branches b of CE(b) + r·T²·(mean over the others o of KL(o ‖ b)), the others detached."""
+    cross_entropy, branches = _cross_entropy(outputs, labels), outputs.branches.shape[1]
+    students = F.log_softmax(outputs.branches / teaching.temperature, dim=2)
+    teachers = students.detach().unsqueeze(2)  # [N, o, 1, C] against [N, 1, b, C]; KL(b ‖ b) is 0
+    divergence = (teachers.exp() * (teachers - students.unsqueeze(1))).sum()
+    kl = teaching.temperature**2 * divergence / ((branches - 1) * len(labels))
+    return Loss(cross_entropy + teaching.weight * kl, cross_entropy, kl)
+
+
+def taught_loss(outputs: Outputs, labels: Tensor, teacher: Tensor, teaching: Teaching) -> Loss:
+    """A single branch and a teacher from outside.
+
+    `soft_labels`: the cross-entropy against the teacher's probabilities, and no labels. `knowledge`: CE + r·T²·KL.
+    """
+    cross_entropy = _cross_entropy(outputs, labels)
+    student = F.log_softmax(outputs.branches[:, 0] / teaching.temperature, dim=1)
+    soft = -(teacher * student).sum() / len(labels)
+    entropy = -torch.special.xlogy(teacher, teacher).sum() / len(labels)
+    kl = teaching.temperature**2 * (soft - entropy)
+    total = soft if teaching.kind == "soft_labels" else cross_entropy + teaching.weight * kl
+    return Loss(total, cross_entropy, kl)
+
+
+def taught_by(outputs: Outputs, temperature: float) -> Tensor:
+    """What a teacher says, [N, C]: the gate-weighted mean of its branches' probabilities, softened by T."""
+    return (outputs.gate.unsqueeze(2) * F.softmax(outputs.branches / temperature, dim=2)).sum(dim=1)
+
+
+def _cross_entropy(outputs: Outputs, labels: Tensor) -> Tensor:
+    """Σ CE(branch), the mean over images."""
+    images, branches, classes = outputs.branches.shape
+    repeated = labels.repeat_interleave(branches)
+    return F.cross_entropy(outputs.branches.reshape(-1, classes), repeated, reduction="sum") / images

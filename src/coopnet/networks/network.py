@@ -5,7 +5,7 @@ blocks are those of He et al. 2016 (arXiv 1512.03385), sections 3 and 4.2. With 
 the plain ResNet.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -24,8 +24,9 @@ class Architecture:
         block: `basic` or `bottleneck`.
         width: channels of the first stage; they double with every stage.
         branches: number of branches B.
-        gate: `learned`, or `none` for a single branch that is its own ensemble.
+        gate: `learned`; `mean` weighs all branches alike; `none` for a single branch that is its own ensemble.
         classes: number of classes C.
+        trunk: `shared` by all branches, or `own`: each branch has one, and the gate reads all of them.
     """
 
     family: str
@@ -35,6 +36,7 @@ class Architecture:
     branches: int
     gate: str
     classes: int
+    trunk: str = "shared"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -146,6 +148,11 @@ def _stage(architecture: Architecture, index: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def trunk_channels(architecture: Architecture) -> int:
+    """Channels of a trunk's features."""
+    return EXPANSION[architecture.block] * architecture.width * 2 ** (stages(architecture) - 2)
+
+
 class Trunk(nn.Module):
     """Stem and all stages but the last."""
 
@@ -190,27 +197,32 @@ class Gate(nn.Module):
         self.norm = nn.BatchNorm1d(branches)
         self.register_buffer("log_prior", torch.zeros(branches))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Trunk features [N, trunk channels, H, W] → weights [N, B] that sum to 1, in float32."""
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Features [N, trunk channels, H, W] of each trunk → weights [N, B] that sum to 1, in float32."""
         # A softmax over scores of a few units loses digits in half precision, and costs nothing in full.
-        with torch.autocast(features.device.type, enabled=False):
-            pooled = features.float().mean(dim=(2, 3))
+        with torch.autocast(features[0].device.type, enabled=False):
+            pooled = torch.cat([one.float().mean(dim=(2, 3)) for one in features], dim=1)
             scores = F.relu(self.norm(self.linear(pooled)))
             return torch.softmax(scores + self.log_prior, dim=1)
 
 
 class CooperativeNetwork(nn.Module):
-    """A trunk, B branches on it and, unless `architecture.gate` is `none`, a gate."""
+    """B branches on one trunk, or on one trunk each, and what weighs them into an ensemble.
+
+    `gate` is a `Gate` only where it is learned; without one all branches weigh the same.
+    """
 
     def __init__(self, architecture: Architecture):
         super().__init__()
         if architecture.gate == "none" and architecture.branches > 1:
             raise ValueError(f"{architecture.branches} branches need a gate")
         self.architecture = architecture
-        self.trunk = Trunk(architecture)
+        shared = architecture.trunk == "shared"
+        self.trunk = Trunk(architecture) if shared else None
+        self.trunks = nn.ModuleList(() if shared else (Trunk(architecture) for _ in range(architecture.branches)))
         self.branches = nn.ModuleList(Branch(architecture) for _ in range(architecture.branches))
-        channels = EXPANSION[architecture.block] * architecture.width * 2 ** (stages(architecture) - 2)
-        self.gate = Gate(channels, architecture.branches) if architecture.gate == "learned" else None
+        read = trunk_channels(architecture) * (1 if shared else architecture.branches)
+        self.gate = Gate(read, architecture.branches) if architecture.gate == "learned" else None
         self._initialise()
 
     def _initialise(self) -> None:
@@ -219,12 +231,18 @@ class CooperativeNetwork(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Normalised images [N, 3, 32, 32] → what each trunk makes of them, [N, trunk channels, H, W] each."""
+        return [trunk(images) for trunk in (self.trunks if self.trunk is None else [self.trunk])]
+
     def forward(self, images: Tensor) -> Outputs:
         """Normalised images [N, 3, 32, 32] → branch logits [N, B, C] and gate weights [N, B]."""
-        features = self.trunk(images)
-        branches = torch.stack([branch(features) for branch in self.branches], dim=1).float()
-        gate = branches.new_ones(branches.shape[:2]) if self.gate is None else self.gate(features)
-        return Outputs(branches, gate)
+        features = self.features(images)
+        read = features if self.trunk is None else features * len(self.branches)
+        branches = torch.stack([branch(one) for branch, one in zip(self.branches, read, strict=True)], dim=1).float()
+        if self.gate is None:
+            return Outputs(branches, branches.new_full(branches.shape[:2], 1 / len(self.branches)))
+        return Outputs(branches, self.gate(features))
 
 
 def build(architecture: Architecture, seed: int) -> CooperativeNetwork:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from coopnet.networks.network import CooperativeNetwork, build
+from coopnet.seeding import derive
 
 Slots = dict[str, dict[str, Tensor]]
 """Optimiser state: slot (`momentum_buffer`, `exp_avg`, …) → parameter name → tensor of the parameter's shape."""
@@ -198,7 +199,7 @@ def expand(
 
 def _perturb(copies: Sequence[nn.Module], noise: float, seed: int) -> None:
     """Add Gaussian noise to the convolution and classifier weights of every copy, so that copies can part."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(derive(seed, "noise"))
     for copy in copies:
         for module in copy.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):

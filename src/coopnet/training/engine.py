@@ -3,25 +3,16 @@
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from coopnet.data.augment import Draws, Images
-from coopnet.networks.loss import cooperative_loss
+from coopnet.networks.loss import Loss, Teaching, loss, taught_by
 from coopnet.networks.network import CooperativeNetwork, Outputs
 from coopnet.training.optimizer import Optimizer
 
 EVALUATION_BATCH = 1000
-
-
-class Teaching(NamedTuple):
-    """What the loss needs to know beside outputs and labels."""
-
-    gated: bool
-    temperature: float
-    weight: float
 
 
 def make_deterministic(threads: int) -> None:
@@ -72,12 +63,12 @@ class Meters:
         self.images = 0
 
     @torch.no_grad()
-    def add(self, outputs: Outputs, labels: Tensor, loss: tuple[Tensor, Tensor, Tensor]) -> None:
-        """Count a batch: `loss` holds its means."""
+    def add(self, outputs: Outputs, labels: Tensor, losses: Loss) -> None:
+        """Count a batch: `losses` holds its means."""
         n = len(labels)
         rank = ranks(torch.cat([outputs.branches, outputs.ensemble.unsqueeze(1)], dim=1), labels)
         hits = [(rank < k).sum(dim=0).double() for k in (1, 5)]
-        self.sums += torch.cat([torch.stack(loss).double() * n, *hits])
+        self.sums += torch.cat([torch.stack(losses).double() * n, *hits])
         self.images += n
 
     def row(self, prefix: str) -> dict[str, float]:
@@ -106,39 +97,59 @@ def train_step(
     teaching: Teaching,
     precision: str,
     meters: Meters,
+    teacher: CooperativeNetwork | None = None,
 ) -> None:
     """Forward, backward and update on one batch: images [n, 3, 32, 32], labels [n]."""
+    lesson = None if teacher is None else taught(teacher, images, teaching, precision)
     with autocast(images.device, precision):
         outputs = network(images)
-    loss = cooperative_loss(outputs, labels, **teaching._asdict())
+    losses = loss(outputs, labels, teaching, lesson)
     optimizer.clear_gradients()
-    loss.total.backward()
+    losses.total.backward()
     optimizer.step()
-    meters.add(outputs, labels, loss)
+    meters.add(outputs, labels, losses)
+
+
+@torch.no_grad()
+def taught(teacher: CooperativeNetwork, images: Tensor, teaching: Teaching, precision: str) -> Tensor:
+    """What a teacher, in eval mode, says about these very images: probabilities [n, C]."""
+    with autocast(images.device, precision):
+        outputs = teacher(images)
+    return taught_by(outputs, teaching.temperature)
 
 
 @torch.inference_mode()
-def predict(network: CooperativeNetwork, split: Images, precision: str = "fp32") -> Iterator[tuple[Outputs, Tensor]]:
-    """Outputs and labels of a split in its own order, in large batches; eval mode."""
+def predict(
+    network: CooperativeNetwork, split: Images, precision: str = "fp32"
+) -> Iterator[tuple[Tensor, Tensor, Outputs]]:
+    """Images, labels and outputs of a split in its own order, in large batches; eval mode."""
     network.eval()
     for indices in torch.arange(len(split), device=split.labels.device).split(EVALUATION_BATCH):
+        images = split.plain(indices)
         with autocast(split.labels.device, precision):
-            outputs = network(split.plain(indices))
-        yield outputs, split.labels[indices]
+            outputs = network(images)
+        yield images, split.labels[indices], outputs
 
 
 @torch.inference_mode()
-def evaluate(network: CooperativeNetwork, split: Images, teaching: Teaching, precision: str) -> Meters:
+def evaluate(
+    network: CooperativeNetwork,
+    split: Images,
+    teaching: Teaching,
+    precision: str,
+    teacher: CooperativeNetwork | None = None,
+) -> Meters:
     """Loss and accuracies of a network on a split."""
     meters = Meters(network.architecture.branches, split.labels.device)
-    for outputs, labels in predict(network, split, precision):
-        meters.add(outputs, labels, cooperative_loss(outputs, labels, **teaching._asdict()))
+    for images, labels, outputs in predict(network, split, precision):
+        lesson = None if teacher is None else taught(teacher, images, teaching, precision)
+        meters.add(outputs, labels, loss(outputs, labels, teaching, lesson))
     return meters
 
 
 def logits(network: CooperativeNetwork, split: Images) -> dict[str, Tensor]:
     """Branch logits [N, B, C] and gate weights [N, B] of a split, in float32, on the CPU."""
-    parts = [outputs for outputs, _ in predict(network, split)]
+    parts = [outputs for _, _, outputs in predict(network, split)]
     return {
         "branches": torch.cat([part.branches for part in parts]).cpu(),
         "gate": torch.cat([part.gate for part in parts]).cpu(),

@@ -53,9 +53,12 @@ def produce(
     make_deterministic(run.threads)
     where = device.choose(device_kind)
     device.warn_of_emulation(where, run.row.training.precision)
-    patient, opening = start(run, [checkpoint.read(folder, record) for folder, record in ancestors])
-    patient.network.to(where).to(memory_format=torch.channels_last)
     splits = load_splits(run, arrays, where)
+    parents = [checkpoint.read(folder, record) for folder, record in ancestors]
+    patient, opening, teacher = start(run, parents, splits["training"])
+    for network in (patient.network, teacher):
+        if network is not None:
+            network.to(where).to(memory_format=torch.channels_last)
     identity = {"key": run.key, "device": device.describe(where)}
     identity |= {"libraries": provenance.libraries(), "code": provenance.code()}
 
@@ -69,6 +72,7 @@ def produce(
         augment=run.row.data.augmentation == "crop_flip",
         seed=run.seed,
         opening=opening,
+        teacher=teacher,
     )
     trained = train(task, DiskMemory(memory, identity), progress, stop)
     done = Patient(trained.network, trained.slots)

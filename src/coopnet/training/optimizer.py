@@ -4,6 +4,8 @@ The arithmetic is PyTorch's own (the functional form behind `torch.optim`, fused
 key their state by position, and creating one imports the whole compiler, which costs seconds in every run.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
@@ -12,6 +14,7 @@ from torch.optim.sgd import sgd
 from coopnet.networks.network import CooperativeNetwork
 from coopnet.networks.surgery import Slots
 from coopnet.settings import SGD, Adam
+from coopnet.training.gradient_ratio import ModuleRates
 
 
 class Optimizer:
@@ -23,9 +26,15 @@ class Optimizer:
             scalar per parameter) for Adam.
     """
 
-    def __init__(self, network: CooperativeNetwork, options: SGD | Adam, slots: Slots):
-        """Start from the state in `slots`; what it lacks is zero, slots of another kind of optimiser are left out."""
+    def __init__(
+        self, network: CooperativeNetwork, options: SGD | Adam, slots: Slots, rates: ModuleRates | None = None
+    ):
+        """Start from the state in `slots`; what it lacks is zero, slots of another kind of optimiser are left out.
+
+        `rates` multiplies the learning rate of each module by a factor of its own.
+        """
         self.options = options
+        self.rates = rates
         self.lr = options.lr
         self.parameters = dict(network.named_parameters())
         names = ("momentum_buffer",) if isinstance(options, SGD) else ("exp_avg", "exp_avg_sq", "step")
@@ -48,7 +57,16 @@ class Optimizer:
     @torch.no_grad()
     def step(self) -> None:
         """Update every parameter that has a gradient."""
-        used = [name for name, parameter in self.parameters.items() if parameter.grad is not None]
+        if self.rates is None:
+            self._update(list(self.parameters), self.lr)
+            return
+        for names, lr in zip(self.rates.modules.values(), (self.lr * self.rates.factors).unbind(), strict=True):
+            self._update(names, lr)
+        self.rates.update()
+
+    def _update(self, names: Sequence[str], lr: float | Tensor) -> None:
+        """Update these parameters; a learning rate that is a tensor is read where it lies."""
+        used = [name for name in names if self.parameters[name].grad is not None]
         parameters: list[Tensor] = [self.parameters[name] for name in used]
         gradients = [parameter.grad for parameter in parameters]
         state = {slot: [tensors[name] for name in used] for slot, tensors in self.slots.items()}
@@ -60,7 +78,7 @@ class Optimizer:
                 fused=True,
                 weight_decay=self.options.weight_decay,
                 momentum=self.options.momentum,
-                lr=self.lr,
+                lr=lr,  # type: ignore[arg-type,unused-ignore]  # the fused kernels take tensors, whatever the annotation says
                 dampening=0.0,
                 nesterov=self.options.nesterov,
                 maximize=False,
@@ -77,7 +95,7 @@ class Optimizer:
                 amsgrad=False,
                 beta1=self.options.betas[0],
                 beta2=self.options.betas[1],
-                lr=self.lr,
+                lr=lr,
                 weight_decay=self.options.weight_decay,
                 eps=1e-8,
                 maximize=False,

@@ -30,9 +30,11 @@ class EpochLines:
         """Write the epoch's line."""
         done = int(row["epoch"]) + 1
         left = (self.epochs - done) * (timing["train_seconds"] + timing["evaluation_seconds"])
+        split = "test" if "test_top1_ensemble" in row else "training"
+        top1 = row.get("test_top1_ensemble", row["train_top1_ensemble"])
         self.say(
             f"{self.name}  epoch {done}/{self.epochs}  loss {row['train_loss']:.3f}  "
-            f"test top-1 {row['test_top1_ensemble']:.2f} %  {timing['images_per_second']:.0f} images/s  "
+            f"{split} top-1 {top1:.2f} %  {timing['images_per_second']:.0f} images/s  "
             f"{timedelta(seconds=round(left))} left"
         )
 

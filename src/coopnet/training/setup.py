@@ -1,34 +1,56 @@
-"""What a run begins with: its network, how its log-prior opens, and its images."""
+"""What a run begins with: its images, its network and what surgery or a teacher have to do with it."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from coopnet.data.augment import Images
 from coopnet.data.datasets import DATASETS
 from coopnet.data.normalization import normalization
 from coopnet.data.splits import split
 from coopnet.errors import CoopNetError
-from coopnet.networks.network import Architecture, build
+from coopnet.networks.merging import combine, merge
+from coopnet.networks.network import Architecture, CooperativeNetwork, build
 from coopnet.networks.surgery import Patient, expand
 from coopnet.seeding import derive
-from coopnet.settings import Continue, Imported, Masked, Random, Split
+from coopnet.settings import Combine, Continue, Imported, Masked, Merge, Random, Split
 from coopnet.study import Run
 from coopnet.training.schedule import Opening
 
 Arrays = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """Canonical `train` and `test` images [N, 32, 32, 3] and labels [N]."""
 
+SURGERY_BATCH = 500
 
-def start(run: Run, ancestors: Sequence[Patient]) -> tuple[Patient, Opening | None]:
-    """The network of a run before its first step, and how its log-prior opens."""
+
+class Beginning(NamedTuple):
+    """A run before its first step: its network, how its log-prior opens, who teaches it from outside."""
+
+    patient: Patient
+    opening: Opening | None = None
+    teacher: CooperativeNetwork | None = None
+
+
+def start(run: Run, ancestors: Sequence[Patient], training: Images) -> Beginning:
+    """What a run begins with.
+
+    Args:
+        run: what to do.
+        ancestors: its parents, in the order of its row, or the imported checkpoint.
+        training: its training images, on the device where surgery that looks at them is done.
+    """
     row = run.row
     architecture = Architecture(**row.model.model_dump(), classes=DATASETS[row.data.dataset].classes)
     seed = derive(run.seed, "weights")
     match row.start:
         case Random():
-            return Patient(build(architecture, seed), {}), None
+            (teacher,) = ancestors or (None,)
+            return Beginning(Patient(build(architecture, seed), {}), None, teacher.network if teacher else None)
         case Continue() | Imported():
             (parent,) = ancestors
             if parent.network.architecture != architecture:
@@ -36,15 +58,49 @@ def start(run: Run, ancestors: Sequence[Patient]) -> tuple[Patient, Opening | No
                     f"the checkpoint that {run.name} starts from is {parent.network.architecture.to_dict()}, but its "
                     f"row asks for {architecture.to_dict()}; make model and data of the row agree with it"
                 )
-            return parent, None
+            return Beginning(parent)
+        case Combine() | Merge():
+            return Beginning(join(run, ancestors, training, seed))
     (parent,) = ancestors
+    return grow(run, parent, seed)
+
+
+def join(run: Run, ancestors: Sequence[Patient], training: Images, seed: int) -> Patient:
+    """Several one-branch networks as one."""
+    surgery = run.row.start
+    if isinstance(surgery, Combine):
+        return combine(ancestors, gate=run.row.model.gate, gate_rows=surgery.gate_rows, seed=seed)
+    assert isinstance(surgery, Merge)
+    device = training.labels.device
+    for parent in ancestors:
+        parent.network.to(device)
+    return merge(
+        ancestors,
+        trunk=surgery.trunk,
+        reestimate=surgery.reestimate,
+        gate_rows=surgery.gate_rows,
+        seed=seed,
+        images=partial(some_images, training, surgery.images, derive(run.seed, "surgery")),
+        ridge=surgery.ridge,
+    )
+
+
+def some_images(training: Images, count: int | None, seed: int) -> Iterator[Tensor]:
+    """Training images as they are, [n, 3, 32, 32] in batches of about equal size; the same ones for the same seed."""
+    order = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed))[:count]
+    for indices in order.to(training.labels.device).tensor_split(math.ceil(len(order) / SURGERY_BATCH)):
+        yield training.plain(indices)
+
+
+def grow(run: Run, parent: Patient, seed: int) -> Beginning:
+    """One network with more branches."""
+    row = run.row
     surgery = {"donors": row.start.donors, "noise": row.start.noise} if isinstance(row.start, Split) else {}
     grown = expand(parent, row.model.branches, kind=row.start.kind, seed=seed, **surgery)  # type: ignore[arg-type]
-    opening = None
-    if isinstance(row.start, Masked):
-        new = range(parent.network.architecture.branches, row.model.branches)
-        opening = Opening(tuple(new), row.start.closed_until, row.start.open_from)
-    return grown, opening
+    if not isinstance(row.start, Masked) or not row.start.opens:
+        return Beginning(grown)
+    new = range(parent.network.architecture.branches, row.model.branches)
+    return Beginning(grown, Opening(tuple(new), row.start.closed_until, row.start.open_from))
 
 
 def load_splits(run: Run, arrays: Arrays, where: torch.device) -> dict[str, Images]:

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from coopnet.data.augment import Images, draw_epoch
 from coopnet.errors import CoopNetError
-from coopnet.networks.loss import rampup
+from coopnet.networks.loss import Teaching, rampup
 from coopnet.networks.network import CooperativeNetwork
 from coopnet.networks.surgery import Patient, Slots
-from coopnet.settings import Training
-from coopnet.training.engine import Meters, Teaching, batches, evaluate, train_step
+from coopnet.settings import NoDistillation, OnTheFly, Training
+from coopnet.training.engine import Meters, batches, evaluate, train_step
+from coopnet.training.gradient_ratio import ModuleRates
 from coopnet.training.optimizer import Optimizer
 from coopnet.training.schedule import Opening, learning_rate, steps_per_epoch
 
@@ -63,6 +64,7 @@ class Task:
         augment: whether training images are cropped and flipped.
         seed: of the order and the augmentation of the images.
         opening: how the log-prior of new branches opens; None where it is constant.
+        teacher: the network that the loss asks for, on `device`; None where it asks for none.
     """
 
     patient: Patient
@@ -71,6 +73,7 @@ class Task:
     augment: bool
     seed: int
     opening: Opening | None = None
+    teacher: CooperativeNetwork | None = None
 
 
 @dataclass
@@ -127,8 +130,12 @@ class _Run:
     def __init__(self, task: Task, memory: Memory, progress: Progress, stop: Callable[[], str | None]):
         self.task, self.memory, self.progress, self.stop = task, memory, progress, stop
         self.network = task.patient.network
-        self.optimizer = Optimizer(self.network, task.training.optimizer, task.patient.slots)
         self.device = task.splits["training"].labels.device
+        ratio = task.training.schedule.gradient_ratio
+        self.rates = ModuleRates(self.network, ratio, self.device) if ratio else None
+        self.optimizer = Optimizer(self.network, task.training.optimizer, task.patient.slots, self.rates)
+        if task.teacher is not None:
+            task.teacher.eval()
         self.images = len(task.splits["training"])
         self.steps = steps_per_epoch(self.images, task.training.batch_size)
         self.meters = Meters(self.network.architecture.branches, self.device)
@@ -158,21 +165,31 @@ class _Run:
         training, epoch = self.task.training, self.state.epoch
         rate = learning_rate(training.optimizer.lr, training.schedule.milestones, training.schedule.gamma, epoch)
         self.optimizer.lr = rate
-        teaching = Teaching(
-            gated=self.network.gate is not None,
-            temperature=training.distillation.temperature,
-            weight=rampup(epoch, training.distillation.rampup),
-        )
+        teaching = self._teaching()
         self._train(teaching)
         row: Row = {"epoch": epoch, "lr": rate, "rampup": teaching.weight}
         if self.task.opening is not None:
             done = self.steps * (epoch + 1)
             self._open(done)
             row["prior_alpha"] = self.task.opening.alpha(done, self.steps * training.epochs)
+        if self.rates is not None:
+            row |= self.rates.row(self.steps)
         began = time.monotonic()
         row |= self.meters.row("train") | self._evaluate(teaching)
         self._refuse_nonsense(row)
         self._finish(row, time.monotonic() - began)
+
+    def _teaching(self) -> Teaching:
+        """The loss of this epoch."""
+        distillation, weight = self.task.training.distillation, 1.0
+        if isinstance(distillation, OnTheFly):
+            weight = rampup(self.state.epoch, distillation.rampup)
+        elif isinstance(distillation, NoDistillation):
+            return Teaching("none", self._gated(), weight=0.0)
+        return Teaching(distillation.kind, self._gated(), distillation.temperature, weight)
+
+    def _gated(self) -> bool:
+        return self.network.architecture.gate != "none"
 
     def _train(self, teaching: Teaching) -> None:
         """The steps of this epoch that are left."""
@@ -186,7 +203,16 @@ class _Run:
                 self._open(state.epoch * self.steps + state.step)
             images = split.augmented(*batch) if self.task.augment else split.plain(batch.order)
             labels = split.labels[batch.order]
-            train_step(self.network, self.optimizer, images, labels, teaching, training.precision, self.meters)
+            train_step(
+                self.network,
+                self.optimizer,
+                images,
+                labels,
+                teaching,
+                training.precision,
+                self.meters,
+                self.task.teacher,
+            )
             state.step += 1
             self.progress.advance(len(labels))
             reason = self.stop()
@@ -205,10 +231,14 @@ class _Run:
         self.network.gate.log_prior.copy_(self.log_priors[step])
 
     def _evaluate(self, teaching: Teaching) -> Row:
-        row: Row = {}
-        for name in ("validation", "test"):
+        """Meters of the validation images, and of the test images where it is their turn."""
+        training, row = self.task.training, Row()
+        done = self.state.epoch + 1
+        due = done == training.epochs or done % training.test_every == 0
+        for name in ("validation", "test") if due else ("validation",):
             if name in self.task.splits:
-                row |= evaluate(self.network, self.task.splits[name], teaching, self.task.training.precision).row(name)
+                split = self.task.splits[name]
+                row |= evaluate(self.network, split, teaching, training.precision, self.task.teacher).row(name)
         return row
 
     def _refuse_nonsense(self, row: Row) -> None:
@@ -255,12 +285,14 @@ class _Run:
             if name.startswith("slot/"):
                 _, slot, parameter = name.split("/")
                 slots.setdefault(slot, {})[parameter] = tensor
-        self.optimizer = Optimizer(self.network, self.task.training.optimizer, slots)
+        self.optimizer = Optimizer(self.network, self.task.training.optimizer, slots, self.rates)
 
     def _save(self) -> None:
         state = self.state
         tensors = dict(self._snapshot()) | {"meters": self.meters.sums.cpu()}
         tensors |= {f"best/{name}": tensor for name, tensor in state.best.items()}
+        if self.rates is not None:
+            tensors |= {f"rates/{name}": tensor for name, tensor in self.rates.state().items()}
         self.memory.save(
             tensors,
             {
@@ -280,6 +312,8 @@ class _Run:
             return
         tensors, facts = saved
         self._restore({name: t for name, t in tensors.items() if not name.startswith("best/")})
+        if self.rates is not None:
+            self.rates.restore({name: tensors[f"rates/{name}"] for name in self.rates.state()})
         self.meters.sums.copy_(tensors["meters"])
         self.meters.images = facts["metered"]
         best = {name.removeprefix("best/"): t for name, t in tensors.items() if name.startswith("best/")}

@@ -1,0 +1,32 @@
+"""How much the branches of a network differ from each other."""
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from scipy.special import log_softmax
+
+
+def diversity(branches: np.ndarray) -> dict[str, Any]:
+    """Disagreement and Kullback-Leibler divergence of every pair of branches, and their means over pairs.
+
+    Args:
+        branches: logits of two or more branches, [N, B, C].
+
+    Returns:
+        `disagreement`: percent of the images on which the two predict different classes; `kl`: KL(p‖q) in nats, mean
+        over images and both directions; `pairs`: the two for each pair, by name: `1-2`, …, branches counted from 1.
+    """
+    predictions = branches.argmax(axis=2)
+    logs = log_softmax(np.moveaxis(branches, 1, 0).astype(np.float64), axis=2)
+    probabilities = np.exp(logs)
+    pairs = {}
+    for i, j in combinations(range(len(logs)), 2):
+        # KL(p‖q) + KL(q‖p) = Σ (p − q)(log p − log q), of which no term is negative: exactly 0 for equal branches.
+        both = np.einsum("nc,nc->n", probabilities[i] - probabilities[j], logs[i] - logs[j])
+        pairs[f"{i + 1}-{j + 1}"] = {
+            "disagreement": float(100 * (predictions[:, i] != predictions[:, j]).mean()),
+            "kl": float(both.mean() / 2),
+        }
+    means = {key: float(np.mean([pair[key] for pair in pairs.values()])) for key in ("disagreement", "kl")}
+    return {**means, "pairs": pairs}

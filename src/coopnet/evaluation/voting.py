@@ -1,0 +1,55 @@
+"""What subsets of a network's branches reach together, under three rules."""
+
+from collections.abc import Iterator
+from itertools import chain, combinations
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from coopnet.evaluation.metrics import Saved, accuracy, ranks
+
+VOTES = ("split", "subset", "size", "rule", "top1", "top5")
+"""Columns of `votes.csv`."""
+
+RULES = ("gate", "majority", "mean")
+MOST = 8
+"""Branches; of a network with more, only all together vote, because the subsets double with each branch."""
+
+
+def votes(saved: Saved) -> list[dict[str, Any]]:
+    """Top-1 and top-5, in percent, of every subset of a network's branches under every rule.
+
+    - `gate`: gate-weighted sum of the logits; of all branches it is the ensemble. Of branches that the gate has
+      switched off all logits are 0, so they predict class 0.
+    - `majority`: the class with most votes; a tie, also one further down in the top five, goes to the larger summed
+      probability.
+    - `mean`: plain mean of the probabilities.
+
+    Returns:
+        Rows without `split`, sorted by rule, size and subset (`1+3+5`, branches counted from 1); none for one branch.
+    """
+    count = saved.branches.shape[1]
+    if count == 1:
+        return []
+    # Branches first, so that the sums below run over contiguous memory.
+    logits = np.moveaxis(saved.branches, 1, 0)
+    probabilities = softmax(np.ascontiguousarray(logits, np.float64), axis=2)
+    ballots = (logits.argmax(axis=2)[..., None] == np.arange(logits.shape[2])).astype(np.int16)
+    rows = []
+    for subset in subsets(count):
+        summed = probabilities[subset].sum(axis=0)  # ranks as the mean does
+        found = {
+            "gate": ranks(saved.only(subset).ensemble, saved.labels),
+            "majority": ranks(ballots[subset].sum(axis=0, dtype=np.int16), saved.labels, summed),
+            "mean": ranks(summed, saved.labels),
+        }
+        name = "+".join(str(b + 1) for b in subset)
+        rows += [{"subset": name, "size": len(subset), "rule": rule} | accuracy(found[rule]) for rule in RULES]
+    return sorted(rows, key=lambda row: RULES.index(row["rule"]))
+
+
+def subsets(count: int) -> Iterator[list[int]]:
+    """All subsets of `count` branches but the empty one, small ones first; only the full one above `MOST` branches."""
+    sizes = range(1, count + 1) if count <= MOST else [count]
+    return map(list, chain.from_iterable(combinations(range(count), size) for size in sizes))

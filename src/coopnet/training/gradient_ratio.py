@@ -1,0 +1,90 @@
+"""A learning rate for every module, by how large its gradients are beside those of the last module.
+
+The "geometric" rule of the student study that this project follows: with g the mean absolute gradient over all
+elements of a module's parameters, a module's factor is clip(g_last / g, lowest, highest), the last module's is 1.
+Everything stays on the device, so that no step waits for a number.
+"""
+
+import torch
+from torch import Tensor
+
+from coopnet.networks.network import CooperativeNetwork
+from coopnet.settings import GradientRatio
+
+
+def modules(network: CooperativeNetwork) -> dict[str, list[str]]:
+    """Parameters by parameterised leaf module, from input to output.
+
+    The order is stem, shared stages, last stage of branch 1 … B, gate linear, gate BatchNorm, classifier 1 … B.
+    """
+    found: dict[str, list[str]] = {}
+    for name, _ in sorted(network.named_parameters(), key=lambda item: _place(item[0])):
+        found.setdefault(name.rpartition(".")[0], []).append(name)
+    return found
+
+
+def _place(name: str) -> int:
+    """Which of the four groups a parameter belongs to; sorting is stable, so each keeps the network's own order."""
+    if name.startswith("trunk"):
+        return 0
+    if name.startswith("gate"):
+        return 2
+    return 3 if ".classifier." in name else 1
+
+
+class ModuleRates:
+    """The factors, how they change, and their mean over an epoch.
+
+    Attributes:
+        modules: names of parameters by module, M of them.
+        factors: [M] float32, of the next step.
+        sums: [M] float64, of the factors used since the epoch began.
+        taken: number of steps so far, a scalar on the CPU.
+    """
+
+    def __init__(self, network: CooperativeNetwork, options: GradientRatio, device: torch.device):
+        self.options = options
+        self.parameters = dict(network.named_parameters())
+        self.modules = modules(network)
+        self.factors = torch.ones(len(self.modules), device=device)
+        self.sums = torch.zeros(len(self.modules), dtype=torch.float64, device=device)
+        self.taken = torch.zeros((), dtype=torch.int64)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Count a step that used `factors`; after every k-th one make new ones of its gradients."""
+        self.sums += self.factors
+        self.taken += 1
+        if self.taken % self.options.every:
+            return
+        sizes = torch.stack([self._mean_gradient(names) for names in self.modules.values()])
+        ratio = torch.nan_to_num(sizes[-1] / sizes, nan=1.0, posinf=torch.inf)
+        ratio = ratio.clamp(self.options.lowest, self.options.highest)
+        ratio[-1] = 1.0
+        smoothing = self.options.smoothing
+        self.factors = smoothing * self.factors + (1 - smoothing) * ratio
+
+    def _mean_gradient(self, names: list[str]) -> Tensor:
+        """Mean absolute gradient over all elements of some parameters; those without a gradient count as zeros."""
+        total = torch.zeros((), device=self.factors.device)
+        for name in names:
+            gradient = self.parameters[name].grad
+            if gradient is not None:
+                total = total + gradient.abs().sum()
+        return total / sum(self.parameters[name].numel() for name in names)
+
+    def row(self, steps: int) -> dict[str, float]:
+        """Means over the `steps` of an epoch as columns of the history, and begin the next."""
+        means = (self.sums / steps).tolist()
+        self.sums.zero_()
+        return {f"factor_{module}": mean for module, mean in zip(self.modules, means, strict=True)}
+
+    def state(self) -> dict[str, Tensor]:
+        """What has to be kept to continue."""
+        return {"factors": self.factors.cpu(), "sums": self.sums.cpu(), "taken": self.taken.clone()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Continue from `state`."""
+        self.factors.copy_(state["factors"])
+        self.sums.copy_(state["sums"])
+        self.taken.copy_(state["taken"])
