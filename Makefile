@@ -4,7 +4,7 @@ CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN = .venv/bin
 READY = .venv/ready
 
-.PHONY: setup demo test test-slow check report lock clean
+.PHONY: setup demo demo-all test test-slow check report lock clean
 
 setup: $(READY)
 
@@ -21,6 +21,10 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY)
 	$(BIN)/snakemake --cores $(CORES) --config study=demo
 	@echo "The report: reports/demo/index.html (and report.pdf beside it)"
+
+demo-all: $(READY)
+	$(BIN)/snakemake --cores $(CORES) --config study=demo_all
+	@echo "The report: reports/demo_all/index.html (and report.pdf beside it)"
 
 test: $(READY)
 	$(BIN)/pytest --numprocesses 2 --dist loadfile

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from coopnet.networks.loss import Teaching, cooperative_loss, rampup
+from coopnet.networks.loss import Teaching, cooperative_loss, loss, mutual_loss, rampup, taught_by, taught_loss
 from coopnet.networks.network import Outputs
 
 
@@ -60,3 +60,75 @@ def test_published_one_branch_model_has_twice_the_cross_entropy() -> None:
 def test_rampup(epoch: int, length: float, value: float) -> None:
     """r(t) = exp(−5 (1 − t/R)²) until epoch R, then 1; R = 0 means 1 throughout."""
     assert rampup(epoch, length) == pytest.approx(value)
+
+
+def single(logits: torch.Tensor) -> Outputs:
+    """A network of one branch that says `logits` [N, C]."""
+    return Outputs(logits.unsqueeze(1), torch.ones(len(logits), 1))
+
+
+def test_without_distillation_only_labels_count() -> None:
+    """Kind `none` is the cooperative loss without its last term, which it still measures."""
+    outputs, labels = some_outputs()
+    bare = loss(outputs, labels, Teaching("none", True, 3.0))
+    one = loss(outputs, labels, Teaching("on_the_fly", True, 3.0))
+    torch.testing.assert_close(bare.total, one.cross_entropy)
+    torch.testing.assert_close(bare.kl, one.kl)
+    assert one.kl > 0
+
+
+def test_mutual_loss_of_two_networks_is_the_papers() -> None:
+    """Each network minimises its CE + KL(the other ‖ itself), T = 1 (deep mutual learning, equations 5 and 6)."""
+    outputs, labels = some_outputs(branches=2)
+    made = mutual_loss(outputs, labels, Teaching("mutual", True))
+    log_p = [F.log_softmax(outputs.branches[:, b], 1) for b in range(2)]
+    divergence = [F.kl_div(log_p[b], log_p[1 - b].detach().exp(), reduction="batchmean") for b in range(2)]
+    expected = sum(F.cross_entropy(outputs.branches[:, b], labels) + divergence[b] for b in range(2))
+    torch.testing.assert_close(made.total, expected)
+    gradients = [torch.autograd.grad(x, outputs.branches, retain_graph=True)[0] for x in (made.total, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_mutual_loss_averages_over_the_other_networks() -> None:
+    """With three networks each learns from the mean of two divergences (equation 8); twins differ by nothing."""
+    outputs, labels = some_outputs()
+    log_p = [F.log_softmax(outputs.branches[:, b] / 2, 1) for b in range(3)]
+    pairs = [F.kl_div(log_p[b], log_p[o].exp(), reduction="batchmean") for b in range(3) for o in range(3) if o != b]
+    torch.testing.assert_close(mutual_loss(outputs, labels, Teaching("mutual", True, 2.0)).kl, 4 * sum(pairs) / 2)
+    twins = Outputs(outputs.branches[:, :1].expand(-1, 3, -1), outputs.gate)
+    assert mutual_loss(twins, labels, Teaching("mutual", True)).kl.abs() < 1e-6
+
+
+def test_distilled_student_is_best_at_the_teachers_probabilities() -> None:
+    """`soft_labels` has no gradient where the student says what the teacher says, and is larger anywhere else."""
+    generator = torch.Generator().manual_seed(0)
+    said, labels = torch.randn(6, 7, generator=generator), torch.randint(0, 7, (6,), generator=generator)
+    teaching = Teaching("soft_labels", False, 2.0)
+    teacher = taught_by(single(said), 2.0)
+    student = said.clone().requires_grad_()
+    best = taught_loss(single(student), labels, teacher, teaching)
+    assert torch.autograd.grad(best.total, student)[0].abs().max() < 1e-6
+    assert best.kl.abs() < 1e-5
+    for scale in (0.01, 0.1, 1.0):
+        other = single(said + scale * torch.randn(6, 7, generator=generator))
+        assert taught_loss(other, labels, teacher, teaching).total > best.total
+
+
+def test_soft_labels_do_not_look_at_labels_and_knowledge_does() -> None:
+    """The one is CE against the teacher alone; the other is CE + T²·KL, as with PyTorch's own losses."""
+    outputs, labels = some_outputs(branches=1)
+    logits, teacher = outputs.branches[:, 0], torch.softmax(torch.randn(5, 7), 1)
+    soft = [taught_loss(outputs, y, teacher, Teaching("soft_labels", False)).total for y in (labels, 6 - labels)]
+    assert torch.equal(*soft)
+    torch.testing.assert_close(soft[0], F.cross_entropy(logits, teacher))
+    made = loss(outputs, labels, Teaching("knowledge", False, 3.0), teacher)
+    divergence = F.kl_div(F.log_softmax(logits / 3, 1), teacher, reduction="batchmean")
+    torch.testing.assert_close(made.total, F.cross_entropy(logits, labels) + 9 * divergence)
+
+
+def test_teacher_says_the_mean_of_its_branches_probabilities() -> None:
+    """An ensemble teaches by the gate-weighted mean of softened probabilities, which is not softmax of mean logits."""
+    outputs, _ = some_outputs()
+    expected = sum(outputs.gate[:, b, None] * F.softmax(outputs.branches[:, b] / 3, 1) for b in range(3))
+    torch.testing.assert_close(taught_by(outputs, 3.0), expected)
+    assert not torch.allclose(expected, F.softmax(outputs.ensemble / 3, 1), atol=1e-3)

@@ -233,6 +233,14 @@ def test_mean_averages_weights_statistics_and_momentum_but_not_counters() -> Non
     torch.testing.assert_close(slots["momentum_buffer"][name], expected)
 
 
+def test_matched_is_the_mean_of_matched_parents() -> None:
+    """Permuting the other parents by hand and taking `mean` gives the same, gate rows and momentum included."""
+    first, *others = family(3)
+    moved = [permute(other, match(first.network, other.network, seed=3)) for other in others]
+    by_hand, found = merged([first, *moved], "mean", "parents"), merged([first, *others], "matched", "parents")
+    assert_same(snapshot(found), snapshot(by_hand))
+
+
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (1, 2), (1, 1), (3, 1)])
 def test_ridge_regression_finds_the_convolution(kernel: int, stride: int) -> None:
     """Outputs of a known convolution, of more channels than `like` has, give its weights back."""
@@ -257,7 +265,7 @@ def test_ridge_is_in_units_of_the_mean_square() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_refit_undoes_a_permutation_of_the_trunk(kind: str) -> None:
     """On the same trunk, or on one whose channels are shuffled, every branch computes what it computed before."""
-    parent, images = trained(KINDS[kind]), batches(3, 32)
+    parent, images = trained(KINDS[kind]), batches(2, 16)
     same_trunk = copy.deepcopy(parent)
     same_trunk.network.branches.load_state_dict(trained(KINDS[kind], 10).network.branches.state_dict())
     for patient in (parent, same_trunk):  # `refit` estimates statistics anew: afterwards they are what they are now
@@ -479,7 +487,7 @@ def test_missing_state_is_zero() -> None:
 @pytest.mark.parametrize("trunk", ["first", "mean", "matched", "refit", "own"])
 def test_parents_are_left_untouched(trunk: str) -> None:
     """Weights, statistics, optimiser state and mode of the parents, which share no memory with the result."""
-    parents = [trained(), trained(KINDS["ungated"], 10)]
+    parents = [trained(), trained(KINDS["ungated"], 10), trained(seed=20)]
     before = [snapshot(parent) for parent in parents]
     parents[0].network.eval()
     if trunk == "own":
@@ -491,8 +499,8 @@ def test_parents_are_left_untouched(trunk: str) -> None:
             tensor.fill_(3)
     for parent, state in zip(parents, before, strict=True):
         assert_same(snapshot(parent), state)
-    assert [parent.network.training for parent in parents] == [False, True]
-    assert [parent.network.gate is None for parent in parents] == [False, True]
+    assert [parent.network.training for parent in parents] == [False, True, True]
+    assert [parent.network.gate is None for parent in parents] == [False, True, False]
 
 
 def test_same_seed_same_bits_with_deterministic_kernels_only() -> None:

@@ -70,6 +70,32 @@ def test_branch_off_has_weight_zero_and_finite_gradients() -> None:
     assert network.branches[0].classifier.weight.grad.abs().sum() > 0
 
 
+def test_own_trunks_make_branches_independent() -> None:
+    """With own trunks no branch depends on another's trunk, and the gate reads the features of all."""
+    network = build(architecture(trunk="own"), 0).eval()
+    images = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        before = network(images)
+        network.trunks[1].stem[1].bias += 1
+        after = network(images)
+    changed = [not torch.equal(before.branches[:, b], after.branches[:, b]) for b in range(3)]
+    assert changed == [False, True, False]
+    assert not torch.equal(before.gate, after.gate)
+    assert network.gate is not None
+    assert network.gate.linear.in_features == 3 * 8
+
+
+@pytest.mark.parametrize("trunk", ["shared", "own"])
+def test_mean_gate_weighs_all_branches_alike(trunk: str) -> None:
+    """`gate: mean` has no parameters of its own and gives each of three branches a third."""
+    network, gated = (build(architecture(trunk=trunk, gate=gate), 0) for gate in ("mean", "learned"))
+    outputs = network(torch.randn(4, 3, 32, 32))
+    torch.testing.assert_close(outputs.gate, torch.full((4, 3), 1 / 3))
+    torch.testing.assert_close(outputs.ensemble, outputs.branches.mean(dim=1))
+    assert gated.gate is not None
+    assert trainable_parameters(gated) - trainable_parameters(network) == trainable_parameters(gated.gate)
+
+
 def test_more_branches_need_a_gate() -> None:
     """Several branches without a gate are refused."""
     with pytest.raises(ValueError, match="need a gate"):

@@ -8,16 +8,20 @@ import shutil
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import report_fixture as synthetic
 from coopnet import files
 from coopnet.errors import CoopNetError
 from coopnet.reporting import report, tables
+from coopnet.reporting.figures import dag, overview
 from coopnet.reporting.frames import load
+from coopnet.reporting.tables.rows import difference
 from coopnet.reporting.wording import MINUS, number, scientific, spread
 
 HOSTILE = "<script>alert('1')</script> & #let $x$ \\evil"
@@ -53,6 +57,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def single(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Tables and report of the same experiments with one seed."""
     return make(tmp_path_factory.mktemp("single"), seeds=(0,))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Tables and report of a study with every part and every kind of row, two seeds and more."""
+    return make(tmp_path_factory.mktemp("whole"), rows=synthetic.ALL_PARTS)
+
+
+@pytest.fixture(scope="module")
+def whole_page(whole: tuple[Path, Path]) -> "Text":
+    """What a reader of that report sees."""
+    return Text((whole[1] / "index.html").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -123,10 +139,9 @@ def test_step0_counts_and_exactness(made: tuple[Path, Path]) -> None:
     """A start is exact when max|Δ| ≤ 1e-6 · max|logit|; its relative difference is their ratio."""
     for start, exact in (("zero_pad", "no"), ("zero_output", "no"), ("masked", "yes"), ("split", "yes")):
         found = pick(made[0] / "step0.csv", start=start, seed=1)
-        changed = synthetic.CHANGED[start] + (10 if synthetic.CHANGED[start] else 0)
         assert found["exact"] == exact
-        assert int(found["changed_predictions"]) == changed
-        relative = synthetic.DIFFERENCE[start] / synthetic.LARGEST_LOGIT
+        assert int(found["changed_predictions"]) == (synthetic.CHANGED[start] + 10 if start in synthetic.CHANGED else 0)
+        relative = synthetic.DIFFERENCE.get(start, 0.0) / synthetic.LARGEST_LOGIT
         assert float(found["relative_difference"]) == pytest.approx(relative)
 
 
@@ -213,10 +228,191 @@ def test_wall_clock_is_in_timing_alone(made: tuple[Path, Path], tmp_path: Path) 
     assert differing == {"timing.csv"}
 
 
+# All parts of the study --------------------------------------------------------------------------------
+
+
+def test_parts_are_carried_and_the_first_is_the_foundation(whole: tuple[Path, Path]) -> None:
+    """Every experiment keeps its part; one that names none belongs to the foundation."""
+    study = json.loads((whole[0] / "study.json").read_text())
+    assert {row["name"]: row["part"] for row in study["experiments"]} == {r.name: r.part for r in synthetic.ALL_PARTS}
+    assert list(load(whole[0]).parts) == ["foundation", "variants", "step2", "distillation"]
+
+
+def test_children_of_one_parent_alone_are_growth(whole: tuple[Path, Path]) -> None:
+    """Students and networks of several parents are not compared with a parent as if they had grown from it."""
+    children = {row.name for row in synthetic.ALL_PARTS if len(row.parents) == 1 and row.start != "random"}
+    assert {row["experiment"] for row in rows(whole[0] / "growth.csv")} == children
+    assert pick(whole[0] / "growth_mean.csv", experiment="expand1to3", model="ensemble", metric="top1")["control"] == (
+        "one1_continued"
+    )
+
+
+def test_step0_is_about_one_parent(whole: tuple[Path, Path]) -> None:
+    """Networks of several parents have no parent to be exact against."""
+    found = {row["start"] for row in rows(whole[0] / "step0.csv")}
+    assert found == {"zero_pad", "zero_output", "masked", "split"}
+
+
+def test_a_merge_is_compared_with_its_parents_and_their_controls(whole: tuple[Path, Path]) -> None:
+    """Ensemble against logit ensembles, branches against means of singles; each seed has parents of its own."""
+    for seed in (0, 1):
+        parents = statistics.mean(synthetic.top1("one1", 3 * seed + j) for j in range(3))
+        controls = statistics.mean(synthetic.top1("one1_continued", 3 * seed + j) for j in range(3))
+        ensemble = synthetic.top1("combine3", seed)
+        found = pick(whole[0] / "merges.csv", experiment="combine3", seed=seed)
+        expected = {
+            "step0_ensemble_top1": parents + synthetic.PLAIN,
+            "parents_mean_top1": parents,
+            "parents_ensemble_top1": parents + synthetic.PLAIN,
+            "control_mean_top1": controls,
+            "control_ensemble_top1": controls + synthetic.PLAIN,
+            "final_ensemble_top1": ensemble,
+            "final_branch_mean_top1": ensemble - 1.2,
+            "ensemble_over_parents_ensemble_top1": ensemble - parents - synthetic.PLAIN,
+            "ensemble_over_control_ensemble_top1": ensemble - controls - synthetic.PLAIN,
+            "branch_mean_over_parents_mean_top1": ensemble - 1.2 - parents,
+            "branch_mean_over_control_mean_top1": ensemble - 1.2 - controls,
+        }
+        assert {column: float(found[column]) for column in expected} == pytest.approx(expected)
+        assert found["control"] == "control3"
+
+
+def test_equal_scores_are_not_ahead() -> None:
+    """A mean kept to ten digits differs from the score it equals by rounding alone."""
+    assert difference(10.140845070422536, 10.14084507) == 0
+    assert str(difference(10.14084507, 10.140845070422536)) == "0.0"
+    assert difference(1.0, None) is None
+
+
+def test_a_merge_without_training_has_its_step_0_alone(whole: tuple[Path, Path]) -> None:
+    """Its end would be its step 0 again; and a plain ensemble is no merge."""
+    found = pick(whole[0] / "merges.csv", experiment="merge3_mean", seed=0)
+    assert found["step0_branch3_top1"]
+    assert {value for column, value in found.items() if column.startswith(("final", "control", "ensemble_over"))} == {
+        ""
+    }
+    names = {row["experiment"] for row in rows(whole[0] / "merges.csv")}
+    assert names == {"combine3", "merge3_refit", "merge3_mean"}
+
+
+def _changed_training(tmp_path: Path, **change: object) -> Path:
+    """Tables of the whole study after a change of the control's training."""
+    altered = [
+        replace(row, settings=row.settings | {"training": change}) if row.name == "one1_continued" else row
+        for row in synthetic.ALL_PARTS
+    ]
+    runs, study = synthetic.write_study(tmp_path / "runs", seeds=(0,), rows=altered)
+    tables.build(runs, study, tmp_path / "tables")
+    return tmp_path / "tables"
+
+
+@pytest.mark.parametrize(
+    ("change", "control"),
+    [({"batch_size": 64}, ""), ({"distillation": {"kind": "none"}}, "control3")],
+)
+def test_a_control_has_the_same_training_but_for_distillation(
+    tmp_path: Path, change: dict[str, object], control: str
+) -> None:
+    """Other training makes no control, neither of one parent nor of several; other distillation does."""
+    made_tables = _changed_training(tmp_path, **change)
+    assert pick(made_tables / "merges.csv", experiment="merge3_refit")["control"] == control
+    grown = pick(made_tables / "growth.csv", experiment="expand1to3", model="ensemble", metric="top1")
+    assert grown["control"] == ("one1_continued" if control else "")
+
+
+def test_single_controls_stand_in_where_their_ensemble_is_missing(tmp_path: Path) -> None:
+    """Without a row for the controls' ensemble the mean of the controls is still known, and named."""
+    without = [row for row in synthetic.ALL_PARTS if row.name != "control3"]
+    # The control has the seeds that the ensemble asked for.
+    wanted = synthetic.replicates(synthetic.ALL_PARTS, "one1_continued", (0,))
+    runs, study = synthetic.write_study(tmp_path / "runs", seeds=(0,), rows=without)
+    (experiment,) = [row for row in study.experiments if row["name"] == "one1_continued"]
+    experiment["seeds"] = wanted
+    runs = synthetic.write_runs(tmp_path / "runs", study, {row.name: row.top1 for row in without})
+    tables.build(runs, study, tmp_path / "tables")
+    found = pick(tmp_path / "tables" / "merges.csv", experiment="combine3")
+    assert found["control"] == "one1_continued"
+    assert float(found["control_mean_top1"]) == pytest.approx(45.5)
+    assert found["control_ensemble_top1"] == ""
+
+
+def test_copies_are_compared_with_their_donors(whole: tuple[Path, Path]) -> None:
+    """Without listed donors the parent's branches are copied in turn; all pairs and these pairs have their means."""
+    for stage in ("step0", "final"):
+        found = pick(whole[0] / "diversity.csv", experiment="one3_to_5_split", seed=0, stage=stage, split="test")
+        assert float(found["copy_disagreement"]) == pytest.approx(synthetic.COPIES[stage])
+        assert float(found["copy_kl"]) == pytest.approx(synthetic.COPIES[stage] / 50)
+        assert float(found["disagreement"]) > float(found["copy_disagreement"])
+    assert pick(whole[0] / "diversity.csv", experiment="one3", seed=0, stage="final")["copy_disagreement"] == ""
+
+
+def test_votes_are_those_of_the_largest_networks_from_scratch(whole: tuple[Path, Path]) -> None:
+    """Grown networks and smaller ones stay out; 31 subsets of five branches, three rules."""
+    found = rows(whole[0] / "votes.csv")
+    assert {row["experiment"] for row in found} == {"one5", "one5_holdout", "one5_ratio"}
+    assert len([r for r in found if (r["experiment"], r["seed"], r["split"]) == ("one5", "0", "test")]) == 3 * 31
+
+
+def test_a_vote_is_chosen_on_validation_images_never_on_test(whole: tuple[Path, Path]) -> None:
+    """Subsets with branch 1 win on validation and are reported, though on test others are better."""
+    best = rows(whole[0] / "votes_best.csv")
+    assert {row["experiment"] for row in best} == {"one5_holdout"}
+    assert len(best) == 2 * 3 * 2 * 5
+    found = pick(whole[0] / "votes_best.csv", experiment="one5_holdout", seed=0, rule="mean", score="top1", size=2)
+    assert found["subset"] == "1+2"
+    test = {"experiment": "one5_holdout", "seed": 0, "split": "test", "rule": "mean"}
+    own, other, full = (
+        float(pick(whole[0] / "votes.csv", **test, subset=subset)["top1"]) for subset in ("1+2", "2+3", "1+2+3+4+5")
+    )
+    assert float(found["test"]) == own < other
+    assert float(found["over_all"]) == pytest.approx(own - full)
+
+
+def test_students_are_compared_with_teacher_and_single(whole: tuple[Path, Path]) -> None:
+    """A plain ensemble teaches with its mean of probabilities; the single is the mean over the baseline's seeds."""
+    members = statistics.mean(synthetic.top1("baseline", seed) for seed in range(3))
+    found = pick(whole[0] / "distillation.csv", experiment="distilled", seed=0, score="top1")
+    teacher = members + synthetic.PLAIN + synthetic.PROBABILITIES
+    assert (found["teacher"], found["single"]) == ("ensemble3", "baseline")
+    assert float(found["over_teacher"]) == pytest.approx(synthetic.top1("distilled", 0) - teacher)
+    singles = statistics.mean(synthetic.top1("baseline", seed) for seed in range(6))
+    assert float(found["over_single"]) == pytest.approx(synthetic.top1("distilled", 0) - singles)
+    ensemble = pick(whole[0] / "distillation.csv", experiment="ensemble3", seed=0, score="top1")
+    assert float(ensemble["value"]) == pytest.approx(teacher)
+    assert float(ensemble["logits"]) == pytest.approx(members + synthetic.PLAIN)
+    assert float(ensemble["over_single"]) == pytest.approx(synthetic.PLAIN + synthetic.PROBABILITIES)
+
+
+def test_part_3_has_its_ancestors_and_every_plain_ensemble(whole: tuple[Path, Path]) -> None:
+    """Rows of that part, what they descend from, and ensembles of other parts."""
+    names = {row["experiment"] for row in rows(whole[0] / "distillation.csv")}
+    own = {"ensemble3", "distilled", "self_distilled", "mutual2"}
+    assert names == own | {"baseline", "one1_ensemble3", "control3"}
+
+
+def test_factors_have_a_table_of_their_own(whole: tuple[Path, Path], made: tuple[Path, Path]) -> None:
+    """One row per epoch and module, in order; the history does not have them, and most studies have none."""
+    found = [row for row in rows(whole[0] / "factors.csv") if (row["seed"], row["epoch"]) == ("1", "3")]
+    assert [(row["module"], float(row["factor"])) for row in found] == [
+        (module, place / 2) for place, module in enumerate(synthetic.MODULES, start=1)
+    ]
+    assert not [column for column in rows(whole[0] / "history.csv")[0] if "factor" in column]
+    assert (whole[1] / "figures" / "factors.svg").is_file()
+    assert rows(made[0] / "factors.csv") == []
+    assert not (made[1] / "figures" / "factors.svg").exists()
+
+
+def test_epochs_without_a_look_at_the_test_images_have_no_test_row(whole: tuple[Path, Path]) -> None:
+    """Training has every epoch, test every sixth and the last."""
+    own = [r for r in rows(whole[0] / "history.csv") if (r["experiment"], r["seed"]) == ("one3_sparse", "0")]
+    epochs = {split: [int(row["epoch"]) for row in own if row["split"] == split] for split in ("train", "test")}
+    assert epochs == {"train": list(range(20)), "test": [5, 11, 17, 19]}
+
+
 # Refusals ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["metrics.json", "run.json", "history.csv", "timing.csv"])
+@pytest.mark.parametrize("name", ["metrics.json", "run.json", "history.csv", "timing.csv", "votes.csv"])
 def test_a_run_without_a_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
     """A missing file stops the report and names the run and the file; it never becomes a gap or a zero."""
     runs, study = synthetic.write_study(tmp_path)
@@ -260,6 +456,21 @@ def _not_a_number(folder: Path) -> None:
     path.write_text(re.sub(r'"nll": [\d.]+', '"nll": NaN', path.read_text(), count=1))
 
 
+def _drop_diversity(folder: Path) -> None:
+    metrics = files.read_json(folder / "metrics.json")
+    del metrics["final"]["test"]["diversity"]
+    files.write_json(folder / "metrics.json", metrics)
+
+
+def _drop_votes(folder: Path) -> None:
+    files.write_text(folder / "votes.csv", "split,subset,size,rule,top1,top5\n")
+
+
+def _impossible_vote(folder: Path) -> None:
+    path = folder / "votes.csv"
+    path.write_text(re.sub(r"(gate),[\d.]+,", r"\1,nan,", path.read_text(), count=1))
+
+
 def _truncated_json(folder: Path) -> None:
     path = folder / "metrics.json"
     path.write_text(path.read_text()[:40])
@@ -281,6 +492,9 @@ def _other_experiment(folder: Path) -> None:
         _drop_score,
         _impossible_score,
         _not_a_number,
+        _drop_diversity,
+        _drop_votes,
+        _impossible_vote,
         _truncated_json,
         _other_seed,
         _other_experiment,
@@ -407,6 +621,47 @@ def test_timing_is_a_page_of_its_own(made: tuple[Path, Path], tmp_path: Path) ->
     assert "210.0" not in Text((made[1] / "index.html").read_text(encoding="utf-8")).text
 
 
+def test_the_page_groups_by_part(whole_page: "Text") -> None:
+    """Each part has its heading in the table of accuracies, which names plain ensembles as such."""
+    headings = [row[0] for row in whole_page.tables["accuracy-table"] if len(row) == 1]
+    assert headings == [
+        "Step 1: ONE and growth",
+        "Step 1: variants",
+        "Step 2: merging and expanding",
+        "Part 3: ensembles and distillation",
+    ]
+    assert whole_page.row("accuracy-table", "control3")[0] == ("control3 | ResNet-8: plain ensemble of 3 networks")
+
+
+def test_the_page_shows_merges_beside_the_ceiling(whole_page: "Text") -> None:
+    """Step 0 of each merge, every branch, and the parents; then the outcome against the control."""
+    cells = whole_page.row("merges-step0-table", "merge3_refit")
+    assert cells[0].endswith("branches refitted to the first network's trunk; BatchNorm re-estimated")
+    assert cells[2].split(" | ")[1] == "43.90 · 45.40"
+    assert cells[5] == "43.65 · 43.45 · 43.25"
+    assert cells[6].split(" | ")[1] == "46.90 · 48.40"
+    outcome = whole_page.row("merges-table", "combine3")
+    assert outcome[3].split(" | ")[1] == f"+0.50 · {MINUS}0.50"
+    assert not [row for row in whole_page.tables["merges-table"] if row[0].startswith("merge3_mean")]
+
+
+def test_the_summary_counts_what_the_tables_hold(whole_page: "Text") -> None:
+    """Its sentences are computed: copies and donors, votes, ensembles, students."""
+    for expected in (
+        "48.35 % on CIFAR-100 (one5, mean over seeds) and 71.25 % on CIFAR-10 (c10_one3, mean over seeds)",
+        "copy and donor disagree on more test images after training than at step 0 in 0, on fewer in 2",
+        "3 plain ensembles of trained networks",
+        "Students (2 experiments) against the same network trained alone",
+    ):
+        assert expected in whole_page.text
+
+
+def test_the_page_tells_teachers_and_repeated_parents(whole_page: "Text") -> None:
+    """Three times the same parent is written once."""
+    assert whole_page.row("experiments-table", "combine3")[3] == "one1 ×3"
+    assert whole_page.row("experiments-table", "distilled")[3] == "ensemble3 | as teacher"
+
+
 # PDF and figures ---------------------------------------------------------------------------------------
 
 
@@ -421,18 +676,59 @@ def test_the_pdf_has_pages_and_no_date(made: tuple[Path, Path]) -> None:
 def test_figures_have_their_text_as_paths(made: tuple[Path, Path]) -> None:
     """No figure needs a font, so page and PDF agree."""
     names = {path.stem for path in (made[1] / "figures").glob("*.svg")}
-    assert names == {"overview", "curves_scratch", "curves_finetuning", "step0", "dag"}
+    assert names == {"overview", "curves_scratch", "curves_finetuning", "step0", "votes", "dag"}
     for path in (made[1] / "figures").glob("*.svg"):
         assert "<text" not in path.read_text(encoding="utf-8")
     assert (made[1] / "figures" / "overview.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_two_reports_of_the_same_tables_are_the_same_bytes(made: tuple[Path, Path], tmp_path: Path) -> None:
+def test_each_part_has_its_overview_and_its_graph(whole: tuple[Path, Path]) -> None:
+    """The first part's figures keep the plain names, which the README shows."""
+    names = {path.stem for path in (whole[1] / "figures").glob("*.svg")}
+    for part in ("variants", "step2", "distillation"):
+        assert {f"overview_{part}", f"dag_{part}"} <= names
+    assert {"overview", "dag", "merges", "votes", "factors"} <= names
+    assert "overview_foundation" not in names
+
+
+def test_a_graph_shows_parents_elsewhere_teachers_and_repetition(whole: tuple[Path, Path]) -> None:
+    """The graph of a part has its own rows and their parents; an edge knows how often and whether it teaches."""
+    experiments = load(whole[0]).experiments
+    graph = dag.graph(experiments, "distillation")
+    assert set(graph) == {"baseline", "ensemble3", "distilled", "self_distilled", "mutual2"}
+    assert graph.edges["baseline", "ensemble3"] == {"times": 3, "teaches": False}
+    assert graph.edges["ensemble3", "distilled"] == {"times": 1, "teaches": True}
+
+
+@pytest.mark.parametrize("rows_of", [1, 9, 40])
+def test_figures_of_many_rows_fit_a_page(rows_of: int) -> None:
+    """Up to 40 experiments in a part leave a figure below 9.5 inches, on one dataset or on two."""
+    names = [f"experiment_{number}" for number in range(rows_of)]
+    frame = pd.DataFrame(
+        {
+            "experiment": names,
+            "seed": 0,
+            "split": "test",
+            "model": "ensemble",
+            "top1": [50.0 + n for n in range(rows_of)],
+        }
+    )
+    for panels in ({"CIFAR-100": names}, {"CIFAR-100": names[1:], "CIFAR-10": names[:1]}):
+        panels = {title: members for title, members in panels.items() if members}
+        assert overview.draw(frame, panels).get_size_inches()[1] <= 9.5
+    siblings = [
+        {"name": name, "part": "step2", "start": "split", "branches": 3, "parents": [names[0]] if n else []}
+        for n, name in enumerate(names)
+    ]
+    assert dag.draw(siblings, "step2", steps=False).get_size_inches()[1] <= 12
+
+
+def test_two_reports_of_the_same_tables_are_the_same_bytes(whole: tuple[Path, Path], tmp_path: Path) -> None:
     """Another folder, another process and another hash seed change no byte."""
     started = []
     for seed in ("1", "2"):
         copied, out = tmp_path / seed / "tables", tmp_path / seed / "deep" / "er" / "out"
-        shutil.copytree(made[0], copied)
+        shutil.copytree(whole[0], copied)
         code = (
             "import sys, pathlib; from coopnet.reporting.report import render; render(*map(pathlib.Path, sys.argv[1:]))"
         )
@@ -442,7 +738,7 @@ def test_two_reports_of_the_same_tables_are_the_same_bytes(made: tuple[Path, Pat
             "TZ": f"UTC+{seed}",
         }
         started.append((subprocess.Popen([sys.executable, "-c", code, copied, out], env=environment), out))
-    expected = {p.relative_to(made[1]): p.read_bytes() for p in made[1].rglob("*") if p.is_file()}
+    expected = {p.relative_to(whole[1]): p.read_bytes() for p in whole[1].rglob("*") if p.is_file()}
     expected.pop(Path("timing.html"), None)
     for process, out in started:
         assert process.wait() == 0

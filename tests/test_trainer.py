@@ -71,14 +71,18 @@ def task(training: Training, seed: int = 0, start: str = "random", branches: int
     """A small network on 70 images; `start` other than random grows it by one branch."""
     make_deterministic(1)
     patient = Patient(build(Architecture("cifar_resnet", 8, "basic", 4, branches, "learned", 4), seed), {})
-    opening = None
-    if start != "random":
+    opening = teacher = None
+    if start == "taught":
+        plain, teacher = (build(Architecture("cifar_resnet", 8, "basic", 4, 1, "none", 4), s) for s in (seed, seed + 1))
+        patient = Patient(plain, {})
+        teacher.to(memory_format=torch.channels_last)
+    elif start != "random":
         patient = expand(patient, branches + 1, kind=start, seed=seed)
     if start == "masked":
         opening = Opening((branches,), 0.4, 0.6)
     patient.network.to(memory_format=torch.channels_last)
     parts = {"training": split(70, 1), "validation": split(20, 2), "test": split(30, 3)}
-    return Task(patient, training, parts, augment=True, seed=seed, opening=opening)
+    return Task(patient, training, parts, augment=True, seed=seed, opening=opening, teacher=teacher)
 
 
 def result(trained: Trained) -> dict[str, Any]:
@@ -103,6 +107,8 @@ def never() -> None:
         ("masked", {}),
         ("split", {"selection": "best_validation"}),
         ("random", {"optimizer": {"kind": "adam", "lr": 0.01}}),
+        ("random", {"schedule": {"gradient_ratio": {"every": 2, "smoothing": 0.5}}, "test_every": 2}),
+        ("taught", {"distillation": {"kind": "soft_labels"}, "selection": "best_validation"}),
     ],
 )
 def test_interrupted_after_every_step_gives_the_same_bits(start: str, changes: dict[str, Any]) -> None:
@@ -294,3 +300,36 @@ def test_meters_do_not_depend_on_the_batches(monkeypatch: pytest.MonkeyPatch) ->
     saved = logits(network, images)
     ensemble = (saved["gate"].unsqueeze(2) * saved["branches"]).sum(1)
     assert whole["x_top1_ensemble"] == pytest.approx(100 * (ensemble.argmax(1) == images.labels).float().mean().item())
+
+
+def test_test_images_are_looked_at_every_kth_epoch_and_at_the_end() -> None:
+    """`test_every: 2` of 5 epochs: epochs 2, 4 and 5 have test columns; nothing else about the run changes."""
+    often, seldom = (train(task(settings(epochs=5, test_every=every)), Ram(), Silence(), never) for every in (1, 2))
+    assert ["test_loss" in row for row in seldom.history] == [False, True, False, True, True]
+    assert all("validation_loss" in row and "train_loss" in row for row in seldom.history)
+    assert seldom.history[-1] == often.history[-1]
+    assert result(seldom)["tensors"] == result(often)["tensors"]
+
+
+def test_student_learns_what_its_teacher_says_about_the_images_it_sees() -> None:
+    """Soft labels of a teacher without any labels: the divergence from the teacher falls, and the teacher stays."""
+    job = task(settings(epochs=8, distillation={"kind": "soft_labels"}, schedule={}), start="taught")
+    assert job.teacher is not None
+    before = {name: tensor.clone() for name, tensor in job.teacher.state_dict().items()}
+    history = train(job, Ram(), Silence(), never).history
+    assert history[-1]["train_kl"] < 0.5 * history[0]["train_kl"]
+    assert all(torch.equal(before[name], tensor) for name, tensor in job.teacher.state_dict().items())
+
+
+def test_factors_are_in_the_history() -> None:
+    """One column per module and epoch, the first step's being 1; the last module's is always 1."""
+    training = settings(schedule={"gradient_ratio": {}})
+    history = train(task(training), Ram(), Silence(), never).history
+    columns = [name for name in history[0] if name.startswith("factor_")]
+    assert len(columns) == len(
+        {name.rpartition(".")[0] for name, _ in task(training).patient.network.named_parameters()}
+    )
+    for row in history:
+        assert row[columns[-1]] == 1
+        assert all(0.1 <= row[name] <= 20 for name in columns)
+    assert any(row[name] != 1 for row in history for name in columns)

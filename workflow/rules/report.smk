@@ -8,6 +8,12 @@ TABLES = [
         "step0_mean.csv",
         "growth.csv",
         "growth_mean.csv",
+        "merges.csv",
+        "diversity.csv",
+        "votes.csv",
+        "votes_best.csv",
+        "distillation.csv",
+        "factors.csv",
         "history.csv",
         "provenance.csv",
     )
@@ -24,7 +30,12 @@ rule tables:
             path
             for run in STUDY.runs.values()
             for path in results_of(
-                run, "run.json", "metrics.json", "history.csv", "timing.csv"
+                run,
+                "run.json",
+                "metrics.json",
+                "votes.csv",
+                "history.csv",
+                "timing.csv",
             )
         ],
     output:

@@ -24,7 +24,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a caption that says how to read it; `source` names its CSV, `rules` the rows that begin a group."""
+    """A table with a caption that says how to read it; `source` names its CSV.
+
+    `rules` are the rows that begin a group, `headings` the lines above rows that begin a part of the table. One that is
+    `folded` is for looking things up: closed on the page, at the end of the PDF.
+    """
 
     id: str
     caption: str
@@ -32,6 +36,7 @@ class Table:
     rows: list[list[Cell]]
     source: str
     rules: list[int] = field(default_factory=list)
+    headings: dict[int, str] = field(default_factory=dict)
     folded: bool = False
     kind: str = "table"
 

@@ -1,7 +1,7 @@
 """A study's tables, read back from the files that `tables.build` wrote."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,33 @@ from coopnet.errors import CoopNetError
 PANELS = 12
 """Learning curves in one figure, at most: as many as a page shows legibly."""
 
+PARTS = {
+    "foundation": "Step 1: ONE and growth",
+    "variants": "Step 1: variants",
+    "growth": "Growth, continued",
+    "step2": "Step 2: merging and expanding",
+    "distillation": "Part 3: ensembles and distillation",
+}
+"""Titles of the study's parts, in the order in which a report shows them."""
+
+DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+
+
+WORDS = (
+    *("experiment", "start", "method", "parent", "parents", "control", "teacher", "single", "key", "exact"),
+    *("split", "stage", "model", "metric", "score", "rule", "subset", "module"),
+)
+"""Columns of text, which no table may take for numbers."""
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Experiments in one figure of learning curves: of one part, on the same data."""
+
+    part: str
+    dataset: str
+    names: list[str]
+
 
 @dataclass(frozen=True)
 class Tables:
@@ -27,6 +54,12 @@ class Tables:
     step0_mean: pd.DataFrame
     growth: pd.DataFrame
     growth_mean: pd.DataFrame
+    merges: pd.DataFrame
+    diversity: pd.DataFrame
+    votes: pd.DataFrame
+    votes_best: pd.DataFrame
+    distillation: pd.DataFrame
+    factors: pd.DataFrame
     history: pd.DataFrame
     provenance: pd.DataFrame
 
@@ -46,18 +79,48 @@ class Tables:
         return any(len(row["seeds"]) > 1 for row in self.experiments)
 
     @property
-    def panels(self) -> dict[str, list[str]]:
-        """Experiments by figure of learning curves: those that start from nothing, then those with a past."""
-        trained = [row for row in self.experiments if row["epochs"]]
-        groups = {
-            "curves_scratch": [row["name"] for row in trained if row["start"] == "random"],
-            "curves_finetuning": [row["name"] for row in trained if row["start"] != "random"],
-        }
-        return {
-            name if first == 0 else f"{name}_{first // PANELS + 1}": group[first : first + PANELS]
-            for name, group in groups.items()
-            for first in range(0, len(group), PANELS)
-        }
+    def parts(self) -> dict[str, list[dict[str, Any]]]:
+        """The experiments of each part that has any."""
+        known = dict.fromkeys([*PARTS, *(row["part"] for row in self.experiments)])
+        parts = {part: [row for row in self.experiments if row["part"] == part] for part in known}
+        return {part: rows for part, rows in parts.items() if rows}
+
+    @property
+    def ordered(self) -> list[dict[str, Any]]:
+        """The experiments part by part, and in the study's order within."""
+        return [row for rows in self.parts.values() for row in rows]
+
+    def by_part(self, stem: str) -> dict[str, str]:
+        """Figures by part: the first part's has the plain name."""
+        return {part: stem if place == 0 else f"{stem}_{part}" for place, part in enumerate(self.parts)}
+
+    @property
+    def panels(self) -> dict[str, Panels]:
+        """Figures of learning curves: for each part and dataset, those that start from nothing and those with a past.
+
+        No figure has more than `PANELS`.
+        """
+        panels: dict[str, Panels] = {}
+        for stem, scratch in (("curves_scratch", True), ("curves_finetuning", False)):
+            chosen = [row for row in self.ordered if row["epochs"] and (row["start"] == "random") == scratch]
+            groups: dict[tuple[str, str], list[str]] = {}
+            for row in chosen:
+                groups.setdefault((row["part"], dataset(row)), []).append(row["name"])
+            chunks = [
+                Panels(*group, names[first : first + PANELS])
+                for group, names in groups.items()
+                for first in range(0, len(names), PANELS)
+            ]
+            panels |= {stem if place == 1 else f"{stem}_{place}": chunk for place, chunk in enumerate(chunks, start=1)}
+        return panels
+
+    def by_dataset(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """Experiments by the data they are tested on."""
+        rows = {row["name"]: row for row in self.experiments}
+        groups: dict[str, list[str]] = {}
+        for name in names:
+            groups.setdefault(dataset(rows[name]), []).append(name)
+        return groups
 
     def final(self, model: str) -> dict[str, float]:
         """Mean test top-1 (%) of `model` by experiment."""
@@ -93,6 +156,12 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
 
 
+def dataset(row: Mapping[str, Any]) -> str:
+    """The data of an experiment, as a person writes it."""
+    name = row["row"]["data"]["dataset"]
+    return DATASETS.get(name, name)
+
+
 def load(folder: Path) -> Tables:
     """Read the tables of a study.
 
@@ -110,7 +179,7 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises:
         CoopNetError: the table is missing or damaged.
     """
-    text = {"experiment": str, "parent": str, "control": str, "start": str, "key": str, "exact": str}
+    text = dict.fromkeys(WORDS, str)
     try:
         return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=text)
     except FileNotFoundError:

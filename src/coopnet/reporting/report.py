@@ -6,9 +6,13 @@ The same tables give the same bytes, in any folder and any process. Wall-clock t
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
+
 from coopnet import files
-from coopnet.reporting import content, dag, figures, frames, page, pdf
+from coopnet.reporting import content, frames, page, pdf
+from coopnet.reporting.figures import curves, dag, drawing, factors, merges, overview, step0, votes
 from coopnet.reporting.frames import Tables
+from coopnet.reporting.sections import voting
 
 
 def render(tables: Path, out: Path) -> None:
@@ -25,11 +29,11 @@ def render(tables: Path, out: Path) -> None:
     pictures = out / "figures"
     draws = drawings(loaded)
     for name, draw in draws.items():
-        figures.save(draw, pictures / f"{name}.svg")
+        drawing.save(draw, pictures / f"{name}.svg")
     for old in pictures.glob("*.svg"):
         if old.stem not in draws:  # of an earlier report, with other experiments
             old.unlink()
-    figures.save(lambda: figures.overview(loaded.runs, loaded.names), pictures / "overview.png")
+    drawing.save(draws["overview"], pictures / "overview.png")
     report = content.compose(loaded)
     files.write_text(out / "index.html", page.html(report, pictures))
     pdf.write(report, pictures, out / "report.pdf")
@@ -41,26 +45,40 @@ def render_timing(tables: Path, out: Path) -> None:
     files.write_text(out / "timing.html", page.timing(study, frames.read_table(tables / "timing.csv")))
 
 
-def drawings(tables: Tables) -> dict[str, figures.Draw]:
+def drawings(tables: Tables) -> dict[str, drawing.Draw]:
     """Each figure of the report by name, not yet drawn."""
-    test = tables.history[tables.history["split"] == "test"]
-    grown = tables.step0[tables.step0["exact"].notna()]
-    draws: dict[str, figures.Draw] = {
-        "overview": lambda: figures.overview(tables.runs, tables.names),
-        "dag": lambda: dag.draw(tables.experiments),
-    }
-    for name, order in tables.panels.items():
-        draws[name] = partial(figures.curves, test, order, _parent_lines(tables))
-    if len(grown):
-        draws["step0"] = lambda: figures.step0(grown, list(dict.fromkeys(grown["experiment"])))
+    draws: dict[str, drawing.Draw] = {}
+    for part, name in tables.by_part("overview").items():
+        names = [row["name"] for row in tables.parts[part]]
+        draws[name] = partial(overview.draw, tables.runs, tables.by_dataset(names))
+    for part, name in tables.by_part("dag").items():
+        draws[name] = partial(dag.draw, tables.experiments, part, steps=name == "dag")
+    history = tables.history[tables.history["split"].isin(["train", "test"])]
+    for name, panels in tables.panels.items():
+        draws[name] = partial(curves.draw, history, panels.names, _parent_lines(tables))
+    if not tables.step0.empty:
+        draws["step0"] = partial(step0.draw, tables.step0, _present(tables, tables.step0))
+    if not tables.merges.empty:
+        panels_of = tables.by_dataset(_present(tables, tables.merges))
+        draws["merges"] = partial(merges.draw, tables.merges, panels_of)
+    if not tables.votes.empty:
+        draws["votes"] = partial(votes.draw, tables.votes, tables.votes_best, voting.experiments(tables))
+    if not tables.factors.empty:
+        draws["factors"] = partial(factors.draw, tables.factors, _present(tables, tables.factors))
     return draws
 
 
+def _present(tables: Tables, frame: pd.DataFrame) -> list[str]:
+    """Names of the experiments in a table, in the report's order."""
+    names = set(frame["experiment"])
+    return [row["name"] for row in tables.ordered if row["name"] in names]
+
+
 def _parent_lines(tables: Tables) -> dict[str, float]:
-    """Mean final ensemble top-1 of the parent, for experiments that descend from one row of this study."""
+    """Mean final ensemble top-1 of the parent, for experiments that start from one."""
     ensemble = tables.final("ensemble")
     return {
         row["name"]: ensemble[row["parents"][0]]
         for row in tables.experiments
-        if len(set(row["parents"])) == 1 and row["parents"][0] in ensemble
+        if row["start"] != "random" and len(row["parents"]) == 1
     }

@@ -9,11 +9,12 @@ from typing import Any
 
 from coopnet import files
 from coopnet.errors import CoopNetError
-from coopnet.settings import GROWING
+from coopnet.reporting import starts
 
 SCORES = ("top1", "top5", "nll", "ece")
 """Top-1 and top-5 accuracy (%), negative log-likelihood (nats), expected calibration error (%, 15 bins)."""
 
+UNCHANGED = ("random", "continue", "imported")
 """Starts without surgery: fresh weights, or those of a parent or a checkpoint as they are."""
 
 Scores = dict[str, float]
@@ -43,8 +44,8 @@ class StudyInfo:
         threads: CPU threads of every run.
         device: the device asked for.
         experiments: one dictionary per experiment, in the order in which the report lists them: `name`, `about`
-            (one line), `row` (all resolved settings as plain values: `data`, `model`, `training`, `start`),
-            `seeds` (list of int) and `parents` (list of `{"experiment": …}`).
+            (one line), `part` (of the study), `row` (all resolved settings as plain values: `data`, `model`,
+            `training`, `start`), `seeds` (list of int) and `parents` (list of `{"experiment": …}`).
     """
 
     name: str
@@ -67,6 +68,7 @@ class Run:
         record: `run.json`.
         history: `history.csv`; cells are strings, as written.
         timing: `timing.csv`, likewise.
+        votes: `votes.csv`, likewise.
     """
 
     experiment: str
@@ -76,6 +78,12 @@ class Run:
     record: Mapping[str, Any]
     history: Sequence[Mapping[str, str]]
     timing: Sequence[Mapping[str, str]]
+    votes: Sequence[Mapping[str, str]]
+
+    @property
+    def key(self) -> str:
+        """The hash of all that decides its result."""
+        return str(self.record["key"])
 
     @property
     def start(self) -> str:
@@ -83,9 +91,23 @@ class Run:
         return str(self.row["start"]["kind"])
 
     @property
-    def grown(self) -> bool:
+    def surgery(self) -> bool:
         """Whether it began with surgery."""
-        return self.start in GROWING
+        return self.start not in UNCHANGED
+
+    @property
+    def plain_ensemble(self) -> bool:
+        """Whether it is trained networks side by side, with nothing trained."""
+        return starts.is_plain_ensemble(self.row)
+
+    @property
+    def branches(self) -> int:
+        """How many branches it has."""
+        return len(self.metrics["final"]["test"]["branches"])
+
+    def final(self, split: str) -> dict[str, Scores]:
+        """Its final scores on a split, per model."""
+        return self.models(self.metrics["final"][split])
 
     def models(self, block: Mapping[str, Any]) -> dict[str, Scores]:
         """Scores per model of one metrics block: `ensemble`, `branch_mean`, `branch1`, … (`gate` where known)."""
@@ -124,12 +146,14 @@ def read(run: RunFolder, row: Mapping[str, Any]) -> Run:
         record = files.read_json(run.folder / "run.json")
         history = _read_csv(run.folder / "history.csv")
         timing = _read_csv(run.folder / "timing.csv")
+        votes = _read_csv(run.folder / "votes.csv")
     except CoopNetError as error:
         raise CoopNetError(f"{run} cannot be reported: {error}; run that experiment first") from error
     try:
         _check_identity(run, row, record)
         _check_metrics(metrics, record)
         _check_history(history, row["training"]["epochs"])
+        _check_votes(votes, len(metrics["final"]["test"]["branches"]))
         _check_digests(run.folder, record)
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
@@ -137,7 +161,7 @@ def read(run: RunFolder, row: Mapping[str, Any]) -> Run:
             f"{run} cannot be reported: its files in {run.folder} are damaged or of another run ({reason}); "
             "delete them and run that experiment again"
         ) from error
-    return Run(run.experiment, run.seed, row, metrics, record, history, timing)
+    return Run(run.experiment, run.seed, row, metrics, record, history, timing, votes)
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
@@ -172,8 +196,20 @@ def _check_metrics(metrics: Mapping[str, Any], record: Mapping[str, Any]) -> Non
         for block in [stage["test"], *([stage["validation"]] if stage.get("validation") else [])]:
             if int(block["images"]) < 1 or not block["branches"]:
                 raise ValueError("metrics.json counts no images or no branches")
-            for scores in [block["ensemble"], *block["branches"]]:
+            versus = block.get("versus_parents", {})
+            several = [block["mean_probabilities"]] if len(block["branches"]) > 1 else []
+            parents = [*versus["singles"], versus["logit_ensemble"]] if versus else []
+            for scores in [block["ensemble"], *block["branches"], *several, *parents]:
                 _scores(scores)
+            if several:
+                _check_diversity(block["diversity"])
+
+
+def _check_diversity(diversity: Mapping[str, Any]) -> None:
+    for measures in [diversity, *diversity["pairs"].values()]:
+        for key in ("disagreement", "kl"):
+            if not math.isfinite(measures[key]):
+                raise ValueError(f"metrics.json has {key} = {measures[key]}")
 
 
 def _scores(scores: Mapping[str, Any]) -> Scores:
@@ -190,6 +226,17 @@ def _check_history(history: Sequence[Mapping[str, str]], planned: int) -> None:
     epochs = [int(line["epoch"]) for line in history]
     if epochs != list(range(planned)):
         raise ValueError(f"history.csv has {len(epochs)} of {planned} epochs")
+
+
+def _check_votes(votes: Sequence[Mapping[str, str]], branches: int) -> None:
+    """Refuse votes of fewer or more branches than the network has, and accuracies that are none."""
+    most = max((int(line["size"]) for line in votes), default=1)
+    if most != branches:
+        raise ValueError(f"votes.csv has {most} of {branches} branches; `coopnet evaluate` it again")
+    for line in votes:
+        for key in ("top1", "top5"):
+            if not 0 <= float(line[key]) <= 100:
+                raise ValueError(f"votes.csv has {key} = {line[key]}")
 
 
 def _check_digests(folder: Path, record: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Numbers and lists as a person writes them."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 MINUS, TIMES, DOT = "\u2212", "\u00d7", " \u00b7 "
@@ -36,6 +37,12 @@ def listing(words: Iterable[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     words = list(words)
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def repeated(words: Iterable[str]) -> str:
+    """`a ×3, b`: each word once, with how often it stands there."""
+    times = Counter(words)
+    return ", ".join(word if n == 1 else f"{word} {TIMES}{n}" for word, n in times.items())
 
 
 def span(values: Iterable[int]) -> str:

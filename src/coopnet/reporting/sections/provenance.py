@@ -1,7 +1,8 @@
-"""The report's last section: what every run was made with."""
+"""What every run was made with."""
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -104,29 +105,34 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _settings(tables: Tables) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """Settings that all experiments share, and each experiment's own; lineage has its own table."""
+    """Settings that most experiments have, and those in which each differs; lineage has its own table."""
     own = {
         row["name"]: flatten(
-            {key: value for key, value in row["row"].items() if key not in ("about", "parents", "seeds")}
+            {key: value for key, value in row["row"].items() if key not in ("about", "part", "parents", "seeds")}
         )
-        for row in tables.experiments
+        for row in tables.ordered
     }
-    first, *others = own.values()
-    shared = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
-    for name, settings in own.items():
-        own[name] = {key: value for key, value in settings.items() if key not in shared}
-    return shared, own
+    usual = {}
+    for key in dict.fromkeys(key for settings in own.values() for key in settings):
+        value, times = Counter(settings[key] for settings in own.values() if key in settings).most_common(1)[0]
+        if 2 * times > len(own):
+            usual[key] = value
+    return usual, {
+        name: {key: value for key, value in settings.items() if usual.get(key) != value}
+        for name, settings in own.items()
+    }
 
 
 def _shared(tables: Tables) -> Table:
-    shared, _ = _settings(tables)
+    usual, _ = _settings(tables)
     groups: dict[str, list[str]] = {}
-    for key, value in shared.items():
+    for key, value in usual.items():
         section, _, name = key.rpartition(".")
         groups.setdefault(section, []).append(f"{name} = {value}")
     rows = [[Cell(section or "general"), Cell(DOT.join(values), tone="code")] for section, values in groups.items()]
     columns = [Column("Section", numeric=False), Column("Settings", numeric=False, wide=True)]
-    return Table("shared-table", "Settings that all experiments share.", columns, rows, "study.json", folded=True)
+    caption = "The usual settings: those of more than half of the experiments."
+    return Table("shared-table", caption, columns, rows, "study.json", folded=True)
 
 
 def _own(tables: Tables) -> Table:
@@ -134,10 +140,10 @@ def _own(tables: Tables) -> Table:
     rows = [
         [
             Cell(name, tone="code"),
-            Cell(DOT.join(f"{key} = {value}" for key, value in settings.items()), tone="code"),
+            Cell(DOT.join(f"{key} = {value}" for key, value in settings.items()) or "–", tone="code"),
         ]
         for name, settings in own.items()
     ]
     columns = [Column("Experiment", numeric=False), Column("Settings", numeric=False, wide=True)]
-    caption = "Settings in which the experiments differ."
+    caption = "Settings of each experiment that are not the usual ones."
     return Table("own-table", caption, columns, rows, "study.json", folded=True)

@@ -1,0 +1,45 @@
+"""Cells and headings that tables of several sections share."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from coopnet.reporting import starts
+from coopnet.reporting.document import Cell
+from coopnet.reporting.frames import PARTS, Tables
+from coopnet.reporting.runs import mean, std
+from coopnet.reporting.wording import DOT, number, spread
+
+FEW = 4
+"""Results up to this many are named one by one in a sentence; more are summed up."""
+
+
+def name(row: Mapping[str, Any]) -> Cell:
+    """An experiment and its network."""
+    what = f"{row['network']}, B = {row['branches']}"
+    if starts.is_plain_ensemble(row["row"]):
+        what = f"{row['backbone']}: {starts.words(row['row'])}"
+    return Cell(row["name"], what, "code")
+
+
+def over_seeds(values: Iterable[float], places: int = 2, *, sign: bool = False) -> Cell:
+    """Mean ± standard deviation of the values there are, each of them below; a dash for none."""
+    known = [float(value) for value in values if not math.isnan(value)]
+    if not known:
+        return Cell("–")
+    detail = DOT.join(number(value, places, sign=sign) for value in known) if len(known) > 1 else ""
+    return Cell(spread(mean(known), std(known), places, sign=sign), detail)
+
+
+def part_headings(tables: Tables, first: Mapping[str, int]) -> dict[int, str]:
+    """The title of each part above its first experiment; none where all are of one part.
+
+    Args:
+        tables: the study's tables.
+        first: the row of the table in which each experiment begins, in the order of `tables.ordered`.
+    """
+    titles: dict[str, int] = {}
+    for row in tables.ordered:
+        if row["name"] in first:
+            titles.setdefault(PARTS.get(row["part"], row["part"]), first[row["name"]])
+    return {place: title for title, place in titles.items()} if len(titles) > 1 else {}
