@@ -194,10 +194,16 @@ class Adam(Section):
 class GradientRatio(Section):
     """A learning rate per module, by the ratio of the last module's mean absolute gradient to its own."""
 
-    every: Whole = Field(1, ge=1, description="steps between two updates of the factors")
+    every: Whole = Field(1, ge=1, le=LONGEST, description="steps between two updates of the factors")
     smoothing: Real = Field(0.0, ge=0, lt=1, description="s in f ← s·f + (1−s)·ratio")
     lowest: Real = Field(0.1, gt=0, description="bound of the ratio")
     highest: Real = Field(20.0, gt=0, description="bound of the ratio")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "GradientRatio":
+        if self.highest < self.lowest:
+            raise ValueError(f"highest {self.highest:g} lies below lowest {self.lowest:g}")
+        return self
 
 
 class Schedule(Section):
@@ -317,8 +323,8 @@ class Experiment(Section):
         if start in JOINING:
             if len(self.parents) < 2 or model.branches != len(self.parents):
                 raise ValueError(
-                    f"start {start} takes at least 2 parents and gives each a branch; "
-                    f"it has {len(self.parents)} parents and model.branches {model.branches}"
+                    f"start {start} takes at least 2 parents and gives each a branch, "
+                    f"not {self.parents} with model.branches {model.branches}"
                 )
             wanted = "own" if start == "combine" else "shared"
             if model.trunk != wanted:

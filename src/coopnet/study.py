@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -20,7 +20,7 @@ from coopnet import files, numerics
 from coopnet.data.datasets import DATASETS
 from coopnet.data.normalization import normalization
 from coopnet.errors import CoopNetError
-from coopnet.settings import GROWING, JOINING, Experiment, OnTheFly, Overlay, Parameters
+from coopnet.settings import GROWING, JOINING, Experiment, OnTheFly, Overlay, Parameters, Part
 
 FULL = "full"
 Checked = TypeVar("Checked", bound=BaseModel)
@@ -129,12 +129,15 @@ def resolve(parameters: Parameters, overlay: Overlay, source: str) -> dict[str, 
             raise CoopNetError(f"{source}: {key!r} is not an experiment of params.yaml{hint}")
     experiments = {}
     for name, row in parameters.experiments.items():
-        if not _chosen(name, row, overlay):
+        merged = merge(parameters.defaults, row)
+        if not _chosen(name, merged.get("part", Experiment.model_fields["part"].default), overlay):
             continue
-        merged = merge(merge(parameters.defaults, row), overlay.every_experiment)
+        merged = merge(merged, overlay.every_experiment)
         merged = merge(merged, overlay.experiments.get(name, {}))
         experiment = check(Experiment, merged, f"{source}: experiments.{name}")
         experiments[name] = scale(experiment, overlay.time_scale)
+    if not experiments:
+        raise CoopNetError(f"{source}: no experiment is of parts {overlay.parts}; name others")
     for name, experiment in experiments.items():
         for parent in experiment.parents:
             if parent not in experiments:
@@ -151,11 +154,12 @@ def resolve(parameters: Parameters, overlay: Overlay, source: str) -> dict[str, 
     return experiments
 
 
-def _chosen(name: str, row: Mapping[str, Any], overlay: Overlay) -> bool:
+def _chosen(name: str, part: Any, overlay: Overlay) -> bool:
     """Whether an overlay keeps a row: by name, by part, or because it leaves nothing out."""
     if overlay.only is None and overlay.parts is None:
         return True
-    return name in (overlay.only or []) or row.get("part", "foundation") in (overlay.parts or [])
+    known = part in get_args(Part)  # else the row is kept, to be refused for it
+    return not known or name in (overlay.only or []) or part in (overlay.parts or [])
 
 
 def _check_circles(experiments: Mapping[str, Experiment], source: str) -> None:
@@ -243,7 +247,7 @@ def plan(
         if row.start.kind == "imported" and seed not in (row.seeds or []):
             raise CoopNetError(
                 f"{source}: experiments.{child}: its replicates need seed {seed} of {name}, an imported checkpoint "
-                f"with seeds {row.seeds}; set experiments.{child}.seeds: {row.seeds}"
+                f"with seeds {row.seeds}; {_instead(child, experiments[child], row)}"
             )
         m = len(row.parents)
         parents = tuple(add(parent, m * seed + j, name) for j, parent in enumerate(row.parents))
@@ -255,6 +259,13 @@ def plan(
         for seed in row.seeds or seeds:
             add(name, seed, name)
     return runs
+
+
+def _instead(name: str, child: Experiment, imported: Experiment) -> str:
+    """What to do where an imported checkpoint would have to serve twice."""
+    if len(child.parents) == 1:
+        return f"set experiments.{name}.seeds: {imported.seeds}"
+    return "import a checkpoint for each place among its parents, with the seed that place asks for"
 
 
 def run_key(row: Experiment, seed: int, threads: int, parents: tuple[Run, ...], root: Path) -> str:
@@ -394,6 +405,8 @@ def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
     current = schema
     for part in location:
         current = current.get("properties", {}).get(part) or _tagged(current, part) or {}
+        if "anyOf" in current:  # a section that may be null
+            current = next((one for one in current["anyOf"] if "$ref" in one), current)
         if "$ref" in current:
             current = definitions[current["$ref"].rpartition("/")[2]]
         if "discriminator" in current:
