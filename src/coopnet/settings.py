@@ -278,7 +278,7 @@ class Training(Section):
     )
 
 
-Part = Literal["foundation", "variants", "growth", "step2", "distillation"]
+Part = Literal["foundation", "variants", "growth", "step2", "elsewhere", "distillation"]
 """Of the study; the report and the overlays go by it."""
 
 

@@ -18,6 +18,7 @@ PANELS = 12
 PARTS = {
     "foundation": "Step 1: ONE and growth",
     "variants": "Step 1: variants",
+    "elsewhere": "Step 1 on other data and other trunks",
     "growth": "Growth, continued",
     "step2": "Step 2: merging and expanding",
     "distillation": "Part 3: ensembles and distillation",
