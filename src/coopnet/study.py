@@ -214,17 +214,23 @@ def scale(experiment: Experiment, factor: float) -> Experiment:
     """
     if factor == 1:
         return experiment
+    training = experiment.training
 
     def stretched(epochs: int) -> int:
         return max(1, math.floor(epochs * factor + 0.5))
 
-    training = experiment.training
+    epochs = stretched(training.epochs) if training.epochs else 0
+
+    def milestone(epoch: int) -> int:
+        # What is reached stays reached: rounding must not take the last drop of the learning rate away.
+        return stretched(epoch) if epoch >= training.epochs else min(stretched(epoch), max(1, epochs - 1))
+
     schedule, distillation = training.schedule, training.distillation
     if isinstance(distillation, OnTheFly):
         distillation = distillation.model_copy(update={"rampup": distillation.rampup * factor})
     longer = {
-        "epochs": stretched(training.epochs) if training.epochs else 0,
-        "schedule": schedule.model_copy(update={"milestones": [stretched(m) for m in schedule.milestones]}),
+        "epochs": epochs,
+        "schedule": schedule.model_copy(update={"milestones": [milestone(m) for m in schedule.milestones]}),
         "distillation": distillation,
     }
     return experiment.model_copy(update={"training": training.model_copy(update=longer)})
