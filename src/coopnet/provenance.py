@@ -8,7 +8,7 @@ from typing import Any
 
 from coopnet import __version__, numerics
 
-LIBRARIES = ("torch", "numpy", "safetensors")
+LIBRARIES = ("torch", "numpy", "scipy", "safetensors")
 """Those whose code computes a run's numbers."""
 
 

@@ -109,7 +109,7 @@ class Masked(Section):
 
     kind: Literal["masked"]
     opens: bool = Field(True, description="false: the prior stays closed for ever")
-    closed_until: Real = Field(0.4, ge=0, le=1, description="share of the steps in which the prior stays closed")
+    closed_until: Real = Field(0.4, ge=0, lt=1, description="share of the steps in which the prior stays closed")
     open_from: Real = Field(0.6, ge=0, le=1, description="share of the steps after which it is fully open")
 
     @model_validator(mode="after")
@@ -153,7 +153,7 @@ class Merge(Section):
     reestimate: bool = Field(False, description="BatchNorm statistics measured anew; refit always does")
     gate_rows: Literal["uniform", "parents"] = Field("uniform", description="parents: as published, copied from them")
     images: Whole | None = Field(5000, ge=2, description="training images for statistics and regressions; null: all")
-    ridge: Real = Field(1e-4, gt=0, description="of the regressions, relative to the features' mean square")
+    ridge: Real = Field(1e-4, ge=1e-10, description="of the regressions, relative to the features' mean square")
 
 
 Start = Annotated[
@@ -224,7 +224,7 @@ class OnTheFly(Section):
     """ONE: the ensemble teaches the branches; without effect where there is no gate."""
 
     kind: Literal["on_the_fly"] = "on_the_fly"
-    temperature: Real = Field(3.0, gt=0)
+    temperature: Real = Field(3.0, ge=0.01)
     rampup: Real = Field(80, ge=0, le=LONGEST, description="R, in epochs; 0: full weight throughout")
 
 
@@ -238,21 +238,21 @@ class Mutual(Section):
     """Deep mutual learning: labels, and every branch teaches every other."""
 
     kind: Literal["mutual"]
-    temperature: Real = Field(1.0, gt=0)
+    temperature: Real = Field(1.0, ge=0.01)
 
 
 class SoftLabels(Section):
     """The probabilities of the parent, and no labels."""
 
     kind: Literal["soft_labels"]
-    temperature: Real = Field(1.0, gt=0)
+    temperature: Real = Field(1.0, ge=0.01)
 
 
 class Knowledge(Section):
     """Labels, and the parent's softened probabilities."""
 
     kind: Literal["knowledge"]
-    temperature: Real = Field(3.0, gt=0)
+    temperature: Real = Field(3.0, ge=0.01)
 
 
 Distillation = Annotated[
@@ -300,8 +300,11 @@ class Experiment(Section):
         distillation = training.distillation.kind
         if distillation in TAUGHT and (start != "random" or model.gate != "none"):
             raise ValueError(f"training.distillation {distillation} is for a student with start random and gate none")
-        if distillation == "mutual" and model.branches < 2:
-            raise ValueError("training.distillation mutual needs at least 2 branches, which teach each other")
+        if distillation == "mutual" and (model.branches < 2 or model.gate != "mean"):
+            raise ValueError(
+                "training.distillation mutual needs at least 2 branches, which teach each other, and model.gate mean, "
+                "since no gate learns beside them"
+            )
         self._check_parents()
         if training.selection == "best_validation" and not self.data.validation:
             raise ValueError("training.selection best_validation needs data.validation above 0")

@@ -144,7 +144,9 @@ def versus_parents(parents: Sequence[Saved]) -> dict[str, Any]:
 
 def versus_teacher(student: Saved, teacher: Saved) -> dict[str, Any]:
     """On how many images, in percent, a student predicts another class than its teacher, and the teacher's scores."""
-    own, other = student.ensemble, teacher.ensemble
+    weights = np.log(teacher.gate, where=teacher.gate > 0, out=np.full_like(teacher.gate, -np.inf))
+    said = log_softmax(teacher.branches.astype(np.float64), axis=2) + weights[:, :, None]
+    own, other = student.ensemble, logsumexp(said, axis=1)  # the mean of probabilities, which is what it teaches
     return {
         "disagreement": float(100 * (own.argmax(axis=1) != other.argmax(axis=1)).mean()),
         "teacher": scores(other, teacher.labels),

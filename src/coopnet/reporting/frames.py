@@ -1,7 +1,7 @@
 """A study's tables, read back from the files that `tables.build` wrote."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +40,7 @@ class Panels:
     """Experiments in one figure of learning curves: of one part, on the same data."""
 
     part: str
-    dataset: str
+    data: str
     names: list[str]
 
 
@@ -97,7 +97,7 @@ class Tables:
 
     @property
     def panels(self) -> dict[str, Panels]:
-        """Figures of learning curves: for each part and dataset, those that start from nothing and those with a past.
+        """Figures of learning curves: for each part and data, those that start from nothing and those with a past.
 
         No figure has more than `PANELS`.
         """
@@ -106,7 +106,7 @@ class Tables:
             chosen = [row for row in self.ordered if row["epochs"] and (row["start"] == "random") == scratch]
             groups: dict[tuple[str, str], list[str]] = {}
             for row in chosen:
-                groups.setdefault((row["part"], dataset(row)), []).append(row["name"])
+                groups.setdefault((row["part"], self.data(row)), []).append(row["name"])
             chunks = [
                 Panels(*group, names[first : first + PANELS])
                 for group, names in groups.items()
@@ -117,10 +117,22 @@ class Tables:
 
     def by_dataset(self, names: Iterable[str]) -> dict[str, list[str]]:
         """Experiments by the data they are tested on."""
+        return self._grouped(names, dataset)
+
+    def by_data(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """Experiments by the data they are tested on and how much of it they learn from."""
+        return self._grouped(names, self.data)
+
+    def data(self, row: Mapping[str, Any]) -> str:
+        """The data of an experiment, and its training images where the study does not always take as many."""
+        sizes = {other["images"]["train"] for other in self.experiments if dataset(other) == dataset(row)}
+        return dataset(row) if len(sizes) == 1 else f"{dataset(row)}, {row['images']['train']:,} training images"
+
+    def _grouped(self, names: Iterable[str], kind: Callable[[Mapping[str, Any]], str]) -> dict[str, list[str]]:
         rows = {row["name"]: row for row in self.experiments}
         groups: dict[str, list[str]] = {}
         for name in names:
-            groups.setdefault(dataset(rows[name]), []).append(name)
+            groups.setdefault(kind(rows[name]), []).append(name)
         return groups
 
     def final(self, model: str) -> dict[str, float]:

@@ -71,6 +71,10 @@ class Lineage:
 
 
 def _training(run: Run) -> str:
-    """The settings of its training but for distillation, as one comparable text."""
-    settings: dict[str, Any] = {key: value for key, value in run.row["training"].items() if key != "distillation"}
-    return json.dumps(settings, sort_keys=True)
+    """Its data and the settings of its training, as one comparable text.
+
+    Without distillation, which a network of one branch has none of, and without what only draws a curve.
+    """
+    left_out = ("distillation", "test_every")
+    settings: dict[str, Any] = {key: value for key, value in run.row["training"].items() if key not in left_out}
+    return json.dumps([run.row["data"], settings], sort_keys=True)

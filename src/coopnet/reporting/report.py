@@ -50,7 +50,7 @@ def drawings(tables: Tables) -> dict[str, drawing.Draw]:
     draws: dict[str, drawing.Draw] = {}
     for part, name in tables.by_part("overview").items():
         names = [row["name"] for row in tables.parts[part]]
-        draws[name] = partial(overview.draw, tables.runs, tables.by_dataset(names))
+        draws[name] = partial(overview.draw, tables.runs, tables.by_data(names))
     for part, name in tables.by_part("dag").items():
         draws[name] = partial(dag.draw, tables.experiments, part, steps=name == "dag")
     history = tables.history[tables.history["split"].isin(["train", "test"])]
@@ -59,7 +59,7 @@ def drawings(tables: Tables) -> dict[str, drawing.Draw]:
     if not tables.step0.empty:
         draws["step0"] = partial(step0.draw, tables.step0, _present(tables, tables.step0))
     if not tables.merges.empty:
-        panels_of = tables.by_dataset(_present(tables, tables.merges))
+        panels_of = tables.by_data(_present(tables, tables.merges))
         draws["merges"] = partial(merges.draw, tables.merges, panels_of)
     if not tables.votes.empty:
         draws["votes"] = partial(votes.draw, tables.votes, tables.votes_best, voting.experiments(tables))

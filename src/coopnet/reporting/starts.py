@@ -37,7 +37,7 @@ def words(row: Mapping[str, Any]) -> str:
     if kind == "combine":
         return "; ".join(["each network keeps its trunk, under one gate", *_gate_rows(start)])
     if kind == "masked" and start.get("opens") is False:
-        return "new branches fresh, switched off for good by log-prior −∞"
+        return "new branches fresh, without weight in the ensemble for good (log-prior −∞); they learn all the same"
     noise = start.get("noise")
     return GROWTH.get(kind, kind) + ("" if noise is None else f"; noise {noise:g}")
 

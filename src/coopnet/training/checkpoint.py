@@ -64,7 +64,8 @@ def read(folder: Path, record: Mapping[str, Any]) -> Patient:
                 f"{folder / name} is not the file that its record names; delete the folder and run again"
             )
     try:
-        architecture = Architecture(**{f.name: record["architecture"][f.name] for f in fields(Architecture)})
+        known = [f.name for f in fields(Architecture) if f.name in record["architecture"]]
+        architecture = Architecture(**{name: record["architecture"][name] for name in known})
         network = build(architecture, seed=0)
         network.load_state_dict(read_tensors(folder / WEIGHTS))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -13,13 +13,13 @@ from coopnet.reporting.wording import DOT, between, count, listing, number, spre
 
 def brief(tables: Tables) -> list[str]:
     """The best of each dataset, and how far ensembles are ahead."""
-    trained = [row for row in tables.experiments if row["branches"] > 1 and not starts.is_plain_ensemble(row["row"])]
+    trained = [row for row in tables.experiments if row["branches"] > 1 and row["epochs"] and not _muted(row)]
     sentences = _best(tables)
     if trained:
         gains, leads = _gains(tables, trained), [_lead(tables, row) for row in trained]
         sentences.append(
-            f"In {_ahead(gains)} of {count(len(gains), 'experiment')} with several branches the ensemble is ahead of "
-            f"the mean of its branches; its lead is {between(gains)} points of top-1."
+            f"In {_ahead(gains)} of {count(len(gains), 'experiment')} that trained several branches the ensemble is "
+            f"ahead of the mean of its branches; its lead is {between(gains)} points of top-1."
         )
         sentences.append(
             f"It is ahead of its best branch, picked on these test images, in {_ahead(leads)} of {len(leads)}, by "
@@ -37,7 +37,12 @@ def _best(tables: Tables) -> list[str]:
         over = ", mean over seeds" if len(tables.seeds(best, "ensemble", "top1")) > 1 else ""
         where = f" on {data}" if len(groups) > 1 else ""
         found.append(f"{number(ensemble[best])} %{where} ({best}{over})")
-    return [f"Highest ensemble top-1: {listing(found)}."]
+    return [f"Highest ensemble top-1 of all experiments, picked on these test images: {listing(found)}."]
+
+
+def _muted(row: Mapping[str, Any]) -> bool:
+    """Whether some of its branches have no say in the ensemble for good."""
+    return row["row"]["start"].get("opens") is False
 
 
 def _gains(tables: Tables, rows: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -70,9 +75,11 @@ def overview(tables: Tables, part: str) -> Picture:
 def section(tables: Tables) -> Section:
     """Accuracy by part; the first part's overview stands in the summary."""
     pictures = [overview(tables, part) for part in tables.parts][1:]
-    return Section(
-        "accuracy", "Accuracy", [_selection(tables)], [*pictures, _accuracy_table(tables), _branches_table(tables)]
-    )
+    plain = [row["name"] for row in tables.experiments if starts.is_plain_ensemble(row["row"])]
+    sentences = [_selection(tables)]
+    if plain:
+        sentences.append("A plain ensemble is the mean of its networks' logits here, as everywhere but in Part 3.")
+    return Section("accuracy", "Accuracy", sentences, [*pictures, _accuracy_table(tables), _branches_table(tables)])
 
 
 def _chosen_epochs(tables: Tables, experiment: str) -> list[tuple[int, int]]:
@@ -116,7 +123,7 @@ def _accuracy_table(tables: Tables) -> Table:
     first = {}
     for row in tables.ordered:
         first[row["name"]] = len(rows)
-        line = [cells.name(row), Cell(str(len(row["seeds"])))]
+        line = [cells.name(tables, row), Cell(str(len(row["seeds"])))]
         for score in ("top1", "top5"):
             line += [_score(tables, row["name"], model, score) for model, _ in models]
         rows.append(line)

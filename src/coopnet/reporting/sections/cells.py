@@ -14,12 +14,14 @@ FEW = 4
 """Results up to this many are named one by one in a sentence; more are summed up."""
 
 
-def name(row: Mapping[str, Any]) -> Cell:
-    """An experiment and its network."""
+def name(tables: Tables, row: Mapping[str, Any]) -> Cell:
+    """An experiment, its network, and its data where it is not what most of the study has."""
     what = f"{row['network']}, B = {row['branches']}"
     if starts.is_plain_ensemble(row["row"]):
         what = f"{row['backbone']}: {starts.words(row['row'])}"
-    return Cell(row["name"], what, "code")
+    data = [tables.data(other) for other in tables.experiments]
+    own = tables.data(row)
+    return Cell(row["name"], what if own == max(data, key=data.count) else f"{what}; {own}", "code")
 
 
 def over_seeds(values: Iterable[float], places: int = 2, *, sign: bool = False) -> Cell:

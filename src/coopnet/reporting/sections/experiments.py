@@ -28,7 +28,7 @@ def _table(tables: Tables) -> Table:
     columns = [Column(label, numeric=False, wide=label in ("What it is", "Parents")) for label in labels]
     rows = [
         [
-            cells.name(row),
+            cells.name(tables, row),
             Cell(row["about"]),
             Cell(row["start"], tone="code"),
             _parents(row),

@@ -24,7 +24,7 @@ def section(tables: Tables) -> Section:
 
 def _whose(tables: Tables, panels: Panels) -> str:
     """Part and data of a figure, where the study has several."""
-    several = len({panels.dataset for panels in tables.panels.values()}) > 1
+    several = len({panels.data for panels in tables.panels.values()}) > 1
     words = [PARTS.get(panels.part, panels.part)] if len(tables.parts) > 1 else []
-    words += [panels.dataset] if several else []
+    words += [panels.data] if several else []
     return f"{', '.join(words)}. " if words else ""

@@ -1,6 +1,7 @@
 """Networks alone, ensembles of networks, and students: `distillation`, per run, split and accuracy.
 
-It holds the rows of part `distillation`, all that they descend from, and every plain ensemble of the study.
+It holds the rows of part `distillation`, all that they descend from, every plain ensemble of the study, and beside
+them ONE itself: networks of several branches that were trained from nothing with the protocol of one of these.
 """
 
 import json
@@ -41,7 +42,9 @@ def _shown(runs: Sequence[Run], study: StudyInfo) -> set[str]:
         name = pending.pop()
         shown.add(name)
         pending += [parent for parent in parents[name] if parent not in shown]
-    return shown
+    protocols = {_protocol(run) for run in runs if run.experiment in shown and run.start == "random"}
+    several = [run for run in runs if run.branches > 1 and run.start == "random"]
+    return shown | {run.experiment for run in several if _protocol(run) in protocols}
 
 
 def _rows(run: Run, runs: Sequence[Run], lineage: Lineage) -> Iterable[Row]:
@@ -135,5 +138,5 @@ def _alone(run: Run, runs: Sequence[Run]) -> list[Run]:
 def _protocol(run: Run) -> str:
     """Data, kind of network and training, but for what a student and its teacher differ in."""
     model = {key: run.row["model"].get(key) for key in ("family", "depth", "block", "width")}
-    training = {key: value for key, value in run.row["training"].items() if key != "distillation"}
+    training = {key: value for key, value in run.row["training"].items() if key not in ("distillation", "test_every")}
     return json.dumps([run.row["data"], model, training], sort_keys=True)
