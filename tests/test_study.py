@@ -1194,7 +1194,6 @@ def test_runs_share_a_key_exactly_where_they_are_the_same(name: str) -> None:
         ("one5", "training.distillation.temperature", 2.0),
         ("one5", "training.distillation.rampup", 0),
         ("one5", "training.distillation", {"kind": "none"}),
-        ("one5", "training.distillation", {"kind": "none"}),
         ("one5", "training.precision", "fp32"),
         ("one5", "training.test_every", 2),
         ("one5_gradient_ratio", "training.schedule.gradient_ratio", None),
