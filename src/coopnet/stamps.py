@@ -18,16 +18,16 @@ LONG_AGO = 315532800.0  # 1980: older than any output
 
 
 def mark_run(stamp: Path, key: str, record: Path) -> None:
-    """Date the stamp of a run: long ago if `record` (its `run.json`) is of `key`, now if it is not any more.
+    """Date the stamp of a run: long ago if `record` (its `run.json`) is of `key`, now if it is not.
 
-    A stamp that is new already keeps its date, so that the outputs made since stay newer than it.
+    Now, and not when that was first seen: what lies there may have been put there since, by `git checkout` for one.
     """
-    current = files.look(record, "key") == key
-    known = stamp.read_text() if stamp.is_file() else None
-    if known != key or (not current and stamp.stat().st_mtime == LONG_AGO):
+    if files.look(record, "key") != key:
         files.write_text(stamp, key)
-    if current:
-        os.utime(stamp, (LONG_AGO, LONG_AGO))
+        return
+    if not stamp.is_file() or stamp.read_text() != key:
+        files.write_text(stamp, key)
+    os.utime(stamp, (LONG_AGO, LONG_AGO))
 
 
 def mark(stamp: Path, content: str) -> None:

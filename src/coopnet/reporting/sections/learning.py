@@ -11,7 +11,10 @@ def section(tables: Tables) -> Section:
     for name, panels in tables.panels.items():
         caption = "Training from scratch: test top-1."
         if "finetuning" in name:
-            caption = "Training that starts from a parent: test top-1; the dotted line is the parent's final ensemble."
+            caption = (
+                "Training that starts from trained networks: test top-1; of a single parent the final ensemble is the "
+                "dotted line."
+            )
         items.append(Picture(name, _whose(tables, panels) + caption + tail, "history.csv"))
     if not tables.factors.empty:
         caption = (
