@@ -202,6 +202,16 @@ def test_readme_shows_the_numbers_of_the_committed_tables() -> None:
     merges = pd.read_csv(tables / "merges.csv").set_index("experiment")
     shown = [line for line in (ROOT / "README.md").read_text().splitlines() if re.match(r"\| `\w+` \| [\d.]+ \|", line)]
     assert len(shown) == 9 + 10
+    readme = (ROOT / "README.md").read_text()
+    single, ensemble = merges.loc["merge3_refit", ["parents_mean_top1", "parents_ensemble_top1"]]
+    trained_on = merges.loc["merge3_refit", ["control_mean_top1", "control_ensemble_top1"]]
+    for number in (single, ensemble, *trained_on):
+        assert f"{number:.2f}" in readme
+    assert "standard error\nof 0.35 points" in readme
+    assert "standard error of 0.35 points" in (ROOT / "reports/mini/index.html").read_text()
+    growth = pd.read_csv(tables / "growth.csv").query("model == 'ensemble' and metric == 'top1'")
+    assert "no grown or merged network is ahead of its control by more than that" in readme
+    assert max(growth["over_control"].max(), merges["ensemble_over_control_ensemble_top1"].max()) <= 0.35
     for line in shown:
         name, first, second, *more = (cell.strip(" `") for cell in line.strip("|").split("|"))
         if more:  # Step 1: final ensemble and branch 1, predictions changed at step 0
