@@ -2,7 +2,7 @@
 
 from itertools import permutations
 from pathlib import Path
-from types import SimpleNamespace
+from types import NoneType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,13 @@ from coopnet.evaluation.metrics import (
     log_mean_probabilities,
     measure,
     ranks,
+    reliability,
     scores,
     versus,
     versus_parents,
     versus_teacher,
 )
+from coopnet.evaluation.outcomes import outcomes, pack, unpack
 from coopnet.workspace import Workspace
 
 
@@ -255,8 +257,9 @@ def test_mean_of_vanishing_probabilities_is_finite() -> None:
 
 def test_plain_network_has_no_diversity() -> None:
     """Where there is one branch, nothing is said about several."""
-    assert set(measure(some_saved(3, branches=1))) == {"images", "ensemble", "branches"}
-    assert set(measure(some_saved(3))) == {"images", "ensemble", "branches", "mean_probabilities", "diversity"}
+    assert set(measure(some_saved(3, branches=1))) == {"images", "ensemble", "reliability", "branches"}
+    several = {"images", "ensemble", "reliability", "branches", "mean_probabilities", "diversity"}
+    assert set(measure(some_saved(3))) == several
 
 
 def leaves(content: Any) -> list[Any]:
@@ -271,7 +274,61 @@ def test_metrics_are_plain_numbers() -> None:
     """All values can be written as JSON and compared: Python's own numbers, no NumPy types."""
     saved = some_saved(3)
     found = [versus(saved, saved), measure(saved), versus_parents([saved, saved]), versus_teacher(saved, saved)]
-    assert {type(value) for value in leaves(found)} == {int, float, bool}
+    assert {type(value) for value in leaves(found)} == {int, float, bool, NoneType}
+
+
+# Reliability
+
+
+def test_reliability_by_hand() -> None:
+    """Of four bins the third holds its upper edge; an empty bin has no means, and images of all bins add up."""
+    confidence, correct = np.array([0.3, 0.5, 0.6, 0.75, 0.9]), np.array([True, False, True, True, True])
+    empty = {"images": 0, "confidence": None, "accuracy": None}
+    found = reliability(confidence, correct, bins=4)
+    assert found[0] == empty
+    assert found[1] == {"images": 2, "confidence": pytest.approx(40), "accuracy": 50}
+    assert found[2] == {"images": 2, "confidence": pytest.approx(67.5), "accuracy": 100}
+    assert found[3] == {"images": 1, "confidence": pytest.approx(90), "accuracy": 100}
+
+
+def test_reliability_is_that_of_the_ensemble() -> None:
+    """15 bins whose images are all there are, whose accuracy is top-1, and whose gaps are the ECE."""
+    found = measure(some_saved(1))
+    bins = [one for one in found["reliability"] if one["images"]]
+    assert len(found["reliability"]) == 15
+    assert sum(one["images"] for one in bins) == found["images"]
+    assert sum(one["images"] * one["accuracy"] for one in bins) / found["images"] == pytest.approx(
+        found["ensemble"]["top1"]
+    )
+    gaps = sum(one["images"] * abs(one["accuracy"] - one["confidence"]) for one in bins) / found["images"]
+    assert gaps == pytest.approx(found["ensemble"]["ece"])
+
+
+# Outcomes
+
+
+@pytest.mark.parametrize("images", [1, 8, 100, 101])
+def test_outcomes_are_the_accuracy_of_every_model(images: int) -> None:
+    """What was packed comes back bit by bit, and its means are the accuracies in the metrics."""
+    saved = some_saved(4)
+    saved = Saved(*(np.resize(array, (images, *array.shape[1:])) for array in saved))
+    found, packed = outcomes(saved), pack(outcomes(saved))
+    metrics = measure(saved)
+    models = {name: metrics[name] for name in ("ensemble", "mean_probabilities")}
+    models |= {f"branch{b}": branch for b, branch in enumerate(metrics["branches"], start=1)}
+    assert set(packed) == set(models)
+    for name, expected in models.items():
+        right = unpack(packed[name], images)
+        np.testing.assert_array_equal(right, [found[name] < 1, found[name] < 5])
+        assert 100 * right.mean(axis=1) == pytest.approx([expected["top1"], expected["top5"]])
+
+
+def test_outcomes_of_other_images_are_refused() -> None:
+    """Bits that cannot be those of as many images."""
+    bits = pack(outcomes(some_saved(4)))["ensemble"]
+    for images in (96, 105):
+        with pytest.raises(ValueError, match="not those of"):
+            unpack(bits, images)
 
 
 # Diversity
@@ -465,6 +522,10 @@ def test_parents_are_called_what_they_are(
     command.evaluate(Workspace(tmp_path), "tiny", "child", 0)
     metrics = files.read_json(tmp_path / "results/tiny/child/seed0/metrics.json")
     assert metrics.pop("key") == run.key
+    folder = tmp_path / "results/tiny/child/seed0"
+    written = {name: files.sha256(folder / name) for name in ("outcomes.safetensors", "votes.csv")}
+    assert metrics.pop("files") == written
+    assert set(metrics.pop("picked")) == {"subset", "rule"}
     assert set(metrics) == ({"final", "step0"} if step0 else {"final"})
     for stage in metrics.values():
         for split in ("test", "validation"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from coopnet.commands.evaluate import write_votes
 from coopnet.evaluation.metrics import Saved, measure
-from coopnet.evaluation.voting import MOST, RULES, subsets, votes
+from coopnet.evaluation.voting import MOST, RULES, best_smaller, subsets, vote, votes
 
 Accuracy = tuple[float, float]
 
@@ -173,13 +173,33 @@ def test_many_branches_vote_together_only() -> None:
     assert len(list(subsets(MOST))) == 2**MOST - 1
 
 
+# Picking
+
+
+@given(st.integers(0, 10), st.integers(1, 5))
+@settings(deadline=None, max_examples=20)
+def test_pick_is_the_best_of_the_smaller_votes(seed: int, branches: int) -> None:
+    """No smaller vote is better on the images it is picked on, and it can be cast again alone."""
+    saved = some_saved(seed, branches=branches)
+    rows = votes(saved)
+    picked = best_smaller(rows, branches)
+    if branches == 1:
+        assert picked is None
+        return
+    assert picked is not None
+    smaller = [row for row in rows if row["size"] < branches]
+    assert picked == next(row for row in smaller if row["top1"] == max(other["top1"] for other in smaller))
+    rank = vote(saved, picked["subset"], picked["rule"])
+    assert (100 * (rank < 1).mean(), 100 * (rank < 5).mean()) == pytest.approx((picked["top1"], picked["top5"]))
+
+
 # The file
 
 
 def test_file_is_sorted_by_split_first(tmp_path: Path) -> None:
     """Columns as promised, test before validation, each as `votes` gives it, with all digits."""
     saved = {"validation": some_saved(5), "test": some_saved(4)}
-    write_votes(tmp_path / "votes.csv", saved)
+    write_votes(tmp_path / "votes.csv", {split: votes(said) for split, said in saved.items()})
     with (tmp_path / "votes.csv").open(newline="") as handle:
         rows = list(csv.DictReader(handle))
     assert list(rows[0]) == ["split", "subset", "size", "rule", "top1", "top5"]
@@ -189,5 +209,5 @@ def test_file_is_sorted_by_split_first(tmp_path: Path) -> None:
 
 def test_file_of_a_plain_network_has_a_header_only(tmp_path: Path) -> None:
     """One branch has nothing to vote about; the file is there all the same."""
-    write_votes(tmp_path / "votes.csv", {"test": some_saved(0, branches=1)})
+    write_votes(tmp_path / "votes.csv", {"test": votes(some_saved(0, branches=1))})
     assert (tmp_path / "votes.csv").read_text() == "split,subset,size,rule,top1,top5\n"

@@ -55,7 +55,11 @@ rule evaluate:
     output:
         [
             f"results/{STUDY.name}/{{experiment}}/seed{{seed}}/{name}"
-            for name in ("metrics.json", "votes.csv")
+            for name in (
+                "metrics.json",
+                "votes.csv",
+                "outcomes.safetensors",
+            )
         ],
     log:
         f"{LOGS}/evaluate/{{experiment}}-seed{{seed}}.log",

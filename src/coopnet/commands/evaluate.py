@@ -4,16 +4,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from coopnet import files, study
 from coopnet.errors import CoopNetError
-from coopnet.evaluation.metrics import Saved, measure, versus, versus_parents, versus_teacher
-from coopnet.evaluation.voting import VOTES, votes
+from coopnet.evaluation.metrics import Saved, measure, ranks, versus, versus_parents, versus_teacher
+from coopnet.evaluation.outcomes import outcomes, pack
+from coopnet.evaluation.voting import VOTES, best_smaller, vote, votes
 from coopnet.study import Run
 from coopnet.workspace import Workspace
 
 
 def evaluate(workspace: Workspace, name: str, experiment: str, seed: int) -> None:
-    """Write `votes.csv` and `metrics.json` of a run.
+    """Write `votes.csv`, `outcomes.safetensors` and `metrics.json` of a run.
 
     Raises:
         CoopNetError: logits are missing, damaged or not finite, or the run was made with other parameters.
@@ -24,11 +27,22 @@ def evaluate(workspace: Workspace, name: str, experiment: str, seed: int) -> Non
     saved = logits_of(folder, run)
     parents = [logits_of(workspace.run(plan, parent), parent) for parent in run.parents]
     metrics: dict[str, Any] = {"key": run.key}
+    bits: dict[str, np.ndarray] = {}
     for part, said in saved.items():
         stage, _, split = part.rpartition("_")
         measured = measure(said) | compare(run, said, [parent[split] for parent in parents])
         metrics.setdefault(stage or "final", {})[split] = measured
-    write_votes(folder / "votes.csv", {split: saved[split] for split in metrics["final"]})
+        if part == "test":
+            bits |= {f"final/{model}": packed for model, packed in pack(outcomes(said)).items()}
+        elif part == "step0_test":
+            bits |= pack({"step0/ensemble": ranks(said.ensemble, said.labels)})
+    rows = {split: votes(saved[split]) for split in metrics["final"]}
+    if picked := best_smaller(rows.get("validation", []), saved["test"].branches.shape[1]):
+        metrics["picked"] = {key: picked[key] for key in ("subset", "rule")}
+        bits |= pack({"final/picked": vote(saved["test"], **metrics["picked"])})
+    write_votes(folder / "votes.csv", rows)
+    files.write_tensors(folder / "outcomes.safetensors", bits)
+    metrics["files"] = {name: files.sha256(folder / name) for name in ("outcomes.safetensors", "votes.csv")}
     files.write_json(folder / "metrics.json", metrics)  # last: who finds it takes the run for evaluated
 
 
@@ -43,9 +57,9 @@ def compare(run: Run, said: Saved, parents: Sequence[Saved]) -> dict[str, Any]:
     return {"versus_parents": versus_parents(parents)}
 
 
-def write_votes(path: Path, saved: Mapping[str, Saved]) -> None:
+def write_votes(path: Path, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Write the votes of each split; a network of one branch has none, and leaves the header."""
-    rows = [{"split": split} | row for split in sorted(saved) for row in votes(saved[split])]
+    rows = [{"split": split, **row} for split in sorted(found) for row in found[split]]
     if rows:
         files.write_rows(path, rows)
     else:

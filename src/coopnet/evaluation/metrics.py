@@ -9,6 +9,9 @@ from scipy.special import log_softmax, logsumexp
 from coopnet.errors import CoopNetError
 from coopnet.evaluation.diversity import diversity
 
+BINS = 15
+"""Bins of equal width on [0, 1] that confidences are sorted into."""
+
 EXACT = 1e-6
 """A start is exact when no logit moves by more than this share of the largest one (float32, eval mode)."""
 
@@ -53,17 +56,33 @@ def accuracy(ranks: np.ndarray) -> dict[str, float]:
     return {f"top{k}": float(100 * (ranks < k).mean()) for k in (1, 5)}
 
 
-def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
-    """ECE in percent (Guo et al., ICML 2017, arXiv 1706.04599, equation 3), `bins` of equal width on [0, 1].
+def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> list[dict[str, Any]]:
+    """How often a network is right where it is how sure: the bins of a reliability diagram, lowest first.
 
     Args:
         confidence: largest probability of each image, [N].
         correct: whether its class is the true one, [N].
-        bins: number of bins.
+        bins: number of bins of equal width on [0, 1]; each holds its upper edge.
+
+    Returns:
+        Per bin `images`, and where there are any the means `confidence` and `accuracy` in percent, else None.
     """
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(place, confidence, bins) - np.bincount(place, correct, bins)
-    return float(100 * np.abs(gaps).sum() / len(confidence))
+    images = np.bincount(place, minlength=bins)
+    means = {
+        name: [
+            float(100 * total / n) if n else None for total, n in zip(np.bincount(place, of, bins), images, strict=True)
+        ]
+        for name, of in (("confidence", confidence), ("accuracy", correct))
+    }
+    return [{"images": int(images[b])} | {name: mean[b] for name, mean in means.items()} for b in range(bins)]
+
+
+def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
+    """ECE in percent (Guo et al., ICML 2017, arXiv 1706.04599, equation 3): Σ over bins of share · |gap|."""
+    filled = [one for one in reliability(confidence, correct, bins) if one["images"]]
+    gaps = [one["images"] * abs(one["confidence"] - one["accuracy"]) for one in filled]
+    return float(sum(gaps) / len(confidence))
 
 
 def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -76,13 +95,16 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         raise CoopNetError("the logits are not finite numbers: the network has diverged; lower training.optimizer.lr")
     rank = ranks(logits, labels)
     log_probabilities = log_softmax(logits.astype(np.float64), axis=1)
-    confidence = np.exp(log_probabilities.max(axis=1))
-    # The class that `ranks` calls first, so that accuracy here and there is the same number.
     return {
         **accuracy(rank),
         "nll": float(-log_probabilities[np.arange(len(labels)), labels].mean()),
-        "ece": expected_calibration_error(confidence, rank == 0),
+        "ece": expected_calibration_error(*sureness(logits, labels)),
     }
+
+
+def sureness(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Largest probability of each image, and whether the class that `ranks` puts first is the true one, [N] each."""
+    return np.exp(log_softmax(logits.astype(np.float64), axis=1).max(axis=1)), ranks(logits, labels) == 0
 
 
 def log_mean_probabilities(logits: np.ndarray) -> np.ndarray:
@@ -95,7 +117,7 @@ def log_mean_probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def measure(saved: Saved) -> dict[str, Any]:
-    """Scores of the ensemble and of each branch, with the branch's mean gate weight.
+    """Scores of the ensemble, with its reliability, and of each branch, with the branch's mean gate weight.
 
     Of several branches also the scores of the unweighted mean of their probabilities, and their diversity.
 
@@ -110,6 +132,7 @@ def measure(saved: Saved) -> dict[str, Any]:
     measured = {
         "images": len(saved.labels),
         "ensemble": scores(saved.ensemble, saved.labels),
+        "reliability": reliability(*sureness(saved.ensemble, saved.labels)),
         "branches": branches,
     }
     if count > 1:

@@ -1,6 +1,6 @@
 """What subsets of a network's branches reach together, under three rules."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, combinations
 from typing import Any
 
@@ -32,21 +32,39 @@ def votes(saved: Saved) -> list[dict[str, Any]]:
     count = saved.branches.shape[1]
     if count == 1:
         return []
+    rows = []
+    for subset, found in _ranks(saved, subsets(count)):
+        name = "+".join(str(b + 1) for b in subset)
+        rows += [{"subset": name, "size": len(subset), "rule": rule} | accuracy(found[rule]) for rule in RULES]
+    return sorted(rows, key=lambda row: RULES.index(row["rule"]))
+
+
+def vote(saved: Saved, subset: str, rule: str) -> np.ndarray:
+    """Ranks of the true classes, [N], in the vote of one subset (`1+3`) under one rule."""
+    ((_, found),) = _ranks(saved, [[int(number) - 1 for number in subset.split("+")]])
+    return found[rule]
+
+
+def best_smaller(votes: Iterable[Mapping[str, Any]], branches: int) -> dict[str, Any] | None:
+    """The vote with the best top-1 among those of fewer than all branches; of equals the first. None for one branch."""
+    return max((dict(row) for row in votes if row["size"] < branches), key=lambda row: row["top1"], default=None)
+
+
+def _ranks(saved: Saved, chosen: Iterable[list[int]]) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
     # Branches first, so that the sums below run over contiguous memory.
     logits = np.moveaxis(saved.branches, 1, 0)
     probabilities = softmax(np.ascontiguousarray(logits, np.float64), axis=2)
     ballots = (logits.argmax(axis=2)[..., None] == np.arange(logits.shape[2])).astype(np.int16)
-    rows = []
-    for subset in subsets(count):
+    for subset in chosen:
         summed = probabilities[subset].sum(axis=0)  # ranks as the mean does
-        found = {
-            "gate": ranks(saved.only(subset).ensemble, saved.labels),
-            "majority": ranks(ballots[subset].sum(axis=0, dtype=np.int16), saved.labels, summed),
-            "mean": ranks(summed, saved.labels),
-        }
-        name = "+".join(str(b + 1) for b in subset)
-        rows += [{"subset": name, "size": len(subset), "rule": rule} | accuracy(found[rule]) for rule in RULES]
-    return sorted(rows, key=lambda row: RULES.index(row["rule"]))
+        yield (
+            subset,
+            {
+                "gate": ranks(saved.only(subset).ensemble, saved.labels),
+                "majority": ranks(ballots[subset].sum(axis=0, dtype=np.int16), saved.labels, summed),
+                "mean": ranks(summed, saved.labels),
+            },
+        )
 
 
 def subsets(count: int) -> Iterator[list[int]]:

@@ -1,0 +1,37 @@
+"""Which images a network gets right, one bit each: all that resampling the images needs, and small enough for git."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from coopnet.evaluation.metrics import Saved, log_mean_probabilities, ranks
+
+SCORES = ("top1", "top5")
+WITHIN = (1, 5)
+"""How many classes may be ranked, the true one included, for each of `SCORES`."""
+
+
+def outcomes(saved: Saved) -> dict[str, np.ndarray]:
+    """Ranks of the true classes, [N], of every model: `ensemble`, `branch1`, …, and of several `mean_probabilities`."""
+    count = saved.branches.shape[1]
+    models = {"ensemble": ranks(saved.ensemble, saved.labels)}
+    models |= {f"branch{b + 1}": ranks(saved.branches[:, b], saved.labels) for b in range(count)}
+    if count > 1:
+        models["mean_probabilities"] = ranks(log_mean_probabilities(saved.branches), saved.labels)
+    return models
+
+
+def pack(ranks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Ranks [N] of each model as bits, [2, ⌈N/8⌉]: whether each image is right in top-1, and in top-5."""
+    return {name: np.packbits([rank < within for within in WITHIN], axis=1) for name, rank in ranks.items()}
+
+
+def unpack(bits: np.ndarray, images: int) -> np.ndarray:
+    """What `pack` packed of one model: whether each image is right, [2, N].
+
+    Raises:
+        ValueError: these are not the bits of as many images.
+    """
+    if bits.dtype != np.uint8 or bits.shape != (len(WITHIN), (images + 7) // 8):
+        raise ValueError(f"bits of shape {bits.shape} are not those of {images} images")
+    return np.unpackbits(bits, axis=1, count=images).astype(bool)
