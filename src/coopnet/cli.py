@@ -95,6 +95,14 @@ def tables(study: StudyName) -> None:
 
 
 @app.command()
+def claims(study: StudyName) -> None:
+    """Decide every claim of claims.yaml from the outcomes, histories and counted FLOPs of a study."""
+    from coopnet.commands import claims as command
+
+    command.claims(_workspace(), study)
+
+
+@app.command()
 def report(study: StudyName) -> None:
     """Make the HTML and PDF report of a study from its tables alone."""
     from coopnet.commands import report as command

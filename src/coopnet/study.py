@@ -121,6 +121,16 @@ def load(root: Path, name: str = FULL) -> Study:
     )
 
 
+def rows(root: Path) -> dict[str, Experiment]:
+    """All rows of `params.yaml`, whichever of them a study has.
+
+    Raises:
+        CoopNetError: anything wrong with the file.
+    """
+    source = "params.yaml"
+    return resolve(check(Parameters, read_yaml(root / source), source), Overlay(), source)
+
+
 def resolve(parameters: Parameters, overlay: Overlay, source: str) -> dict[str, Experiment]:
     """Merge defaults, rows and overlay into full rows; check each, and who descends from whom."""
     for key in [*(overlay.only or []), *overlay.experiments]:

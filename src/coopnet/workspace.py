@@ -41,6 +41,10 @@ class Workspace:
         """The tables that the report is made from."""
         return self.results(study) / "tables"
 
+    def claims(self, study: Study) -> Path:
+        """The verdict of every claim."""
+        return self.results(study) / "claims.json"
+
     def report(self, study: Study) -> Path:
         """The report of a study."""
         return self.root / "reports" / study.name

@@ -84,6 +84,7 @@ stamps.mark(
     ),
 )
 stamps.mark(STAMPS / "evaluation", stamps.source_of(PACKAGE / "evaluation"))
+stamps.mark(STAMPS / "claims", stamps.source_of(PACKAGE / "claims"))
 stamps.mark(STAMPS / "reporting", stamps.source_of(PACKAGE / "reporting"))
 
 

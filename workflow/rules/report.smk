@@ -52,6 +52,31 @@ rule tables:
         "coopnet tables {params.study} > {log} 2>&1"
 
 
+rule claims:
+    input:
+        STAMPS / "claims",
+        "claims.yaml",
+        str(WORKSPACE.tables(STUDY) / "compute.csv"),
+        [
+            path
+            for run in STUDY.runs.values()
+            for path in results_of(
+                run, "run.json", "metrics.json", "outcomes.safetensors", "history.csv"
+            )
+        ],
+    output:
+        str(WORKSPACE.claims(STUDY)),
+    log:
+        f"{LOGS}/claims.log",
+    conda:
+        "../envs/coopnet.yaml"
+    threads: 1
+    params:
+        study=STUDY.name,
+    shell:
+        "coopnet claims {params.study} > {log} 2>&1"
+
+
 rule report:
     input:
         STAMPS / "reporting",

@@ -1,0 +1,220 @@
+"""What `claims.yaml` may say, and what the study has to have for it."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from coopnet import study
+from coopnet.errors import CoopNetError
+from coopnet.study import Experiment
+
+REFERENCE = re.compile(r"(?P<experiment>\w+)(?:\.(?P<model>\w+))?(?:@(?P<stage>step0))?")
+MODELS = ("ensemble", "branch_mean", "mean_probabilities", "picked")
+
+
+class Reference(NamedTuple):
+    """`experiment.model@step0`: one of the networks inside a run, trained unless it says `@step0`."""
+
+    experiment: str
+    model: str = "ensemble"
+    stage: Literal["final", "step0"] = "final"
+
+    def __str__(self) -> str:
+        """In words: `one3, branch 1`."""
+        words = {"ensemble": "", "branch_mean": ", mean of branches", "mean_probabilities": ", mean of probabilities"}
+        words["picked"] = ", smaller vote picked on validation"
+        model = words.get(self.model, f", branch {self.model.removeprefix('branch')}")
+        return f"{self.experiment}{model}{' at step 0' if self.stage == 'step0' else ''}"
+
+
+def _reference(text: Any) -> Any:
+    match = REFERENCE.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError("it must be `experiment`, `experiment.model` or `experiment@step0`")
+    found = Reference(match["experiment"], match["model"] or "ensemble", match["stage"] or "final")  # type: ignore[arg-type]
+    if found.model not in MODELS and not re.fullmatch(r"branch[1-9]\d*", found.model):
+        raise ValueError(f"{found.model!r} is no model (known: {', '.join(MODELS)}, branch1, branch2, …)")
+    if found.stage == "step0" and found.model != "ensemble":
+        raise ValueError("of step 0 only the ensemble is kept")
+    return found
+
+
+def _several(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+Referred = Annotated[Reference, BeforeValidator(_reference)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Comparison(_Strict):
+    """A difference in accuracy, `of` minus each of `than`.
+
+    Attributes:
+        kind: `better`: the interval is above 0; `not_worse`: above −margin; `nothing`: within ±margin; `about`: above
+            0, and it meets `target`.
+        of: the network that the claim is about.
+        than: what it is compared with; with several, each is a part of its own.
+        each: every single network of `than` in the lineage of a replicate is a part of its own, as in "better than
+            each of its parents"; otherwise their mean counts.
+        target: for `about`, the least and the largest gain in points.
+    """
+
+    kind: Literal["better", "not_worse", "nothing", "about"]
+    of: Referred
+    than: Annotated[list[Referred], BeforeValidator(_several), Field(min_length=1)]
+    each: bool = False
+    target: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+
+    @model_validator(mode="after")
+    def _check_target(self) -> "Comparison":
+        if (self.kind == "about") != (self.target is not None):
+            raise ValueError("`target: [least, largest]` belongs to kind `about`, and to no other")
+        if self.target is not None and self.target[0] > self.target[1]:
+            raise ValueError(f"target {self.target} must not fall")
+        return self
+
+
+class Kept(_Strict):
+    """What a start keeps of its parent, counted before any training.
+
+    Attributes:
+        kind: `predictions_kept`: no predicted class changes; `calibration_kept`: neither NLL nor ECE rises.
+        of: the experiment, whose one parent it is compared with.
+    """
+
+    kind: Literal["predictions_kept", "calibration_kept"]
+    of: Referred
+
+    @property
+    def than(self) -> list[Reference]:
+        """Nothing but its own parent."""
+        return []
+
+
+class Cost(_Strict):
+    """What it costs to train a network and all that it descends from.
+
+    Attributes:
+        kind: `fewer_epochs` and `less_compute_to_target`: until the mean validation accuracy over seeds reaches where
+            `than` ends; `less_compute`: counted FLOPs of all training.
+        of: the experiment that is said to cost less.
+        than: the one it is compared with.
+    """
+
+    kind: Literal["fewer_epochs", "less_compute_to_target", "less_compute"]
+    of: Referred
+    than: Annotated[list[Referred], BeforeValidator(_several), Field(min_length=1, max_length=1)]
+
+
+Part = Annotated[Comparison | Kept | Cost, Field(union_mode="left_to_right")]
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("it must not be empty")
+    return " ".join(text.split())
+
+
+Words = Annotated[str, AfterValidator(_not_blank)]
+
+
+class Claim(_Strict):
+    """One statement.
+
+    Attributes:
+        number: its place in the list of claims, `4a` where a claim is stated more than once.
+        text: the claim, as one sentence.
+        source: who claims it.
+        section: id of the report's section that shows what it rests on.
+        margin: δ in points of accuracy: the largest difference that does not count.
+        parts: it holds when all of them do.
+    """
+
+    number: Annotated[str, Field(pattern=r"^[1-9]\d*[a-z]?$")]
+    text: Words
+    source: Words
+    section: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
+    margin: Annotated[float, Field(gt=0)] = 0.5
+    parts: Annotated[list[dict[str, Any]], Field(min_length=1)]
+
+
+class Stated(NamedTuple):
+    """A claim by its name, with its parts checked."""
+
+    id: str
+    claim: Claim
+    parts: list[Comparison | Kept | Cost]
+
+
+KINDS: dict[str, type[Comparison] | type[Kept] | type[Cost]] = {
+    **dict.fromkeys(("better", "not_worse", "nothing", "about"), Comparison),
+    **dict.fromkeys(("predictions_kept", "calibration_kept"), Kept),
+    **dict.fromkeys(("fewer_epochs", "less_compute_to_target", "less_compute"), Cost),
+}
+
+
+def read(path: Path, experiments: Mapping[str, Experiment]) -> list[Stated]:
+    """The claims, in their order.
+
+    Args:
+        path: `claims.yaml`.
+        experiments: all rows of `params.yaml`; a study may hold fewer, and then some claims are not run.
+
+    Raises:
+        CoopNetError: a key, a kind, an experiment or a model that is not known, or two networks on different data.
+    """
+    stated = []
+    for name, content in study.read_yaml(path).items():
+        where = f"{path.name}: {name}"
+        if not re.fullmatch(r"[a-z0-9_]+", str(name)):
+            raise CoopNetError(f"{where}: the name of a claim has small letters, digits and underscores")
+        claim = study.check(Claim, content, where)
+        parts = [_part(part, f"{where}.parts.{place}") for place, part in enumerate(claim.parts)]
+        for place, part in enumerate(parts):
+            _check_part(part, experiments, f"{where}.parts.{place}")
+        stated.append(Stated(str(name), claim, parts))
+    return stated
+
+
+def _part(content: dict[str, Any], where: str) -> Comparison | Kept | Cost:
+    kind = content.get("kind")
+    if kind not in KINDS:
+        hint = study.did_you_mean(str(kind), KINDS)
+        raise CoopNetError(f"{where}.kind: {kind!r} is not known{hint} (known: {', '.join(KINDS)})")
+    return study.check(KINDS[kind], content, where)
+
+
+def _check_part(part: Comparison | Kept | Cost, experiments: Mapping[str, Experiment], where: str) -> None:
+    for reference in (part.of, *part.than):
+        if reference.experiment not in experiments:
+            hint = study.did_you_mean(reference.experiment, experiments)
+            raise CoopNetError(f"{where}: {reference.experiment!r} is not an experiment of params.yaml{hint}")
+        _check_model(reference, experiments[reference.experiment], where)
+        own, other = (experiments[name].data for name in (part.of.experiment, reference.experiment))
+        if isinstance(part, Comparison) and own.dataset != other.dataset:
+            raise CoopNetError(
+                f"{where}: {part.of.experiment} is tested on {own.dataset}, {reference.experiment} on {other.dataset}; "
+                "compare networks on the same images"
+            )
+    if isinstance(part, Kept) and len(experiments[part.of.experiment].parents) != 1:
+        raise CoopNetError(f"{where}: {part.kind} compares with one parent, and {part.of.experiment} has not one")
+
+
+def _check_model(reference: Reference, row: Experiment, where: str) -> None:
+    branches = row.model.branches
+    if reference.stage == "step0" and (not row.parents or row.start.kind == "random"):
+        raise CoopNetError(f"{where}: {reference.experiment} starts from nothing, so it has no step 0")
+    if reference.model == "picked" and not (row.data.validation and branches > 1):
+        raise CoopNetError(f"{where}: {reference.experiment} has no validation images, or no branches, to pick from")
+    if reference.model == "mean_probabilities" and branches == 1:
+        raise CoopNetError(f"{where}: {reference.experiment} has one branch; leave `.mean_probabilities` out")
+    number = reference.model.removeprefix("branch")
+    if number.isdigit() and int(number) > branches:
+        raise CoopNetError(f"{where}: {reference.experiment} has {branches} branches, so no {reference.model}")
