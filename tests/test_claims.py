@@ -582,10 +582,15 @@ def test_damaged_results_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_less_compute_is_counted(tmp_path: Path) -> None:
     """A ratio of counted FLOPs with all ancestors decides without sampling, however few seeds there are."""
-    workspace, _ = made(tmp_path, by_branches, seeds=1)
+    workspace, plan = made(tmp_path, by_branches, seeds=1)
     parts = [{"kind": "less_compute", "of": "one3", "than": "one5"}]
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"cheap": GOOD | {"parts": parts}}))
     (cheap,) = ledger_of(workspace).values()
     assert cheap["id"] == "cheap"
     assert (cheap["verdict"], cheap["unit"], cheap["p"]) == ("supported", "ratio", None)
-    assert cheap["estimate"] == pytest.approx(103 / 105)
+    assert cheap["estimate"] == pytest.approx(103 / 105 - 1)
+    table = workspace.tables(plan) / "compute.csv"
+    table.write_text(table.read_text().replace("one3,3,103", "one3,3,"))
+    (unknown,) = ledger_of(workspace).values()
+    assert (unknown["verdict"], unknown["estimate"]) == ("inconclusive", None)
+    assert "imported checkpoint" in unknown["note"]

@@ -14,10 +14,10 @@ from coopnet.study import Run
 
 
 class Compute(NamedTuple):
-    """Counted FLOPs of training: of a run itself, and with all that it descends from."""
+    """Counted FLOPs of training: of a run itself, and with all it descends from; None where that is not known."""
 
     own: int
-    lineage: int
+    lineage: int | None
 
 
 def read_compute(path: Path) -> dict[str, Compute]:
@@ -29,11 +29,15 @@ def read_compute(path: Path) -> dict[str, Compute]:
     try:
         with path.open(newline="", encoding="utf-8") as handle:
             rows = list(csv.DictReader(handle))
-        return {row["experiment"]: Compute(int(row["training_flops"]), int(row["lineage_flops"])) for row in rows}
+        return {row["experiment"]: Compute(int(row["training_flops"]), _known(row["lineage_flops"])) for row in rows}
     except FileNotFoundError:
         raise CoopNetError(f"{path} is missing; run `coopnet tables` first") from None
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise CoopNetError(f"{path} is damaged ({error}); run `coopnet tables` again") from error
+
+
+def _known(cell: str) -> int | None:
+    return int(cell) if cell else None
 
 
 class Curves(NamedTuple):

@@ -249,28 +249,34 @@ def _changed(runs: Sequence[Run], blocks: Sequence[Any], score: str, outcomes: O
 
 
 def _cost(part: Cost, score: str | None, evidence: Evidence, seed: Sequence[int]) -> Decision:
+    """What training costs: in all, which is counted, or until a target, which is resampled over seeds."""
     of, than = part.of.experiment, part.than[0].experiment
     if part.kind == "less_compute":
-        ratio = evidence.compute[of].lineage / evidence.compute[than].lineage
-        verdict: Verdict = "supported" if ratio < 1 else "contradicted"
-        text = f"training FLOPs of {of} / {than}"
-        n = min(len(evidence.runs[name]) for name in (of, than))
-        return Decision(text, part.kind, verdict, _finite(ratio), unit="ratio", n=n, slack=1 - ratio)
-    ratio = part.kind == "less_compute_to_target"
-    own, other = (_curves(name, score or "top1", evidence, epochs=not ratio) for name in (of, than))
-    found = costs.to_target(own, other, evidence.resamples, seed, ratio=ratio)
+        return _counted(part, of, than, evidence)
+    per_flop = part.kind == "less_compute_to_target"
+    curves = [_curves(name, score or "top1", evidence, epochs=not per_flop) for name in (of, than)]
+    found = costs.to_target(*curves, evidence.resamples, seed, ratio=per_flop)
     verdict, p, slack, note = decide(found, "less")
     if math.isinf(found.estimate):
         note = "; ".join(filter(None, [note, f"{of} never reaches where {than} ends"]))
-    what = (
-        "training FLOPs until the target, {} / {} \N{MINUS SIGN} 1"
-        if ratio
-        else "epochs until the target, {} \N{MINUS SIGN} {}"
-    )
-    unit = "ratio" if ratio else "epochs"
-    text = what.format(of, than)
+    text = f"epochs until the target, {of} \N{MINUS SIGN} {than}"
+    if per_flop:
+        text = f"training FLOPs until the target, {of} / {than} \N{MINUS SIGN} 1"
+    unit = "ratio" if per_flop else "epochs"
     estimate, ends = _finite(found.estimate), _ends(found)
     return Decision(text, part.kind, verdict, estimate, ends, unit, found.n, p, slack, paired=False, note=note)
+
+
+def _counted(part: Cost, of: str, than: str, evidence: Evidence) -> Decision:
+    own, other = (evidence.compute[name].lineage for name in (of, than))
+    text = f"training FLOPs of {of} / {than} \N{MINUS SIGN} 1"
+    if own is None or other is None:
+        note = "what the training of an imported checkpoint cost is not known"
+        return Decision(text, part.kind, "inconclusive", unit="ratio", note=note)
+    excess = own / other - 1
+    n = min(len(evidence.runs[name]) for name in (of, than))
+    verdict: Verdict = "supported" if excess < 0 else "contradicted"
+    return Decision(text, part.kind, verdict, _finite(excess), unit="ratio", n=n, slack=-excess)
 
 
 def _curves(experiment: str, score: str, evidence: Evidence, *, epochs: bool) -> costs.Curves:
