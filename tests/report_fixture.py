@@ -130,6 +130,8 @@ PLAIN, PROBABILITIES = 2.0, 0.25
 """Points by which a plain ensemble's mean of logits beats its networks, and its mean of probabilities that."""
 MERGE_LOSS = {"refit": 1.0, "first": 20.0, "matched": 28.0, "mean": 38.0}
 """Points that the step-0 ensemble of a merge lies below the mean of its parents."""
+SURE, UNSURE = 97.0, 17.0
+"""Confidence (%) in the two bins that have images, the 15th and the 3rd."""
 COPIES = {"step0": 3.0, "final": 2.0}
 """Disagreement (%) of a copy and its donor; of branches 1 and 2 that are no copies it is 21.2, of i and j 20 + i.j."""
 
@@ -150,11 +152,25 @@ def write_study(
             "row": resolved(row),
             "seeds": replicates(rows, row.name, seeds),
             "parents": [{"experiment": parent} for parent in row.parents],
+            "compute": _compute(rows, row),
         }
         for row in rows
     ]
     study = StudyInfo("mini", title, description, 1, "cpu", experiments)
     return write_runs(root, study, {row.name: row.top1 for row in rows}), study
+
+
+def _compute(rows: Sequence[Row], row: Row) -> dict[str, int]:
+    """1000 FLOPs for each branch and image; three times that for a step, and a teacher's on top."""
+    trained = resolved(row)["training"]["epochs"] > 0
+    taught = [other.branches for other in rows if other.name in row.parents and row.start == "random"]
+    step = 3000 * row.branches + 1000 * sum(taught) if trained else 0
+    return {"parameters": parameters(row.branches), "inference_flops": 1000 * row.branches, "step_flops": step}
+
+
+def parameters(branches: int) -> int:
+    """Of a network."""
+    return 20_000 + 55_000 * branches
 
 
 def replicates(rows: Sequence[Row], name: str, seeds: Sequence[int]) -> list[int]:
@@ -313,10 +329,22 @@ def _block(run: Made, stage: str, accuracy: float, ece: float) -> dict[str, Any]
         behind = [accuracy - parent.accuracy for parent in run.parents]
     branches = [_scores(accuracy - gap, ece) | {"gate": 1 / run.branches} for gap in behind]
     block = {"images": IMAGES, "ensemble": _scores(accuracy, ece), "branches": branches}
+    block["reliability"] = _reliability(accuracy, ece)
     if run.branches > 1:
         block["mean_probabilities"] = _scores(accuracy + PROBABILITIES, ece)
         block["diversity"] = _diversity(run, stage)
     return block
+
+
+def _reliability(accuracy: float, ece: float) -> list[dict[str, Any]]:
+    """Two of fifteen bins have images, as many as give the accuracy; both are surer than right by the error."""
+    sure = min(max((accuracy + ece - UNSURE) / (SURE - UNSURE), 0.0), 1.0)
+    images = {3: IMAGES - round(IMAGES * sure), 15: round(IMAGES * sure)}
+    bins = []
+    for place in range(1, 16):
+        n, confidence = images.get(place, 0), SURE if place == 15 else UNSURE
+        bins.append({"images": n, "confidence": confidence if n else None, "accuracy": confidence - ece if n else None})
+    return bins
 
 
 def _diversity(run: Made, stage: str) -> dict[str, Any]:
@@ -416,12 +444,13 @@ def _epoch(run: Made, split: str, accuracy: float, left: float, *, blank: bool) 
 def _write_run(folder: Path, run: Made) -> None:
     history = _history(run)
     files.write_rows(folder / "history.csv", history)
-    files.write_json(folder / "metrics.json", {"key": run.key} | _metrics(run))
     votes = _votes(run)
     if votes:
         files.write_rows(folder / "votes.csv", votes)
     else:
         files.write_text(folder / "votes.csv", "split,subset,size,rule,top1,top5\n")
+    digests = {"votes.csv": files.sha256(folder / "votes.csv")}
+    files.write_json(folder / "metrics.json", {"key": run.key, "files": digests} | _metrics(run))
     times = [
         {"epoch": e, "train_seconds": 10.5, "evaluation_seconds": 1.5, "images_per_second": 950.0}
         for e in range(len(history))
@@ -434,7 +463,7 @@ def _write_run(folder: Path, run: Made) -> None:
         "threads": 1,
         "parents": [{"key": parent.key, "digest": "0" * 64} for parent in run.parents],
         "data": {"dataset": run.row["data"]["dataset"], "digest": {"train": "ab" * 32, "test": "cd" * 32}},
-        "parameters": 20_000 + 55_000 * run.branches,
+        "parameters": parameters(run.branches),
         "code": {"version": "0.1.0", "numerics": "ef" * 32, "commit": "12" * 20, "modified": False},
         "libraries": {"python": "3.11.9", "torch": "2.11.0+cpu", "torchvision": "0.26.0", "numpy": "2.4.6"},
         "device": {"type": "cpu", "name": "AMD EPYC", "capability": "AVX2"},

@@ -18,11 +18,11 @@ import pytest
 import report_fixture as synthetic
 from coopnet import files
 from coopnet.errors import CoopNetError
-from coopnet.reporting import report, tables
-from coopnet.reporting.figures import dag, overview
+from coopnet.reporting import report, sections, tables
+from coopnet.reporting.figures import compute, dag, overview
 from coopnet.reporting.frames import load
 from coopnet.reporting.tables.rows import difference
-from coopnet.reporting.wording import MINUS, number, scientific, spread
+from coopnet.reporting.wording import MINUS, number, scientific, spread, thousands
 
 HOSTILE = "<script>alert('1')</script> & #let $x$ \\evil"
 
@@ -410,6 +410,153 @@ def test_epochs_without_a_look_at_the_test_images_have_no_test_row(whole: tuple[
     assert epochs == {"train": list(range(20)), "test": [5, 11, 17, 19]}
 
 
+# Compute and calibration --------------------------------------------------------------------------------
+
+
+def lineage_flops(folder: Path, experiment: str) -> int:
+    """What all training that led to an experiment's first seed has cost."""
+    return int(pick(folder / "compute.csv", experiment=experiment)["lineage_flops"])
+
+
+STEP = 3000 * 12_000
+"""FLOPs of an epoch of one branch in the synthetic study."""
+
+
+def test_training_is_images_times_epochs(whole: tuple[Path, Path]) -> None:
+    """A run's training is its step's cost for each image and epoch; a plain ensemble has none."""
+    for name, expected in (
+        ("one3", 3 * STEP * synthetic.EPOCHS),
+        ("one3_to_5_masked", 5 * STEP * synthetic.TUNING),
+        ("distilled", (STEP + 3 * STEP // 3) * synthetic.EPOCHS),  # three networks teach, forward alone
+        ("ensemble3", 0),
+    ):
+        assert int(pick(whole[0] / "compute.csv", experiment=name)["training_flops"]) == expected
+
+
+def test_images_kept_for_validation_train_nothing(tmp_path: Path) -> None:
+    """Without a subset the training images are those of the data, less the validation images."""
+    data = {"data": {"training_subset": None, "validation": 5000}}
+    holdout = replace(synthetic.ROWS[0], settings=data)
+    runs, study = synthetic.write_study(tmp_path / "runs", seeds=(0,), rows=[holdout])
+    tables.build(runs, study, tmp_path / "tables")
+    found = pick(tmp_path / "tables" / "compute.csv", experiment="baseline")
+    assert int(found["training_flops"]) == 3000 * 45_000 * synthetic.EPOCHS
+
+
+def test_lineage_is_all_that_led_to_a_run(whole: tuple[Path, Path]) -> None:
+    """Parent, three members, three merged, and a teacher with what it is made of."""
+    one, tuned = STEP * synthetic.EPOCHS, STEP * synthetic.TUNING
+    for name, expected in (
+        ("baseline", one),
+        ("one3_to_5_split", 3 * one + 5 * tuned),
+        ("ensemble3", 3 * one),
+        ("merge3_refit", 3 * one + 3 * tuned),
+        ("control3", 3 * (one + tuned)),
+        ("distilled", 3 * one + 2 * one),
+        ("self_distilled", one + one + one // 3),
+    ):
+        assert lineage_flops(whole[0], name) == expected, name
+
+
+def test_a_common_ancestor_is_counted_once(tmp_path: Path) -> None:
+    """one1 seed 1 is a member of the first parent and the parent of the second; it was trained once."""
+    chosen = [row for row in synthetic.ALL_PARTS if row.name in ("one1", "one1_continued", "one1_ensemble3")]
+    chosen.append(synthetic.Row("odd", "", 2, 46.0, "combine", "one1_ensemble3,one1_continued"))
+    runs, study = synthetic.write_study(tmp_path / "runs", seeds=(0,), rows=chosen)
+    tables.build(runs, study, tmp_path / "tables")
+    expected = 3 * STEP * synthetic.EPOCHS + STEP * synthetic.TUNING + 2 * STEP * synthetic.TUNING
+    assert lineage_flops(tmp_path / "tables", "odd") == expected
+
+
+def test_nothing_is_said_of_the_past_of_an_imported_checkpoint(tmp_path: Path) -> None:
+    """Neither of the checkpoint nor of what descends from it; a report is made all the same."""
+    imported = synthetic.Row("published", "", 3, 47.0, "imported", settings={"training": {"epochs": 0}})
+    grown = synthetic.Row("grown", "", 5, 47.0, "masked", "published")
+    made_tables, out = make(tmp_path, seeds=(0,), rows=[imported, grown])
+    assert {row["lineage_flops"] for row in rows(made_tables / "compute.csv")} == {""}
+    assert int(pick(made_tables / "compute.csv", experiment="grown")["training_flops"]) == 5 * STEP * synthetic.TUNING
+    assert not (out / "figures" / "compute.svg").exists()
+
+
+def test_the_page_shows_what_accuracy_costs(whole_page: "Text") -> None:
+    """Each cost as a multiple of the plain network's, beside the accuracy; nothing trained is a dash."""
+    assert whole_page.row("compute-table", "one3")[1:6] == [
+        "185,000",
+        "3.0 | ×3.00",
+        "9.0 | ×3.00",
+        "2,160.0 | ×3.00",
+        "2,160.0 | ×3.00",
+    ]
+    assert whole_page.row("compute-table", "ensemble3")[3:6] == ["–", "–", "2,160.0 | ×3.00"]
+    assert whole_page.row("compute-table", "one3")[6] == whole_page.row("accuracy-table", "one3")[2].split(" | ")[0]
+    assert "how many times that of baseline" in whole_page.text
+
+
+def test_the_frontier_is_what_no_cheaper_network_equals() -> None:
+    """Equal accuracy for more is not on it, nor less accuracy for the same."""
+    points = pd.DataFrame(
+        {
+            "experiment": ["cheap", "same_cost", "same_accuracy", "better", "worse"],
+            "lineage_flops": [1.0, 1.0, 2.0, 3.0, 4.0],
+            "top1": [50.0, 49.0, 50.0, 51.0, 50.5],
+        }
+    )
+    assert list(compute.frontier(points)["experiment"]) == ["cheap", "better"]
+
+
+def test_starts_without_training_are_not_in_the_figure_of_costs(whole: tuple[Path, Path]) -> None:
+    """A merge at step 0 is no outcome; a plain ensemble, which needs no training, is one."""
+    kinds = sections.compute.points(load(whole[0])).set_index("experiment")["kind"]
+    assert "merge3_mean" not in kinds
+    assert (kinds["ensemble3"], kinds["distilled"], kinds["merge3_refit"]) == ("together", "scratch", "descended")
+
+
+def test_bins_are_pooled_over_seeds(made: tuple[Path, Path]) -> None:
+    """4711 images of seed 0 that are right in 88.5 %, and 4785 of seed 1 in 88.4 %; other bins are empty."""
+    where = {"experiment": "one3_to_5_zero_pad", "stage": "step0"}
+    found = pick(made[0] / "reliability.csv", **where, bin=15)
+    assert found["images"] == str(4711 + 4785)
+    assert float(found["confidence"]) == pytest.approx(97)
+    assert float(found["accuracy"]) == pytest.approx((4711 * 88.5 + 4785 * 88.4) / (4711 + 4785), abs=1e-7)
+    empty = pick(made[0] / "reliability.csv", **where, bin=7)
+    assert (empty["images"], empty["confidence"], empty["accuracy"]) == ("0", "", "")
+
+
+def test_bins_hold_every_image_of_every_stage(whole: tuple[Path, Path]) -> None:
+    """The end of each experiment, and step 0 of those that did not start at random."""
+    frame = load(whole[0]).reliability
+    images = frame.groupby(["experiment", "stage"])["images"].sum()
+    for row in load(whole[0]).experiments:
+        expected = synthetic.IMAGES * len(row["seeds"])
+        assert images[row["name"], "final"] == expected
+        assert ((row["name"], "step0") in images.index) == (row["start"] != "random")
+    assert set(frame.groupby(["experiment", "stage"]).size()) == {15}
+
+
+def test_diagrams_are_of_the_first_part_and_of_starts_that_move_calibration(whole: tuple[Path, Path]) -> None:
+    """Twelve at most; starts that are exact move nothing; the largest shift comes first."""
+    panels = sections.calibration.panels(load(whole[0]))
+    assert [panel.experiment for panel in panels if panel.stage == "final"] == [row.name for row in synthetic.ROWS]
+    starts = [panel for panel in panels if panel.stage == "step0"]
+    assert [panel.experiment for panel in starts] == ["one3_to_5_zero_output", "one3_to_5_zero_pad"]
+    assert starts[0].ece == pytest.approx(synthetic.ECE_SHIFT["zero_output"] + 2.05)
+
+
+def test_a_large_first_part_leaves_room_for_starts(tmp_path: Path) -> None:
+    """Of more networks than fit, the last make way."""
+    many = [replace(synthetic.ROWS[0], name=f"plain_{number}") for number in range(12)]
+    runs, study = synthetic.write_study(tmp_path / "runs", seeds=(0,), rows=[*synthetic.ROWS, *many])
+    tables.build(runs, study, tmp_path / "tables")
+    panels = sections.calibration.panels(load(tmp_path / "tables"))
+    assert [panel.stage for panel in panels] == ["final"] * 10 + ["step0"] * 2
+
+
+def test_the_page_says_who_is_surer_than_right(whole_page: "Text") -> None:
+    """In the synthetic study all are, by their calibration error."""
+    count = len(synthetic.ALL_PARTS)
+    assert f"At the end {count} of {count} ensembles are surer than right on the test images" in whole_page.text
+
+
 # Refusals ------------------------------------------------------------------------------------------
 
 
@@ -467,6 +614,29 @@ def _drop_votes(folder: Path) -> None:
     files.write_text(folder / "votes.csv", "split,subset,size,rule,top1,top5\n")
 
 
+def _edit_vote(folder: Path) -> None:
+    path = folder / "votes.csv"
+    path.write_text(re.sub(r"(gate),[\d.]+,", r"\1,49.5,", path.read_text(), count=1))
+
+
+def _drop_reliability(folder: Path) -> None:
+    metrics = files.read_json(folder / "metrics.json")
+    del metrics["final"]["test"]["reliability"]
+    files.write_json(folder / "metrics.json", metrics)
+
+
+def _lose_images(folder: Path) -> None:
+    metrics = files.read_json(folder / "metrics.json")
+    metrics["final"]["test"]["reliability"][2] |= {"images": 0, "confidence": None, "accuracy": None}
+    files.write_json(folder / "metrics.json", metrics)
+
+
+def _edit_reliability(folder: Path) -> None:
+    metrics = files.read_json(folder / "metrics.json")
+    metrics["final"]["test"]["reliability"][14]["accuracy"] += 1
+    files.write_json(folder / "metrics.json", metrics)
+
+
 def _impossible_vote(folder: Path) -> None:
     path = folder / "votes.csv"
     path.write_text(re.sub(r"(gate),[\d.]+,", r"\1,nan,", path.read_text(), count=1))
@@ -495,6 +665,10 @@ def _other_experiment(folder: Path) -> None:
         _not_a_number,
         _drop_diversity,
         _drop_votes,
+        _edit_vote,
+        _drop_reliability,
+        _lose_images,
+        _edit_reliability,
         _impossible_vote,
         _truncated_json,
         _other_seed,
@@ -677,7 +851,10 @@ def test_the_pdf_has_pages_and_no_date(made: tuple[Path, Path]) -> None:
 def test_figures_have_their_text_as_paths(made: tuple[Path, Path]) -> None:
     """No figure needs a font, so page and PDF agree."""
     names = {path.stem for path in (made[1] / "figures").glob("*.svg")}
-    assert names == {"overview", "curves_scratch", "curves_finetuning", "step0", "votes", "dag"}
+    assert names == {
+        *("overview", "curves_scratch", "curves_finetuning", "step0", "votes", "dag"),
+        *("reliability", "compute"),
+    }
     for path in (made[1] / "figures").glob("*.svg"):
         assert "<text" not in path.read_text(encoding="utf-8")
     assert (made[1] / "figures" / "overview.png").read_bytes().startswith(b"\x89PNG")
@@ -782,3 +959,4 @@ def test_numbers_are_written_as_people_write_them() -> None:
     assert number(12345, 0) == "12,345"
     assert spread(1.0, float("nan")) == "1.00"
     assert scientific(3.14e-7) == "3.1 × 10⁻⁷"
+    assert [thousands([value, 0.0, 1e18]) for value in (1, 999, 1000, 999_999, 1e6)] == [0, 0, 3, 3, 6]

@@ -16,6 +16,8 @@ TABLES = [
         "factors.csv",
         "history.csv",
         "provenance.csv",
+        "compute.csv",
+        "reliability.csv",
     )
 ]
 TIMING = str(WORKSPACE.tables(STUDY) / "timing.csv")

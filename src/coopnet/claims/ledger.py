@@ -255,7 +255,7 @@ def _cost(part: Cost, score: str | None, evidence: Evidence, seed: Sequence[int]
         return _counted(part, of, than, evidence)
     per_flop = part.kind == "less_compute_to_target"
     curves = [_curves(name, score or "top1", evidence, epochs=not per_flop) for name in (of, than)]
-    found = costs.to_target(*curves, evidence.resamples, seed, ratio=per_flop)
+    found = costs.to_target(curves[0], curves[1], evidence.resamples, seed, ratio=per_flop)
     verdict, p, slack, note = decide(found, "less")
     if math.isinf(found.estimate):
         note = "; ".join(filter(None, [note, f"{of} never reaches where {than} ends"]))

@@ -29,6 +29,8 @@ def tables(workspace: Workspace, name: str) -> None:
 
 def describe(plan: Study) -> StudyInfo:
     """What a study is, apart from its results."""
+    from coopnet.networks import flops  # torch takes seconds
+
     experiments = [
         {
             "name": name,
@@ -37,6 +39,7 @@ def describe(plan: Study) -> StudyInfo:
             "row": row.decisive() | {"parents": row.parents},
             "seeds": plan.seeds(name),
             "parents": [{"experiment": parent} for parent in row.parents],
+            "compute": flops.count(row, plan.experiments[row.parents[0]] if row.taught else None)._asdict(),
         }
         for name, row in plan.experiments.items()
     ]

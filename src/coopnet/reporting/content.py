@@ -11,6 +11,8 @@ from coopnet.reporting.frames import Tables
 from coopnet.reporting.sections import (
     accuracy,
     brief,
+    calibration,
+    compute,
     distillation,
     diversity,
     experiments,
@@ -27,12 +29,14 @@ from coopnet.reporting.wording import DOT, count, listing, number, span
 SECTIONS = (
     brief,
     accuracy,
+    calibration,
     step0,
     growth,
     merging,
     diversity,
     voting,
     distillation,
+    compute,
     learning,
     experiments,
     provenance,

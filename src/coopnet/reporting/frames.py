@@ -63,6 +63,8 @@ class Tables:
     factors: pd.DataFrame
     history: pd.DataFrame
     provenance: pd.DataFrame
+    compute: pd.DataFrame
+    reliability: pd.DataFrame
 
     @property
     def experiments(self) -> list[dict[str, Any]]:

@@ -43,6 +43,13 @@ class Lineage:
         """The runs it needs: those it starts from, or its teacher."""
         return self._origins[run.experiment, run.seed]
 
+    def whole(self, run: Run) -> list[Run]:
+        """The run and all that it descends from, teachers included, each distinct run once."""
+        found = {run.key: run}
+        for origin in self.origins(run):
+            found |= {one.key: one for one in self.whole(origin)}
+        return list(found.values())
+
     def parents(self, run: Run) -> list[Run]:
         """The runs whose weights it starts from."""
         return [] if run.start == "random" else self.origins(run)

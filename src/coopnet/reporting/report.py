@@ -10,9 +10,21 @@ import pandas as pd
 
 from coopnet import files
 from coopnet.reporting import content, frames, page, pdf
-from coopnet.reporting.figures import curves, dag, drawing, factors, merges, overview, step0, votes
+from coopnet.reporting.figures import (
+    compute,
+    curves,
+    dag,
+    drawing,
+    factors,
+    merges,
+    overview,
+    reliability,
+    step0,
+    votes,
+)
 from coopnet.reporting.frames import Tables
-from coopnet.reporting.sections import voting
+from coopnet.reporting.sections import calibration, voting
+from coopnet.reporting.sections.compute import points
 
 
 def render(tables: Path, out: Path) -> None:
@@ -65,6 +77,10 @@ def drawings(tables: Tables) -> dict[str, drawing.Draw]:
         draws["votes"] = partial(votes.draw, tables.votes, tables.votes_best, voting.experiments(tables))
     if not tables.factors.empty:
         draws["factors"] = partial(factors.draw, tables.factors, _present(tables, tables.factors))
+    draws["reliability"] = partial(reliability.draw, tables.reliability, calibration.panels(tables))
+    costs = points(tables)
+    if not costs.empty:
+        draws["compute"] = partial(compute.draw, costs, tables.by_dataset(costs["experiment"]))
     return draws
 
 

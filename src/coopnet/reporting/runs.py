@@ -45,7 +45,8 @@ class StudyInfo:
         device: the device asked for.
         experiments: one dictionary per experiment, in the order in which the report lists them: `name`, `about`
             (one line), `part` (of the study), `row` (all resolved settings as plain values: `data`, `model`,
-            `training`, `start`), `seeds` (list of int) and `parents` (list of `{"experiment": …}`).
+            `training`, `start`), `seeds` (list of int), `parents` (list of `{"experiment": …}`) and `compute` (what
+            its network costs: `parameters`, `inference_flops` and `step_flops`, as `networks.flops` counts them).
     """
 
     name: str
@@ -154,7 +155,7 @@ def read(run: RunFolder, row: Mapping[str, Any]) -> Run:
         _check_metrics(metrics, record)
         _check_history(history, row["training"]["epochs"])
         _check_votes(votes, len(metrics["final"]["test"]["branches"]))
-        _check_digests(run.folder, record)
+        _check_digests(run.folder, record, metrics)
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise CoopNetError(
@@ -201,8 +202,20 @@ def _check_metrics(metrics: Mapping[str, Any], record: Mapping[str, Any]) -> Non
             parents = [*versus["singles"], versus["logit_ensemble"]] if versus else []
             for scores in [block["ensemble"], *block["branches"], *several, *parents]:
                 _scores(scores)
+            _check_reliability(block)
             if several:
                 _check_diversity(block["diversity"])
+
+
+def _check_reliability(block: Mapping[str, Any]) -> None:
+    """Refuse bins that hold other images than the split, or that give another calibration error than the ensemble's."""
+    if "reliability" not in block:
+        raise ValueError("metrics.json has no reliability; `coopnet evaluate` it again")
+    filled = [one for one in block["reliability"] if one["images"]]
+    images = sum(one["images"] for one in filled)
+    error = math.fsum(one["images"] * abs(one["confidence"] - one["accuracy"]) for one in filled) / block["images"]
+    if images != block["images"] or not math.isclose(error, block["ensemble"]["ece"], abs_tol=1e-6):
+        raise ValueError(f"the reliability in metrics.json is of {images} images with an ECE of {error:.6g} %")
 
 
 def _check_diversity(diversity: Mapping[str, Any]) -> None:
@@ -239,7 +252,9 @@ def _check_votes(votes: Sequence[Mapping[str, str]], branches: int) -> None:
                 raise ValueError(f"votes.csv has {key} = {line[key]}")
 
 
-def _check_digests(folder: Path, record: Mapping[str, Any]) -> None:
-    """Compare with the digest that the run recorded: no number may be edited afterwards."""
+def _check_digests(folder: Path, record: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+    """Compare with the digests that were recorded: no number may be edited afterwards."""
     if files.sha256(folder / "history.csv") != record["files"]["history.csv"]:
         raise ValueError("history.csv is not the file that the run wrote")
+    if files.sha256(folder / "votes.csv") != metrics["files"]["votes.csv"]:
+        raise ValueError("votes.csv is not the file that `coopnet evaluate` wrote; evaluate it again")

@@ -29,8 +29,18 @@ def scientific(value: float | None) -> str:
     if value == 0 or 0.001 <= abs(value) < 10_000:
         return number(value, 3) if value else "0"
     mantissa, exponent = f"{value:.1e}".split("e")
-    superscript = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"{mantissa} {TIMES} 10{superscript}"
+    return f"{mantissa} {TIMES} {power(int(exponent))}"
+
+
+def power(exponent: int) -> str:
+    """`10⁶`."""
+    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def thousands(values: Iterable[float]) -> int:
+    """The exponent, a multiple of 3, of the unit in which the smallest positive value has one to three digits."""
+    smallest = min((value for value in values if value > 0), default=1)
+    return 3 * ((len(str(int(smallest))) - 1) // 3)
 
 
 def listing(words: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from coopnet.reporting.lineage import Lineage
 from coopnet.reporting.runs import Run, RunFolder, StudyInfo, read
 from coopnet.reporting.tables import (
     accuracy,
+    compute,
     distillation,
     diversity,
     growth,
@@ -20,6 +21,7 @@ from coopnet.reporting.tables import (
     merges,
     origins,
     overall,
+    reliability,
     step0,
     votes,
 )
@@ -41,7 +43,8 @@ def build(runs: Sequence[RunFolder], study: StudyInfo, out: Path) -> None:
     """
     finished = _read_all(runs, study)
     lineage = Lineage(finished, study)
-    for subject in (accuracy, step0, growth, merges, diversity, votes, distillation, histories, origins):
+    subjects = (accuracy, step0, growth, merges, diversity, votes, distillation, histories, origins)
+    for subject in (*subjects, compute, reliability):
         for name, (columns, rows) in subject.tables(finished, study, lineage).items():
             write(out / f"{name}.csv", columns, rows)
     files.write_json(out / "study.json", overall.describe(study, finished))
