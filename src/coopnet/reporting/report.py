@@ -1,6 +1,6 @@
-"""Everything under `reports/<study>/`, made from a study's tables alone.
+"""Everything under `reports/<study>/`, made from a study's tables and its ledger of claims alone.
 
-The same tables give the same bytes, in any folder and any process. Wall-clock times are a page of their own.
+The same files give the same bytes, in any folder and any process. Wall-clock times are a page of their own.
 """
 
 from functools import partial
@@ -10,7 +10,7 @@ import pandas as pd
 
 from coopnet import files
 from coopnet.reporting import content, frames, page, pdf
-from coopnet.reporting.figures import curves, dag, drawing, factors, merges, overview, step0, votes
+from coopnet.reporting.figures import claims, curves, dag, drawing, factors, merges, overview, step0, votes
 from coopnet.reporting.frames import Tables
 from coopnet.reporting.sections import voting
 
@@ -23,7 +23,7 @@ def render(tables: Path, out: Path) -> None:
         out: the report's folder, `reports/<study>`.
 
     Raises:
-        CoopNetError: a table is missing or damaged.
+        CoopNetError: a table, or the ledger `claims.json` beside their folder, is missing or damaged.
     """
     loaded = frames.load(tables)
     pictures = out / "figures"
@@ -65,6 +65,8 @@ def drawings(tables: Tables) -> dict[str, drawing.Draw]:
         draws["votes"] = partial(votes.draw, tables.votes, tables.votes_best, voting.experiments(tables))
     if not tables.factors.empty:
         draws["factors"] = partial(factors.draw, tables.factors, _present(tables, tables.factors))
+    for name, shown in claims.pages(tables.claims).items():
+        draws[name] = partial(claims.draw, shown, claims.reach(tables.claims))
     return draws
 
 
