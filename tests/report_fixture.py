@@ -254,6 +254,7 @@ def claims() -> list[dict[str, Any]]:
     """A ledger with every verdict, every kind of part and every unit."""
     lost = {"holm": "inconclusive", "p_holm": 0.31}
     beside = {"mean of branches": {"estimate": 0.7, "interval": [0.1, 1.3]}}
+    changes = {"change of nll": {"estimate": -0.0125, "interval": None}}
     few = {"note": "these networks only"}
     absent = {"missing": ["one3_no_gate", "one3_no_sharing"], "section": "nowhere"}
     return [
@@ -272,14 +273,21 @@ def claims() -> list[dict[str, Any]]:
             _part("split − one3", "not_worse", "supported", (0.11, -0.3, 0.5), paired=True, n=2),
         ], margin=0.5, section="growth", **few),
         _decision("exact", "3", None, [
-            _part("masked", "kept", "supported", (0,)),
-            _part("NLL, masked − one3", "nothing", "supported", (0.1, -0.2, 0.3), unit="points"),
-        ], unit="images", margin=0.5, section="step0"),
+            _part("masked", "predictions_kept", "supported", (0,), unit="images", paired=None, p=None, beside=changes),
+            _part("masked, NLL", "calibration_kept", "supported", (0.0004,), unit="nats", paired=None, p=None),
+            _part("masked − one3", "nothing", "supported", (0.1, -0.2, 0.3), unit="points"),
+        ], unit="images", margin=0.5, section="step0", p_holm=None),
         _decision("faster", "6", None, [
-            _part("epochs to the accuracy of one5", "less", "contradicted", (12.0, 4.0, 20.5)),
+            _part("epochs to the accuracy of one5", "fewer_epochs", "contradicted", (12.0, 4.0, 20.5)),
         ], unit="epochs", section="curves", **lost),
+        _decision("slower", "6b", "top1", [
+            _part("epochs to the accuracy of one5", "fewer_epochs", "inconclusive", None, interval=[-3.0, None], n=3),
+        ], unit="epochs", section="curves", note="one3 never reaches where one5 ends"),
+        _decision("saving", "6c", "top1", [
+            _part("FLOPs to the accuracy of one5 − 1", "less_compute_to_target", "supported", (-0.25, -0.4, -0.1)),
+        ], unit="ratio", section="curves"),
         _decision("cheaper", "19", None, [
-            _part("training compute of one3 / ensemble3", "less", "supported", (0.62, 0.58, 0.66)),
+            _part("training compute of one3 / ensemble3", "less_compute", "supported", (0.62,)),
         ], unit="ratio"),
         _decision("embedding", "10", "top1", [
             _part("embed1in3 − one1", "nothing", "inconclusive", (0.62, -0.4, 1.6), n=1),

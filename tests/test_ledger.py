@@ -157,7 +157,9 @@ def test_estimates_stand_with_interval_unit_and_n(page: Page) -> None:
     assert lines["4a"][5].endswith("n = 2")
     assert lines["3"][3] == "0 images | n = 3"
     assert lines["6"][3] == "+12 epochs | [+4, +20.5], n = 3"
-    assert lines["19"][3] == "0.62 times | [0.58, 0.66], n = 3"
+    assert lines["6b"][3] == f"– | [{MINUS}3, ∞], n = 3"
+    assert lines["6c"][3] == f"{MINUS}25.0 % | [{MINUS}40.0, {MINUS}10.0], n = 3"
+    assert lines["19"][3] == "0.62 times | n = 3"
 
 
 def test_the_ledger_says_what_survives_holm(page: Page) -> None:
@@ -167,6 +169,7 @@ def test_the_ledger_says_what_survives_holm(page: Page) -> None:
     assert lines["1"][4] == "✓ supported | not after Holm"
     assert lines["6"][2] == "✗ contradicted | not after Holm"
     assert lines["10"][2] == "? inconclusive"
+    assert lines["3"][2] == "✓ supported | counted"
 
 
 def test_a_claim_that_was_not_run_shows_what_is_missing_and_no_number(page: Page) -> None:
@@ -234,7 +237,8 @@ def test_the_page_shows_every_part(page: Page) -> None:
     assert rules >= {
         f"nothing gained or lost: interval between {MINUS}0.50 and 0.50",
         "gains about 2.50 to 3.00: lower bound above 0, and the interval meets it",
-        "kept: no prediction changed",
+        "kept: nothing changed",
+        "kept: neither NLL nor ECE raised",
         "less: upper bound below 0",
         "less: upper bound below 1",
     }
@@ -242,31 +246,43 @@ def test_the_page_shows_every_part(page: Page) -> None:
 
 def test_parts_have_units_of_their_own(page: Page) -> None:
     """A difference beside a count of images is none."""
-    estimates = {row[1]: row[4] for row in page.rows["claims-parts"]}
-    assert estimates["masked"] == "0 images"
-    assert estimates["NLL, masked − one3"] == f"+0.10 | [{MINUS}0.20, +0.30]"
+    place = [row[0] for row in page.rows["claims-parts"]].index("3 | decided once")
+    counted, calibrated, compared = page.rows["claims-parts"][place + 1 : place + 4]
+    assert (counted[4], counted[8]) == ("0 images", f"change of nll: {MINUS}0.0125")
+    assert calibrated[4] == "+0.0004 nats"
+    assert compared[4] == f"+0.10 | [{MINUS}0.20, +0.30]"
 
 
 def test_the_sentences_count_what_the_ledger_holds(study: Path, tmp_path: Path) -> None:
     """Claims, verdicts of each kind, those lost to Holm's correction, and those on fewer than three seeds."""
     entries = synthetic.claims()
     sentences = " ".join(shown(study, tmp_path, entries).sections[0].sentences)
-    assert sentences.startswith("9 claims with 12 verdicts (claims about accuracy")
+    assert sentences.startswith("11 claims with 14 verdicts (claims about accuracy")
     for verdict in SIGNS:
         number = len([entry for entry in entries if entry["verdict"] == verdict])
         assert re.search(rf"\b{number} {verdict}\b", sentences)
-    settled = [entry for entry in entries if entry["verdict"] in ("supported", "contradicted")]
+    settled = [entry for entry in entries if entry["verdict"] in ("supported", "contradicted") and entry["p_holm"]]
     lost = [entry for entry in settled if entry["holm"] == "inconclusive"]
     assert (len(settled), len(lost)) == (7, 2)
-    assert "2 of 7 verdicts for or against a claim do not survive Holm's correction" in sentences
-    assert "2 verdicts rest on fewer than 3 seeds: these networks only." in sentences
+    assert "2 of 7 tested verdicts for or against a claim do not survive Holm's correction" in sentences
+    assert "2 verdicts rest on fewer than three seeds: these networks only." in sentences
     assert "ResNet-8 on CIFAR-100, 12,000 training images, at most 20 epochs of training." in sentences
 
     for entry in entries:
-        entry["holm"], entry["n"] = entry["verdict"], 3 if entry["verdict"] != "not run" else 0
+        entry |= {"holm": entry["verdict"], "note": entry["note"].replace("these networks only", "")}
     calm = " ".join(shown(study, tmp_path, entries).sections[0].sentences)
-    assert "All of 7 verdicts for or against a claim survive Holm's correction" in calm
+    assert "All of 7 tested verdicts for or against a claim survive Holm's correction" in calm
     assert "these networks only" not in calm
+
+
+def test_one_is_not_many(study: Path, tmp_path: Path) -> None:
+    """A single image, a single epoch and a single verdict are written as such."""
+    entries = [entry for entry in synthetic.claims() if entry["claim"] in ("exact", "faster")]
+    for entry, value in zip(entries, (1, -1.0), strict=True):
+        entry["estimate"] = entry["parts"][0]["estimate"] = value
+    report = shown(study, tmp_path, entries)
+    assert [row[3].text for row in cells(report, "claims-table")] == ["1 image", f"{MINUS}1 epoch"]
+    assert "1 of 1 tested verdict for or against a claim does not survive" in " ".join(report.sections[0].sentences)
 
 
 def test_a_ledger_without_claims_makes_no_section(study: Path, tmp_path: Path) -> None:
@@ -319,7 +335,7 @@ def test_the_figure_shows_each_decision_in_points_and_no_other(study: Path, comp
     crosses = [float(line.get_xdata()[0]) for line in lines if line.get_marker() == "x"]
     assert crosses == [-2.25]
     (picture,) = [item for item in composed.sections[0].items if isinstance(item, Picture)]
-    assert picture.caption.endswith("Not drawn: 1 claim not run and 3 in other units.")
+    assert picture.caption.endswith("Not drawn: 1 claim not run and 5 in other units.")
 
 
 def test_the_figure_shows_intervals_margins_and_zero(study: Path) -> None:
@@ -372,6 +388,7 @@ def _set_part(place: int, key: str, value: Any) -> Callable[[Entries], Any]:
         (_set(0, "n", -1), "one_over_baseline/top1, n"),
         (_set(0, "interval", [1.0]), "one_over_baseline/top1, interval"),
         (_set(0, "interval", [2.1, 0.4]), "upside down"),
+        (_set(6, "note", ""), "slower/top1: .*lacks an estimate"),
         (_set(0, "p_holm", 1.2), "one_over_baseline/top1, p_holm"),
         (_set(0, "unit", "miles"), "one_over_baseline/top1, unit"),
         (_set(0, "text", "Something else."), "one_over_baseline: its entries disagree"),
@@ -379,11 +396,11 @@ def _set_part(place: int, key: str, value: Any) -> Callable[[Entries], Any]:
         (_set(0, "score", None), "one_over_baseline: a score is decided twice"),
         (_set(0, "claim", "gate"), "gate: its entries are not together"),
         (_set(2, "margin", None), "growth/top1: .*margin"),
-        (_set(9, "n", 2), "gate/top1: .*not run, but has numbers"),
-        (_set(9, "p", 0.2), "gate/top1: .*not run, but has numbers"),
+        (_set(11, "n", 2), "gate/top1: .*not run, but has numbers"),
+        (_set(11, "p", 0.2), "gate/top1: .*not run, but has numbers"),
         (_set_part(0, "kind", "nicer"), "one_over_baseline/top1, parts.0.kind"),
         (_set_part(0, "beside", [1]), "one_over_baseline/top1, parts.0.beside"),
-        (_set_part(8, "target", None), "ensemble, parts.0: .*target"),
+        (_set_part(10, "target", None), "ensemble, parts.0: .*target"),
         (lambda entries: entries[3].pop("section"), "growth/top5, section"),
         (lambda entries: entries[3].pop("id"), "entry 3, id"),
     ],
@@ -419,4 +436,4 @@ def test_fields_that_the_report_does_not_read_are_left_alone(tmp_path: Path) -> 
     """The ledger may say more than its report shows."""
     entries = [entry | {"more": [1, 2]} for entry in synthetic.claims()]
     files.write_json(tmp_path / "claims.json", entries)
-    assert len(ledger.load(tmp_path / "claims.json", "mini")) == 9
+    assert len(ledger.load(tmp_path / "claims.json", "mini")) == 11

@@ -18,18 +18,26 @@ from coopnet.errors import CoopNetError
 SYMBOLS = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not run": "–"}
 """Verdicts, in the order in which they are counted, and the sign that says the same."""
 SCORES = {"top1": "top-1", "top5": "top-5", None: "decided once"}
-RELIABLE = 3
-"""Seeds below which a verdict is about the networks at hand only."""
+FEW = "these networks only"
+"""The note of what rests on fewer than three seeds."""
 
 Verdict = Literal["supported", "contradicted", "inconclusive", "not run"]
-Unit = Literal["points", "images", "epochs", "ratio"]
-Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
+Comparison = Literal["better", "not_worse", "nothing", "about"]
+Kept = Literal["kept", "predictions_kept", "calibration_kept"]
+Cost = Literal["less", "fewer_epochs", "less_compute", "less_compute_to_target"]
+Unit = Literal["points", "images", "nats", "epochs", "ratio"]
+Interval = Annotated[list[float | None], Field(min_length=2, max_length=2)]
+"""Lower and upper bound; None is an infinite one."""
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 
 
 class Measured(BaseModel):
-    """An estimate and its interval; no interval where the estimate is a plain count, nothing where nothing was run."""
+    """An estimate and its interval.
+
+    There is no interval where the estimate is a plain count, no estimate where it is infinite, and neither where
+    nothing was run.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
@@ -38,7 +46,8 @@ class Measured(BaseModel):
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> "Measured":
-        if self.interval and self.interval[0] > self.interval[1]:
+        low, high = self.interval or (None, None)
+        if low is not None and high is not None and low > high:
             raise ValueError(f"the interval {self.interval} is upside down")
         return self
 
@@ -47,18 +56,19 @@ class Part(Measured):
     """One of the statements that must all hold; `unit` where it is not that of the whole decision."""
 
     text: str
-    kind: Literal["better", "not_worse", "nothing", "about", "kept", "less"]
+    kind: Comparison | Kept | Cost
     target: Annotated[list[float], Field(min_length=1, max_length=2)] | None = None
     unit: Unit | None = None
     n: Count
-    paired: bool
+    paired: bool | None
     verdict: Verdict
     p: Probability | None
+    note: str = ""
     beside: dict[str, Measured]
 
     @model_validator(mode="after")
     def _aims(self) -> "Part":
-        if self.kind == "about" and self.target is None:
+        if self.kind == "about" and self.target is None and self.verdict != "not run":
             raise ValueError("'about' needs a target")
         return self
 
@@ -95,9 +105,14 @@ class Decision(Measured):
         return self.verdict in ("supported", "contradicted")
 
     @property
+    def tested(self) -> bool:
+        """Whether that was decided by a test, which Holm's correction concerns, and not by counting."""
+        return self.decided and self.p_holm is not None
+
+    @property
     def plotted(self) -> bool:
         """Whether it has a place on an axis of percentage points."""
-        return self.ran and self.unit == "points"
+        return self.ran and self.unit == "points" and self.estimate is not None
 
     @property
     def deciding(self) -> Part | None:
@@ -109,7 +124,8 @@ class Decision(Measured):
 
     @model_validator(mode="after")
     def _numbers_where_run(self) -> "Decision":
-        if self.ran and (self.estimate is None or not self.n or not self.parts):
+        explained = self.estimate is not None or self.note
+        if self.ran and not (explained and self.n and self.parts):
             raise ValueError(f"it is {self.verdict}, but lacks an estimate, a replicate or a part")
         if not self.ran and (self.estimate, self.interval, self.p, self.p_holm, self.n) != (None, None, None, None, 0):
             raise ValueError("it is not run, but has numbers")

@@ -104,7 +104,8 @@ def _line(axes: Axes, decision: Decision, y: float) -> None:
     """Interval, estimate, and the margins that the interval was held against."""
     colour, face = COLOURS[decision.verdict]
     if decision.interval:
-        axes.plot(decision.interval, [y, y], color=colour, linewidth=1.5, zorder=2)
+        ends = [end if bound is None else bound for bound, end in zip(decision.interval, axes.get_xlim(), strict=True)]
+        axes.plot(ends, [y, y], color=colour, linewidth=1.5, zorder=2)
     for margin in _margins(decision):
         axes.plot([margin, margin], [y - 0.17, y + 0.17], color=INK, linewidth=1.6, zorder=2)
     mark: dict[str, Any] = {"marker": SHAPES[decision.score], "markersize": 5.3, "markeredgewidth": 1.3}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from coopnet.reporting.document import Cell, Column, Picture, Section, Table
 from coopnet.reporting.figures.claims import pages
 from coopnet.reporting.frames import Tables
-from coopnet.reporting.ledger import RELIABLE, SCORES, SYMBOLS, Claim, Decision, Measured, Part
+from coopnet.reporting.ledger import FEW, SCORES, SYMBOLS, Claim, Decision, Measured, Part
 from coopnet.reporting.wording import DOT, MINUS, count, listing, number, span
 
 SOURCE = "../claims.json"
@@ -48,19 +48,19 @@ def _verdicts(claims: Sequence[Claim], decisions: Sequence[Decision]) -> str:
 
 def _certainty(decisions: Sequence[Decision]) -> list[str]:
     """What Holm's correction leaves, and what rests on too few seeds."""
-    decided = [decision for decision in decisions if decision.decided]
-    lost = sum(decision.holm != decision.verdict for decision in decided)
-    few = sum(decision.ran and decision.n < RELIABLE for decision in decisions)
+    tested = [decision for decision in decisions if decision.tested]
+    lost = sum(decision.holm != decision.verdict for decision in tested)
+    few = sum(FEW in decision.note for decision in decisions)
     sentences = []
-    if decided:
+    if tested:
         verb = "survive" if not lost else "does not survive" if lost == 1 else "do not survive"
         sentences.append(
-            f"{lost or 'All'} of {count(len(decided), 'verdict')} for or against a claim {verb} Holm's correction over "
-            "the whole ledger."
+            f"{lost or 'All'} of {count(len(tested), 'tested verdict')} for or against a claim {verb} Holm's "
+            "correction over the whole ledger."
         )
     if few:
         verb = "rests" if few == 1 else "rest"
-        sentences.append(f"{count(few, 'verdict')} {verb} on fewer than {RELIABLE} seeds: these networks only.")
+        sentences.append(f"{count(few, 'verdict')} {verb} on fewer than three seeds: {FEW}.")
     return sentences
 
 
@@ -93,7 +93,7 @@ def _ledger(claims: Sequence[Claim], titles: Mapping[str, str]) -> Table:
     caption = (
         "One line per claim. Estimates are differences in percentage points unless a unit stands there, with the "
         "interval that decides, over n seeds. Below a verdict for or against a claim stands whether it survives "
-        "Holm's correction."
+        "Holm's correction, or that it was counted and not tested."
     )
     return Table("claims-table", caption, columns, [_line(claim, titles) for claim in claims], SOURCE)
 
@@ -130,9 +130,19 @@ def _outcome(decision: Decision | None) -> list[Cell]:
     """Verdict and estimate."""
     if decision is None:
         return [Cell(""), Cell("")]
-    holm = "also" if decision.holm == decision.verdict else "not"
-    verdict = _verdict(decision, f"{holm} after Holm" if decision.decided else "")
-    return [verdict, _estimate(decision, decision.unit, f"n{FIXED}={FIXED}{decision.n}")]
+    return [
+        _verdict(decision, _corrected(decision)),
+        _estimate(decision, _unit(decision), f"n{FIXED}={FIXED}{decision.n}"),
+    ]
+
+
+def _corrected(decision: Decision) -> str:
+    """What Holm's correction leaves of a verdict for or against a claim; a plain count is no test."""
+    if not decision.decided:
+        return ""
+    if not decision.tested:
+        return "counted"
+    return "also after Holm" if decision.holm == decision.verdict else "not after Holm"
 
 
 def _verdict(statement: Decision | Part, detail: str = "") -> Cell:
@@ -140,27 +150,53 @@ def _verdict(statement: Decision | Part, detail: str = "") -> Cell:
     return Cell(f"{SYMBOLS[verdict]}{FIXED}{verdict}", detail, TONES.get(verdict, ""))
 
 
-def _estimate(measured: Measured, unit: str, more: str = "") -> Cell:
-    """A value, its interval below it; a dash where nothing was measured."""
-    if measured.estimate is None:
+def _unit(decision: Decision, part: Part | None = None) -> str:
+    """What a part, or the one that decides, is counted in; predictions that are kept are images."""
+    part = part or decision.deciding
+    match part.kind if part else None:
+        case "kept" | "predictions_kept":
+            return "images"
+        case "less_compute_to_target":
+            return "change"
+    return (part and part.unit) or decision.unit
+
+
+def _estimate(measured: Decision | Part, unit: str, more: str = "") -> Cell:
+    """A value, its interval below it; a dash where nothing was measured or what was is infinite."""
+    if measured.verdict == "not run":
         return Cell("–")
-    detail = [_interval(measured, unit), more]
-    return Cell(_amount(measured.estimate, unit), ", ".join(words for words in detail if words))
+    value = "–" if measured.estimate is None else _amount(measured.estimate, unit)
+    return Cell(value, ", ".join(words for words in (_interval(measured, unit), more) if words))
 
 
 def _interval(measured: Measured, unit: str) -> str:
-    return f"[{f',{FIXED}'.join(_value(bound, unit) for bound in measured.interval)}]" if measured.interval else ""
+    if not measured.interval:
+        return ""
+    low, high = measured.interval
+    lower = f"{MINUS}∞" if low is None else _value(low, unit)
+    return f"[{lower},{FIXED}{'∞' if high is None else _value(high, unit)}]"
 
 
 def _amount(value: float, unit: str) -> str:
-    word = {"points": "", "ratio": "times"}.get(unit, unit)
+    word = {"points": "", "ratio": "times", "change": "%"}.get(unit, unit)
+    if abs(value) == 1:
+        word = {"images": "image", "epochs": "epoch"}.get(word, word)
     return f"{_value(value, unit)} {word}".rstrip()
 
 
 def _value(value: float, unit: str) -> str:
-    """Counts have no places unless they are means; differences have their sign."""
-    whole = unit in ("images", "epochs")
-    return number(value, (0 if value.is_integer() else 1) if whole else 2, sign=unit in ("points", "epochs"))
+    """Counts have no places unless they are means; differences have their sign; a change is a share, in percent."""
+    signed = unit not in ("images", "ratio")
+    match unit:
+        case "images" | "epochs":
+            places = 0 if value.is_integer() else 1
+        case "change":
+            value, places = 100 * value, 1
+        case "nats" | "":
+            places = 4
+        case _:
+            places = 2
+    return number(value, places, sign=signed)
 
 
 # Pictures ------------------------------------------------------------------------------------------
@@ -218,7 +254,7 @@ def _together(decision: Decision) -> list[Cell]:
         Cell(what, _remark(decision)),
         Cell("every part holds" if decision.parts else "–"),
         _verdict(decision),
-        _estimate(decision, decision.unit),
+        _estimate(decision, _unit(decision)),
         Cell(str(decision.n) if decision.n else "–"),
         Cell(_probability(decision.p)),
         Cell(""),
@@ -228,13 +264,14 @@ def _together(decision: Decision) -> list[Cell]:
 
 def _part(decision: Decision, part: Part) -> list[Cell]:
     unit = _unit(decision, part)
+    beside_unit = "" if "kept" in part.kind else unit  # scores of several units, beside a count
     beside = [
-        f"{name}: {' '.join([_amount(other.estimate, unit), _interval(other, unit)]).strip()}"
+        f"{name}: {_amount(other.estimate, beside_unit)} {_interval(other, beside_unit)}".rstrip()
         for name, other in part.beside.items()
         if other.estimate is not None
     ]
     return [
-        Cell(part.text),
+        Cell(part.text, part.note),
         Cell(_rule(decision, part)),
         _verdict(part),
         _estimate(part, unit),
@@ -243,11 +280,6 @@ def _part(decision: Decision, part: Part) -> list[Cell]:
         Cell(""),
         Cell("; ".join(beside)),
     ]
-
-
-def _unit(decision: Decision, part: Part) -> str:
-    """What a part is counted in: predictions that are kept are images, whatever the part that decides is."""
-    return part.unit or ("images" if part.kind == "kept" else decision.unit)
 
 
 def _rule(decision: Decision, part: Part) -> str:
@@ -262,10 +294,12 @@ def _rule(decision: Decision, part: Part) -> str:
             return f"nothing gained or lost: interval between {MINUS}{margin} and {margin}"
         case "about":
             target = " to ".join(dict.fromkeys(number(value) for value in part.target or []))
-            return f"gains about {target}: lower bound above 0, and the interval meets it"
-        case "kept":
-            return "kept: no prediction changed"
-        case "less":
+            return f"gains about {target or 'as much as claimed'}: lower bound above 0, and the interval meets it"
+        case "kept" | "predictions_kept":
+            return "kept: nothing changed"
+        case "calibration_kept":
+            return "kept: neither NLL nor ECE raised"
+        case _:
             return f"less: upper bound below {1 if _unit(decision, part) == 'ratio' else 0}"
 
 
