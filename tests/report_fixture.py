@@ -244,6 +244,81 @@ def resolved(row: Row) -> dict[str, Any]:
     return merge(settings, row.settings)
 
 
+# The ledger ----------------------------------------------------------------------------------------
+
+HOSTILE_CLAIM = "<img src=x onerror=alert(1)> & #let $x$ \\evil {{ 7 * 7 }} [*bold*]"
+
+
+def _part(text: str, kind: str, verdict: str, values: Sequence[float] | None, **more: Any) -> dict[str, Any]:
+    """A part; `values` are estimate, lower and upper bound, or the estimate alone."""
+    estimate, *interval = values or [None]
+    run = {"n": 3, "paired": False, "p": 0.02} if values else {"n": 0, "paired": False, "p": None}
+    head = {"text": text, "kind": kind, "verdict": verdict, "estimate": estimate, "interval": interval or None}
+    return head | run | {"beside": {}} | more
+
+
+def _decision(claim: str, number: str, score: str | None, parts: Sequence[Mapping[str, Any]], **more: Any) -> Any:
+    """An entry of the ledger that reports its first part."""
+    head = {"id": f"{claim}/{score}" if score else claim, "claim": claim, "number": number, "score": score}
+    words = {"text": f"The text of {claim}.", "source": "ONE paper, section 4.1", "section": "accuracy"}
+    kept = {key: parts[0][key] for key in ("verdict", "estimate", "interval", "n", "p")}
+    rest = {"holm": kept["verdict"], "p_holm": kept["p"] and 0.04, "margin": None, "unit": "points"}
+    return head | words | kept | rest | {"note": "", "missing": [], "parts": list(parts)} | more
+
+
+def claims() -> list[dict[str, Any]]:
+    """A ledger with every verdict, every kind of part and every unit."""
+    lost = {"holm": "inconclusive", "p_holm": 0.31}
+    beside = {"mean of branches": {"estimate": 0.7, "interval": [0.1, 1.3]}}
+    changes = {"change of nll": {"estimate": -0.0125, "interval": None}}
+    few = {"note": "these networks only"}
+    absent = {"missing": ["one3_no_gate", "one3_no_sharing"], "section": "nowhere"}
+    return [
+        _decision("one_over_baseline", "1", "top1", [
+            _part("one3 branch 1 − baseline", "better", "supported", (1.23, 0.4, 2.1), beside=beside, p=0.0004),
+        ]),
+        _decision("one_over_baseline", "1", "top5", [
+            _part("one3 branch 1 − baseline", "better", "supported", (0.52, 0.05, 0.9)),
+        ], **lost),
+        _decision("growth", "4a", "top1", [
+            _part("masked − one3", "not_worse", "contradicted", (-2.25, -3.5, -1.0), paired=True),
+            _part("split − one3", "not_worse", "supported", (0.31, -0.2, 0.8), paired=True),
+        ], margin=0.5, section="growth"),
+        _decision("growth", "4a", "top5", [
+            _part("masked − one3", "not_worse", "inconclusive", (-0.35, -0.9, 0.2), paired=True, n=2),
+            _part("split − one3", "not_worse", "supported", (0.11, -0.3, 0.5), paired=True, n=2),
+        ], margin=0.5, section="growth", **few),
+        _decision("exact", "3", None, [
+            _part("masked", "predictions_kept", "supported", (0,), unit="images", paired=None, p=None, beside=changes),
+            _part("masked, NLL", "calibration_kept", "supported", (0.0004,), unit="nats", paired=None, p=None),
+            _part("masked − one3", "nothing", "supported", (0.1, -0.2, 0.3), unit="points"),
+        ], unit="images", margin=0.5, section="step0", p_holm=None),
+        _decision("faster", "6", None, [
+            _part("epochs to the accuracy of one5", "fewer_epochs", "contradicted", (12.0, 4.0, 20.5)),
+        ], unit="epochs", section="curves", **lost),
+        _decision("slower", "6b", "top1", [
+            _part("epochs to the accuracy of one5", "fewer_epochs", "inconclusive", None, interval=[-3.0, None], n=3),
+        ], unit="epochs", section="curves", note="one3 never reaches where one5 ends"),
+        _decision("saving", "6c", "top1", [
+            _part("FLOPs to the accuracy of one5 − 1", "less_compute_to_target", "supported", (-0.25, -0.4, -0.1)),
+        ], unit="ratio", section="curves"),
+        _decision("cheaper", "19", None, [
+            _part("training compute of one3 / ensemble3", "less_compute", "supported", (0.62,)),
+        ], unit="ratio"),
+        _decision("embedding", "10", "top1", [
+            _part("embed1in3 − one1", "nothing", "inconclusive", (0.62, -0.4, 1.6), n=1),
+        ], margin=0.5, **few),
+        _decision("ensemble", "11", None, [
+            _part("ensemble3 − baseline", "about", "supported", (2.71, 1.9, 3.4), target=[2.5, 3.0]),
+        ]),
+        _decision("gate", "16", "top1", [_part("one3 − one3_no_gate", "better", "not run", None)], **absent),
+        _decision("gate", "16", "top5", [_part("one3 − one3_no_gate", "better", "not run", None)], **absent),
+        _decision("hostile", "99", "top1", [
+            _part(HOSTILE_CLAIM, "better", "inconclusive", (0.1, -1.0, 1.2), beside={HOSTILE_CLAIM: {"estimate": 1.0}}),
+        ], text=HOSTILE_CLAIM, source=HOSTILE_CLAIM, note=HOSTILE_CLAIM),
+    ]  # fmt: skip
+
+
 # A run's files -------------------------------------------------------------------------------------
 
 

@@ -43,8 +43,16 @@ def make(root: Path, **options: object) -> tuple[Path, Path]:
     """A synthetic study's tables and report."""
     runs, study = synthetic.write_study(root / "results" / "mini", **options)
     tables.build(runs, study, root / "results" / "mini" / "tables")
+    files.write_json(root / "results" / "mini" / "claims.json", synthetic.claims())
     report.render(root / "results" / "mini" / "tables", root / "reports" / "mini")
     return root / "results" / "mini" / "tables", root / "reports" / "mini"
+
+
+def copied(folder: Path, to: Path) -> Path:
+    """A copy of a study's tables, with the ledger beside them."""
+    shutil.copytree(folder, to / "tables")
+    shutil.copy(folder.parent / "claims.json", to)
+    return to / "tables"
 
 
 @pytest.fixture(scope="module")
@@ -686,8 +694,7 @@ def test_a_damaged_run_is_refused_by_name(tmp_path: Path, damage: object) -> Non
 
 def test_a_missing_table_is_refused_by_name(made: tuple[Path, Path], tmp_path: Path) -> None:
     """The report names the table that it lacks."""
-    shutil.copytree(made[0], tmp_path / "tables")
-    (tmp_path / "tables" / "growth.csv").unlink()
+    (copied(made[0], tmp_path) / "growth.csv").unlink()
     with pytest.raises(CoopNetError, match=r"growth\.csv"):
         report.render(tmp_path / "tables", tmp_path / "out")
 
@@ -746,6 +753,7 @@ def test_a_picked_epoch_is_named_in_its_cell(tmp_path: Path) -> None:
     record |= {"row": study.experiments[1]["row"], "selected_epoch": 11}
     files.write_json(runs[1].folder / "run.json", record)
     tables.build(runs, study, tmp_path / "tables")
+    files.write_json(tmp_path / "claims.json", synthetic.claims())
     report.render(tmp_path / "tables", tmp_path / "out")
     text = Text((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
     assert text.row("accuracy-table", "one1")[2] == "44.40 | epoch 12 of 20, best validation"
@@ -853,7 +861,7 @@ def test_figures_have_their_text_as_paths(made: tuple[Path, Path]) -> None:
     names = {path.stem for path in (made[1] / "figures").glob("*.svg")}
     assert names == {
         *("overview", "curves_scratch", "curves_finetuning", "step0", "votes", "dag"),
-        *("reliability", "compute"),
+        *("reliability", "compute", "claims"),
     }
     for path in (made[1] / "figures").glob("*.svg"):
         assert "<text" not in path.read_text(encoding="utf-8")
@@ -905,8 +913,9 @@ def test_two_reports_of_the_same_tables_are_the_same_bytes(whole: tuple[Path, Pa
     """Another folder, another process and another hash seed change no byte."""
     started = []
     for seed in ("1", "2"):
-        copied, out = tmp_path / seed / "tables", tmp_path / seed / "deep" / "er" / "out"
-        shutil.copytree(whole[0], copied)
+        out = tmp_path / seed / "deep" / "er" / "out"
+        out.parent.mkdir(parents=True)
+        inputs = copied(whole[0], tmp_path / seed)
         code = (
             "import sys, pathlib; from coopnet.reporting.report import render; render(*map(pathlib.Path, sys.argv[1:]))"
         )
@@ -915,7 +924,7 @@ def test_two_reports_of_the_same_tables_are_the_same_bytes(whole: tuple[Path, Pa
             "PYTHONPATH": os.pathsep.join(sys.path),
             "TZ": f"UTC+{seed}",
         }
-        started.append((subprocess.Popen([sys.executable, "-c", code, copied, out], env=environment), out))
+        started.append((subprocess.Popen([sys.executable, "-c", code, inputs, out], env=environment), out))
     expected = {p.relative_to(whole[1]): p.read_bytes() for p in whole[1].rglob("*") if p.is_file()}
     expected.pop(Path("timing.html"), None)
     for process, out in started:
@@ -923,10 +932,9 @@ def test_two_reports_of_the_same_tables_are_the_same_bytes(whole: tuple[Path, Pa
         assert {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()} == expected
 
 
-def test_the_report_is_made_from_the_tables_alone(made: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_report_is_made_from_tables_and_ledger_alone(made: tuple[Path, Path], tmp_path: Path) -> None:
     """Without any run's files the report is the same."""
-    shutil.copytree(made[0], tmp_path / "tables")
-    report.render(tmp_path / "tables", tmp_path / "out")
+    report.render(copied(made[0], tmp_path), tmp_path / "out")
     assert (tmp_path / "out" / "index.html").read_bytes() == (made[1] / "index.html").read_bytes()
 
 

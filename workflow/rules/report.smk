@@ -83,6 +83,7 @@ rule report:
     input:
         STAMPS / "reporting",
         TABLES,
+        str(WORKSPACE.results(STUDY) / "claims.json"),
     output:
         REPORT / "index.html",
         REPORT / "report.pdf",

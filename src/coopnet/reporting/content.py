@@ -1,6 +1,7 @@
 """What a report says: sections of sentences, tables and figures, computed from a study's tables.
 
-The web page and the PDF both lay out this one structure. A new section is a module of `sections`, added to `SECTIONS`.
+The web page and the PDF both lay out this one structure. A new section is a module of `sections`, added to `SECTIONS`;
+the ledger, which links to the others, opens the report.
 No sentence states a result in advance: each is filled in from the tables.
 """
 
@@ -13,6 +14,7 @@ from coopnet.reporting.sections import (
     brief,
     calibration,
     compute,
+    claims,
     distillation,
     diversity,
     experiments,
@@ -49,7 +51,9 @@ PUBLISHED_EPOCHS = 300
 def compose(tables: Tables) -> Report:
     """The whole report."""
     study = tables.study
-    sections = [made for module in SECTIONS if (made := module.section(tables))]
+    results = [made for module in SECTIONS if (made := module.section(tables))]
+    ledger = claims.section(tables, {section.id: section.title for section in results})
+    sections = [ledger, *results] if ledger else results
     return Report(study["name"], study["title"], study["description"], facts(tables), limits(tables), sections)
 
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: its text, a second, smaller line, and a tone (`code`, `yes`, `no` or nothing)."""
+    """One cell: its text, a smaller line below, a tone (`code`, `yes`, `no` or nothing), the section it leads to."""
 
     text: str
     detail: str = ""
     tone: str = ""
+    link: str = ""
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a caption that says how to read it; `source` names its CSV.
+    """A table with a caption that says how to read it; `source` names its file, seen from the tables' folder.
 
     `rules` are the rows that begin a group, `headings` the lines above rows that begin a part of the table. One that is
     `folded` is for looking things up: closed on the page, at the end of the PDF.

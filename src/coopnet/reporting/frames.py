@@ -11,6 +11,7 @@ import pandas as pd
 
 from coopnet import files
 from coopnet.errors import CoopNetError
+from coopnet.reporting import ledger
 
 PANELS = 12
 """Learning curves in one figure, at most: as many as a page shows legibly."""
@@ -46,9 +47,10 @@ class Panels:
 
 @dataclass(frozen=True)
 class Tables:
-    """A study's tables, read back: `study` from JSON, the others as data frames."""
+    """A study's tables, read back: `study` and `claims` from JSON, the others as data frames."""
 
     study: Mapping[str, Any]
+    claims: list[ledger.Claim]
     runs: pd.DataFrame
     accuracy: pd.DataFrame
     step0: pd.DataFrame
@@ -178,14 +180,15 @@ def dataset(row: Mapping[str, Any]) -> str:
 
 
 def load(folder: Path) -> Tables:
-    """Read the tables of a study.
+    """Read the tables of a study, and the ledger beside their folder.
 
     Raises:
-        CoopNetError: a table is missing or damaged.
+        CoopNetError: a table or the ledger is missing or damaged.
     """
-    names = [name for name in Tables.__dataclass_fields__ if name != "study"]
+    names = [name for name in Tables.__dataclass_fields__ if name not in ("study", "claims")]
     study = files.read_json(folder / "study.json")
-    return Tables(study, **{name: read_table(folder / f"{name}.csv") for name in names})
+    claims = ledger.load(folder.parent / "claims.json", study["name"])
+    return Tables(study, claims, **{name: read_table(folder / f"{name}.csv") for name in names})
 
 
 def read_table(path: Path) -> pd.DataFrame:

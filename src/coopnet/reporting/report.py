@@ -1,6 +1,6 @@
-"""Everything under `reports/<study>/`, made from a study's tables alone.
+"""Everything under `reports/<study>/`, made from a study's tables and its ledger of claims alone.
 
-The same tables give the same bytes, in any folder and any process. Wall-clock times are a page of their own.
+The same files give the same bytes, in any folder and any process. Wall-clock times are a page of their own.
 """
 
 from functools import partial
@@ -11,6 +11,7 @@ import pandas as pd
 from coopnet import files
 from coopnet.reporting import content, frames, page, pdf
 from coopnet.reporting.figures import (
+    claims,
     compute,
     curves,
     dag,
@@ -35,7 +36,7 @@ def render(tables: Path, out: Path) -> None:
         out: the report's folder, `reports/<study>`.
 
     Raises:
-        CoopNetError: a table is missing or damaged.
+        CoopNetError: a table, or the ledger `claims.json` beside their folder, is missing or damaged.
     """
     loaded = frames.load(tables)
     pictures = out / "figures"
@@ -81,6 +82,8 @@ def drawings(tables: Tables) -> dict[str, drawing.Draw]:
     costs = points(tables)
     if not costs.empty:
         draws["compute"] = partial(compute.draw, costs, tables.by_dataset(costs["experiment"]))
+    for name, shown in claims.pages(tables.claims).items():
+        draws[name] = partial(claims.draw, shown, claims.reach(tables.claims))
     return draws
 
 
