@@ -18,6 +18,7 @@ from coopnet.reporting.sections import (
     learning,
     merging,
     provenance,
+    published,
     step0,
     voting,
 )
@@ -33,6 +34,7 @@ SECTIONS = (
     diversity,
     voting,
     distillation,
+    published,
     learning,
     experiments,
     provenance,

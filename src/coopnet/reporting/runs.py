@@ -10,6 +10,7 @@ from typing import Any
 from coopnet import files
 from coopnet.errors import CoopNetError
 from coopnet.reporting import starts
+from coopnet.reporting.published import Published
 
 SCORES = ("top1", "top5", "nll", "ece")
 """Top-1 and top-5 accuracy (%), negative log-likelihood (nats), expected calibration error (%, 15 bins)."""
@@ -46,6 +47,7 @@ class StudyInfo:
         experiments: one dictionary per experiment, in the order in which the report lists them: `name`, `about`
             (one line), `part` (of the study), `row` (all resolved settings as plain values: `data`, `model`,
             `training`, `start`), `seeds` (list of int) and `parents` (list of `{"experiment": …}`).
+        published: figures of other works that the study is compared with.
     """
 
     name: str
@@ -54,6 +56,7 @@ class StudyInfo:
     threads: int
     device: str
     experiments: Sequence[Mapping[str, Any]]
+    published: Sequence[Published] = ()
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from coopnet.reporting.tables import (
     merges,
     origins,
     overall,
+    published,
     step0,
     votes,
 )
@@ -41,7 +42,7 @@ def build(runs: Sequence[RunFolder], study: StudyInfo, out: Path) -> None:
     """
     finished = _read_all(runs, study)
     lineage = Lineage(finished, study)
-    for subject in (accuracy, step0, growth, merges, diversity, votes, distillation, histories, origins):
+    for subject in (accuracy, step0, growth, merges, diversity, votes, distillation, published, histories, origins):
         for name, (columns, rows) in subject.tables(finished, study, lineage).items():
             write(out / f"{name}.csv", columns, rows)
     files.write_json(out / "study.json", overall.describe(study, finished))

@@ -38,12 +38,17 @@ def _experiment(experiment: Mapping[str, Any], runs: Sequence[Run]) -> Row:
         "parents": [parent["experiment"] for parent in experiment.get("parents") or ()],
         "seeds": sorted(experiment["seeds"]),
         "images": {
-            "train": data["training_subset"] or DATASETS[data["dataset"]].counts["train"] - data["validation"],
+            "train": training_images(data),
             "validation": data["validation"],
             "test": own.metrics["final"]["test"]["images"],
         },
         "row": row,
     }
+
+
+def training_images(data: Mapping[str, Any]) -> int:
+    """How many images a row learns from, by its settings `data`."""
+    return int(data["training_subset"] or DATASETS[data["dataset"]].counts["train"] - data["validation"])
 
 
 def network_name(model: Mapping[str, Any]) -> str:
