@@ -46,7 +46,7 @@ def committed() -> list[str]:
 
 def make(name: str, folder: Path) -> Path:
     """A workspace in which a study of this project was made, from an empty store."""
-    for part in ("params.yaml", "Snakefile", "studies", "workflow", "profiles"):
+    for part in ("params.yaml", "figures.yaml", "Snakefile", "studies", "workflow", "profiles"):
         source = ROOT / part
         shutil.copytree(source, folder / part) if source.is_dir() else shutil.copy(source, folder / part)
     environment = os.environ | {"COOPNET_STORE": str(folder / "store")}

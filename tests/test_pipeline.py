@@ -51,7 +51,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_workspace(folder: Path, prepared: Path) -> Path:
     """A workspace with the project's parameters, workflow, and a tiny study beside the others."""
     folder.mkdir(parents=True)
-    for name in ("params.yaml", "Snakefile", "studies", "workflow", "profiles"):
+    for name in ("params.yaml", "figures.yaml", "Snakefile", "studies", "workflow", "profiles"):
         source = ROOT / name
         shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy(source, folder / name)
     (folder / "studies" / "tiny.yaml").write_text(yaml.safe_dump(TINY))
@@ -310,7 +310,7 @@ def test_dry_run_plans_every_run(name: str, tmp_path: Path) -> None:
     """`snakemake -n` plans one job per experiment and seed, and asks for a GPU in the full study alone."""
     folder = tmp_path / "empty"
     folder.mkdir()
-    for part in ("params.yaml", "Snakefile", "studies", "workflow", "profiles"):
+    for part in ("params.yaml", "figures.yaml", "Snakefile", "studies", "workflow", "profiles"):
         (folder / part).symlink_to(ROOT / part)
     planned = call(folder, "snakemake", "-n", "--cores", "8", "--resources", "gpu=1", "--config", f"study={name}")
     output = planned.stdout + planned.stderr

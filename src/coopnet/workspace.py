@@ -16,6 +16,11 @@ class Workspace:
 
     root: Path
 
+    @property
+    def published(self) -> Path:
+        """Published figures to compare with."""
+        return self.root / "figures.yaml"
+
     def raw(self, dataset: str) -> Path:
         """Where the official download of a dataset is kept."""
         return self.root / "data" / "raw" / dataset

@@ -13,6 +13,7 @@ TABLES = [
         "votes.csv",
         "votes_best.csv",
         "distillation.csv",
+        "published.csv",
         "factors.csv",
         "history.csv",
         "provenance.csv",
@@ -28,6 +29,7 @@ rule tables:
     input:
         STAMPS / "words",
         STAMPS / "reporting",
+        WORKSPACE.published,
         [
             path
             for run in STUDY.runs.values()

@@ -1,10 +1,13 @@
 """`coopnet tables`, `coopnet report` and `coopnet timing`: from results to pages."""
 
 import logging
+from collections.abc import Sequence
 
 from coopnet import study
 from coopnet.commands.evaluate import checked_record
+from coopnet.reporting import published
 from coopnet.reporting import tables as results
+from coopnet.reporting.published import Published
 from coopnet.reporting.runs import RunFolder, StudyInfo
 from coopnet.study import Study
 from coopnet.workspace import Workspace
@@ -16,18 +19,20 @@ def tables(workspace: Workspace, name: str) -> None:
     """Gather the results of all runs into `results/<study>/tables`.
 
     Raises:
-        CoopNetError: a run is missing, damaged, or was made with other parameters than the plan has.
+        CoopNetError: a run is missing, damaged, or was made with other parameters than the plan has; or `figures.yaml`
+            is wrong.
     """
     plan = study.load(workspace.root, name)
+    figures = published.read(workspace.published, study.read_yaml(workspace.root / "params.yaml")["experiments"])
     folders = []
     for run in plan.runs.values():
         folder = workspace.run(plan, run)
         checked_record(folder, run)
         folders.append(RunFolder(run.experiment, run.seed, folder))
-    results.build(folders, describe(plan), workspace.tables(plan))
+    results.build(folders, describe(plan, figures), workspace.tables(plan))
 
 
-def describe(plan: Study) -> StudyInfo:
+def describe(plan: Study, figures: Sequence[Published]) -> StudyInfo:
     """What a study is, apart from its results."""
     from coopnet.networks import flops  # torch takes seconds
 
@@ -43,7 +48,7 @@ def describe(plan: Study) -> StudyInfo:
         }
         for name, row in plan.experiments.items()
     ]
-    return StudyInfo(plan.name, plan.title, plan.description, plan.threads, plan.device, experiments)
+    return StudyInfo(plan.name, plan.title, plan.description, plan.threads, plan.device, experiments, figures)
 
 
 def report(workspace: Workspace, name: str) -> None:

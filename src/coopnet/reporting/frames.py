@@ -12,6 +12,7 @@ import pandas as pd
 from coopnet import files
 from coopnet.errors import CoopNetError
 from coopnet.reporting import ledger
+from coopnet.reporting.published import PROTOCOL
 
 PANELS = 12
 """Learning curves in one figure, at most: as many as a page shows legibly."""
@@ -32,6 +33,9 @@ DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 WORDS = (
     *("experiment", "start", "method", "parent", "parents", "control", "teacher", "single", "key", "exact"),
     *("split", "stage", "model", "metric", "score", "rule", "subset", "module"),
+    *("id", "work", "kind", "remark", "certainty", "about", "note", "state", "published", "unit"),
+    *(f"{name}_{side}" for name in PROTOCOL for side in ("theirs", "ours")),
+    *("differs", "unsaid", "over"),
 )
 """Columns of text, which no table may take for numbers."""
 
@@ -62,6 +66,7 @@ class Tables:
     votes: pd.DataFrame
     votes_best: pd.DataFrame
     distillation: pd.DataFrame
+    published: pd.DataFrame
     factors: pd.DataFrame
     history: pd.DataFrame
     provenance: pd.DataFrame

@@ -10,6 +10,7 @@ from typing import Any
 from coopnet import files
 from coopnet.errors import CoopNetError
 from coopnet.reporting import starts
+from coopnet.reporting.published import Published
 
 SCORES = ("top1", "top5", "nll", "ece")
 """Top-1 and top-5 accuracy (%), negative log-likelihood (nats), expected calibration error (%, 15 bins)."""
@@ -47,6 +48,7 @@ class StudyInfo:
             (one line), `part` (of the study), `row` (all resolved settings as plain values: `data`, `model`,
             `training`, `start`), `seeds` (list of int), `parents` (list of `{"experiment": …}`) and `compute` (what
             its network costs: `parameters`, `inference_flops` and `step_flops`, as `networks.flops` counts them).
+        published: figures of other works that the study is compared with.
     """
 
     name: str
@@ -55,6 +57,7 @@ class StudyInfo:
     threads: int
     device: str
     experiments: Sequence[Mapping[str, Any]]
+    published: Sequence[Published] = ()
 
 
 @dataclass(frozen=True)

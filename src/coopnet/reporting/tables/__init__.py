@@ -21,6 +21,7 @@ from coopnet.reporting.tables import (
     merges,
     origins,
     overall,
+    published,
     reliability,
     step0,
     votes,
@@ -44,7 +45,7 @@ def build(runs: Sequence[RunFolder], study: StudyInfo, out: Path) -> None:
     finished = _read_all(runs, study)
     lineage = Lineage(finished, study)
     subjects = (accuracy, step0, growth, merges, diversity, votes, distillation, histories, origins)
-    for subject in (*subjects, compute, reliability):
+    for subject in (*subjects, published, compute, reliability):
         for name, (columns, rows) in subject.tables(finished, study, lineage).items():
             write(out / f"{name}.csv", columns, rows)
     files.write_json(out / "study.json", overall.describe(study, finished))
