@@ -478,11 +478,17 @@ def test_a_common_ancestor_is_counted_once(tmp_path: Path) -> None:
 
 def test_nothing_is_said_of_the_past_of_an_imported_checkpoint(tmp_path: Path) -> None:
     """Neither of the checkpoint nor of what descends from it; a report is made all the same."""
-    imported = synthetic.Row("published", "", 3, 47.0, "imported", settings={"training": {"epochs": 0}})
-    grown = synthetic.Row("grown", "", 5, 47.0, "masked", "published")
-    made_tables, out = make(tmp_path, seeds=(0,), rows=[imported, grown])
+    chosen = [row for row in synthetic.ROWS if row.name in ("one3", "one3_to_5_masked")]
+    runs, study = synthetic.write_study(tmp_path / "runs", seeds=(0,), rows=chosen)
+    study.experiments[0]["row"]["start"] = {"kind": "imported", "path": "imported/one3"}
+    record = files.read_json(runs[0].folder / "run.json")
+    files.write_json(runs[0].folder / "run.json", record | {"row": study.experiments[0]["row"]})
+    made_tables, out = tmp_path / "tables", tmp_path / "out"
+    tables.build(runs, study, made_tables)
+    report.render(made_tables, out)
     assert {row["lineage_flops"] for row in rows(made_tables / "compute.csv")} == {""}
-    assert int(pick(made_tables / "compute.csv", experiment="grown")["training_flops"]) == 5 * STEP * synthetic.TUNING
+    grown = pick(made_tables / "compute.csv", experiment="one3_to_5_masked")
+    assert int(grown["training_flops"]) == 5 * STEP * synthetic.TUNING
     assert not (out / "figures" / "compute.svg").exists()
 
 

@@ -46,8 +46,6 @@ def excess(tables: Tables) -> list[float]:
 def section(tables: Tables) -> Section:
     """The diagrams; the scores themselves stand in the table of branches."""
     gaps = excess(tables)
-    several = len(tables.parts) > 1
-    part = next(iter(tables.parts))
     sentences = [
         "A calibrated network is right as often as it is sure: of the images that it is 70 % sure of, 70 %. The "
         "expected calibration error (ECE) is the mean distance from that, over 15 bins of confidence; ECE and negative "
@@ -60,7 +58,9 @@ def section(tables: Tables) -> Section:
         "Accuracy against confidence of ensembles on the test images, a mark per bin (seeds pooled), larger where more "
         "images are; the dashed diagonal is perfect calibration, below it a network is surer than right. "
     )
-    caption += f"Filled: final networks{f' of {PARTS.get(part, part)}' if several else ''}. " if several else ""
+    if len(tables.parts) > 1:
+        part = next(iter(tables.parts))
+        caption += f"Filled: final networks of {PARTS.get(part, part)}. "
     if "step0" in stages:
         caption += "Open: networks right after growth, those whose ECE growth moved most. "
     caption += "The title has the ECE" + (", the mean over seeds." if tables.replicated else ".")

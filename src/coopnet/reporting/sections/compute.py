@@ -54,7 +54,7 @@ def section(tables: Tables) -> Section:
         "compute",
         "Test top-1 of the ensemble (mean over seeds) against the operations of its training and of all that it "
         "descends from, on a logarithmic axis; starts that were not trained are left out. The line joins the networks "
-        "that no cheaper one equals; they are named where there is room.",
+        "that no cheaper one equals on these test images; they are named where there is room.",
         "compute.csv",
     )
     return Section("compute", "Compute", [sentence], [*([] if points(tables).empty else [picture]), _table(tables)])
