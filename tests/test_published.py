@@ -338,6 +338,7 @@ def test_a_plain_ensemble_has_the_protocol_of_its_members(made: tuple[Path, Path
     """It is not trained itself: its networks were, for 20 epochs; and it is the mean of probabilities."""
     found = row(made, "log.together")
     assert (found["epochs_ours"], found["network_ours"], found["differs"]) == ("20", "ResNet-8", "runs")
+    assert found["runs_ours"] == "2"  # ensembles, of three networks each
     members = [synthetic.top1("baseline", seed) for seed in range(6)]
     expected = statistics.mean(members) + synthetic.PLAIN + synthetic.PROBABILITIES
     assert float(found["ours"]) == pytest.approx(expected)
