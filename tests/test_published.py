@@ -12,7 +12,7 @@ import yaml
 
 import report_fixture as synthetic
 from conftest import ROOT
-from coopnet import study
+from coopnet import files, study
 from coopnet.commands import report as command
 from coopnet.errors import CoopNetError
 from coopnet.reporting import frames, report, tables
@@ -270,6 +270,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     runs, info = synthetic.write_study(root / "results" / "mini", rows=rows)
     entries = read(root / "figures.yaml", ROWS | {"ensemble3": {}})
     tables.build(runs, replace(info, published=entries), root / "results" / "mini" / "tables")
+    files.write_json(root / "results" / "mini" / "claims.json", [])
     report.render(root / "results" / "mini" / "tables", root / "reports" / "mini")
     return root / "results" / "mini" / "tables", root / "reports" / "mini"
 
@@ -440,6 +441,7 @@ def test_without_figures_there_is_no_section(tmp_path: Path) -> None:
     """A study that compares with nothing has an empty table and no section."""
     runs, info = synthetic.write_study(tmp_path / "runs", seeds=(0,), rows=synthetic.ROWS[:1])
     tables.build(runs, info, tmp_path / "tables")
+    files.write_json(tmp_path / "claims.json", [])
     report.render(tmp_path / "tables", tmp_path / "out")
     assert frames.load(tmp_path / "tables").published.empty
     assert 'id="published"' not in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
@@ -453,6 +455,7 @@ def test_self_distillation_gains_less_than_claimed_in_its_own_table(tmp_path: Pa
     by_hand = (86.88 + 86.48 + 86.13 + 85.32 + 87.08) / 5 - (86.01 + 85.46 + 85.71 + 86.17 + 86.39) / 5
     assert float(found["gain"]) == pytest.approx(by_hand)
     assert round(by_hand, 2) == 0.43
+    files.write_json(tmp_path / "claims.json", [])
     report.render(tmp_path / "tables", tmp_path / "out")
     text = Text((tmp_path / "out" / "index.html").read_text(encoding="utf-8")).text
     assert "in the mean of the published runs: +0.43 points, where +1 is claimed" in text
