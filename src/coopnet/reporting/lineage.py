@@ -44,7 +44,7 @@ class Lineage:
         return self._origins[run.experiment, run.seed]
 
     def whole(self, run: Run) -> list[Run]:
-        """The run and all that it descends from, teachers included, each distinct run once."""
+        """The run, then all that it descends from, teachers included, each distinct run once."""
         found = {run.key: run}
         for origin in self.origins(run):
             found |= {one.key: one for one in self.whole(origin)}

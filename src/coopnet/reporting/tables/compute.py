@@ -21,11 +21,11 @@ def tables(runs: Sequence[Run], study: StudyInfo, lineage: Lineage) -> Tables:
     firsts = {run.experiment: run for run in reversed(runs)}
     rows: list[Row] = []
     for name, counts in counted.items():
-        run = firsts[name]
-        spent = {one.key: _training(one, counted[one.experiment]["step_flops"]) for one in lineage.whole(run)}
-        known = all(one.start != "imported" for one in lineage.whole(run))  # of a checkpoint's past nothing is known
-        row = {"experiment": name, **{key: counts[key] for key in COUNTED}, "training_flops": spent[run.key]}
-        rows.append(row | {"lineage_flops": sum(spent.values()) if known else None})
+        whole = lineage.whole(firsts[name])
+        own, *before = (_training(one, counted[one.experiment]["step_flops"]) for one in whole)
+        known = all(one.start != "imported" for one in whole)  # of a checkpoint's past nothing is known
+        row = {"experiment": name, **{key: counts[key] for key in COUNTED}, "training_flops": own}
+        rows.append(row | {"lineage_flops": own + sum(before) if known else None})
     return {"compute": (("experiment", *COUNTED, "training_flops", "lineage_flops"), rows)}
 
 
