@@ -46,7 +46,7 @@ def committed() -> list[str]:
 
 def make(name: str, folder: Path) -> Path:
     """A workspace in which a study of this project was made, from an empty store."""
-    for part in ("params.yaml", "figures.yaml", "Snakefile", "studies", "workflow", "profiles"):
+    for part in ("params.yaml", "claims.yaml", "figures.yaml", "Snakefile", "studies", "workflow", "profiles"):
         source = ROOT / part
         shutil.copytree(source, folder / part) if source.is_dir() else shutil.copy(source, folder / part)
     environment = os.environ | {"COOPNET_STORE": str(folder / "store")}
@@ -165,6 +165,7 @@ def test_pdf_and_tables_and_timing_are_there(demo: Path) -> None:
 def test_report_is_made_from_the_tables_alone(demo: Path, tmp_path: Path) -> None:
     """With nothing but the tables, `coopnet report` gives the same bytes."""
     shutil.copytree(demo / "results/demo/tables", tmp_path / "results/demo/tables")
+    shutil.copy(demo / "results/demo/claims.json", tmp_path / "results/demo")
     subprocess.run([BIN / "coopnet", "report", "demo"], cwd=tmp_path, check=True)
     for name in ("index.html", "report.pdf", "figures/overview.png"):
         assert (tmp_path / "reports/demo" / name).read_bytes() == (demo / "reports/demo" / name).read_bytes()
@@ -174,6 +175,7 @@ def test_report_is_made_from_the_tables_alone(demo: Path, tmp_path: Path) -> Non
 def test_committed_reports_follow_from_committed_tables(name: str, tmp_path: Path) -> None:
     """Every report in the repository is, byte for byte, what its tables give; on any machine with these libraries."""
     shutil.copytree(ROOT / "results" / name / "tables", tmp_path / "results" / name / "tables")
+    shutil.copy(ROOT / "results" / name / "claims.json", tmp_path / "results" / name)
     subprocess.run([BIN / "coopnet", "report", name], cwd=tmp_path, check=True)
     for path in (ROOT / "reports" / name).rglob("*"):
         if path.is_file() and path.name != "timing.html":

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -51,7 +52,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_workspace(folder: Path, prepared: Path) -> Path:
     """A workspace with the project's parameters, workflow, and a tiny study beside the others."""
     folder.mkdir(parents=True)
-    for name in ("params.yaml", "figures.yaml", "Snakefile", "studies", "workflow", "profiles"):
+    for name in ("params.yaml", "claims.yaml", "figures.yaml", "Snakefile", "studies", "workflow", "profiles"):
         source = ROOT / name
         shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy(source, folder / name)
     (folder / "studies" / "tiny.yaml").write_text(yaml.safe_dump(TINY))
@@ -310,7 +311,7 @@ def test_dry_run_plans_every_run(name: str, tmp_path: Path) -> None:
     """`snakemake -n` plans one job per experiment and seed, and asks for a GPU in the full study alone."""
     folder = tmp_path / "empty"
     folder.mkdir()
-    for part in ("params.yaml", "figures.yaml", "Snakefile", "studies", "workflow", "profiles"):
+    for part in ("params.yaml", "claims.yaml", "figures.yaml", "Snakefile", "studies", "workflow", "profiles"):
         (folder / part).symlink_to(ROOT / part)
     planned = call(folder, "snakemake", "-n", "--cores", "8", "--resources", "gpu=1", "--config", f"study={name}")
     output = planned.stdout + planned.stderr
@@ -408,6 +409,18 @@ def test_typo_in_params_is_one_line(workspace: Path) -> None:
         assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.parametrize("name", ["claims.yaml", "figures.yaml"])
+def test_typo_in_what_is_read_last_stops_everything_first(workspace: Path, name: str) -> None:
+    """A mistake in the claims or the published figures is known before anything is trained."""
+    path = workspace / name
+    path.write_text(re.sub(r"\bone3\b", "one33", path.read_text()))
+    refused = call(workspace, "snakemake", "-n", "--config", "study=tiny")
+    assert refused.returncode != 0
+    assert f"error: {name}" in refused.stdout + refused.stderr
+    assert "'one33'" in refused.stdout + refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 def test_imported_checkpoint_is_a_parent(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A published checkpoint comes in, is measured as it is, and grows; its own preprocessing is insisted upon."""
     import torch
@@ -436,7 +449,7 @@ def test_imported_checkpoint_is_a_parent(workspace: Path, tmp_path: Path, monkey
         made = train(workspace, name)
         assert made.returncode == 0, made.stderr
         assert call(workspace, "coopnet", "evaluate", "tiny", name, "0").returncode == 0
-    for step in ("tables", "report"):
+    for step in ("tables", "claims", "report"):
         assert call(workspace, "coopnet", step, "tiny").returncode == 0
     metrics = json.loads((workspace / "results/tiny/net_grown/seed0/metrics.json").read_text())
     assert metrics["step0"]["test"]["versus_parent"]["exact"]

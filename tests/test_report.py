@@ -467,7 +467,7 @@ def test_lineage_is_all_that_led_to_a_run(whole: tuple[Path, Path]) -> None:
 
 
 def test_a_common_ancestor_is_counted_once(tmp_path: Path) -> None:
-    """one1 seed 1 is a member of the first parent and the parent of the second; it was trained once; seed 1 of odd shares none."""
+    """one1 seed 1 is a member of the first parent and the parent of the second, and was trained once."""
     chosen = [row for row in synthetic.ALL_PARTS if row.name in ("one1", "one1_continued", "one1_ensemble3")]
     chosen.append(synthetic.Row("odd", "", 2, 46.0, "combine", "one1_ensemble3,one1_continued"))
     runs, study = synthetic.write_study(tmp_path / "runs", rows=chosen)

@@ -3,7 +3,9 @@ import os
 import sys
 
 from coopnet import stamps, study as studies
+from coopnet.claims import entries
 from coopnet.errors import CoopNetError
+from coopnet.reporting import published
 from coopnet.workspace import CHECKPOINT, RESULTS, Workspace
 
 
@@ -14,10 +16,14 @@ def read_study():
             f"--config {unknown[0]} is not known: only study=NAME is. Everything else is set in params.yaml "
             "or studies/NAME.yaml, which the commands of the workflow read themselves."
         )
+    root = Path(workflow.basedir)
     try:
-        return studies.load(
-            Path(workflow.basedir), str(config.get("study") or studies.FULL)
-        )
+        study = studies.load(root, str(config.get("study") or studies.FULL))
+        # They are needed last, but a mistake in them should be known before anything runs.
+        rows = studies.rows(root) | study.experiments
+        entries.read(root / "claims.yaml", rows)
+        published.read(Workspace(root).published, rows)
+        return study
     except CoopNetError as error:
         sys.exit(f"error: {error}")
 

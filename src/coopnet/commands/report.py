@@ -23,7 +23,7 @@ def tables(workspace: Workspace, name: str) -> None:
             is wrong.
     """
     plan = study.load(workspace.root, name)
-    figures = published.read(workspace.published, study.read_yaml(workspace.root / "params.yaml")["experiments"])
+    figures = published.read(workspace.published, study.rows(workspace.root))
     folders = []
     for run in plan.runs.values():
         folder = workspace.run(plan, run)
