@@ -20,8 +20,8 @@ def read_study():
     try:
         study = studies.load(root, str(config.get("study") or studies.FULL))
         # They are needed last, but a mistake in them should be known before anything runs.
-        rows = studies.rows(root) | study.experiments
-        entries.read(root / "claims.yaml", rows)
+        rows = studies.rows(root)
+        entries.read(root / "claims.yaml", rows, study.experiments)
         published.read(Workspace(root).published, rows)
         return study
     except CoopNetError as error:

@@ -85,7 +85,7 @@ rule report:
     input:
         STAMPS / "reporting",
         TABLES,
-        str(WORKSPACE.results(STUDY) / "claims.json"),
+        str(WORKSPACE.claims(STUDY)),
     output:
         REPORT / "index.html",
         REPORT / "report.pdf",

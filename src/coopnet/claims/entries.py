@@ -160,12 +160,13 @@ KINDS: dict[str, type[Comparison] | type[Kept] | type[Cost]] = {
 }
 
 
-def read(path: Path, experiments: Mapping[str, Experiment]) -> list[Stated]:
+def read(path: Path, rows: Mapping[str, Experiment], own: Mapping[str, Experiment] | None = None) -> list[Stated]:
     """The claims, in their order.
 
     Args:
         path: `claims.yaml`.
-        experiments: all rows of `params.yaml`; a study may hold fewer, and then some claims are not run.
+        rows: all rows of `params.yaml`; a study may hold fewer, and then some claims are not run.
+        own: the rows of a study, as it has them; what it can decide has to make sense with these.
 
     Raises:
         CoopNetError: a key, a kind, an experiment or a model that is not known, or two networks on different data.
@@ -178,7 +179,8 @@ def read(path: Path, experiments: Mapping[str, Experiment]) -> list[Stated]:
         claim = study.check(Claim, content, where)
         parts = [_part(part, f"{where}.parts.{place}") for place, part in enumerate(claim.parts)]
         for place, part in enumerate(parts):
-            _check_part(part, experiments, f"{where}.parts.{place}")
+            held = own is not None and all(one.experiment in own for one in (part.of, *part.than))
+            _check_part(part, own if own is not None and held else rows, f"{where}.parts.{place}")
         stated.append(Stated(str(name), claim, parts))
     return stated
 

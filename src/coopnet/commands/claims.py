@@ -20,7 +20,7 @@ def claims(workspace: Workspace, name: str) -> None:
         CoopNetError: `claims.yaml` says what cannot be, or a run is missing, damaged, or of other parameters.
     """
     plan = study.load(workspace.root, name)
-    stated = entries.read(workspace.root / "claims.yaml", study.rows(workspace.root) | plan.experiments)
+    stated = entries.read(workspace.root / "claims.yaml", study.rows(workspace.root), plan.experiments)
 
     def folder(run: Run) -> Path:
         return workspace.run(plan, run)
