@@ -580,6 +580,23 @@ def test_damaged_results_are_refused_by_name(tmp_path: Path) -> None:
         command.claims(workspace, "tiny")
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_epochs_until_the_target_are_read_from_histories(tmp_path: Path, seeds: int) -> None:
+    """Both reach 10 · epoch in the same epoch, so neither costs less; one seed alone has no interval of seeds."""
+    workspace, _ = made(tmp_path, by_branches, seeds)
+    parts = [{"kind": "fewer_epochs", "of": "one5_holdout", "than": "one5_holdout"}]
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"fast": GOOD | {"parts": parts}}))
+    path = workspace.root / "results/tiny/one5_holdout"
+    for seed in range(seeds):
+        rows = (path / f"seed{seed}/history.csv").read_text().replace("validation_top1", "validation_top5")
+        top1 = (path / f"seed{seed}/history.csv").read_text().splitlines()
+        joined = [f"{one},{other.split(',')[1]}" for one, other in zip(top1, rows.splitlines(), strict=True)]
+        (path / f"seed{seed}/history.csv").write_text("\n".join(joined) + "\n")
+    for entry in ledger_of(workspace).values():
+        assert (entry["estimate"], entry["unit"], entry["verdict"]) == (0, "epochs", "inconclusive")
+        assert entry["interval"] == ([0, 0] if seeds == 3 else None)
+
+
 def test_less_compute_is_counted(tmp_path: Path) -> None:
     """A ratio of counted FLOPs with all ancestors decides without sampling, however few seeds there are."""
     workspace, plan = made(tmp_path, by_branches, seeds=1)

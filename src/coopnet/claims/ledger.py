@@ -263,18 +263,19 @@ def _cost(part: Cost, score: str | None, evidence: Evidence, seed: Sequence[int]
     if per_flop:
         text = f"training FLOPs until the target, {of} / {than} \N{MINUS SIGN} 1"
     unit = "ratio" if per_flop else "epochs"
-    estimate, ends = _finite(found.estimate), _ends(found)
+    estimate = _finite(found.estimate)
+    ends = _ends(found) if found.n > 1 else None  # nothing but seeds was resampled
     return Decision(text, part.kind, verdict, estimate, ends, unit, found.n, p, slack, paired=False, note=note)
 
 
 def _counted(part: Cost, of: str, than: str, evidence: Evidence) -> Decision:
     own, other = (evidence.compute[name].lineage for name in (of, than))
     text = f"training FLOPs of {of} / {than} \N{MINUS SIGN} 1"
+    n = min(len(evidence.runs[name]) for name in (of, than))
     if own is None or other is None:
         note = "what the training of an imported checkpoint cost is not known"
-        return Decision(text, part.kind, "inconclusive", unit="ratio", note=note)
+        return Decision(text, part.kind, "inconclusive", unit="ratio", n=n, note=note)
     excess = own / other - 1
-    n = min(len(evidence.runs[name]) for name in (of, than))
     verdict: Verdict = "supported" if excess < 0 else "contradicted"
     return Decision(text, part.kind, verdict, _finite(excess), unit="ratio", n=n, slack=-excess)
 

@@ -25,6 +25,7 @@ from coopnet.reporting.figures import (
 )
 from coopnet.reporting.frames import Tables
 from coopnet.reporting.sections import calibration, voting
+from coopnet.reporting.sections import claims as claims_section
 from coopnet.reporting.sections.compute import points
 
 
@@ -48,6 +49,7 @@ def render(tables: Path, out: Path) -> None:
             old.unlink()
     drawing.save(draws["overview"], pictures / "overview.png")
     report = content.compose(loaded)
+    files.write_text(out / "claims.md", claims_section.markdown(loaded.claims))
     files.write_text(out / "index.html", page.html(report, pictures))
     pdf.write(report, pictures, out / "report.pdf")
 

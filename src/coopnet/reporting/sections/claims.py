@@ -98,6 +98,20 @@ def _ledger(claims: Sequence[Claim], titles: Mapping[str, str]) -> Table:
     return Table("claims-table", caption, columns, [_line(claim, titles) for claim in claims], SOURCE)
 
 
+def markdown(claims: Sequence[Claim]) -> str:
+    """The ledger as a table in Markdown, for a README: number, claim, and the outcome for each score."""
+    lines = ["| | claim | top-1, or decided once | top-5 |", "| --- | --- | --- | --- |"]
+    for claim in claims:
+        number, text, *outcomes = (cell.text for cell in _line(claim, {})[:-1])
+        details = [cell.detail for cell in _line(claim, {})[2:-1]]
+        verdict, estimate, fifth, another = (
+            " ".join(filter(None, [said, detail])) for said, detail in zip(outcomes, details, strict=True)
+        )
+        cells = [number, text, f"{verdict} {estimate}", f"{fifth} {another}"]
+        lines.append(f"| {' | '.join(cell.replace('|', '/').strip(' –') for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _line(claim: Claim, titles: Mapping[str, str]) -> list[Cell]:
     by_score = {decision.score: decision for decision in claim.decisions}
     first = by_score.get("top1") or by_score.get(None)
@@ -156,7 +170,7 @@ def _unit(decision: Decision, part: Part | None = None) -> str:
     match part.kind if part else None:
         case "kept" | "predictions_kept":
             return "images"
-        case "less_compute_to_target":
+        case "less_compute" | "less_compute_to_target":
             return "change"
     return (part and part.unit) or decision.unit
 
