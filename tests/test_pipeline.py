@@ -19,6 +19,7 @@ import yaml
 from coopnet import study
 from coopnet.commands import train as command
 from coopnet.errors import CoopNetError
+from coopnet.store import Store
 from coopnet.workspace import Workspace
 
 ROOT = Path(__file__).parent.parent
@@ -470,7 +471,7 @@ def test_runs_tells_the_state_of_each_run(workspace: Path) -> None:
     def state(experiment: str) -> str:
         listed = call(workspace, "coopnet", "runs", "tiny")
         (line,) = [line for line in listed.stdout.splitlines() if line.startswith(f"│ {experiment}/seed0 ")]
-        return line.split("│")[3].strip()
+        return line.split("│")[2].strip()
 
     assert state("one3") == "missing"
     train(workspace, "one3", max_minutes=0)
@@ -481,4 +482,33 @@ def test_runs_tells_the_state_of_each_run(workspace: Path) -> None:
     assert state("one3") == "in the store"
     train(workspace, "one3")
     edit(workspace, lambda study: study.update(experiments={"one3": {"training": {"batch_size": 40}}}))
-    assert state("one3") == "stale"
+    assert state("one3") == "stale: training.batch_size was 50"
+
+
+def test_garbage_of_the_store_is_named_before_it_is_removed(workspace: Path, own_store: Path) -> None:
+    """What an edit left behind is shown, then removed on request; what studies and results refer to stays."""
+    assert train(workspace, "one3").returncode == 0
+    left = study.load(workspace, "tiny").run("one3", 0).key
+    assert "Nothing to remove" in call(workspace, "coopnet", "runs", "gc").stdout
+    edit(workspace, lambda study: study.update(experiments={"one3": {"training": {"batch_size": 40}}}))
+    assert "Nothing to remove" in call(workspace, "coopnet", "runs", "gc").stdout  # its files still lie here
+    assert train(workspace, "one3").returncode == 0
+    kept = study.load(workspace, "tiny").run("one3", 0).key
+    said = call(workspace, "coopnet", "runs", "gc").stdout
+    assert "tiny/one3/seed0" in said
+    assert left in said
+    assert kept not in said
+    assert (own_store / "runs" / left).is_dir()
+    assert "Removed" in call(workspace, "coopnet", "runs", "gc", "--yes").stdout
+    assert [path.name for path in (own_store / "runs").iterdir()] == [kept]
+
+
+def test_run_that_is_being_made_is_not_garbage(workspace: Path, own_store: Path) -> None:
+    """What another process is on is left alone, whatever refers to it."""
+    busy = Store(own_store)
+    (busy.unfinished("a" * 32)).mkdir(parents=True)
+    with busy.lock("a" * 32):
+        assert "Nothing to remove" in call(workspace, "coopnet", "runs", "gc", "--yes").stdout
+        assert busy.unfinished("a" * 32).is_dir()
+    assert "Removed" in call(workspace, "coopnet", "runs", "gc", "--yes").stdout
+    assert not busy.unfinished("a" * 32).exists()

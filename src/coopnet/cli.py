@@ -3,9 +3,10 @@
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from coopnet import __version__
 from coopnet.errors import CoopNetError
@@ -130,9 +131,30 @@ def import_checkpoint(
     command.import_checkpoint(checkpoint, layout, out)
 
 
-@app.command()
-def runs(study: StudyName = "full") -> None:
-    """List the runs of a study and their keys."""
+class _OrList(TyperGroup):
+    """Commands of which `list` is meant where none is named: `coopnet runs mini`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or args[0] not in (*self.commands, "--help"):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+runs = typer.Typer(cls=_OrList)
+app.add_typer(runs, name="runs", help="List the runs of a study (`coopnet runs STUDY`), or clear the store of others.")
+
+
+@runs.command("list")
+def list_runs(study: StudyName = "full") -> None:
+    """List the runs of a study: how far each is, what is particular to it, its key, when and on what it was made."""
     from coopnet.commands import runs as command
 
-    command.runs(_workspace(), study)
+    command.show(_workspace(), study)
+
+
+@runs.command("gc")
+def collect_garbage(yes: Annotated[bool, typer.Option("--yes", help="remove them")] = False) -> None:
+    """Say what in the run store no study and no result here refers to; with --yes, remove it."""
+    from coopnet.commands import runs as command
+
+    command.collect_garbage(_workspace(), remove=yes)

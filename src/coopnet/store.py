@@ -136,6 +136,11 @@ class Store:
         """The folder of a finished run."""
         return self._run(key)
 
+    def folders(self) -> list[tuple[str, Path]]:
+        """All folders of runs, by key, and what each is: `finished`, `unfinished` or `damaged`."""
+        kinds = {"finished": "runs", "unfinished": "unfinished", "damaged": "damaged"}
+        return [(kind, path) for kind, name in kinds.items() for path in sorted((self.place / name).glob("[!.]*"))]
+
     def _run(self, key: str) -> Path:
         return self.place / "runs" / key
 

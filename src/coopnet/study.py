@@ -92,17 +92,7 @@ def load(root: Path, name: str = FULL) -> Study:
     Raises:
         CoopNetError: anything wrong with the files, naming key, value and remedy.
     """
-    content = read_yaml(root / "params.yaml")
-    source = "params.yaml"
-    parameters = check(Parameters, content, source)
-    overlay = Overlay()
-    if name != FULL:
-        path = root / "studies" / f"{name}.yaml"
-        known = [FULL, *sorted(p.stem for p in path.parent.glob("*.yaml"))]
-        if name not in known:
-            raise CoopNetError(f"there is no study {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})")
-        overlay = check(Overlay, read_yaml(path), f"studies/{name}.yaml")
-        source = f"studies/{name}.yaml over params.yaml"
+    parameters, overlay, source = _read(root, name)
     experiments = resolve(parameters, overlay, source)
     return Study(
         name=name,
@@ -121,14 +111,39 @@ def load(root: Path, name: str = FULL) -> Study:
     )
 
 
+def _read(root: Path, name: str) -> tuple[Parameters, Overlay, str]:
+    """`params.yaml`, what a study lays over it, and what to call the two in messages."""
+    source = "params.yaml"
+    parameters = check(Parameters, read_yaml(root / source), source)
+    if name == FULL:
+        return parameters, Overlay(), source
+    path = root / "studies" / f"{name}.yaml"
+    known = names(root)
+    if name not in known:
+        raise CoopNetError(f"there is no study {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})")
+    overlay = check(Overlay, read_yaml(path), f"studies/{name}.yaml")
+    return parameters, overlay, f"studies/{name}.yaml over {source}"
+
+
+def names(root: Path) -> list[str]:
+    """All studies of a workspace: `full`, and its overlays."""
+    return [FULL, *sorted(path.stem for path in (root / "studies").glob("*.yaml"))]
+
+
+def plain(root: Path, name: str) -> Experiment:
+    """What a row of a study is that says nothing by itself: the defaults, as the study has them."""
+    parameters, overlay, source = _read(root, name)
+    content = merge(parameters.defaults | {"about": "defaults"}, overlay.every_experiment)
+    return scale(check(Experiment, content, f"{source}: defaults"), overlay.time_scale)
+
+
 def rows(root: Path) -> dict[str, Experiment]:
     """All rows of `params.yaml`, whichever of them a study has.
 
     Raises:
         CoopNetError: anything wrong with the file.
     """
-    source = "params.yaml"
-    return resolve(check(Parameters, read_yaml(root / source), source), Overlay(), source)
+    return resolve(*_read(root, FULL))
 
 
 def resolve(parameters: Parameters, overlay: Overlay, source: str) -> dict[str, Experiment]:

@@ -1,33 +1,44 @@
-"""`coopnet runs`: what a study consists of, and how far it is."""
+"""`coopnet runs`: what a study consists of, how far it is, and what in the store nothing refers to."""
 
+import shutil
 import sys
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 
+from filelock import Timeout
 from rich.console import Console
+from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
 
-from coopnet import files, store, study
+from coopnet import files, numerics, store, study
+from coopnet.data.datasets import DATASETS
 from coopnet.store import Store
 from coopnet.study import Run, Study
 from coopnet.workspace import Workspace
 
-WIDTH = 160
+WIDTH = 200
 
 
-def runs(workspace: Workspace, name: str) -> None:
-    """Print a table of all runs: parents, state, key."""
-    plan = study.load(workspace.root, name)
+def show(workspace: Workspace, name: str) -> None:
+    """Print a table of all runs: state, settings of their own, key, and when and on what each was made."""
+    plan, plain = study.load(workspace.root, name), dict(_flat(study.plain(workspace.root, name).decisive()))
     entries = Store(store.default_place(workspace.root))
     table = Table(title=f"Study {name}: {len(plan.runs)} runs", title_justify="left")
-    for column in ("run", "parents", "state", "key"):
-        table.add_column(column, no_wrap=True)
+    for column in ("run", "state", "differs from the defaults in", "key", "made"):
+        table.add_column(column, no_wrap=column in ("run", "key"), overflow="fold")
     for run in plan.runs.values():
-        table.add_row(run.name, " ".join(p.name for p in run.parents), state(workspace, plan, run, entries), run.key)
-    # A pipe has no width of its own, and a key is only worth printing whole.
-    Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
+        own = [f"{key}={value}" for key, value in _flat(run.row.decisive()) if plain.get(key) != value]
+        record = workspace.run(plan, run) / "run.json"
+        cells = (run.name, state(workspace, plan, run, entries), " ".join(own), run.key, _made(run, record, entries))
+        table.add_row(*map(escape, cells))
+    _print(table)
 
 
 def state(workspace: Workspace, plan: Study, run: Run, entries: Store) -> str:
-    """`finished`, `in the store`, `resumable at epoch e of n`, `stale` (made with other parameters) or `missing`."""
+    """`finished`, `in the store`, `resumable at epoch e of n`, `stale` and why, or `missing`."""
     record = workspace.run(plan, run) / "run.json"
     if files.look(record, "key") == run.key:
         return "finished"
@@ -37,4 +48,92 @@ def state(workspace: Workspace, plan: Study, run: Run, entries: Store) -> str:
     epochs = [facts["epoch"] for facts in states if isinstance(facts, dict) and "epoch" in facts]
     if epochs:
         return f"resumable at epoch {max(epochs)} of {run.row.training.epochs}"
-    return "stale" if record.is_file() else "missing"
+    return f"stale: {'; '.join(reasons(run, files.read_json(record)))}" if record.is_file() else "missing"
+
+
+def reasons(run: Run, record: Mapping[str, Any]) -> list[str]:
+    """In what a record differs from the plan: settings with what they were, then source, data and parents."""
+    planned, made = dict(_flat(run.row.decisive())), dict(_flat(record.get("row") or {}))
+    changed = [f"{key} was {made.get(key)}" for key in planned | made if planned.get(key) != made.get(key)]
+    changed += [f"{key} was {record.get(key)}" for key in ("seed", "threads") if record.get(key) != getattr(run, key)]
+    if (record.get("code") or {}).get("numerics") != numerics.source_hash():
+        changed.append("the source that decides results has changed")
+    if (record.get("data") or {}).get("digest") != DATASETS[run.row.data.dataset].digest:
+        changed.append("other data")
+    if [parent.get("key") for parent in record.get("parents") or ()] != [parent.key for parent in run.parents]:
+        changed.append("other parents")
+    return changed or ["what it was made from has changed"]
+
+
+def _made(run: Run, record: Path, entries: Store) -> str:
+    """On which device it was made, and when, which only the store knows; nothing of a run that is not there."""
+    stored = entries.folder(run.key)
+    made = [path for path in (record, stored / "run.json") if files.look(path, "key") == run.key]
+    if not made:
+        return "–"
+    device = files.look(made[0], "device")
+    said = [str(device.get("name") or device.get("type"))] if isinstance(device, dict) else []
+    if entries.finished(run.key):
+        said.append(f"{datetime.fromtimestamp((stored / store.MANIFEST).stat().st_mtime):%Y-%m-%d %H:%M}")
+    return ", ".join(said)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by dotted name."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def collect_garbage(workspace: Workspace, *, remove: bool) -> None:
+    """Say which runs in the store no study and no result of this workspace refers to; remove them if told to.
+
+    A run that another process is on is left alone.
+
+    Raises:
+        CoopNetError: a study cannot be read, so what it refers to is not known.
+    """
+    entries = Store(store.default_place(workspace.root))
+    known = referred(workspace)
+    table = Table(title=f"Not referred to by any study or result of this clone: {entries.place}", title_justify="left")
+    for column in ("run", "key", "state", "size"):
+        table.add_column(column, no_wrap=True)
+    total = 0
+    for kind, folder in entries.folders():
+        if kind != "damaged" and folder.name in known:
+            continue
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        first = files.look(folder / store.MANIFEST, "first_made_as") or "–"
+        if not remove or _remove(entries, folder):
+            total += size
+            table.add_row(str(first), folder.name, kind, decimal(size))
+    if not table.rows:
+        print(f"Nothing to remove: everything in {entries.place} is referred to")
+        return
+    _print(table)
+    print(f"Removed {decimal(total)}" if remove else f"{decimal(total)}; `coopnet runs gc --yes` removes it")
+
+
+def referred(workspace: Workspace) -> set[str]:
+    """Keys of all runs of all studies, and of all results and checkpoints that lie in the workspace."""
+    keys = {run.key for name in study.names(workspace.root) for run in study.load(workspace.root, name).runs.values()}
+    records = [*workspace.root.glob("results/*/*/seed*/run.json"), *workspace.root.glob("checkpoints/**/model.json")]
+    return keys | {str(key) for path in records if (key := files.look(path, "key"))}
+
+
+def _remove(entries: Store, folder: Path) -> bool:
+    """Remove a folder of the store, unless another process is on that run."""
+    lock = entries.lock(folder.name)
+    try:
+        with lock.acquire(timeout=0):
+            shutil.rmtree(folder)
+    except Timeout:
+        return False
+    return True
+
+
+def _print(table: Table) -> None:
+    # A pipe has no width of its own, and a key is only worth printing whole.
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
