@@ -30,6 +30,7 @@ from coopnet.evaluation.metrics import (
     versus_teacher,
 )
 from coopnet.evaluation.outcomes import outcomes, pack, unpack
+from coopnet.evaluation.voting import best_smaller, votes
 from coopnet.workspace import Workspace
 
 
@@ -525,7 +526,12 @@ def test_parents_are_called_what_they_are(
     folder = tmp_path / "results/tiny/child/seed0"
     written = {name: files.sha256(folder / name) for name in ("outcomes.safetensors", "votes.csv")}
     assert metrics.pop("files") == written
-    assert set(metrics.pop("picked")) == {"subset", "rule"}
+    picked, voted = metrics.pop("picked"), votes(final["test"])
+    right = unpack(files.read_tensors(folder / "outcomes.safetensors")["final/picked"], 100)
+    for k, score in enumerate(("top1", "top5")):
+        assert picked[score] == best_smaller(votes(final["validation"]), 3, score)
+        (row,) = [row for row in voted if picked[score].items() <= row.items()]
+        assert 100 * right[k].mean() == pytest.approx(row[score])
     assert set(metrics) == ({"final", "step0"} if step0 else {"final"})
     for stage in metrics.values():
         for split in ("test", "validation"):

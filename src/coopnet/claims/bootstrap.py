@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import t as student
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -24,11 +25,13 @@ class Resampled(NamedTuple):
         estimate: of the runs and images as they are.
         draws: of resampled runs and images, [R].
         n: replicates; of two groups the smaller one.
+        freedom: degrees of freedom of the distribution's variance.
     """
 
     estimate: float
     draws: np.ndarray
     n: int
+    freedom: float = math.inf
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -39,9 +42,18 @@ class Resampled(NamedTuple):
         return float(low), float(high)
 
     def chance(self, threshold: float, *, above: bool) -> float:
-        """Two-sided p value of being above, or below, a threshold: twice the share of draws that are not."""
-        other_side = self.draws <= threshold if above else self.draws >= threshold
-        return min(1.0, 2 * (1 + int(other_side.sum())) / (1 + len(self.draws)))
+        """Two-sided p value of being above, or below, a threshold; 1 of what is infinite.
+
+        By Student's t with the bootstrap's own variance: the share of draws beyond the threshold would not do, because
+        draws of three seeds end where the seeds end, so that their tails say nothing.
+        """
+        if not np.isfinite(self.draws).all():
+            return 1.0
+        distance = (self.estimate - threshold) * (1 if above else -1)
+        error = float(self.draws.std())
+        if error == 0:
+            return 0.0 if distance > 0 else 1.0
+        return min(1.0, 2 * float(student.sf(distance / error, self.freedom)))
 
 
 def accuracies(right: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
@@ -78,7 +90,7 @@ def paired(values: np.ndarray, draws: np.ndarray, seed: Sequence[int] = (0,)) ->
         seed: of the draws of replicates.
     """
     estimate = float(values.mean())
-    return Resampled(estimate, widened(estimate, _over_replicates(draws, seed), len(values)), len(values))
+    return resampled(estimate, _over_replicates(draws, seed), len(values), draws.mean(axis=1))
 
 
 def unpaired(of: np.ndarray, than: np.ndarray, draws: tuple[np.ndarray, np.ndarray], seed: Sequence[int]) -> Resampled:
@@ -92,7 +104,27 @@ def unpaired(of: np.ndarray, than: np.ndarray, draws: tuple[np.ndarray, np.ndarr
     """
     estimate, n = float(of.mean() - than.mean()), min(len(of), len(than))
     found = _over_replicates(draws[0], (*seed, 1)) - _over_replicates(draws[1], (*seed, 2))
-    return Resampled(estimate, widened(estimate, found, n), n)
+    return resampled(estimate, found, n, draws[0].mean(axis=1) - draws[1].mean(axis=1))
+
+
+def resampled(estimate: float, draws: np.ndarray, n: int, images_alone: np.ndarray) -> Resampled:
+    """Widen a distribution over `n` replicates, and say how sure its variance is.
+
+    The variance has two parts: that of images, of which there are many, and that of `n` replicates. Its degrees of
+    freedom follow from their sizes (Satterthwaite, Biometrics Bulletin 2(6), 1946).
+
+    Args:
+        estimate: of the runs and images as they are.
+        draws: of resampled runs and images, [R].
+        n: replicates; of two groups the smaller one.
+        images_alone: the same with the replicates as they are, [R].
+    """
+    wide = widened(estimate, draws, n)
+    if n == 1 or not np.isfinite(wide).all():
+        return Resampled(estimate, wide, n)
+    whole = float(wide.var())
+    by_seeds = max(0.0, whole - float(images_alone.var()))
+    return Resampled(estimate, wide, n, (n - 1) * (whole / by_seeds) ** 2 if by_seeds else math.inf)
 
 
 def replicates(count: int, resamples: int, seed: Sequence[int]) -> np.ndarray:

@@ -114,7 +114,7 @@ def to_target(of: Curves, than: Curves, resamples: int, seed: Sequence[int], *, 
     ]
     estimate = float(cost(of.accuracy.mean(axis=0)[None], than.accuracy.mean(axis=0)[None])[0])
     n = min(len(of.accuracy), len(than.accuracy))
-    return Resampled(estimate, bootstrap.widened(estimate, cost(*drawn), n), n)
+    return bootstrap.resampled(estimate, cost(*drawn), n, np.zeros(resamples))
 
 
 def stages(run: Run) -> list[Run]:

@@ -29,7 +29,7 @@ class Decision:
         unit: of the estimate.
         n: replicates.
         p: two-sided p value of the verdict; None where nothing was sampled, or too few seeds.
-        slack: how far the interval is on the claim's side of its threshold; of parts the one with the least decides.
+        slack: how far the interval is on the claim's side of its threshold.
         paired: whether replicates belong together; None where nothing is compared over replicates.
         beside: what is shown next to it, by name: estimate and interval.
         target: the gain that a claim of kind `about` states.
@@ -101,12 +101,22 @@ def conjunction(parts: Sequence[Decision]) -> tuple[Verdict, float | None, Decis
         deciding = [part for part in parts if part.verdict == verdict]
         if deciding:
             break
-    weakest = min(deciding, key=lambda part: part.slack)
-    known = [part.p for part in (deciding if weakest.verdict == "contradicted" else parts) if part.p is not None]
-    if not known or weakest.verdict == "not run":
-        return weakest.verdict, None, weakest
-    p = min(1.0, len(parts) * min(known)) if weakest.verdict == "contradicted" else max(known)
-    return weakest.verdict, p, weakest
+    weakest = min(deciding, key=_certainty)
+    if weakest.verdict == "contradicted":
+        known = [part.p for part in deciding if part.p is not None]
+        return weakest.verdict, min(1.0, len(parts) * min(known)) if known else None, weakest
+    known = [part.p for part in parts if part.p is not None]
+    untested = any(part.p is None for part in deciding) and weakest.verdict != "supported"
+    return weakest.verdict, None if untested or not known else max(known), weakest
+
+
+def _certainty(part: Decision) -> tuple[bool, float, bool, float]:
+    """Of parts with the same verdict the least certain comes first, or of those that refute the most certain one.
+
+    By p value, without which a sampled part comes before a counted one: parts may be in different units.
+    """
+    sign = 1 if part.verdict == "contradicted" else -1
+    return part.p is None, sign * (part.p or 0.0), part.interval is None, part.slack
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -124,5 +134,5 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def after_holm(verdict: Verdict, p: float | None) -> Verdict:
-    """The verdict that is left when all claims of a ledger are tested at once."""
+    """The verdict that is left when all claims of a ledger are tested at once, `p` being the corrected value."""
     return verdict if p is None or p <= 1 - LEVEL + np.finfo(float).eps else "inconclusive"

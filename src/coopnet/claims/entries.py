@@ -47,6 +47,7 @@ def _several(value: Any) -> Any:
 
 
 Referred = Annotated[Reference, BeforeValidator(_reference)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Strict(BaseModel):
@@ -70,7 +71,7 @@ class Comparison(_Strict):
     of: Referred
     than: Annotated[list[Referred], BeforeValidator(_several), Field(min_length=1)]
     each: bool = False
-    target: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    target: Annotated[list[Finite], Field(min_length=2, max_length=2)] | None = None
 
     @model_validator(mode="after")
     def _check_target(self) -> "Comparison":
@@ -85,7 +86,8 @@ class Kept(_Strict):
     """What a start keeps of its parent, counted before any training.
 
     Attributes:
-        kind: `predictions_kept`: no predicted class changes; `calibration_kept`: neither NLL nor ECE rises.
+        kind: `predictions_kept`: no predicted class changes, so that accuracy is kept on whatever images;
+            `calibration_kept`: neither NLL nor ECE rises.
         of: the experiment, whose one parent it is compared with.
     """
 
@@ -141,7 +143,7 @@ class Claim(_Strict):
     text: Words
     source: Words
     section: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
-    margin: Annotated[float, Field(gt=0)] = 0.5
+    margin: Annotated[Finite, Field(gt=0)] = 0.5
     parts: Annotated[list[dict[str, Any]], Field(min_length=1)]
 
 
@@ -200,13 +202,24 @@ def _check_part(part: Comparison | Kept | Cost, experiments: Mapping[str, Experi
             raise CoopNetError(f"{where}: {reference.experiment!r} is not an experiment of params.yaml{hint}")
         _check_model(reference, experiments[reference.experiment], where)
         own, other = (experiments[name].data for name in (part.of.experiment, reference.experiment))
-        if isinstance(part, Comparison) and own.dataset != other.dataset:
+        if own.dataset != other.dataset:
             raise CoopNetError(
                 f"{where}: {part.of.experiment} is tested on {own.dataset}, {reference.experiment} on {other.dataset}; "
                 "compare networks on the same images"
             )
-    if isinstance(part, Kept) and len(experiments[part.of.experiment].parents) != 1:
-        raise CoopNetError(f"{where}: {part.kind} compares with one parent, and {part.of.experiment} has not one")
+        if not isinstance(part, Comparison) and reference != Reference(reference.experiment):
+            raise CoopNetError(f"{where}: {part.kind} is about {reference.experiment} as a whole; leave the rest out")
+    if len({part.of, *part.than}) <= len(part.than):
+        raise CoopNetError(f"{where} compares a network with itself, or names one twice")
+    row = experiments[part.of.experiment]
+    if isinstance(part, Kept) and (len(row.parents) != 1 or row.taught):
+        raise CoopNetError(f"{where}: {part.kind} compares with the one parent, and {part.of.experiment} has not one")
+    if part.kind in ("fewer_epochs", "less_compute_to_target"):
+        for name in (part.of.experiment, part.than[0].experiment):
+            if not experiments[name].data.validation:
+                raise CoopNetError(f"{where}: {name} has no validation images to tell when the target is reached")
+            if len(experiments[name].parents) > 1 or experiments[name].taught:
+                raise CoopNetError(f"{where}: {name} is not one network trained in stages, so its epochs do not add up")
 
 
 def _check_model(reference: Reference, row: Experiment, where: str) -> None:

@@ -17,6 +17,7 @@ from coopnet.claims.decisions import FEW, FEWEST, Decision, Verdict, after_holm,
 from coopnet.claims.entries import Comparison, Cost, Kept, Reference, Stated
 from coopnet.claims.outcomes import Accuracies, Name, Outcomes
 from coopnet.claims.pairing import Replicates, pair
+from coopnet.errors import CoopNetError
 from coopnet.evaluation.outcomes import SCORES
 from coopnet.study import Run, Study
 
@@ -115,7 +116,10 @@ def _pairings(part: Comparison, evidence: Evidence) -> Iterator[Pairing]:
         return
     for than in part.than:
         runs = pair(evidence.runs[part.of.experiment], evidence.runs[than.experiment])
-        several = len(runs.than[0]) if part.each and runs.paired else 1
+        if part.each and not runs.paired:
+            names = f"{part.of.experiment} and {than.experiment}"
+            raise CoopNetError(f"claims.yaml: `each` is for networks of one lineage, and {names} share no ancestor")
+        several = len(runs.than[0]) if part.each else 1
         for place in range(several if several > 1 else 0):
             alone = runs._replace(than=[[others[place]] for others in runs.than])
             yield Pairing(part, part.of, than, alone, f" ({place + 1} of {several})")
@@ -218,10 +222,9 @@ def _kept(part: Kept, score: str | None, evidence: Evidence) -> Decision:
         verdict: Verdict = "supported" if excess <= 0 else "contradicted"
         estimate, unit, text = float(np.mean(changes["nll"])), "nats", f"{part.of.experiment} at step 0, NLL and ECE"
     else:
-        lost = min(changes[score or "top1"])
         counts = _changed(runs, blocks, score or "top1", evidence.outcomes)
         excess = float(max(counts))
-        verdict = "supported" if not excess else "contradicted" if lost < 0 else "inconclusive"
+        verdict = "contradicted" if excess else "supported"
         estimate, unit = float(np.mean(counts)), "images"
         what = "predictions" if score == "top1" else "images right or wrong in top-5"
         text = f"{part.of.experiment} at step 0, changed {what}"

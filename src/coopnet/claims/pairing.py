@@ -7,6 +7,7 @@ a child and the control that shares its parent, an ensemble and its members. Equ
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from coopnet.errors import CoopNetError
 from coopnet.study import Run
 
 
@@ -33,9 +34,17 @@ def roots(run: Run) -> frozenset[tuple[str, int]]:
 
 
 def pair(of: Sequence[Run], than: Sequence[Run]) -> Replicates:
-    """Put the runs of two experiments together by lineage, or side by side where they share none."""
+    """Put the runs of two experiments together by lineage, or side by side where they share none.
+
+    Raises:
+        CoopNetError: some share ancestors, but not all of `than` among those of `of`: neither paired nor independent.
+    """
     related = [[other for other in than if roots(other) <= roots(run)] for run in of]
-    if any(related):
-        known = [(run, others) for run, others in zip(of, related, strict=True) if others]
-        return Replicates([run for run, _ in known], [others for _, others in known], paired=True)
+    if all(related):
+        return Replicates(list(of), related, paired=True)
+    if any(roots(run) & roots(other) for run in of for other in than):
+        raise CoopNetError(
+            f"{of[0].experiment} and {than[0].experiment} share some ancestors, so they are neither paired nor "
+            f"independent; compare what descends with what it descends from, in this order"
+        )
     return Replicates(list(of), [[run] for run in than], paired=False)

@@ -9,8 +9,8 @@ import numpy as np
 from coopnet import files, study
 from coopnet.errors import CoopNetError
 from coopnet.evaluation.metrics import Saved, measure, ranks, versus, versus_parents, versus_teacher
-from coopnet.evaluation.outcomes import outcomes, pack
-from coopnet.evaluation.voting import VOTES, best_smaller, vote, votes
+from coopnet.evaluation.outcomes import SCORES, outcomes, pack, pack_each
+from coopnet.evaluation.voting import MOST, VOTES, best_smaller, vote, votes
 from coopnet.study import Run
 from coopnet.workspace import Workspace
 
@@ -37,9 +37,11 @@ def evaluate(workspace: Workspace, name: str, experiment: str, seed: int) -> Non
         elif part == "step0_test":
             bits |= pack({"step0/ensemble": ranks(said.ensemble, said.labels)})
     rows = {split: votes(saved[split]) for split in metrics["final"]}
-    if picked := best_smaller(rows.get("validation", []), saved["test"].branches.shape[1]):
-        metrics["picked"] = {key: picked[key] for key in ("subset", "rule")}
-        bits |= pack({"final/picked": vote(saved["test"], **metrics["picked"])})
+    branches = saved["test"].branches.shape[1]
+    if "validation" in rows and 1 < branches <= MOST:
+        metrics["picked"] = {score: best_smaller(rows["validation"], branches, score) for score in SCORES}
+        cast = {score: vote(saved["test"], **chosen) for score, chosen in metrics["picked"].items()}
+        bits["final/picked"] = pack_each(cast)
     write_votes(folder / "votes.csv", rows)
     files.write_tensors(folder / "outcomes.safetensors", bits)
     metrics["files"] = {name: files.sha256(folder / name) for name in ("outcomes.safetensors", "votes.csv")}

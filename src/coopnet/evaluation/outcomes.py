@@ -23,7 +23,13 @@ def outcomes(saved: Saved) -> dict[str, np.ndarray]:
 
 def pack(ranks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Ranks [N] of each model as bits, [2, ⌈N/8⌉]: whether each image is right in top-1, and in top-5."""
-    return {name: np.packbits([rank < within for within in WITHIN], axis=1) for name, rank in ranks.items()}
+    return {name: pack_each(dict.fromkeys(SCORES, rank)) for name, rank in ranks.items()}
+
+
+def pack_each(ranks: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Bits of one model, [2, ⌈N/8⌉], whose top-1 and top-5 are those of different ranks [N], by score."""
+    bits = [ranks[score] < within for score, within in zip(SCORES, WITHIN, strict=True)]
+    return np.packbits(bits, axis=1)
 
 
 def unpack(bits: np.ndarray, images: int) -> np.ndarray:

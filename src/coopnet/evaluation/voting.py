@@ -45,9 +45,10 @@ def vote(saved: Saved, subset: str, rule: str) -> np.ndarray:
     return found[rule]
 
 
-def best_smaller(votes: Iterable[Mapping[str, Any]], branches: int) -> dict[str, Any] | None:
-    """The vote with the best top-1 among those of fewer than all branches; of equals the first. None for one branch."""
-    return max((dict(row) for row in votes if row["size"] < branches), key=lambda row: row["top1"], default=None)
+def best_smaller(votes: Iterable[Mapping[str, Any]], branches: int, score: str) -> dict[str, str]:
+    """Subset and rule of the vote with the best `score` among those of fewer than all branches; of equals the first."""
+    best = max((row for row in votes if row["size"] < branches), key=lambda row: float(row[score]))
+    return {"subset": best["subset"], "rule": best["rule"]}
 
 
 def _ranks(saved: Saved, chosen: Iterable[list[int]]) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
