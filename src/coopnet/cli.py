@@ -131,6 +131,24 @@ def import_checkpoint(
     command.import_checkpoint(checkpoint, layout, out)
 
 
+@app.command()
+def stages(
+    check: Annotated[bool, typer.Option("--check", help="write nothing, fail if a file is out of date")] = False,
+) -> None:
+    """Write the stages that DVC reads, from params.yaml and the studies; needed after experiments or seeds changed."""
+    from coopnet.commands import stages as command
+
+    command.write(_workspace(), check=check)
+
+
+@app.command()
+def source() -> None:
+    """Write fingerprints of the source that decides results, for DVC: a comment changes none of them."""
+    from coopnet.commands import stages as command
+
+    command.source(_workspace())
+
+
 class _OrList(TyperGroup):
     """Commands of which `list` is meant where none is named: `coopnet runs mini`."""
 

@@ -9,6 +9,19 @@ CHECKPOINT = ("model.safetensors", "optimizer.safetensors", "model.json")
 RESULTS = ("run.json", "history.csv", "timing.csv", "logits.safetensors")
 """The files of a run; `run.json` and `model.json` are the same record, once beside results, once beside weights."""
 
+EVALUATED = ("metrics.json", "votes.csv", "outcomes.safetensors")
+"""What is computed from a run's logits and its parents'."""
+
+TABLES = (
+    *("study.json", "runs.csv", "accuracy.csv", "step0.csv", "step0_mean.csv", "growth.csv", "growth_mean.csv"),
+    *("merges.csv", "diversity.csv", "votes.csv", "votes_best.csv", "distillation.csv", "factors.csv", "history.csv"),
+    *("provenance.csv", "compute.csv", "reliability.csv", "published.csv"),
+)
+"""The tables of a study; `timing.csv` beside them is never the same twice, and nothing else depends on it."""
+
+REPORT = ("index.html", "report.pdf", "claims.md", "figures/overview.png")
+"""What a report consists of, its other figures apart."""
+
 
 @dataclass(frozen=True)
 class Workspace:

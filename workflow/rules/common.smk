@@ -6,7 +6,14 @@ from coopnet import stamps, study as studies
 from coopnet.claims import entries
 from coopnet.errors import CoopNetError
 from coopnet.reporting import published
-from coopnet.workspace import CHECKPOINT, RESULTS, Workspace
+from coopnet.workspace import (
+    CHECKPOINT,
+    EVALUATED,
+    REPORT,
+    RESULTS,
+    TABLES,
+    Workspace,
+)
 
 
 def read_study():

@@ -1,28 +1,6 @@
-TABLES = [
-    str(WORKSPACE.tables(STUDY) / name)
-    for name in (
-        "study.json",
-        "runs.csv",
-        "accuracy.csv",
-        "step0.csv",
-        "step0_mean.csv",
-        "growth.csv",
-        "growth_mean.csv",
-        "merges.csv",
-        "diversity.csv",
-        "votes.csv",
-        "votes_best.csv",
-        "distillation.csv",
-        "published.csv",
-        "factors.csv",
-        "history.csv",
-        "provenance.csv",
-        "compute.csv",
-        "reliability.csv",
-    )
-]
+MADE_TABLES = [str(WORKSPACE.tables(STUDY) / name) for name in TABLES]
 TIMING = str(WORKSPACE.tables(STUDY) / "timing.csv")
-REPORT = WORKSPACE.report(STUDY)
+PAGES = WORKSPACE.report(STUDY)
 
 
 rule tables:
@@ -43,7 +21,7 @@ rule tables:
             )
         ],
     output:
-        TABLES,
+        MADE_TABLES,
         TIMING,
     log:
         f"{LOGS}/tables.log",
@@ -84,12 +62,10 @@ rule claims:
 rule report:
     input:
         STAMPS / "reporting",
-        TABLES,
+        MADE_TABLES,
         str(WORKSPACE.claims(STUDY)),
     output:
-        REPORT / "index.html",
-        REPORT / "report.pdf",
-        REPORT / "figures" / "overview.png",
+        [PAGES / name for name in REPORT],
     log:
         f"{LOGS}/report.log",
     conda:
@@ -107,7 +83,7 @@ rule timing:
         TIMING,
         WORKSPACE.tables(STUDY) / "study.json",
     output:
-        REPORT / "timing.html",
+        PAGES / "timing.html",
     log:
         f"{LOGS}/timing.log",
     conda:

@@ -55,11 +55,7 @@ rule evaluate:
     output:
         [
             f"results/{STUDY.name}/{{experiment}}/seed{{seed}}/{name}"
-            for name in (
-                "metrics.json",
-                "votes.csv",
-                "outcomes.safetensors",
-            )
+            for name in EVALUATED
         ],
     log:
         f"{LOGS}/evaluate/{{experiment}}-seed{{seed}}.log",

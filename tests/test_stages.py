@@ -1,0 +1,140 @@
+"""DVC's stages are those of `params.yaml`, whole and up to date; and both engines go by the same runs."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from coopnet import study
+from coopnet.commands import stages as command
+from coopnet.errors import CoopNetError
+from coopnet.study import Study
+from coopnet.workspace import Workspace
+from test_pipeline import ROOT, call, edit, make_workspace, prepared
+
+__all__ = ["prepared"]  # the fixture
+
+
+def test_stages_are_up_to_date() -> None:
+    """What is committed is what `coopnet stages` writes now."""
+    command.write(Workspace(ROOT), check=True)
+
+
+def test_outdated_stages_are_named(workspace: Path) -> None:
+    """After an experiment was added the check names the file and the command; after that command it is content."""
+    command.write(Workspace(workspace), check=False)
+    edit(workspace, lambda study: study["only"].append("one5"))
+    with pytest.raises(CoopNetError, match=r"dvc/tiny/runs.yaml is not that of .* run `coopnet stages`"):
+        command.write(Workspace(workspace), check=True)
+    command.write(Workspace(workspace), check=False)
+    command.write(Workspace(workspace), check=True)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, prepared: Path) -> Path:
+    """A fresh workspace with an empty store."""
+    return make_workspace(tmp_path / "workspace", prepared)
+
+
+def filled(content: dict[str, Any], runs: dict[str, Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every stage of a file with its values filled in, as DVC does."""
+    for stage, body in content["stages"].items():
+        each = body.get("foreach", [None])
+        items = runs["runs"].items() if each == "${runs}" else ((str(item), item) for item in each)
+        for key, item in items:
+            values = {"study": name, "item": item}
+            values |= {f"item.{field}": value for field, value in (item.items() if isinstance(item, dict) else ())}
+            text = re.sub(
+                r"\$\{([\w.]+)\}",
+                lambda match, known=values: str(known[match[1]]),
+                yaml.safe_dump(body.get("do", body)),
+            )
+            yield f"{stage}@{key}", yaml.safe_load(text)
+
+
+def paths(entries: list[Any]) -> list[str]:
+    """Paths of dependencies or outputs, with or without settings."""
+    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+
+
+def test_every_dependency_is_made_or_there() -> None:
+    """Of all studies, no two stages write one file, and what a stage reads is written by one or lies in the source."""
+    files = command.stages(Workspace(ROOT))
+    made: dict[str, str] = {}
+    read: dict[str, list[str]] = {}
+    for path, content in files.items():
+        if "stages" not in content:
+            continue
+        name = study.FULL if path.parent == ROOT else path.parent.name
+        for stage, body in filled(content, files[ROOT / "dvc" / name / "runs.yaml"], name):
+            place = f"{name}:{stage}"
+            for out in paths([*body.get("outs", []), *body.get("metrics", []), *body.get("plots", [])]):
+                assert out not in made, (out, place, made[out])
+                made[out] = place
+            read[place] = paths(body.get("deps", []))
+    for place, names in read.items():
+        for dependency in names:
+            assert dependency in made or (ROOT / dependency).exists(), (place, dependency)
+
+
+@pytest.mark.parametrize("name", study.names(ROOT))
+def test_runs_have_their_parents_before_them(name: str) -> None:
+    """Every run of the plan is in the table, and depends on the record of each of its parents."""
+    plan: Study = study.load(ROOT, name)
+    table = command.stages(Workspace(ROOT))[ROOT / "dvc" / name / "runs.yaml"]["runs"]
+    assert len(table) == len(plan.runs)
+    for run in plan.runs.values():
+        values = table[f"{run.experiment}-seed{run.seed}"].values()
+        for parent in run.parents:
+            assert f"results/{name}/{parent.name}/run.json" in values
+
+
+def trained(*logs: str) -> list[str]:
+    """Runs whose first epoch was trained, by the trainer's own words."""
+    return sorted(re.findall(r"^(\w+)/seed0  epoch 1/", "\n".join(logs), re.MULTILINE))
+
+
+@pytest.mark.slow
+def test_engines_share_their_runs(workspace: Path) -> None:
+    """What one engine trained the other does not; an edit trains its row and descendants once, a title nothing."""
+    for name in (".dvc/config", ".dvcignore"):
+        (workspace / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, workspace / name)
+    shutil.copytree(ROOT / "src", workspace / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run(["git", "init", "-q", "."], cwd=workspace, check=True)
+
+    def repro() -> list[str]:
+        assert call(workspace, "coopnet", "stages").returncode == 0
+        done = call(workspace, "dvc", "repro", "dvc/tiny/dvc.yaml")
+        assert done.returncode == 0, done.stdout + done.stderr
+        clean = call(workspace, "dvc", "status", "dvc/tiny/dvc.yaml")
+        assert "up to date" in clean.stdout
+        return trained(done.stdout, done.stderr)
+
+    def snakemake() -> list[str]:
+        shutil.rmtree(workspace / "logs", ignore_errors=True)
+        done = call(workspace, "snakemake", "--cores", "2", "--config", "study=tiny")
+        assert done.returncode == 0, done.stdout + done.stderr
+        again = call(workspace, "snakemake", "--cores", "2", "--config", "study=tiny", "-n")
+        assert "Nothing to be done" in again.stdout + again.stderr
+        return trained(*(path.read_text() for path in (workspace / "logs").rglob("train/*.log")))
+
+    everything = ["one3", "one3_continued", "one3_to_5_masked", "one3_to_5_split"]
+    assert repro() == everything
+    assert snakemake() == []
+    edit(workspace, lambda study: study.update(experiments={"one3_to_5_masked": {"training": {"batch_size": 40}}}))
+    assert snakemake() == ["one3_to_5_masked"]
+    assert repro() == []
+    edit(workspace, lambda study: study.update(experiments={"one3": {"training": {"batch_size": 40}}}))
+    assert repro() == everything
+    assert snakemake() == []
+    edit(workspace, lambda study: study.update(experiments={}))
+    assert repro() == []
+    edit(workspace, lambda study: study.update(title="Another title"))
+    assert repro() == []
+    assert "Another title" in (workspace / "reports/tiny/index.html").read_text()
