@@ -675,7 +675,7 @@ def test_less_compute_is_counted(tmp_path: Path) -> None:
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"cheap": GOOD | {"parts": parts}}))
     (cheap,) = ledger_of(workspace).values()
     assert cheap["id"] == "cheap"
-    assert (cheap["verdict"], cheap["unit"], cheap["p"]) == ("supported", "ratio", None)
+    assert (cheap["verdict"], cheap["unit"], cheap["p"]) == ("supported", "change", None)
     assert cheap["estimate"] == pytest.approx(103 / 105 - 1)
     table = workspace.tables(plan) / "compute.csv"
     table.write_text(table.read_text().replace("one3,3,103", "one3,3,"))

@@ -116,7 +116,7 @@ def test_an_architecture_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_tables_count_teachers_and_no_other_parents() -> None:
     """Of a study's rows only students pay for a parent: what gave its weights is not there any more."""
     plan = study.load(ROOT, "demo_all")
-    counted = {experiment["name"]: experiment["compute"] for experiment in describe(plan).experiments}
+    counted = {experiment["name"]: experiment["compute"] for experiment in describe(plan, []).experiments}
     for name, row in plan.experiments.items():
         own = flops.count(row)
         teacher = counted[row.parents[0]]["inference_flops"] if row.training.distillation.kind in TAUGHT else 0

@@ -485,6 +485,7 @@ def test_nothing_is_said_of_the_past_of_an_imported_checkpoint(tmp_path: Path) -
     files.write_json(runs[0].folder / "run.json", record | {"row": study.experiments[0]["row"]})
     made_tables, out = tmp_path / "tables", tmp_path / "out"
     tables.build(runs, study, made_tables)
+    files.write_json(tmp_path / "claims.json", [])
     report.render(made_tables, out)
     assert {row["lineage_flops"] for row in rows(made_tables / "compute.csv")} == {""}
     grown = pick(made_tables / "compute.csv", experiment="one3_to_5_masked")
@@ -561,6 +562,7 @@ def test_a_large_first_part_leaves_room_for_starts(tmp_path: Path) -> None:
     many = [replace(synthetic.ROWS[0], name=f"plain_{number}") for number in range(12)]
     runs, study = synthetic.write_study(tmp_path / "runs", seeds=(0,), rows=[*synthetic.ROWS, *many])
     tables.build(runs, study, tmp_path / "tables")
+    files.write_json(tmp_path / "claims.json", [])
     panels = sections.calibration.panels(load(tmp_path / "tables"))
     assert [panel.stage for panel in panels] == ["final"] * 10 + ["step0"] * 2
 

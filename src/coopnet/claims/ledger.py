@@ -265,7 +265,7 @@ def _cost(part: Cost, score: str | None, evidence: Evidence, seed: Sequence[int]
     text = f"epochs until the target, {of} \N{MINUS SIGN} {than}"
     if per_flop:
         text = f"training FLOPs until the target, {of} / {than} \N{MINUS SIGN} 1"
-    unit = "ratio" if per_flop else "epochs"
+    unit = "change" if per_flop else "epochs"
     estimate = _finite(found.estimate)
     ends = _ends(found) if found.n > 1 else None  # nothing but seeds was resampled
     return Decision(text, part.kind, verdict, estimate, ends, unit, found.n, p, slack, paired=False, note=note)
@@ -277,10 +277,10 @@ def _counted(part: Cost, of: str, than: str, evidence: Evidence) -> Decision:
     n = min(len(evidence.runs[name]) for name in (of, than))
     if own is None or other is None:
         note = "what the training of an imported checkpoint cost is not known"
-        return Decision(text, part.kind, "inconclusive", unit="ratio", n=n, note=note)
+        return Decision(text, part.kind, "inconclusive", unit="change", n=n, note=note)
     excess = own / other - 1
     verdict: Verdict = "supported" if excess < 0 else "contradicted"
-    return Decision(text, part.kind, verdict, _finite(excess), unit="ratio", n=n, slack=-excess)
+    return Decision(text, part.kind, verdict, _finite(excess), unit="change", n=n, slack=-excess)
 
 
 def _curves(experiment: str, score: str, evidence: Evidence, *, epochs: bool) -> costs.Curves:

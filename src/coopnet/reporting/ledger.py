@@ -25,7 +25,7 @@ Verdict = Literal["supported", "contradicted", "inconclusive", "not run"]
 Comparison = Literal["better", "not_worse", "nothing", "about"]
 Kept = Literal["kept", "predictions_kept", "calibration_kept"]
 Cost = Literal["less", "fewer_epochs", "less_compute", "less_compute_to_target"]
-Unit = Literal["points", "images", "nats", "epochs", "ratio"]
+Unit = Literal["points", "images", "nats", "epochs", "change"]
 Interval = Annotated[list[float | None], Field(min_length=2, max_length=2)]
 """Lower and upper bound; None is an infinite one."""
 Probability = Annotated[float, Field(ge=0, le=1)]

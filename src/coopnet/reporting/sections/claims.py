@@ -167,11 +167,8 @@ def _verdict(statement: Decision | Part, detail: str = "") -> Cell:
 def _unit(decision: Decision, part: Part | None = None) -> str:
     """What a part, or the one that decides, is counted in; predictions that are kept are images."""
     part = part or decision.deciding
-    match part.kind if part else None:
-        case "kept" | "predictions_kept":
-            return "images"
-        case "less_compute" | "less_compute_to_target":
-            return "change"
+    if part and part.kind in ("kept", "predictions_kept"):
+        return "images"
     return (part and part.unit) or decision.unit
 
 
@@ -192,7 +189,7 @@ def _interval(measured: Measured, unit: str) -> str:
 
 
 def _amount(value: float, unit: str) -> str:
-    word = {"points": "", "ratio": "times", "change": "%"}.get(unit, unit)
+    word = {"points": "", "change": "%"}.get(unit, unit)
     if abs(value) == 1:
         word = {"images": "image", "epochs": "epoch"}.get(word, word)
     return f"{_value(value, unit)} {word}".rstrip()
@@ -200,7 +197,7 @@ def _amount(value: float, unit: str) -> str:
 
 def _value(value: float, unit: str) -> str:
     """Counts have no places unless they are means; differences have their sign; a change is a share, in percent."""
-    signed = unit not in ("images", "ratio")
+    signed = unit != "images"
     match unit:
         case "images" | "epochs":
             places = 0 if value.is_integer() else 1
@@ -314,7 +311,7 @@ def _rule(decision: Decision, part: Part) -> str:
         case "calibration_kept":
             return "kept: neither NLL nor ECE raised"
         case _:
-            return f"less: upper bound below {1 if _unit(decision, part) == 'ratio' else 0}"
+            return "less: upper bound below 0"
 
 
 def _probability(value: float | None) -> str:
