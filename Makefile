@@ -39,7 +39,7 @@ check: $(READY)
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
-# The report of STUDY from its tables alone: no data, no checkpoints, no logits.
+# The report of STUDY from its tables and its ledger alone: no data, no checkpoints, no logits.
 STUDY ?= mini
 report: $(READY)
 	$(BIN)/coopnet report $(STUDY)

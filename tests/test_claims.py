@@ -425,6 +425,10 @@ def read(folder: Path, content: Any) -> list[entries.Stated]:
             "resnet18_distilled is not one network trained in stages",
         ),
         ({"parts": [{"kind": "predictions_kept", "of": "baseline_distilled"}]}, "has not one"),
+        (
+            {"parts": [{"kind": "fewer_epochs", "of": "resnet18_ensemble5", "than": "resnet18_single"}]},
+            "resnet18_ensemble5 is not trained",
+        ),
     ],
 )
 def test_bad_claims_are_refused_by_name(tmp_path: Path, change: dict[str, Any], message: str) -> None:

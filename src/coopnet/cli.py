@@ -105,7 +105,7 @@ def claims(study: StudyName) -> None:
 
 @app.command()
 def report(study: StudyName) -> None:
-    """Make the HTML and PDF report of a study from its tables alone."""
+    """Make the HTML and PDF report of a study from its tables and its ledger alone."""
     from coopnet.commands import report as command
 
     command.report(_workspace(), study)

@@ -9,6 +9,9 @@ CHECKPOINT = ("model.safetensors", "optimizer.safetensors", "model.json")
 RESULTS = ("run.json", "history.csv", "timing.csv", "logits.safetensors")
 """The files of a run; `run.json` and `model.json` are the same record, once beside results, once beside weights."""
 
+PREPARED = ("manifest.json", "test.safetensors", "train.safetensors")
+"""The canonical arrays of a dataset, and what they are."""
+
 EVALUATED = ("metrics.json", "votes.csv", "outcomes.safetensors")
 """What is computed from a run's logits and its parents'."""
 

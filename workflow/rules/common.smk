@@ -9,6 +9,7 @@ from coopnet.reporting import published
 from coopnet.workspace import (
     CHECKPOINT,
     EVALUATED,
+    PREPARED,
     REPORT,
     RESULTS,
     TABLES,
@@ -59,10 +60,7 @@ def checkpoint_of(run):
 
 
 def prepared(dataset):
-    return [
-        str(WORKSPACE.prepared(dataset) / name)
-        for name in ("manifest.json", "train.safetensors", "test.safetensors")
-    ]
+    return [str(WORKSPACE.prepared(dataset) / name) for name in PREPARED]
 
 
 def origins_of(wildcards):

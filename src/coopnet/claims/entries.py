@@ -218,6 +218,8 @@ def _check_part(part: Comparison | Kept | Cost, experiments: Mapping[str, Experi
         for name in (part.of.experiment, part.than[0].experiment):
             if not experiments[name].data.validation:
                 raise CoopNetError(f"{where}: {name} has no validation images to tell when the target is reached")
+            if not experiments[name].training.epochs:
+                raise CoopNetError(f"{where}: {name} is not trained, so it has no epochs to count")
             if len(experiments[name].parents) > 1 or experiments[name].taught:
                 raise CoopNetError(f"{where}: {name} is not one network trained in stages, so its epochs do not add up")
 

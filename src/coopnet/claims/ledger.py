@@ -286,7 +286,8 @@ def _counted(part: Cost, of: str, than: str, evidence: Evidence) -> Decision:
 def _curves(experiment: str, score: str, evidence: Evidence, *, epochs: bool) -> costs.Curves:
     """Validation curves of an experiment with all stages before it, each epoch at the price of 1 or of its FLOPs."""
     lines = [costs.stages(run) for run in evidence.runs[experiment]]
-    own = [evidence.compute[run.experiment].own / run.row.training.epochs for run in lines[0]]
+    # A first stage may be an imported checkpoint, which has no epochs here to put a price on.
+    own = [evidence.compute[run.experiment].own / max(1, run.row.training.epochs) for run in lines[0]]
     prices = [1.0] * len(own) if epochs else own
     return costs.curves([[evidence.folder(run) / "history.csv" for run in line] for line in lines], prices, score)
 

@@ -15,14 +15,16 @@ from coopnet import files, numerics, stamps, study
 from coopnet.data.datasets import DATASETS
 from coopnet.errors import CoopNetError
 from coopnet.study import FULL, Run, Study
-from coopnet.workspace import CHECKPOINT, EVALUATED, REPORT, TABLES, Workspace
+from coopnet.workspace import CHECKPOINT, EVALUATED, PREPARED, REPORT, TABLES, Workspace
 
 log = logging.getLogger(__name__)
 
 SOURCES = ("claims", "evaluation", "networks", "numerics", "reporting")
 """Fingerprints in `dvc/source/`: a comment changes none of them, so nothing but the stage that takes them is run."""
 
-PREPARED = ("manifest.json", "test.safetensors", "train.safetensors")
+HERE = Workspace(Path())
+"""Paths as DVC has them, relative to the root."""
+
 HEAD = "# Written by `coopnet stages` from params.yaml and studies/; `dvc repro` reads it. Do not edit.\n"
 
 
@@ -79,7 +81,7 @@ def _id(run: Run) -> str:
 def _item(plan: Study, run: Run) -> dict[str, Any]:
     """What sets a run's stages apart: DVC fills in single values, so each parent has a place of its own."""
     parents = {f"parent{place}": _record(plan, parent) for place, parent in enumerate(run.parents, start=1)}
-    none = f"data/prepared/{run.row.data.dataset}/manifest.json"  # a dependency may be named twice
+    none = str(HERE.prepared(run.row.data.dataset) / "manifest.json")  # a dependency may be named twice
     most = max(len(row.parents) for row in plan.experiments.values())
     empty = {f"parent{place}": none for place in range(1, most + 1)}
     return {"experiment": run.experiment, "seed": run.seed, "dataset": run.row.data.dataset} | empty | parents
@@ -87,7 +89,7 @@ def _item(plan: Study, run: Run) -> dict[str, Any]:
 
 def _record(plan: Study, run: Run) -> str:
     """The record of a run, which names the digests of all its other files."""
-    return f"results/{plan.name}/{run.name}/run.json"
+    return str(HERE.run(plan, run) / "run.json")
 
 
 def source(workspace: Workspace) -> None:
@@ -121,11 +123,10 @@ def _stages(workspace: Workspace, plan: Study) -> dict[str, Any]:
     weights = "checkpoints/${item.dataset}/${study}/${item.experiment}/seed${item.seed}"
     run = "${study} ${item.experiment} ${item.seed}"
     parents = [f"${{item.parent{place}}}" for place in range(1, most + 1)]
-    folders = [f"results/{plan.name}/{one.name}" for one in plan.runs.values()]
     # These two name the digests of a run's other files.
-    records = [f"{folder}/{name}" for folder in folders for name in ("metrics.json", "run.json")]
-    tables = [f"results/{plan.name}/tables/{name}" for name in (*TABLES, "timing.csv")]
-    claims, report = f"results/{plan.name}/claims.json", f"reports/{plan.name}"
+    records = [str(HERE.run(plan, one) / name) for one in plan.runs.values() for name in ("metrics.json", "run.json")]
+    tables = [str(HERE.tables(plan) / name) for name in (*TABLES, "timing.csv")]
+    claims, report = str(HERE.claims(plan)), HERE.report(plan)
     words = ["title", "description", "device", "experiments"]
     return {
         "train": {
@@ -163,7 +164,7 @@ def _stages(workspace: Workspace, plan: Study) -> dict[str, Any]:
         },
         "claims": {
             "cmd": f"coopnet claims {plan.name}",
-            "deps": ["dvc/source/claims", "claims.yaml", f"results/{plan.name}/tables/compute.csv", *records],
+            "deps": ["dvc/source/claims", "claims.yaml", str(HERE.tables(plan) / "compute.csv"), *records],
             "outs": [_kept(claims)],
         },
         "report": {
@@ -175,8 +176,8 @@ def _stages(workspace: Workspace, plan: Study) -> dict[str, Any]:
             "cmd": f"coopnet timing {plan.name}",
             "deps": [
                 "dvc/source/reporting",
-                f"results/{plan.name}/tables/study.json",
-                f"results/{plan.name}/tables/timing.csv",
+                str(HERE.tables(plan) / "study.json"),
+                str(HERE.tables(plan) / "timing.csv"),
             ],
             "outs": [_kept(f"{report}/timing.html")],
         },
