@@ -204,7 +204,7 @@ SCHEDULES: dict[str, tuple[int, float, list[int]]] = {
     "one1": (160, 0.1, [151, 225]),
     "cifar10_one1": (160, 0.1, [151, 225]),
     "one5_constant_lr": (300, 0.1, []),
-    "one5_matched_compute": (315, 0.1, [159, 236]),
+    "one5*_matched_compute": (315, 0.1, [159, 236]),
     "*": (300, 0.1, [151, 225]),
 }
 """Epochs, learning rate and milestones by name; the first pattern that fits counts."""
