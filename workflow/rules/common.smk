@@ -1,9 +1,9 @@
 # The study that this workflow makes, read and checked before anything runs.
-import logging
 import os
+import subprocess
 import sys
 
-from coopnet import stamps, steps, study as studies
+from coopnet import locks, stamps, steps, study as studies
 from coopnet.claims import entries
 from coopnet.errors import CoopNetError
 from coopnet.reporting import published
@@ -53,7 +53,17 @@ def prepared(dataset):
     return [str(WORKSPACE.prepared(dataset) / name) for name in PREPARED]
 
 
-stamps.refresh(WORKSPACE, STUDY)
+if workflow.is_main_process:
+    ALIVE = locks.clear_stale(Path(".snakemake"))
+    try:
+        stamps.refresh(WORKSPACE, STUDY)
+    except CoopNetError as error:
+        sys.exit(f"error: {error}")
+
+
+def record():
+    """Tell DVC what was made; what it says of that is for the user, and no reason to fail."""
+    subprocess.run(["coopnet", "record", STUDY.name, "--if-possible"])
 
 
 wildcard_constraints:

@@ -86,7 +86,12 @@ def _from_root(stages: Mapping[str, dict[str, Any]], root: str) -> dict[str, Any
 
 
 def source(workspace: Workspace) -> None:
-    """Write the fingerprint of each kind of source to `dvc/source/`, leaving alone what has not changed."""
+    """Write the fingerprint of each kind of source to `dvc/source/`, leaving alone what has not changed.
+
+    Raises:
+        CoopNetError: DVC's stages are not up to date, so that it would leave something out.
+    """
+    write(workspace, check=True)
     for kind in KINDS:
         path, content = workspace.root / "dvc" / "source" / kind, steps.fingerprint(kind) + "\n"
         if not path.is_file() or path.read_text() != content:
@@ -94,12 +99,12 @@ def source(workspace: Workspace) -> None:
 
 
 def _source() -> dict[str, Any]:
-    """Fingerprints of the source that decides results."""
+    """Fingerprints of the source that decides results; and that the stages are those of the parameters."""
     places = sorted({*numerics.MODULES, *(place for places in steps.SOURCES.values() for place in places)})
     inside = [place for place in places if place.split("/")[0] in places and "/" in place]  # a folder that is listed
     return {
         "cmd": "coopnet source",
-        "deps": [f"src/coopnet/{place}" for place in places if place not in inside],
+        "deps": ["params.yaml", "studies", *(f"src/coopnet/{place}" for place in places if place not in inside)],
         "outs": [_kept(f"dvc/source/{kind}") for kind in KINDS],
     }
 
