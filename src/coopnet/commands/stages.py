@@ -132,7 +132,7 @@ def _experiment(workspace: Workspace, plan: Study, name: str) -> dict[str, Any]:
                 ],
                 "params": _parameters(workspace, plan, name),
                 "outs": [
-                    *({f"{weights}/{file}": {"cache": file != "model.json", "persist": True}} for file in CHECKPOINT),
+                    *({f"{weights}/{file}": {"persist": True}} for file in CHECKPOINT),
                     {f"{here}/logits.safetensors": {"persist": True}},
                     *(_kept(f"{here}/{file}") for file in ("run.json", "timing.csv")),
                 ],
