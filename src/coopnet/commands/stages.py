@@ -25,6 +25,13 @@ SOURCES = ("claims", "evaluation", "networks", "numerics", "reporting")
 HERE = Workspace(Path())
 """Paths as DVC has them, relative to the root."""
 
+PLOTS = {
+    "history.csv": {"x": "epoch", "y": "top1_ensemble", "y_label": "ensemble top-1 on test images (%)"},
+    "reliability.csv": {"x": "confidence", "y": "accuracy", "x_label": "confidence (%)", "y_label": "accuracy (%)"},
+    "votes.csv": {"x": "size", "y": "top1", "x_label": "branches that vote", "y_label": "mean top-1 of such votes (%)"},
+}
+"""Tables that `dvc plots` draws, a panel per experiment: of test images, at the end of a run, and of the gate's votes."""
+
 HEAD = "# Written by `coopnet stages` from params.yaml and studies/; `dvc repro` reads it. Do not edit.\n"
 
 
@@ -57,15 +64,23 @@ def stages(workspace: Workspace) -> dict[Path, dict[str, Any]]:
         }
         if name == FULL:
             shared = {"source": _source(workspace), "prepare": _prepare()}
-            written[workspace.root / "dvc.yaml"] = _file(f"dvc/{name}/runs.yaml", shared | _stages(workspace, plan))
+            made = shared | _stages(workspace, plan)
+            written[workspace.root / "dvc.yaml"] = _file(f"dvc/{name}/runs.yaml", made, _plots(plan, ""))
         else:
             own = {key: _from_root(stage) for key, stage in _stages(workspace, plan).items()}
-            written[folder / "dvc.yaml"] = _file("runs.yaml", own)
+            written[folder / "dvc.yaml"] = _file("runs.yaml", own, _plots(plan, "../../"))
     return written
 
 
-def _file(runs: str, made: Mapping[str, Any]) -> dict[str, Any]:
-    return {"vars": [runs], "stages": dict(made)}
+def _file(runs: str, made: Mapping[str, Any], plots: list[Any]) -> dict[str, Any]:
+    return {"vars": [runs], "stages": dict(made), "plots": plots}
+
+
+def _plots(plan: Study, root: str) -> list[Any]:
+    """Tables to draw, by their paths from the file; the template is `.dvc/plots/by_experiment.json`."""
+    return [
+        {f"{root}{HERE.tables(plan) / name}": {"template": "by_experiment", **axes}} for name, axes in PLOTS.items()
+    ]
 
 
 def _from_root(stage: dict[str, Any]) -> dict[str, Any]:
@@ -144,7 +159,9 @@ def _stages(workspace: Workspace, plan: Study) -> dict[str, Any]:
                     {f"{here}/logits.safetensors": {"persist": True}},
                     *(_kept(f"{here}/{name}") for name in ("run.json", "timing.csv")),
                 ],
-                "plots": [{f"{here}/history.csv": {"cache": False, "persist": True, "x": "epoch"}}],
+                "plots": [
+                    {f"{here}/history.csv": {"cache": False, "persist": True, "x": "epoch", "y": "test_top1_ensemble"}}
+                ],
             },
         },
         "evaluate": {
@@ -152,8 +169,8 @@ def _stages(workspace: Workspace, plan: Study) -> dict[str, Any]:
             "do": {
                 "cmd": f"coopnet evaluate {run}",
                 "deps": ["dvc/source/evaluation", f"{here}/run.json", f"{here}/logits.safetensors", *parents],
-                "outs": [_kept(f"{here}/{name}") for name in EVALUATED if name != "metrics.json"],
-                "metrics": [_kept(f"{here}/metrics.json")],
+                "outs": [_kept(f"{here}/{name}") for name in EVALUATED if name != "scores.json"],
+                "metrics": [_kept(f"{here}/scores.json")],
             },
         },
         "tables": {
