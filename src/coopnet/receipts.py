@@ -41,16 +41,12 @@ def of_run(workspace: Workspace, plan: Study, run: Run, digests: Digests) -> Pro
         return Problem("stale", f"{path} is of other parameters, source or parents than {run.name} has now")
     listed = {name: digest for name, digest in (record.get("files") or {}).items() if name in wanted}
     listed["model.json"] = digests(path)  # the same record, once beside the weights
-    for name, digest in listed.items():
-        found = digests(wanted[name])
-        if found is None:
-            return Problem("missing", f"{wanted[name]} is missing")
-        if found != digest:
-            return Problem("damaged", f"{wanted[name]} is not the file that the record of {run.name} names")
-    for name in wanted.keys() - listed.keys():
-        if not wanted[name].is_file():
-            return Problem("missing", f"{wanted[name]} is missing")
-    return None
+    there = {name: path for name, path in wanted.items() if path.is_file()}
+    damaged = [str(path) for name, path in there.items() if name in listed and digests(path) != listed[name]]
+    if damaged:
+        return Problem("damaged", f"not what the record of {run.name} names: {', '.join(damaged)}")
+    missing = [str(path) for name, path in wanted.items() if name not in there]
+    return Problem("missing", f"missing: {', '.join(missing)}") if missing else None
 
 
 def of_step(workspace: Workspace, step: Step, digests: Digests) -> Problem | None:
@@ -73,10 +69,8 @@ def of_step(workspace: Workspace, step: Step, digests: Digests) -> Problem | Non
             return Problem("stale", f"{step.name} was made from another {name}")
     if outputs.keys() != set(_names(workspace, step.outputs)):
         return Problem("stale", f"{step.name} was made with other source")
-    for name, digest in outputs.items():
-        if digests(workspace.root / name) != digest:
-            return Problem("damaged", f"{name} is not the file that was made")
-    return None
+    damaged = [name for name, digest in outputs.items() if digests(workspace.root / name) != digest]
+    return Problem("damaged", f"not what {step.name} made: {', '.join(damaged)}") if damaged else None
 
 
 @contextlib.contextmanager

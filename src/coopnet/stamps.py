@@ -69,8 +69,8 @@ def _mark(stamp: Path, problem: Problem | None) -> None:
         os.utime(stamp, (LONG_AGO, LONG_AGO))
         return
     if problem is not None and problem.kind == "damaged":
-        log.warning("warning: %s; it is made again", problem.text)
-    files.write_text(stamp, "")
+        log.warning("warning: %s; made again", problem.text)
+    files.write_text(stamp, "stamp\n")  # of an empty file Snakemake looks at the checksum, not at the date
     if problem is None:
         os.utime(stamp, (LONG_AGO, LONG_AGO))
 
