@@ -134,6 +134,9 @@ def test_interrupted_by_signals_the_result_is_the_same(workspace: Path, prepared
     assert done.returncode == 0, done.stderr
     assert "continuing at epoch" in done.stderr
     assert bits(workspace) == bits(other)
+    lines = [json.loads(line) for line in (tmp_path / "store" / "journal.jsonl").read_text().splitlines()]
+    assert {line["run"] for line in lines} == {"tiny/one3/seed0"}
+    assert [line["event"] for line in lines] == ["trained", "resumed", "resumed", "finished"]
 
 
 def test_time_limit_stops_cleanly_and_continues(workspace: Path) -> None:

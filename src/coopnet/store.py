@@ -3,6 +3,7 @@
     <store>/runs/<key>/         a finished run: manifest.json and the files that it lists with size and SHA-256
     <store>/unfinished/<key>/   what an interrupted run needs to continue
     <store>/locks/<key>.lock    held by the process that is on the run; the kernel drops it when that process dies
+    <store>/journal.jsonl       what was trained when and where: a line per event
 
 A finished run is copied into the workspace (sharing blocks where the file system can), never linked: damage done to
 an output must not reach the store.
@@ -10,10 +11,13 @@ an output must not reach the store.
 
 import configparser
 import contextlib
+import json
 import logging
 import os
+import platform
 import shutil
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,7 @@ log = logging.getLogger(__name__)
 
 VARIABLE = "COOPNET_STORE"
 MANIFEST = "manifest.json"
+JOURNAL = "journal.jsonl"
 
 
 def default_place(root: Path) -> Path:
@@ -131,6 +136,21 @@ class Store:
             else:
                 files.copy(self._run(key) / name, target)
         return True
+
+    def note(self, event: str, key: str, run: str) -> None:
+        """Add a line to the journal.
+
+        Args:
+            event: `trained` when a run begins with its first image, `resumed` when it continues, `finished` at its end.
+            key: of the run.
+            run: its study and name.
+        """
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        line = {"time": time, "event": event, "run": run, "key": key, "host": platform.node(), "pid": os.getpid()}
+        with _writing(self.place):
+            self.place.mkdir(parents=True, exist_ok=True)
+            with (self.place / JOURNAL).open("a", encoding="utf-8") as journal:  # one short write, so lines never mix
+                journal.write(json.dumps(line) + "\n")
 
     def folder(self, key: str) -> Path:
         """The folder of a finished run."""

@@ -89,7 +89,10 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
 
     dataset = DATASETS[run.row.data.dataset]
     memory = runs.unfinished(run.key)
-    progress, close = _progress(run.name)
+    name = f"{plan.name}/{run.name}"
+    progress, close = _progress(
+        run.name, lambda epoch, done: runs.note("resumed" if epoch or done else "trained", run.key, name)
+    )
     try:
         with stop.listening():
             made = produce(
@@ -106,7 +109,8 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
         return stop.exit_code
     finally:
         close()
-    runs.add(run.key, made, {"first_made_as": f"{plan.name}/{run.name}"})
+    runs.add(run.key, made, {"first_made_as": name})
+    runs.note("finished", run.key, name)
     shutil.rmtree(memory, ignore_errors=True)
     return 0
 
@@ -183,12 +187,12 @@ class Stop:
                 signal.signal(number, handler)
 
 
-def _progress(name: str) -> tuple[Any, Callable[[], None]]:
+def _progress(name: str, begun: Callable[[int, int], None]) -> tuple[Any, Callable[[], None]]:
     from rich.console import Console
 
     from coopnet.training.progress import Bar, EpochLines
 
     if not sys.stderr.isatty():
-        return EpochLines(name), lambda: None
-    bar = Bar(name, Console(stderr=True))
+        return EpochLines(name, begun), lambda: None
+    bar = Bar(name, Console(stderr=True), begun)
     return bar, bar.close

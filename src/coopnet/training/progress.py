@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 from rich.console import Console
@@ -13,14 +14,21 @@ log = logging.getLogger(__name__)
 
 
 class EpochLines:
-    """One line per epoch."""
+    """One line per epoch.
 
-    def __init__(self, name: str):
-        self.name = name
+    Args:
+        name: of the run.
+        begun: is told once that training begins, with the epoch and how many images of it are done.
+    """
+
+    def __init__(self, name: str, begun: Callable[[int, int], None] = lambda epoch, done: None):
+        self.name, self.begun = name, begun
         self.epochs = 0
 
     def begin(self, epoch: int, epochs: int, images: int, done: int) -> None:
         """Remember how many epochs there are."""
+        if not self.epochs:
+            self.begun(epoch, done)
         self.epochs = epochs
 
     def advance(self, images: int) -> None:
@@ -46,8 +54,8 @@ class EpochLines:
 class Bar(EpochLines):
     """The lines, with a bar below them that counts the images of the whole run."""
 
-    def __init__(self, name: str, console: Console):
-        super().__init__(name)
+    def __init__(self, name: str, console: Console, begun: Callable[[int, int], None]):
+        super().__init__(name, begun)
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
