@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -27,29 +28,25 @@ ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 
 NAME = "tiny"
-PARTS = (
-    *("params.yaml", "claims.yaml", "figures.yaml", "Snakefile", "studies", "workflow", "profiles", "src"),
-    *(".dvc/config", ".dvcignore", ".gitignore"),
-)
+PARTS = ("Snakefile", "workflow", "profiles", "src", ".dvc/config", ".dvcignore", ".gitignore")
 
-GRANDCHILD = """
-  one3_to_5_split_continued:
-    about: "one3_to_5_split trained on"
-    parents: [one3_to_5_split]
-    model: {branches: 5}
-    start: {kind: continue}
-    training: {epochs: 100, optimizer: {lr: 0.01}, schedule: {milestones: [60]}, distillation: {rampup: 0}}
-"""
+GRANDCHILD = {
+    "about": "one3_to_5_split trained on",
+    "parents": ["one3_to_5_split"],
+    "model": {"branches": 5},
+    "start": {"kind": "continue"},
+    "training": {"epochs": 100, "optimizer": {"lr": 0.01}, "distillation": {"rampup": 0}},
+}
 """A third generation, which an engine can forget when its second one is made again."""
 
 WIDE = {"model": {"width": 20}}  # checkpoints over 1 MB, where both engines' shortcuts for small files end
 
-TINY = {
+TINY: dict[str, Any] = {
     "title": "Tiny",
     "device": "cpu",
     "threads": 1,
     "seeds": [0],
-    "time_scale": 0.01,
+    "time_scale": 0.004,
     "only": ["baseline", "one3", "one3_to_5_split", "one3_to_5_split_continued"],
     "every_experiment": {
         "data": {"dataset": "digits", "training_subset": 100},
@@ -130,13 +127,11 @@ class Project:
         """The same project elsewhere, with all dates of its files, and all of it for `user`."""
         folder.mkdir(parents=True)
         subprocess.run(["cp", "--reflink=auto", "-a", f"{self.root}/.", folder], check=True)
-        own(folder, user or self.user)
+        own(folder.parent, user or self.user)
         return Project(folder, user or self.user, self.read)
 
     def clone(self, folder: Path) -> "Project":
-        """What git has of the project."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        own(folder.parent, self.user)
+        """What git has of the project, in a folder that the user may write."""
         self.run("git", "clone", "-q", self.root, folder)
         return Project(folder, self.user)
 
@@ -186,7 +181,7 @@ class Project:
     def start(self, *arguments: str | Path) -> Iterator["Started"]:
         """Start a command in a process group of its own, which is gone afterwards."""
         command, environment = self.command(*arguments)
-        with (self.root.parent / "started.log").open("w+") as log:
+        with (self.root.parent / f"{arguments[0]}.log").open("w") as log:
             process = subprocess.Popen(
                 command, cwd=self.root, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
@@ -228,8 +223,16 @@ class Project:
 
     def event(self, kind: str, run: str) -> dict[str, Any] | None:
         """The last event of a kind that the journal has of a run and `trained` has not told of."""
-        found = [event for event in self.events()[self.read :] if (event["event"], event["run"]) == (kind, run)]
+        new = self.events()[self.read :]
+        found = [event for event in new if (event["event"], event["run"]) == (kind, f"{NAME}/{run}")]
         return found[-1] if found else None
+
+    def saved(self, run: str) -> int | None:
+        """The process that trains a run, as soon as it has saved an epoch of it."""
+        begun = self.event("trained", run)
+        if begun and list((self.store / "unfinished" / begun["key"]).glob("*/state.json")):
+            return int(begun["pid"])
+        return None
 
     def assert_clean(self) -> None:
         """Both engines find nothing to do, and all that DVC has recorded is true."""
@@ -331,14 +334,37 @@ def fresh(folder: Path) -> Project:
         else:
             shutil.copy(ROOT / part, folder / part)
     project = Project(folder)
-    with (folder / "params.yaml").open("a") as parameters:
-        parameters.write(GRANDCHILD)
-    project.overlay.write_text(yaml.safe_dump(TINY))
+    project.overlay.parent.mkdir()
+    for path, content in {**smaller(), f"studies/{NAME}.yaml": TINY}.items():
+        (folder / path).write_text(yaml.safe_dump(content, sort_keys=False))
     project.run("git", "init", "-q", "-b", "main", ".")
     project.coopnet("stages")
     project.coopnet("prepare", "digits")
     project.commit()
     return project
+
+
+def smaller() -> dict[str, Any]:
+    """Parameters, claims and figures of the project as far as they are about the rows of `tiny`.
+
+    DVC reads `params.yaml` anew for each stage, and all stages of all studies whichever it is asked for.
+    """
+    parameters, claims, figures = (
+        study.read_yaml(ROOT / name) for name in ("params.yaml", "claims.yaml", "figures.yaml")
+    )
+    rows = parameters["experiments"]
+    kept = {name: rows.pop(name, GRANDCHILD) for name in TINY["only"]}
+
+    def said_of_others(content: Any) -> bool:
+        return not rows.keys().isdisjoint(re.findall(r"\w+", json.dumps(content)))
+
+    for source in figures.values():
+        source["figures"] = {name: one for name, one in source["figures"].items() if not said_of_others(one)}
+    return {
+        "params.yaml": parameters | {"seeds": [0], "experiments": kept},
+        "claims.yaml": {name: claim for name, claim in claims.items() if not said_of_others(claim)},
+        "figures.yaml": {name: source for name, source in figures.items() if source["figures"]},
+    }
 
 
 def own(folder: Path, user: str) -> None:
