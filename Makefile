@@ -4,7 +4,7 @@ CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN = .venv/bin
 READY = .venv/ready
 
-.PHONY: setup demo demo-all test test-slow check report lock clean
+.PHONY: setup demo demo-all test test-slow check report restore lock clean
 
 setup: $(READY)
 
@@ -43,6 +43,10 @@ check: $(READY)
 STUDY ?= mini
 report: $(READY)
 	$(BIN)/coopnet report $(STUDY)
+
+# All that DVC recorded of STUDY, from its remote.
+restore: $(READY)
+	$(BIN)/coopnet restore $(STUDY)
 
 lock: $(READY)
 	$(BIN)/python -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 \

@@ -9,6 +9,14 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/report.smk"
 
 
+onsuccess:
+    record()
+
+
+onerror:
+    record()
+
+
 rule all:
     default_target: True
     input:

@@ -493,7 +493,7 @@ def made(folder: Path, share: Callable[[Run, str], float], seeds: int = 3) -> tu
         write_run(workspace.run(plan, run), run, share)
     lines = [f"{name},{row.model.branches},{100 + row.model.branches}\n" for name, row in plan.experiments.items()]
     files.write_text(
-        workspace.tables(plan) / "compute.csv", "experiment,training_flops,lineage_flops\n" + "".join(lines)
+        workspace.tables(plan.name) / "compute.csv", "experiment,training_flops,lineage_flops\n" + "".join(lines)
     )
     return workspace, plan
 
@@ -652,7 +652,7 @@ def test_damaged_results_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(CoopNetError, match="no usable outcomes"):
         command.claims(workspace, "tiny")
     files.write_json(folder / "metrics.json", other)
-    table = workspace.tables(plan) / "compute.csv"
+    table = workspace.tables(plan.name) / "compute.csv"
     table.write_text("experiment,training_flops\none3,many\n")
     with pytest.raises(CoopNetError, match="damaged"):
         command.claims(workspace, "tiny")
@@ -681,7 +681,7 @@ def test_less_compute_is_counted(tmp_path: Path) -> None:
     assert cheap["id"] == "cheap"
     assert (cheap["verdict"], cheap["unit"], cheap["p"]) == ("supported", "change", None)
     assert cheap["estimate"] == pytest.approx(103 / 105 - 1)
-    table = workspace.tables(plan) / "compute.csv"
+    table = workspace.tables(plan.name) / "compute.csv"
     table.write_text(table.read_text().replace("one3,3,103", "one3,3,"))
     (unknown,) = ledger_of(workspace).values()
     assert (unknown["verdict"], unknown["estimate"]) == ("inconclusive", None)

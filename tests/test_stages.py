@@ -27,10 +27,16 @@ def test_outdated_stages_are_named(workspace: Path) -> None:
     """After an experiment was added the check names the file and the command; after that command it is content."""
     command.write(Workspace(workspace), check=False)
     edit(workspace, lambda study: study["only"].append("one5"))
-    with pytest.raises(CoopNetError, match=r"dvc/tiny/runs.yaml is not that of .* run `coopnet stages`"):
+    with pytest.raises(CoopNetError, match=r"dvc/tiny/one5/dvc.yaml is not that of .* run `coopnet stages`"):
         command.write(Workspace(workspace), check=True)
     command.write(Workspace(workspace), check=False)
     command.write(Workspace(workspace), check=True)
+    assert (workspace / "dvc/tiny/one5/dvc.yaml").is_file()
+    edit(workspace, lambda study: study["only"].remove("one5"))
+    with pytest.raises(CoopNetError, match="run `coopnet stages`"):
+        command.write(Workspace(workspace), check=True)
+    command.write(Workspace(workspace), check=False)
+    assert not (workspace / "dvc/tiny/one5/dvc.yaml").exists()
 
 
 @pytest.fixture
@@ -39,13 +45,14 @@ def workspace(tmp_path: Path, prepared: Path) -> Path:
     return make_workspace(tmp_path / "workspace", prepared)
 
 
-def filled(content: dict[str, Any], runs: dict[str, Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def filled(content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every stage of a file with its values filled in, as DVC does."""
+    runs = {key: value for variables in content.get("vars", []) for key, value in variables["runs"].items()}
     for stage, body in content["stages"].items():
         each = body.get("foreach", [None])
-        items = runs["runs"].items() if each == "${runs}" else ((str(item), item) for item in each)
+        items = runs.items() if each == "${runs}" else ((str(item), item) for item in each)
         for key, item in items:
-            values = {"study": name, "item": item}
+            values = {"item": item}
             values |= {f"item.{field}": value for field, value in (item.items() if isinstance(item, dict) else ())}
             text = re.sub(
                 r"\$\{([\w.]+)\}",
@@ -62,15 +69,12 @@ def paths(entries: list[Any]) -> list[str]:
 
 def test_every_dependency_is_made_or_there() -> None:
     """Of all studies, no two stages write one file, and what a stage reads is written by one or lies in the source."""
-    files = command.stages(Workspace(ROOT))
     made: dict[str, str] = {}
     read: dict[str, list[str]] = {}
-    for path, content in files.items():
-        if "stages" not in content:
-            continue
-        name = study.FULL if path.parent == ROOT else path.parent.name
-        for stage, body in filled(content, files[ROOT / "dvc" / name / "runs.yaml"], name):
-            place = f"{name}:{stage}"
+    for path, content in command.stages(Workspace(ROOT)).items():
+        for stage, body in filled(yaml.load(content, yaml.CSafeLoader)):
+            place = f"{path.relative_to(ROOT)}:{stage}"
+            assert (path.parent / body.get("wdir", ".")).resolve() == ROOT
             for out in paths([*body.get("outs", []), *body.get("metrics", []), *body.get("plots", [])]):
                 assert out not in made, (out, place, made[out])
                 made[out] = place
@@ -84,9 +88,14 @@ def test_every_dependency_is_made_or_there() -> None:
 def test_runs_have_their_parents_before_them(name: str) -> None:
     """Every run of the plan is in the table, and depends on the record of each of its parents."""
     plan: Study = study.load(ROOT, name)
-    table = command.stages(Workspace(ROOT))[ROOT / "dvc" / name / "runs.yaml"]["runs"]
-    assert len(table) == len(plan.runs)
-    for run in plan.runs.values():
-        values = table[f"{run.experiment}-seed{run.seed}"].values()
-        for parent in run.parents:
-            assert f"results/{name}/{parent.name}/run.json" in values
+    found = 0
+    for experiment in plan.experiments:
+        content = yaml.load((ROOT / "dvc" / name / experiment / "dvc.yaml").read_text(), yaml.CSafeLoader)
+        stages = dict(filled(content))
+        found += len(stages)
+        for seed in plan.seeds(experiment):
+            run = plan.run(experiment, seed)
+            for stage in ("train", "evaluate"):
+                dependencies = paths(stages[f"{stage}@seed{seed}"]["deps"])
+                assert {f"results/{name}/{parent.name}/run.json" for parent in run.parents} <= set(dependencies)
+    assert found == 2 * len(plan.runs)

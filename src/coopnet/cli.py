@@ -149,6 +149,31 @@ def source() -> None:
     command.source(_workspace())
 
 
+@app.command()
+def record(
+    study: StudyName,
+    if_possible: Annotated[bool, typer.Option("--if-possible", help="outside a DVC repository do nothing")] = False,
+) -> None:
+    """Record in DVC what was made here of a study; refuses what was made from other parameters than it has now."""
+    from coopnet.commands import record as command
+
+    if if_possible:
+        try:
+            command.check_repository(_workspace())
+        except CoopNetError as error:
+            logging.getLogger(__name__).info("not recorded: %s", error)
+            return
+    command.record(_workspace(), study)
+
+
+@app.command()
+def restore(study: StudyName) -> None:
+    """Fetch all that DVC recorded of a study from its remote, so that neither engine has anything to do."""
+    from coopnet.commands import record as command
+
+    command.restore(_workspace(), study)
+
+
 class _OrList(TyperGroup):
     """Commands of which `list` is meant where none is named: `coopnet runs mini`."""
 

@@ -1,55 +1,83 @@
-"""Tiny files that tell a workflow engine, by their dates, what it has to ask for.
+"""Tiny files that tell Snakemake, by their dates, what it has to ask for.
 
-Snakemake goes by file times. Its own memory of parameters (`.snakemake/metadata`) does not know of a run that
-`coopnet train` or another engine made, so an edit of such a run's row would go unseen. A run's stamp is an input of
-its rule: older than every output while the run's own record is the one the plan has, and new as soon as it is not.
+Snakemake goes by file times. Its own memory (`.snakemake/metadata`) knows nothing of what another engine or a command
+made, and a clone's files have the dates of the clone. So before every start each run and each step is looked at by
+content (`receipts.py`): its stamp, an input of its rule, is older than every output while all is as the plan has it,
+and new as soon as it is not; and outputs that are as the plan has them are never older than what they were made from.
 """
 
-import hashlib
-import json
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from coopnet import files, numerics
+from coopnet import files, receipts, steps
+from coopnet.digests import Digests, remembered
+from coopnet.receipts import Problem
+from coopnet.study import Run, Study
+from coopnet.workspace import CHECKPOINT, PREPARED, Workspace, targets
+
+log = logging.getLogger(__name__)
 
 LONG_AGO = 315532800.0  # 1980: older than any output
 
 
-def mark_run(stamp: Path, key: str, record: Path) -> None:
-    """Date the stamp of a run: long ago if `record` (its `run.json`) is of `key`, now if it is not.
+def of_run(workspace: Workspace, plan: Study, experiment: str, seed: int | str) -> Path:
+    """The stamp of a run."""
+    return workspace.stamps / plan.name / "train" / experiment / f"seed{seed}"
 
-    Now, and not when that was first seen: what lies there may have been put there since, by `git checkout` for one.
+
+def of_step(workspace: Workspace, name: str) -> Path:
+    """The stamp of a step, by its name."""
+    return workspace.stamps / name
+
+
+def refresh(workspace: Workspace, plan: Study) -> None:
+    """Date the stamps of all runs and steps of a study, and name what is damaged.
+
+    Raises:
+        CoopNetError: the stamps cannot be written.
     """
-    if files.look(record, "key") != key:
-        files.write_text(stamp, key)
+    with remembered(workspace.stamps / plan.name / "digests.json") as digests:
+        for run in plan.runs.values():
+            problem = receipts.of_run(workspace, plan, run, digests)
+            _mark(of_run(workspace, plan, run.experiment, run.seed), problem)
+            if problem is None:
+                _order(origins(workspace, plan, run), targets(workspace, plan, run).values(), digests)
+        for step in steps.steps(workspace, plan):
+            problem = receipts.of_step(workspace, step, digests)
+            _mark(of_step(workspace, step.name), problem)
+            if problem is None:
+                _order(step.inputs, step.outputs, digests)
+
+
+def origins(workspace: Workspace, plan: Study, run: Run) -> list[Path]:
+    """The files that a run is made from: images, and its parents' checkpoints or an imported one."""
+    folders = [workspace.checkpoint(plan, parent) for parent in run.parents]
+    if run.row.start.kind == "imported":
+        folders.append(workspace.root / run.row.start.path)
+    data = [workspace.prepared(run.row.data.dataset) / name for name in PREPARED]
+    return data + [folder / name for folder in folders for name in CHECKPOINT]
+
+
+def _mark(stamp: Path, problem: Problem | None) -> None:
+    """Date a stamp long ago if there is no problem, now if there is.
+
+    Now, and not when it was first seen: what lies there may have been put there since, by `git checkout` for one.
+    """
+    if problem is None and stamp.is_file():
+        os.utime(stamp, (LONG_AGO, LONG_AGO))
         return
-    if not stamp.is_file() or stamp.read_text() != key:
-        files.write_text(stamp, key)
-    os.utime(stamp, (LONG_AGO, LONG_AGO))
+    if problem is not None and problem.kind == "damaged":
+        log.warning("warning: %s; it is made again", problem.text)
+    files.write_text(stamp, "")
+    if problem is None:
+        os.utime(stamp, (LONG_AGO, LONG_AGO))
 
 
-def mark(stamp: Path, content: str) -> None:
-    """Write a stamp whose date is that of the last change of its content."""
-    if not stamp.is_file() or stamp.read_text() != content:
-        files.write_text(stamp, content)
-
-
-def source_of(*packages: Path) -> str:
-    """Fingerprint of the Python source and templates below folders, in hex; comments and docstrings do not count."""
-    return _digest(
-        numerics.fingerprint(path.read_text(encoding="utf-8")) if path.suffix == ".py" else files.sha256(path)
-        for package in packages
-        for path in sorted(package.rglob("*"))
-        if path.is_file() and path.suffix != ".pyc"
-    )
-
-
-def digest_of(content: Any) -> str:
-    """Fingerprint of plain values, in hex."""
-    return _digest([json.dumps(content, sort_keys=True)])
-
-
-def _digest(parts: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+def _order(inputs: Iterable[Path], outputs: Iterable[Path], digests: Digests) -> None:
+    """Date outputs after inputs where they are not."""
+    newest = max((path.stat().st_mtime_ns for path in inputs if path.exists()), default=0)
+    for path in outputs:
+        if path.stat().st_mtime_ns < newest:
+            digests.date(path)

@@ -137,6 +137,22 @@ class Store:
                 files.copy(self._run(key) / name, target)
         return True
 
+    def adopt(self, key: str, sources: Mapping[str, Path], first_made_as: str) -> None:
+        """Take in a run that lies finished in a workspace, as `targets` of `take` would have it.
+
+        Args:
+            key: of the run.
+            sources: for each file of the entry, where it lies.
+            first_made_as: study and name of the run.
+        """
+        folder = self.unfinished(key) / "files"
+        with _writing(self.place):
+            shutil.rmtree(folder, ignore_errors=True)
+        for name, source in sources.items():
+            files.copy(source, folder / name)
+        self.add(key, folder, {"first_made_as": first_made_as})
+        shutil.rmtree(self.unfinished(key), ignore_errors=True)
+
     def note(self, event: str, key: str, run: str) -> None:
         """Add a line to the journal.
 

@@ -37,6 +37,20 @@ class Workspace:
         """Published figures to compare with."""
         return self.root / "figures.yaml"
 
+    @property
+    def stated(self) -> Path:
+        """The claims to decide."""
+        return self.root / "claims.yaml"
+
+    @property
+    def stamps(self) -> Path:
+        """What this clone remembers of what was made: receipts, and stamps for Snakemake."""
+        return self.root / ".stamps"
+
+    def receipt(self, step: str) -> Path:
+        """What a step was made from, by its name."""
+        return self.stamps / f"{step}.json"
+
     def raw(self, dataset: str) -> Path:
         """Where the official download of a dataset is kept."""
         return self.root / "data" / "raw" / dataset
@@ -45,30 +59,30 @@ class Workspace:
         """The canonical arrays of a dataset."""
         return self.root / "data" / "prepared" / dataset
 
-    def results(self, study: Study) -> Path:
+    def results(self, name: str) -> Path:
         """All results of a study."""
-        return self.root / "results" / study.name
+        return self.root / "results" / name
 
     def run(self, study: Study, run: Run) -> Path:
         """History, metrics, logits and record of a run."""
-        return self.results(study) / run.experiment / f"seed{run.seed}"
+        return self.results(study.name) / run.experiment / f"seed{run.seed}"
 
     def checkpoint(self, study: Study, run: Run) -> Path:
         """Weights, optimiser state and record of a run."""
         dataset = run.row.data.dataset
         return self.root / "checkpoints" / dataset / study.name / run.experiment / f"seed{run.seed}"
 
-    def tables(self, study: Study) -> Path:
+    def tables(self, name: str) -> Path:
         """The tables that the report is made from."""
-        return self.results(study) / "tables"
+        return self.results(name) / "tables"
 
-    def claims(self, study: Study) -> Path:
+    def claims(self, name: str) -> Path:
         """The verdict of every claim."""
-        return self.results(study) / "claims.json"
+        return self.results(name) / "claims.json"
 
-    def report(self, study: Study) -> Path:
+    def report(self, name: str) -> Path:
         """The report of a study."""
-        return self.root / "reports" / study.name
+        return self.root / "reports" / name
 
 
 def targets(workspace: Workspace, study: Study, run: Run) -> dict[str, Path]:

@@ -1,20 +1,13 @@
 # The study that this workflow makes, read and checked before anything runs.
 import os
+import subprocess
 import sys
 
-from coopnet import stamps, study as studies
+from coopnet import locks, stamps, steps, study as studies
 from coopnet.claims import entries
 from coopnet.errors import CoopNetError
 from coopnet.reporting import published
-from coopnet.workspace import (
-    CHECKPOINT,
-    EVALUATED,
-    PREPARED,
-    REPORT,
-    RESULTS,
-    TABLES,
-    Workspace,
-)
+from coopnet.workspace import CHECKPOINT, EVALUATED, PREPARED, RESULTS, Workspace
 
 
 def read_study():
@@ -51,56 +44,26 @@ def run_of(wildcards):
     return STUDY.run(wildcards.experiment, int(wildcards.seed))
 
 
-def results_of(run, *names):
-    return [str(WORKSPACE.run(STUDY, run) / name) for name in names]
-
-
-def checkpoint_of(run):
-    return [str(WORKSPACE.checkpoint(STUDY, run) / name) for name in CHECKPOINT]
+def evaluation_of(wildcards):
+    """The evaluation of the run that a rule's wildcards name."""
+    return steps.evaluate(WORKSPACE, STUDY, run_of(wildcards))
 
 
 def prepared(dataset):
     return [str(WORKSPACE.prepared(dataset) / name) for name in PREPARED]
 
 
-def origins_of(wildcards):
-    """What a run starts from: its parents' checkpoints, or an imported one."""
-    run = run_of(wildcards)
-    origins = [name for parent in run.parents for name in checkpoint_of(parent)]
-    if run.row.start.kind == "imported":
-        origins += [str(Path(run.row.start.path) / name) for name in CHECKPOINT]
-    return origins
+if workflow.is_main_process:
+    ALIVE = locks.clear_stale(Path(".snakemake"))
+    try:
+        stamps.refresh(WORKSPACE, STUDY)
+    except CoopNetError as error:
+        sys.exit(f"error: {error}")
 
 
-STAMPS = Path(".stamps") / STUDY.name
-PACKAGE = Path(studies.__file__).parent
-
-
-def stamp_runs():
-    """Date each run's stamp by what its own record says, whichever engine made it."""
-    for run in STUDY.runs.values():
-        record = WORKSPACE.run(STUDY, run) / "run.json"
-        stamps.mark_run(STAMPS / run.experiment / f"seed{run.seed}", run.key, record)
-
-
-stamp_runs()
-stamps.mark(
-    STAMPS / "words",
-    stamps.digest_of(
-        [STUDY.title, STUDY.description, STUDY.device]
-        + [
-            [name, row.model_dump(mode="json")]
-            for name, row in STUDY.experiments.items()
-        ]
-    ),
-)
-stamps.mark(STAMPS / "evaluation", stamps.source_of(PACKAGE / "evaluation"))
-stamps.mark(STAMPS / "claims", stamps.source_of(PACKAGE / "claims"))
-# The tables count what networks cost.
-stamps.mark(
-    STAMPS / "reporting",
-    stamps.source_of(PACKAGE / "reporting", PACKAGE / "networks"),
-)
+def record():
+    """Tell DVC what was made; what it says of that is for the user, and no reason to fail."""
+    subprocess.run(["coopnet", "record", STUDY.name, "--if-possible"])
 
 
 wildcard_constraints:

@@ -1,28 +1,16 @@
-MADE_TABLES = [str(WORKSPACE.tables(STUDY) / name) for name in TABLES]
-TIMING = str(WORKSPACE.tables(STUDY) / "timing.csv")
-PAGES = WORKSPACE.report(STUDY)
+# What is computed from all runs at once; `steps.py` says what each step reads and writes.
+TABLES = steps.tables(WORKSPACE, STUDY)
+CLAIMS = steps.claims(WORKSPACE, STUDY)
+REPORT = steps.report(WORKSPACE, STUDY.name)
+TIMING = steps.timing(WORKSPACE, STUDY.name)
 
 
 rule tables:
     input:
-        STAMPS / "words",
-        STAMPS / "reporting",
-        WORKSPACE.published,
-        [
-            path
-            for run in STUDY.runs.values()
-            for path in results_of(
-                run,
-                "run.json",
-                "metrics.json",
-                "votes.csv",
-                "history.csv",
-                "timing.csv",
-            )
-        ],
+        stamps.of_step(WORKSPACE, TABLES.name),
+        TABLES.inputs,
     output:
-        MADE_TABLES,
-        TIMING,
+        [update(path) for path in TABLES.outputs],
     log:
         f"{LOGS}/tables.log",
     conda:
@@ -36,18 +24,10 @@ rule tables:
 
 rule claims:
     input:
-        STAMPS / "claims",
-        "claims.yaml",
-        str(WORKSPACE.tables(STUDY) / "compute.csv"),
-        [
-            path
-            for run in STUDY.runs.values()
-            for path in results_of(
-                run, "run.json", "metrics.json", "outcomes.safetensors", "history.csv"
-            )
-        ],
+        stamps.of_step(WORKSPACE, CLAIMS.name),
+        CLAIMS.inputs,
     output:
-        str(WORKSPACE.claims(STUDY)),
+        [update(path) for path in CLAIMS.outputs],
     log:
         f"{LOGS}/claims.log",
     conda:
@@ -61,11 +41,10 @@ rule claims:
 
 rule report:
     input:
-        STAMPS / "reporting",
-        MADE_TABLES,
-        str(WORKSPACE.claims(STUDY)),
+        stamps.of_step(WORKSPACE, REPORT.name),
+        REPORT.inputs,
     output:
-        [PAGES / name for name in REPORT],
+        [update(path) for path in REPORT.outputs],
     log:
         f"{LOGS}/report.log",
     conda:
@@ -79,11 +58,10 @@ rule report:
 
 rule timing:
     input:
-        STAMPS / "reporting",
-        TIMING,
-        WORKSPACE.tables(STUDY) / "study.json",
+        stamps.of_step(WORKSPACE, TIMING.name),
+        TIMING.inputs,
     output:
-        PAGES / "timing.html",
+        [update(path) for path in TIMING.outputs],
     log:
         f"{LOGS}/timing.log",
     conda:

@@ -5,9 +5,8 @@ for dataset in STUDY.datasets():
         name:
             f"train_{dataset}"
         input:
-            data=prepared(dataset),
-            origins=origins_of,
-            stamp=STAMPS / "{experiment}" / "seed{seed}",
+            stamps.of_run(WORKSPACE, STUDY, "{experiment}", "{seed}"),
+            lambda wildcards: stamps.origins(WORKSPACE, STUDY, run_of(wildcards)),
         output:
             # Not deleted beforehand: the trainer replaces what differs, at once and only when it has something better.
             [
@@ -43,18 +42,11 @@ for dataset in STUDY.datasets():
 
 rule evaluate:
     input:
-        STAMPS / "evaluation",
-        lambda wildcards: results_of(
-            run_of(wildcards), "run.json", "logits.safetensors"
-        ),
-        lambda wildcards: [
-            name
-            for parent in run_of(wildcards).parents
-            for name in results_of(parent, "run.json", "logits.safetensors")
-        ],
+        stamps.of_step(WORKSPACE, f"{STUDY.name}/evaluate/{{experiment}}/seed{{seed}}"),
+        lambda wildcards: evaluation_of(wildcards).inputs,
     output:
         [
-            f"results/{STUDY.name}/{{experiment}}/seed{{seed}}/{name}"
+            update(f"results/{STUDY.name}/{{experiment}}/seed{{seed}}/{name}")
             for name in EVALUATED
         ],
     log:

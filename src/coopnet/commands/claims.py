@@ -3,11 +3,12 @@
 import logging
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
-from coopnet import files, study
+from coopnet import files, receipts, steps, study
 from coopnet.claims import costs, entries, ledger
 from coopnet.claims.outcomes import Outcomes
-from coopnet.study import Run
+from coopnet.study import Run, Study
 from coopnet.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -19,14 +20,18 @@ def claims(workspace: Workspace, name: str) -> None:
     Raises:
         CoopNetError: `claims.yaml` says what cannot be, or a run is missing, damaged, or of other parameters.
     """
-    plan = study.load(workspace.root, name)
-    stated = entries.read(workspace.root / "claims.yaml", study.rows(workspace.root), plan.experiments)
+    with receipts.making(workspace, lambda: steps.claims(workspace, study.load(workspace.root, name))):
+        decided = _decide(workspace, study.load(workspace.root, name))
+        files.write_json(workspace.claims(name), decided)
+    verdicts = Counter(entry["verdict"] for entry in decided)
+    log.info("%s", ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()) or "no claims")
+
+
+def _decide(workspace: Workspace, plan: Study) -> list[dict[str, Any]]:
+    stated = entries.read(workspace.stated, study.rows(workspace.root), plan.experiments)
 
     def folder(run: Run) -> Path:
         return workspace.run(plan, run)
 
-    compute = costs.read_compute(workspace.tables(plan) / "compute.csv")
-    decided = ledger.decide_all(stated, ledger.Evidence(plan, Outcomes(folder), folder, compute))
-    files.write_json(workspace.claims(plan), decided)
-    verdicts = Counter(entry["verdict"] for entry in decided)
-    log.info("%s", ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()) or "no claims")
+    compute = costs.read_compute(workspace.tables(plan.name) / "compute.csv")
+    return ledger.decide_all(stated, ledger.Evidence(plan, Outcomes(folder), folder, compute))

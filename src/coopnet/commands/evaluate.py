@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from coopnet import files, study
+from coopnet import files, receipts, steps, study
 from coopnet.errors import CoopNetError
 from coopnet.evaluation.metrics import Saved, measure, ranks, versus, versus_parents, versus_teacher
 from coopnet.evaluation.outcomes import SCORES, outcomes, pack, pack_each
 from coopnet.evaluation.voting import MOST, VOTES, best_smaller, vote, votes
-from coopnet.study import Run
+from coopnet.study import Run, Study
 from coopnet.workspace import Workspace
 
 
@@ -23,6 +23,11 @@ def evaluate(workspace: Workspace, name: str, experiment: str, seed: int) -> Non
     """
     plan = study.load(workspace.root, name)
     run = plan.run(experiment, seed)
+    with receipts.making(workspace, lambda: steps.evaluate(workspace, plan, run)):
+        _evaluate(workspace, plan, run)
+
+
+def _evaluate(workspace: Workspace, plan: Study, run: Run) -> None:
     folder = workspace.run(plan, run)
     saved = logits_of(folder, run)
     parents = [logits_of(workspace.run(plan, parent), parent) for parent in run.parents]

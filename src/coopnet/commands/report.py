@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 
-from coopnet import study
+from coopnet import receipts, steps, study
 from coopnet.commands.evaluate import checked_record
 from coopnet.reporting import published
 from coopnet.reporting import tables as results
@@ -22,14 +22,18 @@ def tables(workspace: Workspace, name: str) -> None:
         CoopNetError: a run is missing, damaged, or was made with other parameters than the plan has; or `figures.yaml`
             is wrong.
     """
-    plan = study.load(workspace.root, name)
+    with receipts.making(workspace, lambda: steps.tables(workspace, study.load(workspace.root, name))):
+        _tables(workspace, study.load(workspace.root, name))
+
+
+def _tables(workspace: Workspace, plan: Study) -> None:
     figures = published.read(workspace.published, study.rows(workspace.root))
     folders = []
     for run in plan.runs.values():
         folder = workspace.run(plan, run)
         checked_record(folder, run)
         folders.append(RunFolder(run.experiment, run.seed, folder))
-    results.build(folders, describe(plan, figures), workspace.tables(plan))
+    results.build(folders, describe(plan, figures), workspace.tables(plan.name))
 
 
 def describe(plan: Study, figures: Sequence[Published]) -> StudyInfo:
@@ -55,7 +59,8 @@ def report(workspace: Workspace, name: str) -> None:
     """Make `reports/<study>/index.html` and `report.pdf` from the study's tables, and from nothing else."""
     from coopnet.reporting import report as pages  # pandas and seaborn take seconds
 
-    pages.render(workspace.root / "results" / name / "tables", workspace.root / "reports" / name)
+    with receipts.making(workspace, lambda: steps.report(workspace, name)):
+        pages.render(workspace.tables(name), workspace.report(name))
     log.info("reports/%s/index.html and report.pdf", name)
 
 
@@ -63,4 +68,5 @@ def timing(workspace: Workspace, name: str) -> None:
     """Make `reports/<study>/timing.html`."""
     from coopnet.reporting import report as pages
 
-    pages.render_timing(workspace.root / "results" / name / "tables", workspace.root / "reports" / name)
+    with receipts.making(workspace, lambda: steps.timing(workspace, name)):
+        pages.render_timing(workspace.tables(name), workspace.report(name))

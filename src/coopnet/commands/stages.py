@@ -1,7 +1,8 @@
 """`coopnet stages`: what DVC has to know of the studies, derived from `params.yaml` and the overlays.
 
-The full study is `dvc.yaml` at the root, every other one `dvc/<study>/dvc.yaml`, with the root as its working folder.
-What the stages of one kind have in common stands there once; `dvc/<study>/runs.yaml` lists the runs they are made for.
+`dvc.yaml` at the root is the full study, `dvc/<study>/dvc.yaml` every other one; all work in the root.
+The runs are in `dvc/<study>/<experiment>/dvc.yaml`, each with a `dvc.lock` of its own: DVC rewrites the whole of a lock
+after every stage, so one for all runs would cost more than small networks to train.
 """
 
 import logging
@@ -11,19 +12,30 @@ from typing import Any
 
 import yaml
 
-from coopnet import files, numerics, stamps, study
+from coopnet import files, numerics, steps, study
 from coopnet.data.datasets import DATASETS
 from coopnet.errors import CoopNetError
+from coopnet.steps import Step
 from coopnet.study import FULL, Run, Study
-from coopnet.workspace import CHECKPOINT, EVALUATED, PREPARED, REPORT, TABLES, Workspace
+from coopnet.workspace import CHECKPOINT, EVALUATED, PREPARED, Workspace
 
 log = logging.getLogger(__name__)
 
-SOURCES = ("claims", "evaluation", "networks", "numerics", "reporting")
+KINDS = ("numerics", *steps.SOURCES)
 """Fingerprints in `dvc/source/`: a comment changes none of them, so nothing but the stage that takes them is run."""
 
 HERE = Workspace(Path())
 """Paths as DVC has them, relative to the root."""
+
+STYLE: dict[str, Any] = {"sort_keys": False, "width": 120, "allow_unicode": True}
+
+
+class _Plain(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # C where PyYAML has it
+    """Lists that occur twice are written twice: a reader should not have to look for an anchor."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
 
 HEAD = "# Written by `coopnet stages` from params.yaml and studies/; `dvc repro` reads it. Do not edit.\n"
 
@@ -34,80 +46,66 @@ def write(workspace: Workspace, *, check: bool) -> None:
     Raises:
         CoopNetError: with `check`, a file is not what it would be written as.
     """
-    for path, content in stages(workspace).items():
-        text = HEAD + yaml.safe_dump(content, sort_keys=False, width=120, allow_unicode=True)
-        known = path.read_text(encoding="utf-8") if path.is_file() else None
-        if known == text:
-            continue
-        if check:
-            raise CoopNetError(f"{path} is not that of params.yaml and studies/ any more; run `coopnet stages`")
-        files.write_text(path, text)
+    wanted = stages(workspace)
+    outdated = [path for path, content in wanted.items() if not path.is_file() or path.read_text("utf-8") != content]
+    left_over = sorted(set((workspace.root / "dvc").glob("*/**/dvc.yaml")) - set(wanted))
+    if check and (outdated or left_over):
+        path = [*outdated, *left_over][0]
+        raise CoopNetError(f"{path} is not that of params.yaml and studies/ any more; run `coopnet stages`")
+    for path in outdated:
+        files.write_text(path, wanted[path])
         log.info("%s", path)
+    for path in left_over:
+        for name in (path, path.with_name("dvc.lock")):
+            name.unlink(missing_ok=True)
+        log.info("%s removed", path)
 
 
-def stages(workspace: Workspace) -> dict[Path, dict[str, Any]]:
-    """The content of every file that DVC needs, by its path."""
+def stages(workspace: Workspace) -> dict[Path, str]:
+    """The text of every file that DVC needs, by its path."""
     written: dict[Path, dict[str, Any]] = {}
     for name in study.names(workspace.root):
         plan = study.load(workspace.root, name)
         folder = workspace.root / "dvc" / name
-        written[folder / "runs.yaml"] = {
-            "study": name,
-            "runs": {_id(run): _item(plan, run) for run in plan.runs.values()},
-        }
+        for experiment in plan.experiments:
+            written[folder / experiment / "dvc.yaml"] = _experiment(workspace, plan, experiment)
         if name == FULL:
-            shared = {"source": _source(workspace), "prepare": _prepare()}
-            written[workspace.root / "dvc.yaml"] = _file(f"dvc/{name}/runs.yaml", shared | _stages(workspace, plan))
+            whole = {"source": _source(), "prepare": _prepare()} | _study(workspace, plan)
+            written[workspace.root / "dvc.yaml"] = {"stages": whole}
         else:
-            own = {key: _from_root(stage) for key, stage in _stages(workspace, plan).items()}
-            written[folder / "dvc.yaml"] = _file("runs.yaml", own)
-    return written
+            written[folder / "dvc.yaml"] = {"stages": _from_root(_study(workspace, plan), "../..")}
+    return {path: HEAD + yaml.dump(content, Dumper=_Plain, **STYLE) for path, content in written.items()}
 
 
-def _file(runs: str, made: Mapping[str, Any]) -> dict[str, Any]:
-    return {"vars": [runs], "stages": dict(made)}
-
-
-def _from_root(stage: dict[str, Any]) -> dict[str, Any]:
-    if "do" in stage:
-        return stage | {"do": {"wdir": "../..", **stage["do"]}}
-    return {"wdir": "../..", **stage}
-
-
-def _id(run: Run) -> str:
-    return f"{run.experiment}-seed{run.seed}"
-
-
-def _item(plan: Study, run: Run) -> dict[str, Any]:
-    """What sets a run's stages apart: DVC fills in single values, so each parent has a place of its own."""
-    parents = {f"parent{place}": _record(plan, parent) for place, parent in enumerate(run.parents, start=1)}
-    none = str(HERE.prepared(run.row.data.dataset) / "manifest.json")  # a dependency may be named twice
-    most = max(len(row.parents) for row in plan.experiments.values())
-    empty = {f"parent{place}": none for place in range(1, most + 1)}
-    return {"experiment": run.experiment, "seed": run.seed, "dataset": run.row.data.dataset} | empty | parents
-
-
-def _record(plan: Study, run: Run) -> str:
-    """The record of a run, which names the digests of all its other files."""
-    return str(HERE.run(plan, run) / "run.json")
+def _from_root(stages: Mapping[str, dict[str, Any]], root: str) -> dict[str, Any]:
+    """Stages in a folder of their own, with paths from the root."""
+    return {
+        name: stage | {"do": {"wdir": root, **stage["do"]}} if "do" in stage else {"wdir": root, **stage}
+        for name, stage in stages.items()
+    }
 
 
 def source(workspace: Workspace) -> None:
-    """Write the fingerprint of each kind of source to `dvc/source/`, leaving alone what has not changed."""
-    package = Path(numerics.__file__).parent
-    for name in SOURCES:
-        digest = numerics.source_hash() if name == "numerics" else stamps.source_of(package / name)
-        stamps.mark(workspace.root / "dvc" / "source" / name, digest + "\n")
+    """Write the fingerprint of each kind of source to `dvc/source/`, leaving alone what has not changed.
+
+    Raises:
+        CoopNetError: DVC's stages are not up to date, so that it would leave something out.
+    """
+    write(workspace, check=True)
+    for kind in KINDS:
+        path, content = workspace.root / "dvc" / "source" / kind, steps.fingerprint(kind) + "\n"
+        if not path.is_file() or path.read_text() != content:
+            files.write_text(path, content)
 
 
-def _source(workspace: Workspace) -> dict[str, Any]:
-    """Fingerprints of the source that decides results."""
-    modules = sorted(f"src/coopnet/{module}" for module in numerics.MODULES)
-    packages = [f"src/coopnet/{name}" for name in SOURCES if name != "numerics"]
+def _source() -> dict[str, Any]:
+    """Fingerprints of the source that decides results; and that the stages are those of the parameters."""
+    places = sorted({*numerics.MODULES, *(place for places in steps.SOURCES.values() for place in places)})
+    inside = [place for place in places if place.split("/")[0] in places and "/" in place]  # a folder that is listed
     return {
         "cmd": "coopnet source",
-        "deps": sorted({*packages, *(one for one in modules if not one.startswith("src/coopnet/networks/"))}),
-        "outs": [_kept(f"dvc/source/{name}") for name in SOURCES],
+        "deps": ["params.yaml", "studies", *(f"src/coopnet/{place}" for place in places if place not in inside)],
+        "outs": [_kept(f"dvc/source/{kind}") for kind in KINDS],
     }
 
 
@@ -116,33 +114,27 @@ def _prepare() -> dict[str, Any]:
     return {"foreach": sorted(DATASETS), "do": {"cmd": "coopnet prepare ${item}", "outs": outs}}
 
 
-def _stages(workspace: Workspace, plan: Study) -> dict[str, Any]:
-    """Train, evaluate, tables, claims, report and timing of a study."""
-    most = max(len(row.parents) for row in plan.experiments.values())
-    here = "results/${study}/${item.experiment}/seed${item.seed}"
-    weights = "checkpoints/${item.dataset}/${study}/${item.experiment}/seed${item.seed}"
-    run = "${study} ${item.experiment} ${item.seed}"
-    parents = [f"${{item.parent{place}}}" for place in range(1, most + 1)]
-    # These two name the digests of a run's other files.
-    records = [str(HERE.run(plan, one) / name) for one in plan.runs.values() for name in ("metrics.json", "run.json")]
-    tables = [str(HERE.tables(plan) / name) for name in (*TABLES, "timing.csv")]
-    claims, report = str(HERE.claims(plan)), HERE.report(plan)
-    words = ["title", "description", "device", "experiments"]
-    return {
+def _experiment(workspace: Workspace, plan: Study, name: str) -> dict[str, Any]:
+    """How the runs of an experiment are trained and evaluated; they differ in seeds and parents only."""
+    row = plan.experiments[name]
+    here = str(HERE.results(plan.name) / name / "seed${item.seed}")
+    weights = str(HERE.root / "checkpoints" / row.data.dataset / plan.name / name / "seed${item.seed}")
+    parents = [f"${{item.parent{place}}}" for place in range(1, len(row.parents) + 1)]
+    made = {
         "train": {
             "foreach": "${runs}",
             "do": {
-                "cmd": f"coopnet train {run}",
+                "cmd": f"coopnet train {plan.name} {name} ${{item.seed}}",
                 "deps": [
                     "dvc/source/numerics",
-                    *(f"data/prepared/${{item.dataset}}/{name}" for name in PREPARED),
+                    *(str(HERE.prepared(row.data.dataset) / array) for array in PREPARED),
                     *parents,
                 ],
-                "params": _parameters(workspace, plan),
+                "params": _parameters(workspace, plan, name),
                 "outs": [
-                    *({f"{weights}/{name}": {"cache": name != "model.json", "persist": True}} for name in CHECKPOINT),
+                    *({f"{weights}/{file}": {"cache": file != "model.json", "persist": True}} for file in CHECKPOINT),
                     {f"{here}/logits.safetensors": {"persist": True}},
-                    *(_kept(f"{here}/{name}") for name in ("run.json", "timing.csv")),
+                    *(_kept(f"{here}/{file}") for file in ("run.json", "timing.csv")),
                 ],
                 "plots": [{f"{here}/history.csv": {"cache": False, "persist": True, "x": "epoch"}}],
             },
@@ -150,38 +142,45 @@ def _stages(workspace: Workspace, plan: Study) -> dict[str, Any]:
         "evaluate": {
             "foreach": "${runs}",
             "do": {
-                "cmd": f"coopnet evaluate {run}",
+                "cmd": f"coopnet evaluate {plan.name} {name} ${{item.seed}}",
                 "deps": ["dvc/source/evaluation", f"{here}/run.json", f"{here}/logits.safetensors", *parents],
-                "outs": [_kept(f"{here}/{name}") for name in EVALUATED if name != "metrics.json"],
+                "outs": [_kept(f"{here}/{file}") for file in EVALUATED if file != "metrics.json"],
                 "metrics": [_kept(f"{here}/metrics.json")],
             },
         },
-        "tables": {
-            "cmd": f"coopnet tables {plan.name}",
-            "deps": ["dvc/source/networks", "dvc/source/reporting", "figures.yaml", *records],
-            "params": _keys(workspace, plan, words, words),
-            "outs": [_kept(name) for name in tables],
-        },
-        "claims": {
-            "cmd": f"coopnet claims {plan.name}",
-            "deps": ["dvc/source/claims", "claims.yaml", str(HERE.tables(plan) / "compute.csv"), *records],
-            "outs": [_kept(claims)],
-        },
-        "report": {
-            "cmd": f"coopnet report {plan.name}",
-            "deps": ["dvc/source/reporting", claims, *(name for name in tables if not name.endswith("timing.csv"))],
-            "outs": [_kept(f"{report}/{name}") for name in REPORT],
-        },
-        "timing": {
-            "cmd": f"coopnet timing {plan.name}",
-            "deps": [
-                "dvc/source/reporting",
-                str(HERE.tables(plan) / "study.json"),
-                str(HERE.tables(plan) / "timing.csv"),
-            ],
-            "outs": [_kept(f"{report}/timing.html")],
-        },
     }
+    runs = {f"seed{run.seed}": _item(plan, run) for run in plan.runs.values() if run.experiment == name}
+    return {"vars": [{"runs": runs}], "stages": _from_root(made, "../../..")}
+
+
+def _item(plan: Study, run: Run) -> dict[str, Any]:
+    """What sets a run's stages apart; the record of a parent names the digests of all its other files."""
+    parents = {
+        f"parent{place}": str(HERE.run(plan, parent) / "run.json") for place, parent in enumerate(run.parents, start=1)
+    }
+    return {"seed": run.seed} | parents
+
+
+def _study(workspace: Workspace, plan: Study) -> dict[str, Any]:
+    """What is computed from all runs of a study."""
+    words = ["title", "description", "device", "threads", "seeds", "defaults", "experiments"]
+    overlaid = [*words, "parts", "only", "time_scale", "every_experiment"]
+    return {
+        "tables": _whole(steps.tables(HERE, plan), _keys(workspace, plan, words, overlaid)),
+        "claims": _whole(steps.claims(HERE, plan)),
+        "report": _whole(steps.report(HERE, plan.name)),
+        "timing": _whole(steps.timing(HERE, plan.name)),
+    }
+
+
+def _whole(step: Step, params: list[Any] | None = None) -> dict[str, Any]:
+    """A step of the whole study as a stage."""
+    study_name, command = step.name.split("/")
+    stage: dict[str, Any] = {"cmd": f"coopnet {command} {study_name}"}
+    stage["deps"] = [f"dvc/source/{step.source}", *map(str, step.inputs)]
+    if params:
+        stage["params"] = params
+    return stage | {"outs": [_kept(str(path)) for path in step.outputs]}
 
 
 def _kept(path: str) -> dict[str, Any]:
@@ -189,10 +188,10 @@ def _kept(path: str) -> dict[str, Any]:
     return {path: {"cache": False, "persist": True}}
 
 
-def _parameters(workspace: Workspace, plan: Study) -> list[Any]:
+def _parameters(workspace: Workspace, plan: Study, name: str) -> list[Any]:
     """What decides a run: its row, and what is laid over all rows."""
-    own = ["threads", "defaults", "experiments.${item.experiment}"]
-    return _keys(workspace, plan, own, ["threads", "time_scale", "every_experiment", "experiments"])
+    own = f"experiments.{name}"
+    return _keys(workspace, plan, ["threads", "defaults", own], ["threads", "time_scale", "every_experiment", own])
 
 
 def _keys(workspace: Workspace, plan: Study, keys: list[str], overlaid: list[str]) -> list[Any]:
@@ -200,5 +199,6 @@ def _keys(workspace: Workspace, plan: Study, keys: list[str], overlaid: list[str
     files_of: list[Any] = [{"params.yaml": keys}]
     if plan.name != FULL:
         overlay = study.read_yaml(workspace.root / "studies" / f"{plan.name}.yaml")
-        files_of.append({f"studies/{plan.name}.yaml": [key for key in overlaid if key in overlay]})
+        known = [*overlay, *(f"experiments.{name}" for name in overlay.get("experiments") or {})]
+        files_of.append({f"studies/{plan.name}.yaml": [key for key in overlaid if key in known]})
     return files_of

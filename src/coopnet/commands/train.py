@@ -11,9 +11,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from coopnet import files, store, study
+from coopnet import files, receipts, store, study
 from coopnet.data.datasets import DATASETS
 from coopnet.data.normalization import normalization
+from coopnet.digests import Digests
 from coopnet.errors import CoopNetError
 from coopnet.store import Store
 from coopnet.study import Run, Study, imported_record
@@ -52,6 +53,10 @@ def train(
             return TIME_IS_UP
         if runs.take(run.key, targets(workspace, plan, run)):
             log.info("%s: taken from the run store, nothing to train", run.name)
+            return 0
+        if receipts.of_run(workspace, plan, run, Digests()) is None:
+            runs.adopt(run.key, targets(workspace, plan, run), f"{plan.name}/{run.name}")
+            log.info("%s: lies here finished, nothing to train", run.name)
             return 0
         code = _make(workspace, plan, run, runs, stop)
         if code:

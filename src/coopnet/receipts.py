@@ -1,0 +1,121 @@
+"""Whether what lies in a workspace is what the plan has, by content and whichever engine made it.
+
+A run says so itself: its record `run.json` has its key and the digests of its files. What is computed from runs has a
+receipt, left by the command that computed it: digests of what it read and wrote, and the fingerprint of its source.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from coopnet import files
+from coopnet.digests import Digests
+from coopnet.errors import CoopNetError
+from coopnet.steps import Step, fingerprint
+from coopnet.study import Run, Study
+from coopnet.workspace import Workspace, targets
+
+
+class Problem(NamedTuple):
+    """Why something has to be made.
+
+    Attributes:
+        kind: it is `missing`, was made from something else (`stale`), or is not what was made (`damaged`).
+        text: a sentence without a full stop.
+    """
+
+    kind: Literal["missing", "stale", "damaged"]
+    text: str
+
+
+def of_run(workspace: Workspace, plan: Study, run: Run, digests: Digests) -> Problem | None:
+    """What is wrong with the files of a run; None if they are those that the plan has."""
+    wanted = targets(workspace, plan, run)
+    path = wanted["run.json"]
+    try:
+        record = files.read_json(path)
+    except CoopNetError as error:
+        return Problem("damaged", str(error)) if path.exists() else Problem("missing", f"{path} is missing")
+    if not isinstance(record, dict) or record.get("key") != run.key:
+        return Problem("stale", f"{path} is of other parameters, source or parents than {run.name} has now")
+    listed = {name: digest for name, digest in (record.get("files") or {}).items() if name in wanted}
+    listed["model.json"] = digests(path)  # the same record, once beside the weights
+    for name, digest in listed.items():
+        found = digests(wanted[name])
+        if found is None:
+            return Problem("missing", f"{wanted[name]} is missing")
+        if found != digest:
+            return Problem("damaged", f"{wanted[name]} is not the file that the record of {run.name} names")
+    for name in wanted.keys() - listed.keys():
+        if not wanted[name].is_file():
+            return Problem("missing", f"{wanted[name]} is missing")
+    return None
+
+
+def of_step(workspace: Workspace, step: Step, digests: Digests) -> Problem | None:
+    """What is wrong with the outputs of a step; None if it would write what is there."""
+    for path in step.outputs:
+        if not path.is_file():
+            return Problem("missing", f"{path} is missing")
+    receipt = workspace.receipt(step.name)
+    try:
+        known = files.read_json(receipt)
+        inputs, outputs = dict(known["inputs"]), dict(known["outputs"])
+    except (CoopNetError, KeyError, TypeError, ValueError):
+        return Problem("stale", f"{receipt} does not say what {step.name} was made from")
+    if known.get("source") != fingerprint(step.source):
+        return Problem("stale", f"{step.name} was made with other source")
+    if known.get("words") != step.words or inputs.keys() != set(_names(workspace, step.inputs)):
+        return Problem("stale", f"{step.name} was made with other parameters")
+    for name, digest in inputs.items():
+        if digests(workspace.root / name) != digest:
+            return Problem("stale", f"{step.name} was made from another {name}")
+    if outputs.keys() != set(_names(workspace, step.outputs)):
+        return Problem("stale", f"{step.name} was made with other source")
+    for name, digest in outputs.items():
+        if digests(workspace.root / name) != digest:
+            return Problem("damaged", f"{name} is not the file that was made")
+    return None
+
+
+@contextlib.contextmanager
+def making(workspace: Workspace, planned: Callable[[], Step]) -> Iterator[None]:
+    """Leave a receipt for what is computed inside.
+
+    Args:
+        workspace: where.
+        planned: the step, by what the parameters are when it is called.
+
+    Raises:
+        CoopNetError: something that it reads was changed meanwhile, so that nobody can say what the outputs are.
+    """
+    step = planned()
+    before = _digests(workspace, step.inputs, Digests())
+    workspace.receipt(step.name).unlink(missing_ok=True)
+    yield
+    after = _digests(workspace, step.inputs, Digests())
+    changed = [name for name, digest in after.items() if digest != before[name]]
+    changed += ["params.yaml or the study"] if planned() != step else []
+    if changed:
+        raise CoopNetError(f"{changed[0]} was changed while {step.name} was made from it; run the same command again")
+    _write(workspace, step, before, Digests())
+
+
+def give(workspace: Workspace, step: Step, digests: Digests) -> None:
+    """Leave a receipt for what lies there, on somebody else's word that it is what the step would write."""
+    _write(workspace, step, _digests(workspace, step.inputs, digests), digests)
+
+
+def _write(workspace: Workspace, step: Step, inputs: dict[str, Any], digests: Digests) -> None:
+    content = {"source": fingerprint(step.source), "words": step.words, "inputs": inputs}
+    content["outputs"] = _digests(workspace, step.outputs, digests)
+    files.write_json(workspace.receipt(step.name), content)
+
+
+def _digests(workspace: Workspace, paths: tuple[Path, ...], digests: Digests) -> dict[str, Any]:
+    return {name: digests(path) for name, path in zip(_names(workspace, paths), paths, strict=True)}
+
+
+def _names(workspace: Workspace, paths: tuple[Path, ...]) -> list[str]:
+    return [path.relative_to(workspace.root).as_posix() for path in paths]

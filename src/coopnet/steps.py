@@ -1,0 +1,124 @@
+"""The steps of a study that train nothing: what each reads and writes, and which source decides what it writes.
+
+Both engines take these lists from here, and so do the commands that leave receipts (`receipts.py`). Of a run they name
+its two records, `run.json` and `metrics.json`: they are written last and hold the digests of its other files.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coopnet import files, numerics
+from coopnet.study import Run, Study
+from coopnet.workspace import EVALUATED, REPORT, TABLES, Workspace
+
+PACKAGE = Path(numerics.__file__).parent
+
+SOURCES = {
+    "evaluation": ("evaluation", "commands/evaluate.py"),
+    "claims": ("claims", "commands/claims.py"),
+    "reporting": ("reporting", "networks", "commands/report.py"),  # the tables count what networks cost
+}
+"""What the source of each kind consists of, below the package."""
+
+
+@functools.cache
+def fingerprint(kind: str) -> str:
+    """Fingerprint of a kind of source, in hex; comments and docstrings do not count."""
+    if kind == "numerics":
+        return numerics.source_hash()
+    return _source_of(*(PACKAGE / part for part in SOURCES[kind]))
+
+
+def _source_of(*places: Path) -> str:
+    """Fingerprint of Python files, and of the Python source and templates below folders, in hex."""
+    found = [path for place in places for path in ([place] if place.is_file() else sorted(place.rglob("*")))]
+    return _digest(
+        numerics.fingerprint(path.read_text(encoding="utf-8")) if path.suffix == ".py" else files.sha256(path)
+        for path in found
+        if path.is_file() and path.suffix != ".pyc"
+    )
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command that computes files from files.
+
+    Attributes:
+        name: what it is called in messages; its receipt is `.stamps/<name>.json`.
+        source: the kind of source that decides its outputs.
+        inputs: what it reads.
+        outputs: what it writes.
+        words: fingerprint of what it takes from `params.yaml` and the overlay besides.
+    """
+
+    name: str
+    source: str
+    inputs: tuple[Path, ...]
+    outputs: tuple[Path, ...]
+    words: str = ""
+
+
+def evaluate(workspace: Workspace, plan: Study, run: Run) -> Step:
+    """Metrics and votes of a run, from its logits and its parents'."""
+    folder = workspace.run(plan, run)
+    records = [folder, *(workspace.run(plan, parent) for parent in run.parents)]
+    return Step(
+        f"{plan.name}/evaluate/{run.name}",
+        "evaluation",
+        tuple(record / "run.json" for record in records),
+        tuple(folder / name for name in EVALUATED),
+    )
+
+
+def tables(workspace: Workspace, plan: Study) -> Step:
+    """The tables of a study."""
+    rows: list[Any] = [[name, row.model_dump(mode="json")] for name, row in plan.experiments.items()]
+    return Step(
+        f"{plan.name}/tables",
+        "reporting",
+        (workspace.published, *_records(workspace, plan)),
+        tuple(workspace.tables(plan.name) / name for name in (*TABLES, "timing.csv")),
+        _digest([json.dumps([plan.title, plan.description, plan.device, plan.threads, rows], sort_keys=True)]),
+    )
+
+
+def claims(workspace: Workspace, plan: Study) -> Step:
+    """The verdict of every claim."""
+    compute = workspace.tables(plan.name) / "compute.csv"
+    inputs = (workspace.stated, compute, *_records(workspace, plan))
+    return Step(f"{plan.name}/claims", "claims", inputs, (workspace.claims(plan.name),))
+
+
+def report(workspace: Workspace, name: str) -> Step:
+    """Page and PDF of the study `name`."""
+    made_from = (*(workspace.tables(name) / table for table in TABLES), workspace.claims(name))
+    return Step(f"{name}/report", "reporting", made_from, tuple(workspace.report(name) / page for page in REPORT))
+
+
+def timing(workspace: Workspace, name: str) -> Step:
+    """The page of timings of the study `name`."""
+    made_from = tuple(workspace.tables(name) / table for table in ("study.json", "timing.csv"))
+    return Step(f"{name}/timing", "reporting", made_from, (workspace.report(name) / "timing.html",))
+
+
+def steps(workspace: Workspace, plan: Study) -> Iterator[Step]:
+    """All steps of a study, in an order in which each finds what it reads."""
+    for run in plan.runs.values():
+        yield evaluate(workspace, plan, run)
+    yield tables(workspace, plan)
+    yield claims(workspace, plan)
+    yield report(workspace, plan.name)
+    yield timing(workspace, plan.name)
+
+
+def _records(workspace: Workspace, plan: Study) -> list[Path]:
+    return [workspace.run(plan, run) / name for run in plan.runs.values() for name in ("metrics.json", "run.json")]
