@@ -80,7 +80,8 @@ def ordinary_user() -> list[str]:
     Where this Python lies in root's home, that user may read there, and nothing more.
     """
     become = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    if subprocess.run([*become, sys.executable, "-c", "import coopnet"], capture_output=True).returncode:
+    start = ["sh", "-c", '"$0" -c ""', sys.executable]  # in a shell, which has given up root's powers by then
+    if subprocess.run([*become, *start], capture_output=True).returncode:
         become += [f"--{kind}=-all,+dac_read_search" for kind in ("inh-caps", "ambient-caps", "bounding-set")]
     return become
 
@@ -234,9 +235,13 @@ class Project:
             return int(begun["pid"])
         return None
 
+    def status(self, *stages: str) -> str:
+        """What DVC says of stages such as `train@one3/seed0` or `tables`, or of the whole study without any."""
+        return self.dvc("status", *map(address, stages) if stages else ("--with-deps", TARGET)).said
+
     def assert_clean(self) -> None:
         """Both engines find nothing to do, and all that DVC has recorded is true."""
-        status = self.dvc("status", TARGET).said
+        status = self.status()
         assert "up to date" in status, status
         planned = self.snakemake("-n").said
         assert "Nothing to be done" in planned, planned
@@ -252,26 +257,30 @@ class Project:
             md5(path): json.loads(path.read_text())
             for path in [*(self.root / "results" / NAME).rglob("run.json"), *self.store.glob("runs/*/run.json")]
         }
-        lock = self.root / "dvc" / NAME / "dvc.lock"
-        stages = yaml.safe_load(lock.read_text())["stages"] if lock.exists() else {}
         names = []
-        for stage, content in stages.items():
-            kind, _, run = stage.partition("@")
-            if kind != "train":
-                continue
-            experiment, _, seed = run.rpartition("-seed")
-            outs = {Path(out["path"]).name: out["md5"] for out in content["outs"]}
-            record = records[outs["run.json"]]
-            assert outs["model.json"] == outs["run.json"], stage
-            assert row_of(content["params"], experiment) == record["row"], stage
-            assert threads_of(content["params"]) == record["threads"], stage
-            assert int(seed) == record["seed"], stage
-            assert parents_of(content, records) == {parent["key"] for parent in record["parents"]}, stage
-            for name in ("model.safetensors", "optimizer.safetensors", "logits.safetensors"):
-                cached = self.root / ".dvc" / "cache" / "files" / "md5" / outs[name][:2] / outs[name][2:]
-                assert files.sha256(cached) == record["files"][name], (stage, name)
-            names.append(f"{experiment}/seed{seed}")
+        for lock in sorted((self.root / "dvc" / NAME).glob("*/dvc.lock")):
+            for stage, content in yaml.safe_load(lock.read_text())["stages"].items():
+                kind, _, seed = stage.partition("@")
+                if kind == "train":
+                    self.check_record(content, lock.parent.name, seed, records)
+                    names.append(f"{lock.parent.name}/{seed}")
         return sorted(names)
+
+    def check_record(
+        self, content: Mapping[str, Any], experiment: str, seed: str, records: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Compare what DVC has recorded of a run with what the run says itself."""
+        stage = f"{experiment}/{seed}"
+        outs = {Path(out["path"]).name: out["md5"] for out in content["outs"]}
+        record = records[outs["run.json"]]
+        assert outs["model.json"] == outs["run.json"], stage
+        assert row_of(content["params"], experiment) == record["row"], stage
+        assert threads_of(content["params"]) == record["threads"], stage
+        assert seed == f"seed{record['seed']}", stage
+        assert parents_of(content, records) == {parent["key"] for parent in record["parents"]}, stage
+        for name in ("model.safetensors", "optimizer.safetensors", "logits.safetensors"):
+            cached = self.root / ".dvc" / "cache" / "files" / "md5" / outs[name][:2] / outs[name][2:]
+            assert files.sha256(cached) == record["files"][name], (stage, name)
 
     def results(self) -> dict[str, bytes]:
         """Every file whose content is promised, by its path: all results and reports but wall-clock figures."""
@@ -315,6 +324,13 @@ class Started:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+def address(stage: str) -> str:
+    """How DVC calls `train@one3/seed0`, or a stage of the whole study."""
+    kind, _, run = stage.partition("@")
+    experiment, _, seed = run.partition("/")
+    return f"dvc/{NAME}/{experiment}/dvc.yaml:{kind}@{seed}" if run else f"{TARGET}:{kind}"
 
 
 def snakemake(*arguments: str, cores: int = 2) -> Sequence[str]:
@@ -383,7 +399,7 @@ def row_of(parameters: Mapping[str, Any], experiment: str) -> dict[str, Any]:
     general, own = parameters["params.yaml"], parameters[f"studies/{NAME}.yaml"]
     row = study.merge(general["defaults"], general[f"experiments.{experiment}"])
     row = study.merge(row, own["every_experiment"])
-    row = study.merge(row, own.get("experiments", {}).get(experiment, {}))
+    row = study.merge(row, own.get(f"experiments.{experiment}", {}))
     content = study.scale(study.check(Experiment, row, "dvc.lock"), own["time_scale"]).decisive()
     return dict(json.loads(json.dumps(content)))
 
