@@ -86,7 +86,7 @@ def ordinary_user() -> list[str]:
     return become
 
 
-USERS = {"oneself": [], **({"nobody": ordinary_user()} if os.getuid() == 0 else {})}
+USERS = {"oneself": [], **({"nobody": ordinary_user()} if os.getuid() == 0 and shutil.which("setpriv") else {})}
 """Who runs the engines, and the command that it takes to be that user."""
 
 

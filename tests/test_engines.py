@@ -254,7 +254,7 @@ def test_restored_clone_is_clean_and_edits_train_their_rows(made: Project, engin
 
 # 8
 
-REMEDY = r"(run|start) .*again|same command again"
+REMEDY = r"(run|start) .*again|same command again|another DVC process is running"
 
 
 def test_both_engines_at_once_train_each_run_once(fresh: Project) -> None:
