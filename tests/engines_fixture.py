@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 
 NAME = "tiny"
-PARTS = ("Snakefile", "workflow", "profiles", "src", ".dvc/config", ".dvcignore", ".gitignore")
+PARTS = ("Snakefile", "workflow", "profiles", "src", ".dvc/config", ".dvc/plots", ".dvcignore", ".gitignore")
 
 GRANDCHILD = {
     "about": "one3_to_5_split trained on",

@@ -524,7 +524,7 @@ def test_parents_are_called_what_they_are(
     metrics = files.read_json(tmp_path / "results/tiny/child/seed0/metrics.json")
     assert metrics.pop("key") == run.key
     folder = tmp_path / "results/tiny/child/seed0"
-    written = {name: files.sha256(folder / name) for name in ("outcomes.safetensors", "votes.csv")}
+    written = {name: files.sha256(folder / name) for name in ("outcomes.safetensors", "scores.json", "votes.csv")}
     assert metrics.pop("files") == written
     picked, voted = metrics.pop("picked"), votes(final["test"])
     right = unpack(files.read_tensors(folder / "outcomes.safetensors")["final/picked"], 100)
@@ -543,6 +543,26 @@ def test_parents_are_called_what_they_are(
             elif name:
                 compare = versus_teacher if name == "versus_teacher" else versus
                 assert stage[split][name] == compare(final[split], own[0])
+
+
+@pytest.mark.parametrize("start", ["random", "split"])
+def test_scores_are_flat_and_those_of_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str) -> None:
+    """`scores.json` names each figure by part, model and score; every one is computed from the logits of that part."""
+    parents = [SimpleNamespace(experiment="one", seed=0, name="one", key="key 0", parents=())]
+    run = plan_of(monkeypatch, start, parents)
+    said = {"test": some_saved(0), "validation": some_saved(1)}
+    if start == "split":
+        said |= {"step0_test": some_saved(2)._replace(labels=said["test"].labels)}
+    save(tmp_path, run, said)
+    save(tmp_path, parents[0], {split: some_saved(3)._replace(labels=said[split].labels) for split in said})
+    command.evaluate(Workspace(tmp_path), "tiny", "child", 0)
+    found = files.read_json(tmp_path / "results/tiny/child/seed0/scores.json")
+    assert set(found) == {"test", "validation"} | ({"step0"} if start == "split" else set())
+    for part, models in found.items():
+        own = said["step0_test" if part == "step0" else part]
+        assert models["ensemble"] == scores(own.ensemble, own.labels)
+        first = scores(own.branches[:, 0], own.labels)
+        assert models["branch1"] == {"top1": first["top1"], "top5": first["top5"]}
 
 
 def test_diverged_run_is_not_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

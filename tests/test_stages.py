@@ -1,6 +1,7 @@
 """DVC's stages are those of `params.yaml`, whole and up to date."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import yaml
 from coopnet import study
 from coopnet.commands import stages as command
 from coopnet.errors import CoopNetError
-from coopnet.study import Study
+from coopnet.study import Run, Study
 from coopnet.workspace import Workspace
 from test_pipeline import ROOT, edit, make_workspace, prepared
 
@@ -99,3 +100,33 @@ def test_runs_have_their_parents_before_them(name: str) -> None:
                 dependencies = paths(stages[f"{stage}@seed{seed}"]["deps"])
                 assert {f"results/{name}/{parent.name}/run.json" for parent in run.parents} <= set(dependencies)
     assert found == 2 * len(plan.runs)
+
+
+@pytest.mark.parametrize("name", study.names(ROOT))
+def test_plots_draw_what_the_tables_hold(name: str) -> None:
+    """Every plot is of a table that the same file makes, with a template that is there and columns that it has."""
+    path = ROOT / ("dvc.yaml" if name == study.FULL else f"dvc/{name}/dvc.yaml")
+    content = yaml.safe_load(path.read_text())
+    made = {ROOT / out for out in paths(content["stages"]["tables"]["outs"])}
+    assert len(content["plots"]) == 3
+    for plot in content["plots"]:
+        ((table, axes),) = plot.items()
+        assert (path.parent / table).resolve() in made
+        assert (ROOT / ".dvc/plots" / axes["template"]).with_suffix(".json").is_file()
+        header = (ROOT / "results/mini/tables" / Path(table).name).read_text().splitlines()[0].split(",")
+        assert {axes["x"], axes["y"], "experiment"} <= set(header)
+
+
+def test_override_concerns_its_row_and_descendants(tmp_path: Path) -> None:
+    """`dvc exp run -S` writes params.yaml anew as a whole, and yet only these rows' runs become others."""
+    from dvc.utils.hydra import apply_overrides
+
+    def line(run: Run) -> set[str]:
+        return {run.experiment}.union(*map(line, run.parents))
+
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    apply_overrides(tmp_path / "params.yaml", ["+experiments.one3.training.optimizer.lr=0.05"])
+    before, after = study.load(ROOT).runs, study.load(tmp_path).runs
+    assert after["one3", 0].row.training.optimizer.lr == 0.05
+    for place, run in after.items():
+        assert (run.key != before[place].key) == ("one3" in line(run)), place

@@ -12,7 +12,7 @@ RESULTS = ("run.json", "history.csv", "timing.csv", "logits.safetensors")
 PREPARED = ("manifest.json", "test.safetensors", "train.safetensors")
 """The canonical arrays of a dataset, and what they are."""
 
-EVALUATED = ("metrics.json", "votes.csv", "outcomes.safetensors")
+EVALUATED = ("metrics.json", "scores.json", "votes.csv", "outcomes.safetensors")
 """What is computed from a run's logits and its parents'."""
 
 TABLES = (

@@ -12,11 +12,11 @@ from coopnet.evaluation.metrics import Saved, measure, ranks, versus, versus_par
 from coopnet.evaluation.outcomes import SCORES, outcomes, pack, pack_each
 from coopnet.evaluation.voting import MOST, VOTES, best_smaller, vote, votes
 from coopnet.study import Run, Study
-from coopnet.workspace import Workspace
+from coopnet.workspace import EVALUATED, Workspace
 
 
 def evaluate(workspace: Workspace, name: str, experiment: str, seed: int) -> None:
-    """Write `votes.csv`, `outcomes.safetensors` and `metrics.json` of a run.
+    """Write `votes.csv`, `outcomes.safetensors`, `scores.json` and `metrics.json` of a run.
 
     Raises:
         CoopNetError: logits are missing, damaged or not finite, or the run was made with other parameters.
@@ -49,8 +49,29 @@ def _evaluate(workspace: Workspace, plan: Study, run: Run) -> None:
         bits["final/picked"] = pack_each(cast)
     write_votes(folder / "votes.csv", rows)
     files.write_tensors(folder / "outcomes.safetensors", bits)
-    metrics["files"] = {name: files.sha256(folder / name) for name in ("outcomes.safetensors", "votes.csv")}
+    files.write_json(folder / "scores.json", headline(metrics))
+    metrics["files"] = {name: files.sha256(folder / name) for name in EVALUATED if name != "metrics.json"}
     files.write_json(folder / "metrics.json", metrics)  # last: who finds it takes the run for evaluated
+
+
+def headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run is judged by at a glance, without lists, so that `dvc metrics` can lay runs side by side.
+
+    Args:
+        metrics: content of `metrics.json`.
+
+    Returns:
+        Of each split, and of `step0` (test images, right after surgery) where there was one: top-1, top-5 and ECE in
+        percent and NLL in nats of the `ensemble`, top-1 and top-5 of `branch1`.
+    """
+    parts = metrics["final"] | ({"step0": metrics["step0"]["test"]} if "step0" in metrics else {})
+    return {
+        part: {
+            "ensemble": measured["ensemble"],
+            "branch1": {score: measured["branches"][0][score] for score in SCORES},
+        }
+        for part, measured in parts.items()
+    }
 
 
 def compare(run: Run, said: Saved, parents: Sequence[Saved]) -> dict[str, Any]:

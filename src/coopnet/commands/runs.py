@@ -13,8 +13,9 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from coopnet import files, numerics, store, study
+from coopnet import files, numerics, receipts, store, study
 from coopnet.data.datasets import DATASETS
+from coopnet.digests import Digests, remembered
 from coopnet.store import Store
 from coopnet.study import Run, Study
 from coopnet.workspace import Workspace
@@ -29,20 +30,28 @@ def show(workspace: Workspace, name: str) -> None:
     table = Table(title=f"Study {name}: {len(plan.runs)} runs", title_justify="left")
     for column in ("run", "state", "differs from the defaults in", "key", "made"):
         table.add_column(column, no_wrap=column in ("run", "key"), overflow="fold")
+    with remembered(workspace.stamps / name / "digests.json") as digests:
+        states = {run.name: state(workspace, plan, run, entries, digests) for run in plan.runs.values()}
     for run in plan.runs.values():
         own = [f"{key}={value}" for key, value in _flat(run.row.decisive()) if plain.get(key) != value]
         record = workspace.run(plan, run) / "run.json"
-        cells = (run.name, state(workspace, plan, run, entries), " ".join(own), run.key, _made(run, record, entries))
+        cells = (run.name, states[run.name], " ".join(own), run.key, _made(run, record, entries))
         table.add_row(*map(escape, cells))
     _print(table)
 
 
-def state(workspace: Workspace, plan: Study, run: Run, entries: Store) -> str:
-    """`finished`, `in the store`, `resumable at epoch e of n`, `stale` and why, or `missing`."""
+def state(workspace: Workspace, plan: Study, run: Run, entries: Store, digests: Digests) -> str:
+    """`finished`, `damaged` or `incomplete` and what, `in the store`, `resumable at epoch e of n`, `stale` and why."""
     record = workspace.run(plan, run) / "run.json"
-    if files.look(record, "key") == run.key:
+    problem = receipts.of_run(workspace, plan, run, digests)
+    if problem is None:
         return "finished"
-    if entries.finished(run.key):
+    stored = "; the store has it" if entries.finished(run.key) else ""
+    if problem.kind == "damaged":
+        return f"damaged: {problem.text}{stored}"
+    if files.look(record, "key") == run.key:
+        return f"incomplete: {problem.text}{stored}"
+    if stored:
         return "in the store"
     states = [files.look(path, "facts") for path in entries.unfinished(run.key).glob("*/state.json")]
     epochs = [facts["epoch"] for facts in states if isinstance(facts, dict) and "epoch" in facts]

@@ -27,6 +27,13 @@ KINDS = ("numerics", *steps.SOURCES)
 HERE = Workspace(Path())
 """Paths as DVC has them, relative to the root."""
 
+PLOTS = {
+    "history.csv": {"x": "epoch", "y": "top1_ensemble", "y_label": "ensemble top-1 on test images (%)"},
+    "reliability.csv": {"x": "confidence", "y": "accuracy", "x_label": "confidence (%)", "y_label": "accuracy (%)"},
+    "votes.csv": {"x": "size", "y": "top1", "x_label": "branches that vote", "y_label": "mean top-1 of such votes (%)"},
+}
+"""Tables that `dvc plots` draws, a panel per experiment: of test images, after training, by the votes of the gate."""
+
 STYLE: dict[str, Any] = {"sort_keys": False, "width": 120, "allow_unicode": True}
 
 
@@ -71,9 +78,10 @@ def stages(workspace: Workspace) -> dict[Path, str]:
             written[folder / experiment / "dvc.yaml"] = _experiment(workspace, plan, experiment)
         if name == FULL:
             whole = {"source": _source(), "prepare": _prepare()} | _study(workspace, plan)
-            written[workspace.root / "dvc.yaml"] = {"stages": whole}
+            written[workspace.root / "dvc.yaml"] = {"stages": whole, "plots": _plots(plan, "")}
         else:
-            written[folder / "dvc.yaml"] = {"stages": _from_root(_study(workspace, plan), "../..")}
+            own = _from_root(_study(workspace, plan), "../..")
+            written[folder / "dvc.yaml"] = {"stages": own, "plots": _plots(plan, "../../")}
     return {path: HEAD + yaml.dump(content, Dumper=_Plain, **STYLE) for path, content in written.items()}
 
 
@@ -83,6 +91,14 @@ def _from_root(stages: Mapping[str, dict[str, Any]], root: str) -> dict[str, Any
         name: stage | {"do": {"wdir": root, **stage["do"]}} if "do" in stage else {"wdir": root, **stage}
         for name, stage in stages.items()
     }
+
+
+def _plots(plan: Study, root: str) -> list[Any]:
+    """Tables to draw, by their paths from the file; the template is `.dvc/plots/by_experiment.json`."""
+    return [
+        {f"{root}{HERE.tables(plan.name) / name}": {"template": "by_experiment", **axes}}
+        for name, axes in PLOTS.items()
+    ]
 
 
 def source(workspace: Workspace) -> None:
@@ -132,11 +148,13 @@ def _experiment(workspace: Workspace, plan: Study, name: str) -> dict[str, Any]:
                 ],
                 "params": _parameters(workspace, plan, name),
                 "outs": [
-                    *({f"{weights}/{file}": {"cache": file != "model.json", "persist": True}} for file in CHECKPOINT),
+                    *({f"{weights}/{file}": {"persist": True}} for file in CHECKPOINT),
                     {f"{here}/logits.safetensors": {"persist": True}},
                     *(_kept(f"{here}/{file}") for file in ("run.json", "timing.csv")),
                 ],
-                "plots": [{f"{here}/history.csv": {"cache": False, "persist": True, "x": "epoch"}}],
+                "plots": [
+                    {f"{here}/history.csv": {"cache": False, "persist": True, "x": "epoch", "y": "test_top1_ensemble"}}
+                ],
             },
         },
         "evaluate": {
@@ -144,8 +162,8 @@ def _experiment(workspace: Workspace, plan: Study, name: str) -> dict[str, Any]:
             "do": {
                 "cmd": f"coopnet evaluate {plan.name} {name} ${{item.seed}}",
                 "deps": ["dvc/source/evaluation", f"{here}/run.json", f"{here}/logits.safetensors", *parents],
-                "outs": [_kept(f"{here}/{file}") for file in EVALUATED if file != "metrics.json"],
-                "metrics": [_kept(f"{here}/metrics.json")],
+                "outs": [_kept(f"{here}/{file}") for file in EVALUATED if file != "scores.json"],
+                "metrics": [_kept(f"{here}/scores.json")],
             },
         },
     }
