@@ -1,8 +1,7 @@
-"""DVC's stages are those of `params.yaml`, whole and up to date; and both engines go by the same runs."""
+"""DVC's stages are those of `params.yaml`, whole and up to date."""
 
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from coopnet.commands import stages as command
 from coopnet.errors import CoopNetError
 from coopnet.study import Run, Study
 from coopnet.workspace import Workspace
-from test_pipeline import ROOT, call, edit, make_workspace, prepared
+from test_pipeline import ROOT, edit, make_workspace, prepared
 
 __all__ = ["prepared"]  # the fixture
 
@@ -101,52 +100,6 @@ def test_runs_have_their_parents_before_them(name: str) -> None:
                 dependencies = paths(stages[f"{stage}@seed{seed}"]["deps"])
                 assert {f"results/{name}/{parent.name}/run.json" for parent in run.parents} <= set(dependencies)
     assert found == 2 * len(plan.runs)
-
-
-def trained(*logs: str) -> list[str]:
-    """Runs whose first epoch was trained, by the trainer's own words."""
-    return sorted(re.findall(r"^(\w+)/seed0  epoch 1/", "\n".join(logs), re.MULTILINE))
-
-
-@pytest.mark.slow
-def test_engines_share_their_runs(workspace: Path) -> None:
-    """What one engine trained the other does not; an edit trains its row and descendants once, a title nothing."""
-    for name in (".dvc/config", ".dvcignore"):
-        (workspace / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, workspace / name)
-    shutil.copytree(ROOT / "src", workspace / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    subprocess.run(["git", "init", "-q", "."], cwd=workspace, check=True)
-
-    def repro() -> list[str]:
-        assert call(workspace, "coopnet", "stages").returncode == 0
-        done = call(workspace, "dvc", "repro", "dvc/tiny/dvc.yaml")
-        assert done.returncode == 0, done.stdout + done.stderr
-        clean = call(workspace, "dvc", "status", "dvc/tiny/dvc.yaml")
-        assert "up to date" in clean.stdout
-        return trained(done.stdout, done.stderr)
-
-    def snakemake() -> list[str]:
-        shutil.rmtree(workspace / "logs", ignore_errors=True)
-        done = call(workspace, "snakemake", "--cores", "2", "--config", "study=tiny")
-        assert done.returncode == 0, done.stdout + done.stderr
-        again = call(workspace, "snakemake", "--cores", "2", "--config", "study=tiny", "-n")
-        assert "Nothing to be done" in again.stdout + again.stderr
-        return trained(*(path.read_text() for path in (workspace / "logs").rglob("train/*.log")))
-
-    everything = ["one3", "one3_continued", "one3_to_5_masked", "one3_to_5_split"]
-    assert repro() == everything
-    assert snakemake() == []
-    edit(workspace, lambda study: study.update(experiments={"one3_to_5_masked": {"training": {"batch_size": 40}}}))
-    assert snakemake() == ["one3_to_5_masked"]
-    assert repro() == []
-    edit(workspace, lambda study: study.update(experiments={"one3": {"training": {"batch_size": 40}}}))
-    assert repro() == everything
-    assert snakemake() == []
-    edit(workspace, lambda study: study.update(experiments={}))
-    assert repro() == []
-    edit(workspace, lambda study: study.update(title="Another title"))
-    assert repro() == []
-    assert "Another title" in (workspace / "reports/tiny/index.html").read_text()
 
 
 @pytest.mark.parametrize("name", study.names(ROOT))

@@ -1,0 +1,428 @@
+"""Both engines on one study, in every order: nothing finished is trained again, nothing stale is called clean.
+
+Who trained is counted in the journal that the training code keeps; what DVC has recorded is compared with what each
+run says it was made with, whenever a project is said to be clean.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+import engines_fixture
+from engines_fixture import ENGINES, EVERYTHING, GROWN, MAKE, NAME, TARGET, USERS, Project, other
+
+pytestmark = pytest.mark.slow
+
+each_engine = pytest.mark.parametrize("engine", ENGINES)
+each_user = pytest.mark.parametrize("user", USERS, indirect=True)
+
+FASTER = {"experiments": {"one3_to_5_split": {"training": {"optimizer": {"lr": 0.02}}}}}
+"""Another learning rate of a run that has a parent and a child."""
+
+OTHER = {"training": {"batch_size": 40}}
+"""What makes another run of any row."""
+
+LONGER = {"experiments": {"one3_to_5_split": {"training": {"epochs": 1250}}}}
+"""Five epochs: time to do something meanwhile."""
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """A folder that any user may enter, unlike pytest's."""
+    folder = Path(tempfile.mkdtemp(prefix="coopnet-engines-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def beginning(place: Path) -> Project:
+    """The project that all others are copies of, as it was committed."""
+    return engines_fixture.fresh(place / "beginning" / "project")
+
+
+@pytest.fixture(scope="module")
+def end(place: Path, beginning: Project) -> Project:
+    """The same after both engines have made it."""
+    project = beginning.copy(place / "end" / "project")
+    for engine in ENGINES:
+        project.make(engine)
+    project.trained()
+    return project
+
+
+@pytest.fixture
+def user(request: pytest.FixtureRequest) -> str:
+    """Who works on the project."""
+    return str(getattr(request, "param", "oneself"))
+
+
+@pytest.fixture
+def new(place: Path, user: str) -> Iterator[Callable[[Project], Project]]:
+    """A copy of a project for one test."""
+    folder = Path(tempfile.mkdtemp(dir=place))
+    folder.chmod(0o755)
+    yield lambda project: project.copy(folder / "project", user)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def fresh(beginning: Project, new: Callable[[Project], Project]) -> Project:
+    """A project in which nothing was trained yet."""
+    return new(beginning)
+
+
+@pytest.fixture
+def made(end: Project, new: Callable[[Project], Project]) -> Project:
+    """A project that both engines have made."""
+    return new(end)
+
+
+# 1
+
+
+@each_user
+@each_engine
+def test_what_one_engine_made_the_other_does_not(fresh: Project, engine: str) -> None:
+    """1. One engine trains every run once; the other trains nothing, and both find nothing to do."""
+    fresh.make(engine)
+    assert fresh.trained() == EVERYTHING
+    fresh.assert_clean()
+    fresh.make(other(engine))
+    assert fresh.trained() == []
+    fresh.assert_clean()
+
+
+def test_files_are_larger_than_what_the_engines_take_short_cuts_with(made: Project) -> None:
+    """The scenarios say something about files over 1 MB too."""
+    sizes = [path.stat().st_size for path in (made.root / "checkpoints").rglob("*.safetensors")]
+    assert min(sizes) < 1e6 < max(sizes)
+
+
+# 2
+
+
+@each_user
+@each_engine
+def test_edited_row_trains_itself_and_its_descendants(made: Project, engine: str) -> None:
+    """2. Another learning rate: its run and those that grow out of it train, once; the other engine has nothing."""
+    made.edit(FASTER)
+    made.make(engine)
+    assert made.trained() == GROWN
+    made.make(other(engine))
+    assert made.trained() == []
+    made.assert_clean()
+
+
+# 3
+
+
+@each_engine
+def test_reverted_edit_trains_nothing(made: Project, engine: str) -> None:
+    """3. An edit that is taken back, after one engine has made it, leaves nothing to train for either."""
+    results = made.results()
+    before = made.edit({"experiments": {"one3_to_5_split_continued": OTHER}})
+    made.make(engine)
+    assert made.trained() == GROWN[-1:]
+    assert made.results() != results
+    made.revert(before)
+    made.make(other(engine))
+    made.make(engine)
+    assert made.trained() == []
+    assert made.results() == results
+    made.assert_clean()
+
+
+# 4
+
+
+@each_engine
+def test_added_seed_trains_alone(made: Project, engine: str) -> None:
+    """4. A second seed: its runs train, no other; DVC says what its stages need."""
+    made.edit({"seeds": [0, 1]})
+    update_stages(made, engine)
+    made.make(engine)
+    assert made.trained() == [run.replace("seed0", "seed1") for run in EVERYTHING]
+    made.assert_clean()
+    made.make(other(engine))
+    assert made.trained() == []
+
+
+@each_engine
+def test_added_experiment_trains_alone(made: Project, engine: str) -> None:
+    """4. Another row: its run trains, no other; DVC says what its stages need."""
+    with (made.root / "params.yaml").open("a") as parameters:  # the experiments stand last
+        parameters.write("  added:\n    about: one more\n    model: {branches: 1}\n")
+    made.edit({"only": [*yaml.safe_load(made.overlay.read_text())["only"], "added"]})
+    update_stages(made, engine)
+    made.make(engine)
+    assert made.trained() == ["added/seed0"]
+    made.assert_clean()
+    made.make(other(engine))
+    assert made.trained() == []
+
+
+def update_stages(project: Project, engine: str) -> None:
+    """Before DVC sees other runs, its stages are to be written; it refuses, with the command for it, until they are."""
+    if engine == "dvc":
+        refused = project.make(engine, fails=True)
+        assert "coopnet stages" in refused.said
+        assert project.trained() == []
+        project.coopnet("stages")
+
+
+# 5
+
+
+@each_engine
+def test_new_title_is_a_new_report_and_no_training(made: Project, engine: str) -> None:
+    """5. The report has the new title; nothing trains, under either engine."""
+    page = made.root / "reports" / NAME / "index.html"
+    made.edit({"title": "Another title"})
+    assert "Another title" not in page.read_text()
+    made.make(engine)
+    assert "Another title" in page.read_text()
+    made.make(other(engine))
+    assert made.trained() == []
+    made.assert_clean()
+
+
+# 6
+
+
+@each_engine
+def test_words_in_the_source_train_nothing(made: Project, engine: str) -> None:
+    """6. A comment and a docstring in the source that decides results: nothing trains, no result differs."""
+    results = made.results()
+    module = made.root / "src/coopnet/training/optimizer.py"
+    text, changed = re.subn(r'"""[^"]*"""', '"""Told differently."""', module.read_text(), count=2)
+    assert changed == 2
+    module.write_text(f"# A comment.\n{text}")
+    made.make(engine)
+    made.make(other(engine))
+    assert made.trained() == []
+    assert made.results() == results
+    made.assert_clean()
+
+
+@each_engine
+def test_changed_source_makes_what_it_decides_stale(made: Project, engine: str) -> None:
+    """6. Other code in a module that decides results: every run is stale for both engines, and is trained once."""
+    with (made.root / "src/coopnet/networks/merging.py").open("a") as module:
+        module.write("\n\nADDED = 1\n")
+    planned = made.snakemake("-n").said
+    assert all(f"experiment={run.partition('/')[0]}," in planned for run in EVERYTHING)
+    assert "up to date" not in made.status()
+    made.make(engine)
+    assert made.trained() == EVERYTHING
+    made.make(other(engine))
+    assert made.trained() == []
+    made.assert_clean()
+
+
+# 7
+
+
+@each_user
+@each_engine
+def test_restored_clone_is_clean_and_edits_train_their_rows(made: Project, engine: str) -> None:
+    """7. A clone without a store fetches all and has nothing to train; then an edit trains its row and descendants."""
+    made.dvc("remote", "add", "--default", "storage", "../remote")
+    made.dvc("push", "--with-deps", TARGET)
+    made.commit()
+    clone = made.clone(made.root.parent / "clone")
+    clone.coopnet("restore", NAME)
+    clone.assert_clean()
+    clone.make(engine)
+    assert clone.trained() == []
+    assert clone.results() == made.results()
+    clone.edit(FASTER)
+    clone.make(engine)
+    assert clone.trained() == GROWN
+    clone.make(other(engine))
+    assert clone.trained() == []
+    clone.assert_clean()
+
+
+# 8
+
+REMEDY = r"(run|start) .*again|same command again|another DVC process is running"
+
+
+def test_both_engines_at_once_train_each_run_once(fresh: Project) -> None:
+    """8. Started together, they share the work: each run trains once, and whoever gives up says what to do."""
+    with fresh.start(*MAKE["snakemake"]) as one, fresh.start(*MAKE["dvc"]) as two:
+        ended = {"snakemake": one.end(), "dvc": two.end()}
+    assert fresh.trained() == EVERYTHING
+    assert 0 in [done.code for done in ended.values()], ended
+    for engine, done in ended.items():
+        if done.code:
+            assert re.search(REMEDY, done.said), done.said
+            fresh.make(engine)
+    assert fresh.trained() == []
+    fresh.assert_clean()
+
+
+# 9
+
+
+@each_engine
+def test_parameters_edited_during_training_are_not_recorded_for_it(made: Project, engine: str) -> None:
+    """9. The run is refused, nothing is recorded with parameters it was not trained with, and its result is kept."""
+    made.edit(LONGER)
+    with made.start(*MAKE[engine]) as started:
+        started.wait_for(lambda: made.event("trained", GROWN[0]))
+        before = made.edit(FASTER)
+        ended = started.end()
+    assert ended.code != 0
+    assert "edited while it was trained" in ended.said
+    made.recorded()
+    assert "up to date" not in made.status(f"train@{GROWN[0]}")
+    assert made.trained() == GROWN[:1]
+    made.revert(before)
+    made.make(engine)
+    assert made.trained() == GROWN[1:]
+    made.assert_clean()
+
+
+# 10
+
+
+@pytest.mark.parametrize("victim", ["run", "engine"])
+@each_engine
+def test_killed_half_way_the_rest_is_recorded_and_the_same_command_resumes(
+    made: Project, engine: str, victim: str
+) -> None:
+    """10. SIGKILL to a run, or to everything: what else was made stays recorded, and the same command goes on."""
+    command = (*MAKE[engine], "--keep-going")
+    made.edit(LONGER)
+    made.edit({"experiments": {"baseline": OTHER}})  # something else to make in the same go
+    with made.start(*command) as started:
+        process = started.wait_for(lambda: made.saved(GROWN[0]))
+        if victim == "engine":
+            started.kill_all()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+        assert started.end().code != 0
+    rest = EVERYTHING[:2] if victim == "run" else EVERYTHING[1:2]
+    status = made.status(*(f"{kind}@{run}" for run in rest for kind in ("train", "evaluate")))
+    assert "up to date" in status, status
+    made.recorded()
+    made.trained()
+    made.run(*command)
+    assert made.event("resumed", GROWN[0])
+    assert [run for run in made.trained() if run != EVERYTHING[0]] == GROWN
+    made.assert_clean()
+
+
+@each_engine
+def test_failing_run_is_named_and_leaves_the_rest_recorded(made: Project, engine: str) -> None:
+    """10. A run that cannot be made: it is named, its neighbour is made and recorded, and a mended row trains."""
+    before = made.edit({"experiments": {"baseline": OTHER, "one3_to_5_split": DIVERGING}})
+    failed = made.run(*MAKE[engine], "--keep-going", fails=True)
+    assert GROWN[0] in failed.said
+    status = made.status(*(f"{kind}@{run}" for run in EVERYTHING[:2] for kind in ("train", "evaluate")))
+    assert "up to date" in status, status
+    made.recorded()
+    made.trained()
+    made.revert(before)
+    made.make(engine)
+    assert made.trained() == []
+    made.assert_clean()
+
+
+DIVERGING = {"training": {"epochs": 1250, "optimizer": {"lr": 1e30}}}
+"""A learning rate with which no number stays finite."""
+
+
+# 12
+
+RUN = f"results/{NAME}/one3/seed0"
+OUTPUTS = {
+    f"checkpoints/digits/{NAME}/one3/seed0/model.safetensors": ("train_digits", "train@one3/seed0"),
+    f"{RUN}/logits.safetensors": ("train_digits", "train@one3/seed0"),
+    f"{RUN}/history.csv": ("train_digits", "train@one3/seed0"),
+    f"{RUN}/metrics.json": ("evaluate", "evaluate@one3/seed0"),
+    f"results/{NAME}/tables/accuracy.csv": ("tables", "tables"),
+    f"results/{NAME}/claims.json": ("claims", "claims"),
+    f"reports/{NAME}/index.html": ("report", "report"),
+}
+"""An output of each kind, with the rule and the stage that make it."""
+
+
+def edited(content: bytes) -> bytes:
+    """One byte in the middle is another."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def truncated(content: bytes) -> bytes:
+    """The second half is gone."""
+    return content[: len(content) // 2]
+
+
+@each_user
+@pytest.mark.parametrize(("engine", "damage"), [("snakemake", truncated), ("dvc", edited)])
+def test_damaged_outputs_are_made_again(made: Project, engine: str, damage: Callable[[bytes], bytes]) -> None:
+    """12. Outputs of every kind, edited or truncated, come back to the bit, without training."""
+    before = {path: (made.root / path).read_bytes() for path in OUTPUTS}
+    for path, content in before.items():
+        (made.root / path).write_bytes(damage(content))
+    made.make(engine)
+    assert made.trained() == []
+    assert [path for path, content in before.items() if (made.root / path).read_bytes() != content] == []
+    made.make(other(engine))
+    assert made.trained() == []
+    made.assert_clean()
+
+
+@pytest.mark.parametrize("damage", [truncated, edited])
+def test_each_damaged_output_is_named(made: Project, damage: Callable[[bytes], bytes]) -> None:
+    """12. One damaged output alone: both engines name it, and want to make it again."""
+    for path, (rule, stage) in OUTPUTS.items():
+        kept = made.root.parent / "kept"
+        shutil.copy2(made.root / path, kept)
+        (made.root / path).write_bytes(damage(kept.read_bytes()))
+        planned = made.snakemake("-n").said
+        assert [line for line in planned.splitlines() if "warning:" in line and path in line], (path, planned)
+        assert re.search(rf"^(local)?rule {rule}:", planned, re.MULTILINE), (path, planned)
+        status = made.status(stage)
+        assert re.search(rf"modified: +{re.escape(path)}$", status, re.MULTILINE), (path, status)
+        shutil.copy2(kept, made.root / path)
+    made.assert_clean()
+
+
+# 13
+
+
+def test_second_clone_with_other_cores_makes_the_same_bytes(beginning: Project, made: Project) -> None:
+    """13. From an empty store, on one core: every metrics file, table and report is that of two cores, to the bit."""
+    clone = beginning.clone(made.root.parent / "clone")
+    clone.snakemake(cores=1)
+    assert clone.trained() == EVERYTHING
+    mine, theirs = clone.results(), made.results()
+    assert sorted(mine) == sorted(theirs)
+    assert [path for path, content in mine.items() if content != theirs[path]] == []
+
+
+# What the scenarios are checked with
+
+
+def test_false_record_is_seen(made: Project) -> None:
+    """A lock that names another learning rate than the run was trained with does not pass for clean."""
+    lock = made.root / "dvc" / NAME / "one3" / "dvc.lock"
+    content = yaml.safe_load(lock.read_text())
+    parameters = content["stages"]["train@seed0"]["params"]["params.yaml"]
+    made.recorded()
+    parameters["defaults"]["training"]["optimizer"]["lr"] = 0.5
+    lock.write_text(yaml.safe_dump(content))
+    with pytest.raises(AssertionError, match="one3/seed0"):
+        made.recorded()
