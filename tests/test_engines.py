@@ -23,6 +23,9 @@ pytestmark = pytest.mark.slow
 
 each_engine = pytest.mark.parametrize("engine", ENGINES)
 each_user = pytest.mark.parametrize("user", USERS, indirect=True)
+ALSO = list(USERS)[-1]  # an ordinary user where the tests run as root
+first_user = pytest.mark.parametrize(("engine", "user"), [("snakemake", "oneself"), ("dvc", ALSO)], indirect=["user"])
+second_user = pytest.mark.parametrize(("engine", "user"), [("snakemake", ALSO), ("dvc", "oneself")], indirect=["user"])
 
 FASTER = {"experiments": {"one3_to_5_split": {"training": {"optimizer": {"lr": 0.02}}}}}
 """Another learning rate of a run that has a parent and a child."""
@@ -89,8 +92,7 @@ def made(end: Project, new: Callable[[Project], Project]) -> Project:
 # 1
 
 
-@each_user
-@each_engine
+@first_user
 def test_what_one_engine_made_the_other_does_not(fresh: Project, engine: str) -> None:
     """1. One engine trains every run once; the other trains nothing, and both find nothing to do."""
     fresh.make(engine)
@@ -110,8 +112,7 @@ def test_files_are_larger_than_what_the_engines_take_short_cuts_with(made: Proje
 # 2
 
 
-@each_user
-@each_engine
+@second_user
 def test_edited_row_trains_itself_and_its_descendants(made: Project, engine: str) -> None:
     """2. Another learning rate: its run and those that grow out of it train, once; the other engine has nothing."""
     made.edit(FASTER)
@@ -231,8 +232,7 @@ def test_changed_source_makes_what_it_decides_stale(made: Project, engine: str) 
 # 7
 
 
-@each_user
-@each_engine
+@second_user
 def test_restored_clone_is_clean_and_edits_train_their_rows(made: Project, engine: str) -> None:
     """7. A clone without a store fetches all and has nothing to train; then an edit trains its row and descendants."""
     made.dvc("remote", "add", "--default", "storage", "../remote")

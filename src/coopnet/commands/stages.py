@@ -61,11 +61,11 @@ def write(workspace: Workspace, *, check: bool) -> None:
         raise CoopNetError(f"{path} is not that of params.yaml and studies/ any more; run `coopnet stages`")
     for path in outdated:
         files.write_text(path, wanted[path])
-        log.info("%s", path)
     for path in left_over:
         for name in (path, path.with_name("dvc.lock")):
             name.unlink(missing_ok=True)
-        log.info("%s removed", path)
+    if outdated or left_over:
+        log.info("stages of DVC: %d files written, %d removed", len(outdated), len(left_over))
 
 
 def stages(workspace: Workspace) -> dict[Path, str]:
@@ -121,7 +121,7 @@ def _source() -> dict[str, Any]:
     return {
         "cmd": "coopnet source",
         "deps": ["params.yaml", "studies", *(f"src/coopnet/{place}" for place in places if place not in inside)],
-        "outs": [_kept(f"dvc/source/{kind}") for kind in KINDS],
+        "outs": [_kept(f"dvc/source/{kind}", True) for kind in KINDS],
     }
 
 
@@ -136,6 +136,7 @@ def _experiment(workspace: Workspace, plan: Study, name: str) -> dict[str, Any]:
     here = str(HERE.results(plan.name) / name / "seed${item.seed}")
     weights = str(HERE.root / "checkpoints" / row.data.dataset / plan.name / name / "seed${item.seed}")
     parents = [f"${{item.parent{place}}}" for place in range(1, len(row.parents) + 1)]
+    in_git = _in_git(workspace, plan.name)
     made = {
         "train": {
             "foreach": "${runs}",
@@ -150,11 +151,9 @@ def _experiment(workspace: Workspace, plan: Study, name: str) -> dict[str, Any]:
                 "outs": [
                     *({f"{weights}/{file}": {"persist": True}} for file in CHECKPOINT),
                     {f"{here}/logits.safetensors": {"persist": True}},
-                    *(_kept(f"{here}/{file}") for file in ("run.json", "timing.csv")),
+                    *(_kept(f"{here}/{file}", in_git) for file in ("run.json", "timing.csv")),
                 ],
-                "plots": [
-                    {f"{here}/history.csv": {"cache": False, "persist": True, "x": "epoch", "y": "test_top1_ensemble"}}
-                ],
+                "plots": [_kept(f"{here}/history.csv", in_git, x="epoch", y="test_top1_ensemble")],
             },
         },
         "evaluate": {
@@ -162,8 +161,8 @@ def _experiment(workspace: Workspace, plan: Study, name: str) -> dict[str, Any]:
             "do": {
                 "cmd": f"coopnet evaluate {plan.name} {name} ${{item.seed}}",
                 "deps": ["dvc/source/evaluation", f"{here}/run.json", f"{here}/logits.safetensors", *parents],
-                "outs": [_kept(f"{here}/{file}") for file in EVALUATED if file != "scores.json"],
-                "metrics": [_kept(f"{here}/scores.json")],
+                "outs": [_kept(f"{here}/{file}", in_git) for file in EVALUATED if file != "scores.json"],
+                "metrics": [_kept(f"{here}/scores.json", in_git)],
             },
         },
     }
@@ -183,27 +182,34 @@ def _study(workspace: Workspace, plan: Study) -> dict[str, Any]:
     """What is computed from all runs of a study."""
     words = ["title", "description", "device", "threads", "seeds", "defaults", "experiments"]
     overlaid = [*words, "parts", "only", "time_scale", "every_experiment"]
+    in_git = _in_git(workspace, plan.name)
     return {
-        "tables": _whole(steps.tables(HERE, plan), _keys(workspace, plan, words, overlaid)),
-        "claims": _whole(steps.claims(HERE, plan)),
-        "report": _whole(steps.report(HERE, plan.name)),
-        "timing": _whole(steps.timing(HERE, plan.name)),
+        "tables": _whole(steps.tables(HERE, plan), in_git, _keys(workspace, plan, words, overlaid)),
+        "claims": _whole(steps.claims(HERE, plan), in_git),
+        "report": _whole(steps.report(HERE, plan.name), in_git),
+        "timing": _whole(steps.timing(HERE, plan.name), in_git),
     }
 
 
-def _whole(step: Step, params: list[Any] | None = None) -> dict[str, Any]:
+def _in_git(workspace: Workspace, name: str) -> bool:
+    """Whether git keeps the results of a study, which are DVC's to keep if it ignores them."""
+    ignored = workspace.root / ".gitignore"
+    return not ignored.is_file() or f"/results/{name}/" not in ignored.read_text(encoding="utf-8").splitlines()
+
+
+def _whole(step: Step, in_git: bool, params: list[Any] | None = None) -> dict[str, Any]:
     """A step of the whole study as a stage."""
     study_name, command = step.name.split("/")
     stage: dict[str, Any] = {"cmd": f"coopnet {command} {study_name}"}
     stage["deps"] = [f"dvc/source/{step.source}", *map(str, step.inputs)]
     if params:
         stage["params"] = params
-    return stage | {"outs": [_kept(str(path)) for path in step.outputs]}
+    return stage | {"outs": [_kept(str(path), in_git) for path in step.outputs]}
 
 
-def _kept(path: str) -> dict[str, Any]:
-    """An output that git keeps, and that stays in place until there is another one."""
-    return {path: {"cache": False, "persist": True}}
+def _kept(path: str, in_git: bool, **settings: str) -> dict[str, Any]:
+    """An output that stays in place until there is another one, in git or in DVC's cache."""
+    return {path: {"cache": not in_git, "persist": True} | settings}
 
 
 def _parameters(workspace: Workspace, plan: Study, name: str) -> list[Any]:
