@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -204,34 +205,67 @@ def test_readme_shows_the_committed_ledger() -> None:
 
 
 def test_readme_shows_the_numbers_of_the_committed_tables() -> None:
-    """Every row of the README's two tables of results is what the tables of that study say."""
+    """Every row of the two tables of results is what the tables of that study say, and so is the text beside them."""
     tables = ROOT / "results/mini/tables"
     accuracy = pd.read_csv(tables / "accuracy.csv").query("split == 'test'").set_index(["experiment", "model"])
-    changed = pd.read_csv(tables / "step0.csv").set_index("experiment")["changed_predictions"]
-    merges = pd.read_csv(tables / "merges.csv").set_index("experiment")
-    shown = [line for line in (ROOT / "README.md").read_text().splitlines() if re.match(r"\| `\w+` \| [\d.]+ \|", line)]
-    assert len(shown) == 9 + 10
+    changed = pd.read_csv(tables / "step0_mean.csv").set_index("experiment")["changed_predictions"]
+    merges = pd.read_csv(tables / "merges.csv").groupby("experiment")
+    mean, deviation = merges.mean(numeric_only=True), merges.std(numeric_only=True)
     readme = (ROOT / "README.md").read_text()
-    single, ensemble = merges.loc["merge3_refit", ["parents_mean_top1", "parents_ensemble_top1"]]
-    trained_on = merges.loc["merge3_refit", ["control_mean_top1", "control_ensemble_top1"]]
-    said = " ".join(readme.split())
-    assert f"Alone they reach {single:.2f} in the mean, and {ensemble:.2f} as the plain ensemble" in said
-    assert "which is the control, {:.2f} and {:.2f}.".format(*trained_on) in said
-    assert "matched and measured anew, has about half of what one network had learnt" in said
-    means = merges.loc[["merge3_mean", "merge3_mean_bn", "merge3_matched", "merge3_matched_bn"], "step0_ensemble_top1"]
-    assert means.idxmax() == "merge3_matched_bn"
-    assert 0.4 < means.max() / single < 0.6
-    assert "standard error\nof 0.36 points" in readme
-    assert "standard error of 0.36 points" in (ROOT / "reports/mini/index.html").read_text()
-    growth = pd.read_csv(tables / "growth.csv").query("model == 'ensemble' and metric == 'top1'")
-    assert "no grown or merged network is ahead of its control by more than that" in readme
-    assert max(growth["over_control"].max(), merges["ensemble_over_control_ensemble_top1"].max()) <= 0.36
+    shown = [line for line in readme.splitlines() if re.match(r"\| `\w+` \| [\d.]+ (± [\d.]+ )?\|", line)]
+    assert len(shown) == 9 + 10
     for line in shown:
         name, first, second, *more = (cell.strip(" `") for cell in line.strip("|").split("|"))
-        if more:  # Step 1: final ensemble and branch 1, predictions changed at step 0
-            assert [first, second] == [f"{accuracy['top1_mean'][name, model]:.2f}" for model in ("ensemble", "branch1")]
-            assert more == [f"{changed[name]} of 10,000" if name in changed else "–"]
+        if more:  # Step 1: seeds, final ensemble and branch 1, predictions changed at step 0
+            assert int(first) == accuracy["n"][name, "ensemble"]
+            for cell, model in ((second, "ensemble"), (more[0], "branch1")):
+                assert cell == "{top1_mean:.2f} ± {top1_std:.2f}".format(**accuracy.loc[(name, model)])
+            assert more[1] == (f"{changed[name]:,.0f} of 10,000" if name in changed else "–")
         else:  # Step 2: ensemble at step 0 and at the end
-            final = merges["final_ensemble_top1"][name]
-            assert first == f"{merges['step0_ensemble_top1'][name]:.2f}"
-            assert second == ("–" if pd.isna(final) else f"{final:.2f}")
+            for cell, column in ((first, "step0_ensemble_top1"), (second, "final_ensemble_top1")):
+                value = mean[column][name]
+                assert cell == ("–" if pd.isna(value) else f"{value:.2f} ± {deviation[column][name]:.2f}")
+    said, refit = " ".join(readme.split()), mean.loc["merge3_refit"]
+    single, ensemble = refit["parents_mean_top1"], refit["parents_ensemble_top1"]
+    assert f"Alone they reach {single:.2f} in the mean, and {ensemble:.2f} as the plain ensemble" in said
+    assert "which is the control, {control_mean_top1:.2f} and {control_ensemble_top1:.2f}.".format(**refit) in said
+    starts = mean["step0_ensemble_top1"]
+    assert "`refit` starts near the plain ensemble" in said
+    assert 0 < ensemble - starts["merge3_refit"] < 1
+    assert "matched and measured anew, has about half of what one network had learnt" in said
+    means = starts[["merge3_mean", "merge3_mean_bn", "merge3_matched", "merge3_matched_bn"]]
+    assert means.idxmax() == "merge3_matched_bn"
+    assert 0.4 < means.max() / single < 0.6
+    assert "at this size ONE is behind the baseline" in said
+    assert accuracy["top1_mean"]["one3", "ensemble"] < accuracy["top1_mean"]["baseline", "ensemble"]
+    for text in (said, (ROOT / "reports/mini/index.html").read_text()):
+        assert "standard error of 0.36 points" in text
+
+
+def test_readme_says_what_the_committed_ledger_says() -> None:
+    """Its sentences on the mini study are verdicts of the ledger, and its counts those of the ledger."""
+    said = " ".join((ROOT / "README.md").read_text().split())
+    entries = json.loads((ROOT / "results/mini/claims.json").read_text())
+    verdicts = {(entry["number"], entry["score"]): entry["verdict"] for entry in entries}
+
+    def verdict(*numbers: str) -> set[str]:
+        return {verdicts[number, score] for number in numbers for score in ("top1", "top5")}
+
+    assert "Right after growth, `masked`, and `split` without noise, compute exactly what their parent computes" in said
+    assert "`zero_output` keeps every prediction" in said
+    assert verdict("3b", "3c", "3d") == {"supported"}
+    assert "`zero_pad`, and `split` with its noise of 0.1, change some of the predictions" in said
+    assert verdict("3a", "3e") == {"contradicted"}
+    assert "no way to grow is ahead of the parent trained on as long, and only `split` is shown to be no worse" in said
+    assert verdict("4h") == {"supported"}
+    assert verdict("4b", "4d", "4f") == {"inconclusive"}
+    assert verdict("4i") == {"contradicted"}
+    assert "combined, or merged by `refit`, beat each of the three, and lose to their control" in said
+    assert verdict("8a", "8g") == {"supported"}
+    assert verdict("8b", "8h") == {"contradicted"}
+    count = Counter(entry["verdict"] for entry in entries)
+    assert f"Of the {len(entries)} verdicts below {count['supported']} are *supported*" in said
+    assert f"and {count['contradicted']} *contradicted*" in said
+    left = [entry for entry in entries if entry["holm"] in ("supported", "contradicted")]
+    assert f"leaves {len(left)}, most of which count changed predictions" in said
+    assert sum(entry["unit"] == "images" for entry in left) > len(left) / 2
