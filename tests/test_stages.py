@@ -1,5 +1,6 @@
 """DVC's stages are those of `params.yaml`, whole and up to date."""
 
+import hashlib
 import re
 import shutil
 from collections.abc import Iterator
@@ -9,11 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from coopnet import study
+from coopnet import files, study
 from coopnet.commands import stages as command
 from coopnet.errors import CoopNetError
 from coopnet.study import Run, Study
-from coopnet.workspace import Workspace
+from coopnet.workspace import CHECKPOINT, Workspace
 from test_pipeline import ROOT, edit, make_workspace, prepared
 
 __all__ = ["prepared"]  # the fixture
@@ -130,3 +131,23 @@ def test_override_concerns_its_row_and_descendants(tmp_path: Path) -> None:
     assert after["one3", 0].row.training.optimizer.lr == 0.05
     for place, run in after.items():
         assert (run.key != before[place].key) == ("one3" in line(run)), place
+
+
+def test_committed_files_are_those_that_dvc_recorded() -> None:
+    """Every result and page of the mini study in git is the one its lock names, made with the parameters it has now."""
+    plan, kept = study.load(ROOT, "mini"), 0
+    records = set()
+    for lock in sorted((ROOT / "dvc/mini").rglob("dvc.lock")):
+        for stage in yaml.load(lock.read_text(), yaml.CSafeLoader)["stages"].values():
+            for out in stage["outs"]:
+                path = ROOT / out["path"]
+                if path.name in (*CHECKPOINT, "logits.safetensors"):
+                    continue
+                assert hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == out["md5"], path
+                kept += 1
+                if path.name == "run.json":
+                    records.add(path.parent)
+    assert records == {ROOT / "results/mini" / run.name for run in plan.runs.values()}
+    assert kept > 7 * len(records)
+    for run in plan.runs.values():
+        assert files.look(ROOT / "results/mini" / run.name / "run.json", "key") == run.key
