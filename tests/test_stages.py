@@ -34,11 +34,15 @@ def test_outdated_stages_are_named(workspace: Path) -> None:
     command.write(Workspace(workspace), check=False)
     command.write(Workspace(workspace), check=True)
     assert (workspace / "dvc/tiny/one5/dvc.yaml").is_file()
+    somebodys = workspace / "dvc/tiny/mine/dvc.yaml"
+    somebodys.parent.mkdir()
+    somebodys.write_text("stages: {}")
     edit(workspace, lambda study: study["only"].remove("one5"))
     with pytest.raises(CoopNetError, match="run `coopnet stages`"):
         command.write(Workspace(workspace), check=True)
     command.write(Workspace(workspace), check=False)
     assert not (workspace / "dvc/tiny/one5/dvc.yaml").exists()
+    assert somebodys.is_file()
 
 
 @pytest.fixture

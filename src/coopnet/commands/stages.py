@@ -55,7 +55,8 @@ def write(workspace: Workspace, *, check: bool) -> None:
     """
     wanted = stages(workspace)
     outdated = [path for path, content in wanted.items() if not path.is_file() or path.read_text("utf-8") != content]
-    left_over = sorted(set((workspace.root / "dvc").glob("*/**/dvc.yaml")) - set(wanted))
+    written = [path for path in (workspace.root / "dvc").rglob("dvc.yaml") if path.read_text("utf-8").startswith(HEAD)]
+    left_over = sorted(set(written) - set(wanted))
     if check and (outdated or left_over):
         path = [*outdated, *left_over][0]
         raise CoopNetError(f"{path} is not that of params.yaml and studies/ any more; run `coopnet stages`")
