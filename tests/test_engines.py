@@ -305,6 +305,7 @@ def test_killed_half_way_the_rest_is_recorded_and_the_same_command_resumes(
     command = (*MAKE[engine], "--keep-going")
     made.edit(LONGER)
     made.edit({"experiments": {"baseline": OTHER}})  # something else to make in the same go
+    made.coopnet("stages")  # a row that the overlay did not have
     with made.start(*command) as started:
         process = started.wait_for(lambda: made.saved(GROWN[0]))
         if victim == "engine":
@@ -327,6 +328,7 @@ def test_killed_half_way_the_rest_is_recorded_and_the_same_command_resumes(
 def test_failing_run_is_named_and_leaves_the_rest_recorded(made: Project, engine: str) -> None:
     """10. A run that cannot be made: it is named, its neighbour is made and recorded, and a mended row trains."""
     before = made.edit({"experiments": {"baseline": OTHER, "one3_to_5_split": DIVERGING}})
+    made.coopnet("stages")  # a row that the overlay did not have
     failed = made.run(*MAKE[engine], "--keep-going", fails=True)
     assert GROWN[0] in failed.said
     status = made.status(*(f"{kind}@{run}" for run in EVERYTHING[:2] for kind in ("train", "evaluate")))
@@ -334,6 +336,7 @@ def test_failing_run_is_named_and_leaves_the_rest_recorded(made: Project, engine
     made.recorded()
     made.trained()
     made.revert(before)
+    made.coopnet("stages")
     made.make(engine)
     assert made.trained() == []
     made.assert_clean()
