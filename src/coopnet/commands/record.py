@@ -14,7 +14,7 @@ from coopnet.data.datasets import DATASETS
 from coopnet.digests import Digests, remembered
 from coopnet.errors import CoopNetError
 from coopnet.store import Store
-from coopnet.study import FULL, Study
+from coopnet.study import FULL, Run, Study
 from coopnet.workspace import Workspace, targets
 
 log = logging.getLogger(__name__)
@@ -102,12 +102,14 @@ def check_repository(workspace: Workspace) -> None:
 def _sort(workspace: Workspace, plan: Study, digests: Digests) -> tuple[set[str], list[str]]:
     """Addresses of the stages whose outputs are as the plan has them, and what is wrong with others that lie there."""
     sound, refused = set(), []
-    for run in plan.runs.values():
+    for run in plan.runs.values():  # parents come first
         problem = receipts.of_run(workspace, plan, run, digests)
-        if problem is None:
+        if problem is not None:
+            refused += [problem.text] if problem.kind != "missing" else []
+        elif other := _other_parent(workspace, plan, run):
+            refused.append(f"{run.name} was made from other weights of {other} than lie here")
+        elif all(_address(plan, f"train/{parent.name}") in sound for parent in run.parents):
             sound.add(_address(plan, f"train/{run.name}"))
-        elif problem.kind != "missing":
-            refused.append(problem.text)
     for step, address in zip(steps.steps(workspace, plan), _step_addresses(plan), strict=True):
         problem = receipts.of_step(workspace, step, digests)
         if problem is None:
@@ -115,6 +117,16 @@ def _sort(workspace: Workspace, plan: Study, digests: Digests) -> tuple[set[str]
         elif problem.kind == "damaged":
             refused.append(problem.text)
     return sound, refused
+
+
+def _other_parent(workspace: Workspace, plan: Study, run: Run) -> str | None:
+    """The parent that lies here with other weights than the run says it was made from."""
+    said = files.look(workspace.run(plan, run) / "run.json", "parents") or []
+    for parent, known in zip(run.parents, said, strict=True):
+        listed = files.look(workspace.run(plan, parent) / "run.json", "files")
+        if listed is not None and listed.get("model.safetensors") != known["digest"]:
+            return parent.name
+    return None
 
 
 def _address(plan: Study, stage: str) -> str:
