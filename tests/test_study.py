@@ -179,15 +179,16 @@ def test_full_study_has_every_part() -> None:
 
 
 def test_seeds_of_each_study() -> None:
-    """Three replicates in the full study, one in the others, and of a parent as many as its children need."""
+    """Three replicates in the full study and of most rows of mini, else one; of a parent what its children need."""
     assert all(row.seeds is None for row in ROWS.values())
     assert project().seeds("one3_to_5_split") == [0, 1, 2]
     assert project().seeds("one1") == list(range(9))
     assert project().seeds("baseline_continued_merge") == [0, 1, 2, 3, 6]
     assert project().seeds("resnet18_single") == list(range(15))
     for name in SCALED:
-        assert project(name).seeds("one3_to_5_split") == [0]
-        assert project(name).seeds("one1") == [0, 1, 2]
+        replicates = 3 if name == "mini" else 1
+        assert project(name).seeds("one3_to_5_split") == list(range(replicates))
+        assert project(name).seeds("one1") == list(range(3 * replicates))
 
 
 SCHEDULES: dict[str, tuple[int, float, list[int]]] = {
