@@ -1,5 +1,7 @@
 """What is recorded in DVC is what the plan has, down to the weights that a run was made from."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,15 @@ def test_folder_without_dvc_or_git_is_refused(tmp_path: Path, there: tuple[str, 
         (tmp_path / name).mkdir()
     with pytest.raises(CoopNetError, match="`git init`" if there else "`dvc init`"):
         record.record(Workspace(tmp_path), "full")
+
+
+def test_restoring_without_a_remote_says_how_to_name_one(tmp_path: Path) -> None:
+    """Before anything else is looked at."""
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").touch()
+    with pytest.raises(CoopNetError, match="dvc remote add --default NAME FOLDER_OR_URL"):
+        record.restore(Workspace(tmp_path), "full")
+    subprocess.run([sys.executable, "-m", "dvc", "remote", "add", "-q", "-d", "here", "/tmp"], cwd=tmp_path, check=True)
+    with pytest.raises(CoopNetError, match=r"cannot read .*params\.yaml"):
+        record.restore(Workspace(tmp_path), "full")

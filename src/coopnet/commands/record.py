@@ -37,7 +37,7 @@ def record(workspace: Workspace, name: str) -> None:
     """
     check_repository(workspace)
     stages.write(workspace, check=False)
-    stages.source(workspace)
+    stages.write_fingerprints(workspace)
     plan = study.load(workspace.root, name)
     with remembered(workspace.stamps / name / "digests.json") as digests:
         sound, refused = _sort(workspace, plan, digests)
@@ -62,11 +62,10 @@ def restore(workspace: Workspace, name: str) -> None:
             the runs that are sound are kept all the same.
     """
     check_repository(workspace)
-    stages.write(workspace, check=True)
-    stages.source(workspace)
-    plan = study.load(workspace.root, name)
     if not _dvc(workspace, "remote", "list"):
         raise CoopNetError("DVC has no remote to fetch from; name one: dvc remote add --default NAME FOLDER_OR_URL")
+    stages.source(workspace)
+    plan = study.load(workspace.root, name)
     everything = _shortest(plan, set(_addresses(plan)))
     data = [f"prepare@{dataset}" for dataset in plan.datasets()]
     _dvc(workspace, "pull", "--quiet", *data, *everything)
@@ -162,9 +161,8 @@ def _shortest(plan: Study, stages_: set[str]) -> list[str]:
 
 def _locks(workspace: Workspace, name: str) -> list[Path]:
     """The lock files that recording a study writes."""
-    written = [path for path in stages.stages(workspace) if name == FULL or path.parent != workspace.root]
-    own = [path for path in written if path.is_relative_to(workspace.root / "dvc" / name)]
-    return [workspace.root / "dvc.lock", *(path.with_name("dvc.lock") for path in own)]
+    written = sorted((workspace.root / "dvc" / name).rglob("dvc.yaml"))
+    return [workspace.root / "dvc.lock", *(path.with_name("dvc.lock") for path in written)]
 
 
 def _prepared(workspace: Workspace, dataset: str) -> bool:

@@ -103,12 +103,17 @@ def _plots(plan: Study, root: str) -> list[Any]:
 
 
 def source(workspace: Workspace) -> None:
-    """Write the fingerprint of each kind of source to `dvc/source/`, leaving alone what has not changed.
+    """Write the fingerprints of the source, as DVC's first stage.
 
     Raises:
         CoopNetError: DVC's stages are not up to date, so that it would leave something out.
     """
     write(workspace, check=True)
+    write_fingerprints(workspace)
+
+
+def write_fingerprints(workspace: Workspace) -> None:
+    """Write the fingerprint of each kind of source to `dvc/source/`, leaving alone what has not changed."""
     for kind in KINDS:
         path, content = workspace.root / "dvc" / "source" / kind, steps.fingerprint(kind) + "\n"
         if not path.is_file() or path.read_text() != content:
