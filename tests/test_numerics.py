@@ -1,9 +1,16 @@
 """The fingerprint of the numerics changes with what they compute, and with nothing else."""
 
 import ast
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import coopnet
 from coopnet import numerics
@@ -231,3 +238,62 @@ def test_harmless_modules_are_not_fingerprinted() -> None:
 def test_empty_packages_are_empty(name: str) -> None:
     """What is harmless because it is empty is empty, but for its docstring."""
     assert fingerprint((PACKAGE / name).read_text(encoding="utf-8")) == fingerprint("")
+
+
+def test_versions_with_the_same_bits_lead_back_to_one() -> None:
+    """No version is its own ancestor, and what the source is now is known under the first that computed the same."""
+    for version in numerics.SAME_BITS:
+        assert numerics.first_version(version) not in numerics.SAME_BITS
+    assert numerics.source_hash() == numerics.first_version(numerics.source_version(PACKAGE))
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project as it was when the version was new whose bits this one says it computes."""
+    if numerics.source_version(PACKAGE) == numerics.source_hash():
+        pytest.skip("this version of the numerics says of no other that it computes the same")
+    root = PACKAGE.parent.parent
+    commits = subprocess.run(
+        ["git", "log", "--format=%H", "--", *(f"src/coopnet/{module}" for module in (*MODULES, "numerics.py"))],
+        cwd=root, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    for commit in commits:
+        folder = tmp_path_factory.mktemp("first")
+        archive = subprocess.run(
+            ["git", "archive", commit, "src", "params.yaml", "studies"], cwd=root, capture_output=True
+        )
+        with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as packed:
+            packed.extractall(folder, filter="data")
+        if version_of(folder) == numerics.source_hash():
+            return folder
+    pytest.skip("the history that is here does not reach back to that version (a shallow clone)")
+
+
+def version_of(project: Path) -> str:
+    """What the package of a project calls its own numerics."""
+    return run_python(project / "src", project, "-c", "from coopnet import numerics; print(numerics.source_hash())")
+
+
+def run_python(source: Path, folder: Path, *arguments: str) -> str:
+    """Output of Python with the package that lies in `source`."""
+    environment = os.environ | {"PYTHONPATH": str(source), "COOPNET_STORE": str(folder / "store")}
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+    assert done.returncode == 0
+    return done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_versions_that_are_said_to_be_the_same_train_the_same(first: Path, tmp_path: Path) -> None:
+    """Runs of every kind, by the source as it is and as it was: weights, optimiser, history and logits to the bit."""
+    overlay = yaml.safe_load((first / "studies/demo_all.yaml").read_text())
+    overlay["every_experiment"]["data"] |= {"training_subset": 200, "augmentation": "crop_flip"}
+    bits = {}
+    for name, source in {"now": PACKAGE.parent, "then": first / "src"}.items():
+        folder = tmp_path / name
+        (folder / "studies").mkdir(parents=True)
+        (folder / "params.yaml").write_text((first / "params.yaml").read_text())
+        (folder / "studies/kinds.yaml").write_text(yaml.safe_dump(overlay))
+        run_python(source, folder, "-m", "coopnet", "prepare", "digits")
+        bits[name] = json.loads(run_python(source, folder, str(Path(__file__).with_name("trained_bits.py")), "kinds"))
+    assert len(bits["now"]) > 20
+    assert bits["now"] == bits["then"]

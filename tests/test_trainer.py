@@ -1,7 +1,6 @@
 """Training: deterministic, interruptible without a trace, and driven by schedules that do what they say."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,95 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from coopnet.data.augment import Images, draw_epoch
+from coopnet.data.augment import draw_epoch
 from coopnet.errors import CoopNetError
 from coopnet.networks.loss import Teaching
 from coopnet.networks.network import Architecture, build
-from coopnet.networks.surgery import Patient, expand
-from coopnet.settings import SGD, Adam, Training
-from coopnet.training import engine
-from coopnet.training.engine import batches, evaluate, logits, make_deterministic, ranks
+from coopnet.networks.surgery import Patient
+from coopnet.settings import SGD, Adam
+from coopnet.training import engine, trainer
+from coopnet.training.engine import Evaluation, batches, logits, ranks
 from coopnet.training.optimizer import Optimizer
 from coopnet.training.schedule import Opening, learning_rate, steps_per_epoch
-from coopnet.training.trainer import Interrupted, Task, Trained, train
-
-CPU = torch.device("cpu")
-
-
-class Silence:
-    """Nobody watches."""
-
-    def begin(self, epoch: int, epochs: int, images: int, done: int) -> None: ...
-
-    def advance(self, images: int) -> None: ...
-
-    def end(self, row: dict[str, float], timing: dict[str, float]) -> None: ...
-
-
-class Ram:
-    """Memory that survives an interruption, as the disk does."""
-
-    def __init__(self) -> None:
-        self.saved: tuple[dict[str, Tensor], dict[str, Any]] | None = None
-
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        return self.saved
-
-    def save(self, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
-        copied = {name: tensor.clone() for name, tensor in tensors.items()}
-        self.saved = (copied, {k: list(v) if isinstance(v, list) else v for k, v in facts.items()})
-
-
-def split(count: int, seed: int) -> Images:
-    """Random images of 4 classes."""
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-    return Images(pixels, rng.integers(0, 4, count), [0.5] * 3, [0.25] * 3, CPU)
-
-
-def settings(**changes: Any) -> Training:
-    """Three short epochs, with changes."""
-    base: dict[str, Any] = {
-        "epochs": 3,
-        "batch_size": 16,
-        "optimizer": {"kind": "sgd", "lr": 0.05},
-        "schedule": {"milestones": [1, 2], "gamma": 0.5},
-        "distillation": {"kind": "on_the_fly", "temperature": 3.0, "rampup": 2},
-    }
-    return Training.model_validate(base | changes)
-
-
-def task(training: Training, seed: int = 0, start: str = "random", branches: int = 2) -> Task:
-    """A small network on 70 images; `start` other than random grows it by one branch."""
-    make_deterministic(1)
-    patient = Patient(build(Architecture("cifar_resnet", 8, "basic", 4, branches, "learned", 4), seed), {})
-    opening = teacher = None
-    if start == "taught":
-        plain, teacher = (build(Architecture("cifar_resnet", 8, "basic", 4, 1, "none", 4), s) for s in (seed, seed + 1))
-        patient = Patient(plain, {})
-        teacher.to(memory_format=torch.channels_last)
-    elif start != "random":
-        patient = expand(patient, branches + 1, kind=start, seed=seed)
-    if start == "masked":
-        opening = Opening((branches,), 0.4, 0.6)
-    patient.network.to(memory_format=torch.channels_last)
-    parts = {"training": split(70, 1), "validation": split(20, 2), "test": split(30, 3)}
-    return Task(patient, training, parts, augment=True, seed=seed, opening=opening, teacher=teacher)
-
-
-def result(trained: Trained) -> dict[str, Any]:
-    """All bits of a result."""
-    tensors = dict(trained.network.state_dict())
-    tensors |= {f"{slot}/{n}": t for slot, values in trained.slots.items() for n, t in values.items()}
-    return {
-        "tensors": {name: tensor.contiguous().numpy().tobytes() for name, tensor in tensors.items()},
-        "history": trained.history,
-        "epoch": trained.selected_epoch,
-    }
-
-
-def never() -> None:
-    """No reason to stop."""
+from coopnet.training.trainer import Interrupted, train
+from training_fixture import CPU, Ram, Silence, never, result, settings, split, task
 
 
 @pytest.mark.parametrize(
@@ -184,7 +106,9 @@ def test_best_validation_keeps_the_network_of_its_epoch() -> None:
     trained = train(job, Ram(), Silence(), never)
     accuracies = [row["validation_top1_ensemble"] for row in trained.history]
     assert trained.selected_epoch == int(np.argmax(accuracies))
-    again = evaluate(trained.network, job.splits["validation"], Teaching("on_the_fly", True, 3.0, 1.0), "fp32").row("v")
+    again = Evaluation(trained.network, job.splits["validation"], "fp32")(Teaching("on_the_fly", True, 3.0, 1.0)).row(
+        "v"
+    )
     assert again["v_top1_ensemble"] == max(accuracies)
 
 
@@ -208,6 +132,55 @@ def test_divergence_is_refused_and_named() -> None:
     assert memory.saved is not None
     assert memory.saved[1]["epoch"] == 1
     assert all(torch.isfinite(tensor).all() for tensor in memory.saved[0].values())
+
+
+def test_first_bad_step_is_named_even_after_an_interruption() -> None:
+    """The loss of each step is looked at when the epoch ends or is left; a poisoned state is never saved."""
+    job, memory, step = task(settings()), Ram(), 0
+
+    class Spoiler(Silence):
+        """Poisons a weight after the third step of the second epoch, so that the loss of the fourth is not a number."""
+
+        def advance(self, images: int) -> None:
+            nonlocal step
+            step += 1
+            if step == 5 + 3:
+                job.patient.network.branches[0].classifier.bias.data[0] = math.nan
+
+    with pytest.raises(CoopNetError, match="the training loss is nan in epoch 1, step 4 of 5"):
+        train(job, memory, Spoiler(), lambda: "now" if step == 9 else None)
+    assert memory.saved is not None
+    assert (memory.saved[1]["epoch"], memory.saved[1]["step"]) == (1, 0)
+
+
+def test_losses_of_an_epoch_survive_an_interruption() -> None:
+    """A step that went wrong before a run was stopped would still be known after it; here all were right."""
+    memory = Ram()
+    with pytest.raises(Interrupted):
+        train(task(settings()), memory, Silence(), lambda: "now")
+    assert memory.saved is not None
+    assert [loss > 0 for loss in memory.saved[0]["losses"].tolist()] == [True, False, False, False, False]
+
+
+def test_full_device_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device without memory ends the run with epoch, step and what to change; the state before it is kept."""
+    calls = 0
+
+    def full(*arguments: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 8:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return engine.train_step(*arguments)
+
+    monkeypatch.setattr(trainer, "train_step", full)
+    memory = Ram()
+    with pytest.raises(
+        CoopNetError, match=r"no memory left on cpu in epoch 1, step 2 of 5: lower training\.batch_size"
+    ):
+        train(task(settings()), memory, Silence(), never)
+    assert memory.saved is not None
+    assert (memory.saved[1]["epoch"], memory.saved[1]["step"]) == (1, 0)
 
 
 def test_momentum_is_used_from_the_first_step() -> None:
@@ -296,7 +269,7 @@ def test_meters_do_not_depend_on_the_batches(monkeypatch: pytest.MonkeyPatch) ->
     network, images = build(Architecture("cifar_resnet", 8, "basic", 4, 2, "learned", 4), 0), split(50, 0)
     teaching = Teaching("on_the_fly", True, 3.0)
     monkeypatch.setattr(engine, "EVALUATION_BATCH", 16)
-    whole = evaluate(network, images, teaching, "fp32").row("x")
+    whole = Evaluation(network, images, "fp32")(teaching).row("x")
     saved = logits(network, images)
     ensemble = (saved["gate"].unsqueeze(2) * saved["branches"]).sum(1)
     assert whole["x_top1_ensemble"] == pytest.approx(100 * (ensemble.argmax(1) == images.labels).float().mean().item())

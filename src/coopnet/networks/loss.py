@@ -33,13 +33,13 @@ class Teaching(NamedTuple):
         kind: of distillation: `on_the_fly`, `none`, `mutual`, `soft_labels` or `knowledge`.
         gated: whether an ensemble learns beside the branches; a plain network has none.
         temperature: T.
-        weight: r, of the distillation.
+        weight: r, of the distillation; a scalar on the device where it changes between replays.
     """
 
     kind: str
     gated: bool
     temperature: float = 1.0
-    weight: float = 1.0
+    weight: float | Tensor = 1.0
 
 
 class Loss(NamedTuple):

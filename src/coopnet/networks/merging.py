@@ -16,6 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coopnet.errors import CoopNetError
 from coopnet.networks.network import (
     Architecture,
     BasicBlock,
@@ -366,6 +367,7 @@ def solve_convolution(like: nn.Conv2d, pairs: Iterable[tuple[Tensor, Tensor]], r
 
     Raises:
         ValueError: a ridge that is not positive, or no pairs.
+        CoopNetError: all inputs are zero, or not numbers.
     """
     if ridge <= 0:
         raise ValueError(f"ridge {ridge} is not positive")
@@ -379,6 +381,11 @@ def solve_convolution(like: nn.Conv2d, pairs: Iterable[tuple[Tensor, Tensor]], r
     if sums is None:
         raise ValueError("no images to refit convolutions on")
     gram, moments = sums[0].cpu(), sums[1].cpu()
+    if not gram.diagonal().mean() > 0:  # nor is it where it is not a number
+        raise CoopNetError(
+            "there is nothing to refit convolutions on: what the first network's trunk makes of the training images is "
+            "zero or not a number throughout; look at how its training ended, and lower its training.optimizer.lr"
+        )
     gram.diagonal().add_(ridge * gram.diagonal().mean())
     weight: Tensor = torch.linalg.solve(gram, moments, left=False)
     return weight.reshape(len(weight), like.in_channels, *like.kernel_size).float()

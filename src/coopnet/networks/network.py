@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coopnet.networks.streams import side_by_side
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -233,13 +235,14 @@ class CooperativeNetwork(nn.Module):
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Normalised images [N, 3, 32, 32] → what each trunk makes of them, [N, trunk channels, H, W] each."""
-        return [trunk(images) for trunk in (self.trunks if self.trunk is None else [self.trunk])]
+        trunks = list(self.trunks) if self.trunk is None else [self.trunk]
+        return side_by_side(trunks, [images] * len(trunks))
 
     def forward(self, images: Tensor) -> Outputs:
         """Normalised images [N, 3, 32, 32] → branch logits [N, B, C] and gate weights [N, B]."""
         features = self.features(images)
         read = features if self.trunk is None else features * len(self.branches)
-        branches = torch.stack([branch(one) for branch, one in zip(self.branches, read, strict=True)], dim=1).float()
+        branches = torch.stack(side_by_side(self.branches, read), dim=1).float()
         if self.gate is None:
             return Outputs(branches, branches.new_full(branches.shape[:2], 1 / len(self.branches)))
         return Outputs(branches, self.gate(features))

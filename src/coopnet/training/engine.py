@@ -10,6 +10,7 @@ from torch import Tensor
 from coopnet.data.augment import Draws, Images
 from coopnet.networks.loss import Loss, Teaching, loss, taught_by
 from coopnet.networks.network import CooperativeNetwork, Outputs
+from coopnet.training.launch import Launch
 from coopnet.training.optimizer import Optimizer
 
 EVALUATION_BATCH = 1000
@@ -54,7 +55,7 @@ class Meters:
     """Sums over images, kept on the device so that no step waits for them.
 
     `sums` [3 + 2(B + 1)] float64: loss, cross-entropy, KL, then hits at rank 1 and at rank 5 of each branch and the
-    ensemble.
+    ensemble, over `images` images.
     """
 
     def __init__(self, branches: int, device: torch.device):
@@ -62,14 +63,17 @@ class Meters:
         self.sums = torch.zeros(3 + 2 * (branches + 1), dtype=torch.float64, device=device)
         self.images = 0
 
+    def clear(self) -> None:
+        """Begin anew."""
+        self.sums.zero_()
+        self.images = 0
+
     @torch.no_grad()
     def add(self, outputs: Outputs, labels: Tensor, losses: Loss) -> None:
-        """Count a batch: `losses` holds its means."""
-        n = len(labels)
+        """Add a batch to the sums, on the device alone: `losses` holds its means. Images are counted by the caller."""
         rank = ranks(torch.cat([outputs.branches, outputs.ensemble.unsqueeze(1)], dim=1), labels)
         hits = [(rank < k).sum(dim=0).double() for k in (1, 5)]
-        self.sums += torch.cat([torch.stack(losses).double() * n, *hits])
-        self.images += n
+        self.sums += torch.cat([torch.stack(losses).double() * len(labels), *hits])
 
     def row(self, prefix: str) -> dict[str, float]:
         """Means over the images as columns of the history; accuracies in percent."""
@@ -98,8 +102,8 @@ def train_step(
     precision: str,
     meters: Meters,
     teacher: CooperativeNetwork | None = None,
-) -> None:
-    """Forward, backward and update on one batch: images [n, 3, 32, 32], labels [n]."""
+) -> Tensor:
+    """Forward, backward and update on one batch, images [n, 3, 32, 32] and labels [n]; returns its loss, a scalar."""
     lesson = None if teacher is None else taught(teacher, images, teaching, precision)
     with autocast(images.device, precision):
         outputs = network(images)
@@ -108,6 +112,7 @@ def train_step(
     losses.total.backward()
     optimizer.step()
     meters.add(outputs, labels, losses)
+    return losses.total.detach()
 
 
 @torch.no_grad()
@@ -118,38 +123,50 @@ def taught(teacher: CooperativeNetwork, images: Tensor, teaching: Teaching, prec
     return taught_by(outputs, teaching.temperature)
 
 
-@torch.inference_mode()
-def predict(
-    network: CooperativeNetwork, split: Images, precision: str = "fp32"
-) -> Iterator[tuple[Tensor, Tensor, Outputs]]:
-    """Images, labels and outputs of a split in its own order, in large batches; eval mode."""
-    network.eval()
-    for indices in torch.arange(len(split), device=split.labels.device).split(EVALUATION_BATCH):
-        images = split.plain(indices)
-        with autocast(split.labels.device, precision):
-            outputs = network(images)
-        yield images, split.labels[indices], outputs
+class Evaluation:
+    """Loss and accuracies of a network on a split, in the split's own order and large batches.
+
+    Args:
+        network: any mode; it is left in eval mode.
+        split: on the network's device.
+        precision: `fp32` or `bf16`.
+        teacher: as the loss asks for; in eval mode.
+    """
+
+    def __init__(
+        self, network: CooperativeNetwork, split: Images, precision: str, teacher: CooperativeNetwork | None = None
+    ):
+        self.network, self.split, self.precision, self.teacher = network, split, precision, teacher
+        device = split.labels.device
+        self.batches = torch.arange(len(split), device=device).split(EVALUATION_BATCH)
+        self.meters = Meters(network.architecture.branches, device)
+        self.launch = Launch(self._batch, EVALUATION_BATCH, device)
+
+    @torch.inference_mode()
+    def __call__(self, teaching: Teaching) -> Meters:
+        """Evaluate the network as it is now. Where work is replayed, a weight that changes has to be a tensor."""
+        self.network.eval()
+        self.teaching = teaching
+        self.meters.clear()
+        for indices in self.batches:
+            self.launch(indices)
+        self.meters.images = len(self.split)
+        return self.meters
+
+    def _batch(self, indices: Tensor) -> None:
+        images, labels = self.split.plain(indices), self.split.labels[indices]
+        with autocast(labels.device, self.precision):
+            outputs = self.network(images)
+        lesson = None if self.teacher is None else taught(self.teacher, images, self.teaching, self.precision)
+        self.meters.add(outputs, labels, loss(outputs, labels, self.teaching, lesson))
 
 
 @torch.inference_mode()
-def evaluate(
-    network: CooperativeNetwork,
-    split: Images,
-    teaching: Teaching,
-    precision: str,
-    teacher: CooperativeNetwork | None = None,
-) -> Meters:
-    """Loss and accuracies of a network on a split."""
-    meters = Meters(network.architecture.branches, split.labels.device)
-    for images, labels, outputs in predict(network, split, precision):
-        lesson = None if teacher is None else taught(teacher, images, teaching, precision)
-        meters.add(outputs, labels, loss(outputs, labels, teaching, lesson))
-    return meters
-
-
 def logits(network: CooperativeNetwork, split: Images) -> dict[str, Tensor]:
-    """Branch logits [N, B, C] and gate weights [N, B] of a split, in float32, on the CPU."""
-    parts = [outputs for _, _, outputs in predict(network, split)]
+    """Branch logits [N, B, C] and gate weights [N, B] of a split, in float32, on the CPU; eval mode."""
+    network.eval()
+    batches_ = torch.arange(len(split), device=split.labels.device).split(EVALUATION_BATCH)
+    parts = [network(split.plain(indices)) for indices in batches_]
     return {
         "branches": torch.cat([part.branches for part in parts]).cpu(),
         "gate": torch.cat([part.gate for part in parts]).cpu(),

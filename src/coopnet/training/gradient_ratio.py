@@ -39,7 +39,7 @@ class ModuleRates:
         modules: names of parameters by module, M of them.
         factors: [M] float32, of the next step.
         sums: [M] float64, of the factors used since the epoch began.
-        taken: number of steps so far, a scalar on the CPU.
+        taken: number of steps so far, a scalar.
     """
 
     def __init__(self, network: CooperativeNetwork, options: GradientRatio, device: torch.device):
@@ -48,21 +48,21 @@ class ModuleRates:
         self.modules = modules(network)
         self.factors = torch.ones(len(self.modules), device=device)
         self.sums = torch.zeros(len(self.modules), dtype=torch.float64, device=device)
-        self.taken = torch.zeros((), dtype=torch.int64)
+        self.taken = torch.zeros((), dtype=torch.int64, device=device)
 
     @torch.no_grad()
     def update(self) -> None:
         """Count a step that used `factors`; after every k-th one make new ones of its gradients."""
         self.sums += self.factors
         self.taken += 1
-        if self.taken % self.options.every:
-            return
         sizes = torch.stack([self._mean_gradient(names) for names in self.modules.values()])
         ratio = torch.nan_to_num(sizes[-1] / sizes, nan=1.0, posinf=torch.inf)
         ratio = ratio.clamp(self.options.lowest, self.options.highest)
         ratio[-1] = 1.0
         smoothing = self.options.smoothing
-        self.factors = smoothing * self.factors + (1 - smoothing) * ratio
+        new = smoothing * self.factors + (1 - smoothing) * ratio
+        # Chosen on the device, in place: so a step is the same work whether it is due or not, and can be replayed.
+        self.factors.copy_(torch.where(self.taken % self.options.every == 0, new, self.factors))
 
     def _mean_gradient(self, names: list[str]) -> Tensor:
         """Mean absolute gradient over all elements of some parameters; those without a gradient count as zeros."""
@@ -81,7 +81,7 @@ class ModuleRates:
 
     def state(self) -> dict[str, Tensor]:
         """What has to be kept to continue."""
-        return {"factors": self.factors.cpu(), "sums": self.sums.cpu(), "taken": self.taken.clone()}
+        return {"factors": self.factors.cpu(), "sums": self.sums.cpu(), "taken": self.taken.cpu().clone()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Continue from `state`."""

@@ -15,13 +15,14 @@ from coopnet.networks.network import CooperativeNetwork
 from coopnet.networks.surgery import Slots
 from coopnet.settings import SGD, Adam
 from coopnet.training.gradient_ratio import ModuleRates
+from coopnet.training.launch import number
 
 
 class Optimizer:
     """Updates a network from its gradients.
 
     Attributes:
-        lr: learning rate of the next step.
+        lr: learning rate of the next step; a scalar on the device where steps are replayed.
         slots: the state, on the network's device: `momentum_buffer` for SGD; `exp_avg`, `exp_avg_sq` and `step` (a
             scalar per parameter) for Adam.
     """
@@ -35,10 +36,17 @@ class Optimizer:
         """
         self.options = options
         self.rates = rates
-        self.lr = options.lr
         self.parameters = dict(network.named_parameters())
+        self.lr = number(options.lr, next(iter(self.parameters.values())).device)
         names = ("momentum_buffer",) if isinstance(options, SGD) else ("exp_avg", "exp_avg_sq", "step")
         self.slots: Slots = {slot: self._filled(slot, slots.get(slot, {})) for slot in names}
+
+    def set_lr(self, value: float) -> None:
+        """Set the learning rate of the steps to come, without waiting for those before."""
+        if isinstance(self.lr, Tensor):
+            self.lr.fill_(value)
+        else:
+            self.lr = value
 
     @torch.no_grad()
     def _filled(self, slot: str, known: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -16,8 +16,9 @@ from coopnet.networks.loss import Teaching, rampup
 from coopnet.networks.network import CooperativeNetwork
 from coopnet.networks.surgery import Patient, Slots
 from coopnet.settings import NoDistillation, OnTheFly, Training
-from coopnet.training.engine import Meters, batches, evaluate, train_step
+from coopnet.training.engine import Evaluation, Meters, batches, train_step
 from coopnet.training.gradient_ratio import ModuleRates
+from coopnet.training.launch import Launch, number
 from coopnet.training.optimizer import Optimizer
 from coopnet.training.schedule import Opening, learning_rate, steps_per_epoch
 
@@ -119,7 +120,8 @@ def train(task: Task, memory: Memory, progress: Progress, stop: Callable[[], str
 
     Raises:
         Interrupted: `stop` gave a reason.
-        CoopNetError: the loss is not a finite number any more.
+        CoopNetError: the loss is not a finite number any more, or the device has no memory left; what was saved before
+            is still there.
     """
     return _Run(task, memory, progress, stop).run()
 
@@ -139,6 +141,15 @@ class _Run:
         self.images = len(task.splits["training"])
         self.steps = steps_per_epoch(self.images, task.training.batch_size)
         self.meters = Meters(self.network.architecture.branches, self.device)
+        self.losses = torch.zeros(self.steps, device=self.device)  # of this epoch, by step
+        self.loss = torch.zeros((), device=self.device)  # of the last step
+        self.weight = number(1.0, self.device)
+        self.launch = Launch(self._step, task.training.batch_size, self.device)
+        self.evaluations = {
+            name: Evaluation(self.network, split, task.training.precision, task.teacher)
+            for name, split in task.splits.items()
+            if name != "training"
+        }
         self.state = State()
         self.log_priors = self._log_priors()
         self._recall()
@@ -153,7 +164,14 @@ class _Run:
     def run(self) -> Trained:
         """All epochs that are left."""
         while self.state.epoch < self.task.training.epochs:
-            self._epoch()
+            try:
+                self._epoch()
+            except torch.OutOfMemoryError as error:
+                raise CoopNetError(
+                    f"no memory left on {self.device} in epoch {self.state.epoch}, step {self.state.step} of "
+                    f"{self.steps}: lower training.batch_size or model.width, or let fewer runs share the device "
+                    f"({str(error).partition('.')[0]}). The state before this epoch is kept."
+                ) from error
         if self.task.training.selection == "best_validation" and self.state.best:
             self._restore(self.state.best)
         selected = self.state.best_epoch if self.task.training.selection == "best_validation" else None
@@ -164,10 +182,11 @@ class _Run:
     def _epoch(self) -> None:
         training, epoch = self.task.training, self.state.epoch
         rate = learning_rate(training.optimizer.lr, training.schedule.milestones, training.schedule.gamma, epoch)
-        self.optimizer.lr = rate
-        teaching = self._teaching()
-        self._train(teaching)
-        row: Row = {"epoch": epoch, "lr": rate, "rampup": teaching.weight}
+        self.optimizer.set_lr(rate)
+        weight = self._weight()
+        self.teaching = self._teaching(weight)
+        self._train()
+        row: Row = {"epoch": epoch, "lr": rate, "rampup": weight}
         if self.task.opening is not None:
             done = self.steps * (epoch + 1)
             self._open(done)
@@ -175,25 +194,35 @@ class _Run:
         if self.rates is not None:
             row |= self.rates.row(self.steps)
         began = time.monotonic()
-        row |= self.meters.row("train") | self._evaluate(teaching)
+        self._refuse_divergence()
+        row |= self.meters.row("train") | self._evaluate()
         self._refuse_nonsense(row)
         self._finish(row, time.monotonic() - began)
 
-    def _teaching(self) -> Teaching:
-        """The loss of this epoch."""
-        distillation, weight = self.task.training.distillation, 1.0
+    def _weight(self) -> float:
+        """r, the weight of the distillation in this epoch."""
+        distillation = self.task.training.distillation
         if isinstance(distillation, OnTheFly):
-            weight = rampup(self.state.epoch, distillation.rampup)
-        elif isinstance(distillation, NoDistillation):
-            return Teaching("none", self._gated(), weight=0.0)
-        return Teaching(distillation.kind, self._gated(), distillation.temperature, weight)
+            return rampup(self.state.epoch, distillation.rampup)
+        return 0.0 if isinstance(distillation, NoDistillation) else 1.0
+
+    def _teaching(self, weight: float) -> Teaching:
+        """The loss of this epoch."""
+        distillation = self.task.training.distillation
+        if isinstance(distillation, NoDistillation):
+            return Teaching("none", self._gated(), weight=weight)
+        if isinstance(self.weight, Tensor):
+            self.weight.fill_(weight)
+        else:
+            self.weight = weight
+        return Teaching(distillation.kind, self._gated(), distillation.temperature, self.weight)
 
     def _gated(self) -> bool:
         return self.network.architecture.gate != "none"
 
-    def _train(self, teaching: Teaching) -> None:
+    def _train(self) -> None:
         """The steps of this epoch that are left."""
-        state, training, split = self.state, self.task.training, self.task.splits["training"]
+        state, training = self.state, self.task.training
         self.network.train()
         began = time.monotonic() - state.seconds
         draws = draw_epoch(self.images, self.task.seed, state.epoch, self.device)
@@ -201,28 +230,36 @@ class _Run:
         for batch in batches(draws, training.batch_size, state.step, self.steps):
             if self.log_priors is not None:
                 self._open(state.epoch * self.steps + state.step)
-            images = split.augmented(*batch) if self.task.augment else split.plain(batch.order)
-            labels = split.labels[batch.order]
-            train_step(
-                self.network,
-                self.optimizer,
-                images,
-                labels,
-                teaching,
-                training.precision,
-                self.meters,
-                self.task.teacher,
-            )
+            self.launch(*batch)
+            self.losses[state.step].copy_(self.loss)
             state.step += 1
-            self.progress.advance(len(labels))
+            self.meters.images += len(batch.order)
+            self.progress.advance(len(batch.order))
             reason = self.stop()
             if reason:
                 state.seconds = time.monotonic() - began
+                self._refuse_divergence()
                 self._save()
                 raise Interrupted(f"{reason} in epoch {state.epoch}, after step {state.step} of {self.steps}")
         if self.device.type == "cuda":
             torch.cuda.synchronize()  # so that the seconds are those of the work, not of its launch
         state.seconds = time.monotonic() - began
+
+    def _step(self, order: Tensor, offsets: Tensor, flips: Tensor) -> None:
+        """Train on a batch."""
+        split = self.task.splits["training"]
+        images = split.augmented(order, offsets, flips) if self.task.augment else split.plain(order)
+        loss = train_step(
+            self.network,
+            self.optimizer,
+            images,
+            split.labels[order],
+            self.teaching,
+            self.task.training.precision,
+            self.meters,
+            self.task.teacher,
+        )
+        self.loss.copy_(loss)
 
     def _open(self, step: int) -> None:
         """Set the log-prior of step `step`; copied on the device, so nothing waits."""
@@ -230,24 +267,33 @@ class _Run:
         assert self.network.gate is not None
         self.network.gate.log_prior.copy_(self.log_priors[step])
 
-    def _evaluate(self, teaching: Teaching) -> Row:
+    def _evaluate(self) -> Row:
         """Meters of the validation images, and of the test images where it is their turn."""
         training, row = self.task.training, Row()
         done = self.state.epoch + 1
         due = done == training.epochs or done % training.test_every == 0
         for name in ("validation", "test") if due else ("validation",):
-            if name in self.task.splits:
-                split = self.task.splits[name]
-                row |= evaluate(self.network, split, teaching, training.precision, self.task.teacher).row(name)
+            if name in self.evaluations:
+                row |= self.evaluations[name](self.teaching).row(name)
         return row
+
+    def _refuse_divergence(self) -> None:
+        """Look at the loss of every step of this epoch, all at once."""
+        bad = (~torch.isfinite(self.losses)).nonzero()
+        if len(bad):
+            step = int(bad[0])
+            self._diverged("the training loss", self.losses[step].item(), f", step {step + 1} of {self.steps}")
 
     def _refuse_nonsense(self, row: Row) -> None:
         bad = [name for name, value in row.items() if not math.isfinite(value)]
         if bad:
-            raise CoopNetError(
-                f"{bad[0]} is {row[bad[0]]} in epoch {self.state.epoch}: training has diverged; lower "
-                "training.optimizer.lr or choose precision: fp32. The state before this epoch is kept."
-            )
+            self._diverged(bad[0], row[bad[0]], "")
+
+    def _diverged(self, name: str, value: float, step: str) -> NoReturn:
+        raise CoopNetError(
+            f"{name} is {value} in epoch {self.state.epoch}{step}: training has diverged; lower "
+            "training.optimizer.lr or choose precision: fp32. The state before this epoch is kept."
+        )
 
     def _finish(self, row: Row, evaluation_seconds: float) -> None:
         """Close the epoch and save."""
@@ -264,7 +310,8 @@ class _Run:
             state.best_epoch, state.best_score = state.epoch, row["validation_top1_ensemble"]
             state.best = dict(self._snapshot())
         state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
-        self.meters = Meters(self.meters.branches, self.device)
+        self.meters.clear()
+        self.losses.zero_()
         self._save()
         self.progress.end(row, timing)
 
@@ -289,7 +336,7 @@ class _Run:
 
     def _save(self) -> None:
         state = self.state
-        tensors = dict(self._snapshot()) | {"meters": self.meters.sums.cpu()}
+        tensors = dict(self._snapshot()) | {"meters": self.meters.sums.cpu(), "losses": self.losses.cpu()}
         tensors |= {f"best/{name}": tensor for name, tensor in state.best.items()}
         if self.rates is not None:
             tensors |= {f"rates/{name}": tensor for name, tensor in self.rates.state().items()}
@@ -315,6 +362,7 @@ class _Run:
         if self.rates is not None:
             self.rates.restore({name: tensors[f"rates/{name}"] for name in self.rates.state()})
         self.meters.sums.copy_(tensors["meters"])
+        self.losses.copy_(tensors["losses"])
         self.meters.images = facts["metered"]
         best = {name.removeprefix("best/"): t for name, t in tensors.items() if name.startswith("best/")}
         best_epoch = facts["best_epoch"]

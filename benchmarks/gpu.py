@@ -1,0 +1,157 @@
+"""All that needs a GPU, in slices: correctness, benchmarks, then the core of the full study.
+
+    coopnet prepare cifar100                  # once
+    python -m benchmarks.gpu --minutes 9      # exit code 75: the same command goes on; 0: nothing is left to do
+
+A failed test ends it: nothing is measured with code that is wrong. What was finished is not done again, and a run that
+is cut off continues from its last epoch. Tests leave `results/bench/gpu_tests.xml`, the benchmarks their JSON beside
+it, the runs their metrics, histories and provenance in `results/full/`.
+"""
+
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coopnet import files, study
+from coopnet.commands.train import TIME_IS_UP
+from coopnet.study import FULL, Run, Study
+from coopnet.workspace import EVALUATED, Workspace
+
+FOLDER = Path(__file__).parent.parent
+PARTS = ("foundation", "step2")
+TESTS = ("test_launch.py", "test_trainer.py", "test_network.py", "test_gradient_ratio.py")
+BENCH = FOLDER / "results" / "bench"
+RESERVE = 30.0
+"""Seconds that a run needs to start, or to save itself and stop."""
+
+
+class Slice:
+    """The time that is left."""
+
+    def __init__(self, minutes: float):
+        self.end = time.monotonic() + 60 * minutes
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self.end - time.monotonic()
+
+    def over(self) -> bool:
+        """Whether it is too late to begin anything."""
+        return self.left < RESERVE
+
+    def run(self, *command: str) -> int:
+        """Exit code of a command of this Python, killed when the time is up."""
+        print("$", *command, flush=True)
+        try:
+            return subprocess.run([sys.executable, *command], cwd=FOLDER, timeout=max(self.left, 1)).returncode
+        except subprocess.TimeoutExpired:
+            return TIME_IS_UP
+
+
+def main(
+    minutes: Annotated[float, typer.Option(min=1, help="of this slice")] = 9,
+    name: Annotated[str, typer.Option("--study", help="whose runs to make")] = FULL,
+    device: str = "cuda",
+    parts: Annotated[str, typer.Option(help="of the study")] = ",".join(PARTS),
+    jobs: Annotated[int, typer.Option(min=1, help="runs side by side on the device")] = 4,
+    pack: Annotated[Path | None, typer.Option(help="also pack results into this .tar.gz")] = None,
+) -> None:
+    """Do what is left, as far as the time goes."""
+    piece = Slice(minutes)
+    code = _checked(piece, device) or _runs(piece, name, parts.split(","), jobs)
+    if pack is not None:
+        with tarfile.open(pack, "w:gz") as packed:
+            for folder in (BENCH, FOLDER / "results" / name):
+                if folder.is_dir():
+                    packed.add(folder, folder.relative_to(FOLDER), filter=_small)
+    print(
+        {0: "nothing is left to do", TIME_IS_UP: "time is up; the same command goes on"}.get(code, "failed, see above")
+    )
+    raise typer.Exit(code)
+
+
+def _small(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Everything but logits."""
+    return None if member.name.endswith("logits.safetensors") else member
+
+
+def _checked(piece: Slice, device: str) -> int:
+    """Tests, then benchmarks, each once."""
+    commands: dict[str, Sequence[str]] = {
+        "gpu_tests.xml": ("pytest", "--junitxml={}", *(f"tests/{test}" for test in TESTS)),
+        "gpu.json" if device == "cuda" else "cpu.json": ("coopnet", "bench", "--device", device, "--repetitions", "3"),
+        "sharing.json": ("benchmarks.sharing", "--device", device),
+    }
+    BENCH.mkdir(parents=True, exist_ok=True)
+    for made, (module, *arguments) in commands.items():
+        if (BENCH / made).is_file():
+            continue
+        unfinished = BENCH / f".{made}"  # under this name until the tests have passed
+        code = piece.run("-m", module, *(argument.format(unfinished) for argument in arguments))
+        if code:
+            return code
+        if unfinished.is_file():
+            unfinished.replace(BENCH / made)
+    return 0
+
+
+def _runs(piece: Slice, name: str, parts: Sequence[str], jobs: int) -> int:
+    """The runs of some parts, seed by seed, parents first, several at once."""
+    plan = study.load(FOLDER, name)
+    todo = [run for run in _in_order(plan, parts) if not _done(plan, run)]
+    finished = {run.key for run in plan.runs.values() if _done(plan, run)}
+    working: dict[Future[int], Run] = {}
+    code = 0
+    with ThreadPoolExecutor(jobs) as pool:
+        while working or (todo and not code and not piece.over()):
+            ready = [run for run in todo if all(parent.key in finished for parent in run.parents)]
+            for run in ready[: jobs - len(working)] if not code and not piece.over() else ():
+                todo.remove(run)
+                working[pool.submit(_make, piece, name, run)] = run
+            done, _ = wait(working, return_when=FIRST_COMPLETED)
+            for future in done:
+                run, ended = working.pop(future), future.result()
+                finished |= set() if ended else {run.key}
+                code = code if ended in (0, TIME_IS_UP) and code else ended or code
+    return code or (TIME_IS_UP if todo else 0)
+
+
+def _in_order(plan: Study, parts: Sequence[str]) -> list[Run]:
+    """The runs of some parts and what they need, all of the first seed first."""
+    chosen: dict[tuple[str, int], Run] = {}
+
+    def add(run: Run) -> None:
+        for parent in run.parents:
+            add(parent)
+        chosen.setdefault((run.experiment, run.seed), run)
+
+    for run in sorted(plan.runs.values(), key=lambda run: run.seed):
+        if run.row.part in parts:
+            add(run)
+    return list(chosen.values())
+
+
+def _done(plan: Study, run: Run) -> bool:
+    """Whether a run was made and evaluated as planned."""
+    folder = Workspace(FOLDER).run(plan, run)
+    return files.look(folder / "run.json", "key") == run.key and all((folder / name).is_file() for name in EVALUATED)
+
+
+def _make(piece: Slice, name: str, run: Run) -> int:
+    """Train a run as long as there is time, then evaluate it; the exit code of what failed."""
+    minutes = max(piece.left - RESERVE, 0) / 60
+    which = (name, run.experiment, str(run.seed))
+    code = piece.run("-m", "coopnet", "train", *which, "--max-minutes", f"{minutes:.2f}")
+    return code or piece.run("-m", "coopnet", "evaluate", *which)
+
+
+if __name__ == "__main__":
+    typer.run(main)
