@@ -1,0 +1,1 @@
+"""How fast the training loop is, beside a plain one, and whether both learn alike. Run by `coopnet bench`."""
