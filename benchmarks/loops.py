@@ -1,4 +1,7 @@
-"""The loops that are compared, each behind the same few arguments."""
+"""The loops that are compared, each behind the same few arguments.
+
+The reference is imported where it runs: its libraries take memory that ours does without.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import reference
 from benchmarks.watch import Laps
 from benchmarks.workload import Arrays, architecture
 from coopnet.data.augment import Images, draw_epoch
@@ -56,6 +58,8 @@ def ours(row: Experiment, arrays: Arrays, device: torch.device, progress: Progre
 
 def plain(row: Experiment, arrays: Arrays, device: torch.device, progress: Progress) -> None:
     """The reference, from the same weights."""
+    from benchmarks import reference
+
     network = build(architecture(row), SEED).to(device)
     augment = row.data.augmentation == "crop_flip"
     reference.train(network, row.training, arrays, constants(row), augment=augment, seed=SEED, progress=progress)
@@ -137,6 +141,8 @@ def our_laps(row: Experiment, arrays: Arrays, device: torch.device, laps: Laps) 
 
 def reference_laps(row: Experiment, arrays: Arrays, device: torch.device, laps: Laps) -> None:
     """An epoch of the reference; `data` is the time it waits for its workers."""
+    from benchmarks import reference
+
     network = build(architecture(row), SEED).to(device)
     augment = row.data.augmentation == "crop_flip"
     reference.train(

@@ -41,11 +41,14 @@ def main() -> None:
     cpu = torch.device("cpu")
     with suppress(Enough):
         LOOPS[asked["loop"]](row, synthetic(row, {"train": asked["images"]}), cpu, Stopwatch(cpu, limit=STEPS))
-    print(_peak())
+    print(peak())
 
 
-def _peak() -> int:
-    """Bytes. On Linux `getrusage` would report the peak of the process that started this one, if that was higher."""
+def peak() -> int:
+    """Bytes that this process has had at most.
+
+    On Linux `getrusage` would report the peak of the process that started this one, if that was higher.
+    """
     status = Path("/proc/self/status")
     if status.is_file():
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
