@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks import ceiling, memory, reference
+from benchmarks import SIDES, ceiling, memory, reference
 from benchmarks.loops import LAPS, LOOPS, precision, switch
 from benchmarks.watch import Laps, Stopwatch, spread
 from benchmarks.workload import EPOCH, PRICED, Arrays, Workload, cores, one_epoch, synthetic
@@ -17,7 +17,6 @@ from coopnet.networks import flops
 from coopnet.settings import Experiment
 from coopnet.training.device import describe
 
-SIDES = ("ours", "reference")
 LAP_STEPS = 3
 """Measured steps from which the shares of time are taken."""
 

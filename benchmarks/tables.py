@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from benchmarks.measure import SIDES
+from benchmarks import SIDES
 from coopnet.reporting.wording import count, listing, number
 
 PARTS = ("data", "forward", "backward", "optimiser", "metrics")
