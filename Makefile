@@ -4,7 +4,7 @@ CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN = .venv/bin
 READY = .venv/ready
 
-.PHONY: setup demo demo-all test test-slow check report restore lock clean
+.PHONY: setup demo demo-all test test-slow check bench report restore lock clean
 
 setup: $(READY)
 
@@ -38,6 +38,10 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+
+# Speed beside the plain loop in benchmarks/, on the GPU if there is one; wants a machine that does nothing else.
+bench: $(READY)
+	$(BIN)/coopnet bench
 
 # The report of STUDY from its tables and its ledger alone: no data, no checkpoints, no logits.
 STUDY ?= mini

@@ -174,16 +174,16 @@ def restore(study: StudyName) -> None:
     command.restore(_workspace(), study)
 
 
-class _OrList(TyperGroup):
-    """Commands of which `list` is meant where none is named: `coopnet runs mini`."""
+class _OrFirst(TyperGroup):
+    """Commands of which the first is meant where none is named: `coopnet runs mini`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or args[0] not in (*self.commands, "--help"):
-            args = ["list", *args]
+            args = [next(iter(self.commands)), *args]
         return super().parse_args(ctx, args)
 
 
-runs = typer.Typer(cls=_OrList)
+runs = typer.Typer(cls=_OrFirst)
 app.add_typer(runs, name="runs", help="List the runs of a study (`coopnet runs STUDY`), or clear the store of others.")
 
 
@@ -201,3 +201,42 @@ def collect_garbage(yes: Annotated[bool, typer.Option("--yes", help="remove them
     from coopnet.commands import runs as command
 
     command.collect_garbage(_workspace(), remove=yes)
+
+
+bench = typer.Typer(cls=_OrFirst)
+app.add_typer(bench, name="bench", help="Measure the training loop beside a plain one (`coopnet bench`), or compare.")
+
+DeviceKind = Annotated[str | None, typer.Option("--device", help="cpu or cuda", metavar="KIND")]
+
+
+@bench.command("run")
+def run_benchmark(
+    device: DeviceKind = None,
+    images: Annotated[int | None, typer.Option(min=1, help="training images of a repetition")] = None,
+    test_images: Annotated[int | None, typer.Option(min=1, help="test images of a repetition")] = None,
+    repetitions: Annotated[int | None, typer.Option(min=1)] = None,
+) -> None:
+    """Measure speed, memory and where the time goes, side by side; writes results/bench/cpu.json or gpu.json."""
+    from coopnet.commands import bench as command
+
+    command.run(_workspace(), device, images, test_images, repetitions)
+
+
+@bench.command("curves")
+def compare_curves(
+    study: Annotated[str, typer.Argument(metavar="[STUDY]")] = "mini",
+    experiment: Annotated[str, typer.Argument(metavar="[EXPERIMENT]")] = "one3",
+    device: DeviceKind = None,
+) -> None:
+    """Train the plain loop on the settings of an experiment and compare its curves with the results that lie here."""
+    from coopnet.commands import bench as command
+
+    command.curves(_workspace(), study, experiment, device)
+
+
+@bench.command("show")
+def show_benchmark() -> None:
+    """Print what was measured last as Markdown."""
+    from coopnet.commands import bench as command
+
+    command.show(_workspace())

@@ -1,0 +1,145 @@
+"""Whether both loops learn alike: their curves, seed by seed, on the settings of a row of a study.
+
+The rule. Three figures of each seed are compared: the training loss of the last epoch, the training loss in the mean
+over all epochs, and the final top-1 on the test images. With standard deviations s over n seeds, the standard error of
+a difference of means is √(s²/n of ours + s²/n of the reference's); two means agree if they differ by at most 2 of it.
+`within_spread` says that both losses do. The two loops start from the same weights for the same seed and differ in
+the order and the augmentation of the images, in layout and in precision.
+"""
+
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+
+from benchmarks import reference
+from benchmarks.loops import constants, switch
+from benchmarks.workload import Arrays, architecture
+from coopnet.data.splits import split
+from coopnet.errors import CoopNetError
+from coopnet.networks.network import build
+from coopnet.seeding import derive
+from coopnet.study import Run
+from coopnet.training.trainer import Row
+
+LOSS, TOP1 = "train_loss", "test_top1_ensemble"
+ERRORS = 2.0
+"""Standard errors by which two means may differ."""
+
+
+class Watcher:
+    """Says how each epoch went."""
+
+    def __init__(self, name: str, say: Callable[[str], None]):
+        self.name, self.say, self.epochs = name, say, 0
+
+    def begin(self, epoch: int, epochs: int, images: int, done: int) -> None:
+        """Remember how many epochs there are."""
+        self.epochs = epochs
+
+    def advance(self, images: int) -> None:
+        """Nothing."""
+
+    def end(self, row: Row, timing: Row) -> None:
+        """Say it."""
+        self.say(f"reference {self.name}  epoch {int(row['epoch']) + 1}/{self.epochs}  loss {row[LOSS]:.3f}")
+
+
+def check(run: Run) -> None:
+    """Refuse a row that the reference cannot train.
+
+    Raises:
+        CoopNetError: it starts from other weights, has a teacher from outside or more than plain SGD.
+    """
+    training = run.row.training
+    if (
+        run.row.start.kind != "random"
+        or run.parents
+        or training.optimizer.kind != "sgd"
+        or training.distillation.kind not in ("on_the_fly", "none")
+        or training.schedule.gradient_ratio is not None
+    ):
+        raise CoopNetError(
+            f"{run.experiment} is not for the reference, which trains by SGD from random weights and without a teacher "
+            "from outside; choose a row such as baseline, one3 or one5"
+        )
+
+
+def history(path: Path, run: Run) -> list[Row]:
+    """The history of a finished run of ours.
+
+    Raises:
+        CoopNetError: it is missing, or of another number of epochs.
+    """
+    if not path.is_file():
+        raise CoopNetError(f"{path} is missing; train {run.name} first")
+    with path.open(newline="", encoding="utf-8") as handle:
+        rows = [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(handle)]
+    if len(rows) != run.row.training.epochs:
+        raise CoopNetError(f"{path} has {len(rows)} epochs, but {run.experiment} has {run.row.training.epochs}")
+    return rows
+
+
+def train(run: Run, arrays: Arrays, device: torch.device, threads: int, say: Callable[[str], None]) -> list[Row]:
+    """The reference on the settings of a run, from the weights that this run begins with."""
+    switch("reference", threads)
+    row, (images, labels) = run.row, arrays["train"]
+    chosen = split(labels, validation=row.data.validation, subset=row.data.training_subset, seed=row.data.split_seed)
+    parts = {"train": (images[chosen.training], labels[chosen.training]), "test": arrays["test"]}
+    return reference.train(
+        build(architecture(row), derive(run.seed, "weights")).to(device),
+        row.training.model_copy(update={"test_every": row.training.epochs}),
+        parts,
+        constants(row),
+        augment=row.data.augmentation == "crop_flip",
+        seed=run.seed,
+        progress=Watcher(run.name, say),
+    )
+
+
+def compare(ours: Mapping[int, Sequence[Row]], others: Mapping[int, Sequence[Row]]) -> dict[str, Any]:
+    """Histories of both by seed, compared by the rule.
+
+    Raises:
+        CoopNetError: one seed alone, which has no spread.
+    """
+    if len(ours) < 2:
+        raise CoopNetError("one seed has no spread to compare with; give the experiment at least 2 seeds")
+    comparisons = {
+        "last_epoch_loss": _compare(ours, others, partial(_loss, -1)),
+        "mean_loss": _compare(ours, others, lambda rows: fmean(row[LOSS] for row in rows)),
+        "test_top1": _compare(ours, others, lambda rows: rows[-1][TOP1]),
+    }
+    epochs = len(next(iter(ours.values())))
+    return {
+        "seeds": sorted(ours),
+        "comparisons": comparisons,
+        "within_spread": all(comparisons[name]["within"] for name in ("last_epoch_loss", "mean_loss")),
+        "epochs": [_compare(ours, others, partial(_loss, epoch)) for epoch in range(epochs)],
+    }
+
+
+def _loss(epoch: int, rows: Sequence[Row]) -> float:
+    return rows[epoch][LOSS]
+
+
+def _compare(
+    ours: Mapping[int, Sequence[Row]],
+    others: Mapping[int, Sequence[Row]],
+    figure: Callable[[Sequence[Row]], float],
+) -> dict[str, Any]:
+    """One figure of each seed: means, standard deviations, their difference and its standard error."""
+    compared: dict[str, Any] = {}
+    for loop, histories in (("ours", ours), ("reference", others)):
+        values = [figure(histories[seed]) for seed in sorted(histories)]
+        compared[loop] = {"values": values, "mean": fmean(values), "std": stdev(values)}
+    one, other = compared["ours"], compared["reference"]
+    compared["difference"] = one["mean"] - other["mean"]
+    compared["standard_error"] = math.sqrt(one["std"] ** 2 / len(ours) + other["std"] ** 2 / len(others))
+    compared["within"] = abs(compared["difference"]) <= ERRORS * compared["standard_error"]
+    return compared

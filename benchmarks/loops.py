@@ -1,0 +1,156 @@
+"""The loops that are compared, each behind the same few arguments.
+
+The reference is imported where it runs: its libraries take memory that ours does without.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.watch import Laps
+from benchmarks.workload import Arrays, architecture
+from coopnet.data.augment import Images, draw_epoch
+from coopnet.data.datasets import DATASETS
+from coopnet.data.normalization import normalization
+from coopnet.networks.loss import Loss, Teaching, rampup
+from coopnet.networks.network import Outputs, build
+from coopnet.networks.surgery import Patient
+from coopnet.settings import Experiment, OnTheFly
+from coopnet.training.engine import Meters, batches, make_deterministic, train_step
+from coopnet.training.optimizer import Optimizer
+from coopnet.training.schedule import steps_per_epoch
+from coopnet.training.trainer import Progress, Task, train
+
+SEED = 0
+
+
+class Nowhere:
+    """Memory of a run that nobody will continue."""
+
+    def load(self) -> None:
+        """Nothing was saved."""
+
+    def save(self, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
+        """Forget."""
+
+
+def constants(row: Experiment) -> dict[str, list[float]]:
+    """By what a row normalises its images."""
+    return normalization(DATASETS[row.data.dataset], row.data.normalization)
+
+
+def task(row: Experiment, arrays: Arrays, device: torch.device) -> Task:
+    """What our trainer is given for a row: everything on its device, as `coopnet train` puts it there."""
+    network = build(architecture(row), SEED).to(device).to(memory_format=torch.channels_last)
+    mean, std = constants(row)["mean"], constants(row)["std"]
+    names = {"train": "training", "test": "test"}
+    splits = {names[name]: Images(*arrays[name], mean, std, device) for name in arrays}
+    augment = row.data.augmentation == "crop_flip"
+    return Task(Patient(network, {}), row.training, splits, augment=augment, seed=SEED)
+
+
+def ours(row: Experiment, arrays: Arrays, device: torch.device, progress: Progress) -> None:
+    """The trainer itself."""
+    train(task(row, arrays, device), Nowhere(), progress, lambda: None)
+
+
+def plain(row: Experiment, arrays: Arrays, device: torch.device, progress: Progress) -> None:
+    """The reference, from the same weights."""
+    from benchmarks import reference
+
+    network = build(architecture(row), SEED).to(device)
+    augment = row.data.augmentation == "crop_flip"
+    reference.train(network, row.training, arrays, constants(row), augment=augment, seed=SEED, progress=progress)
+
+
+LOOPS: dict[str, Callable[[Experiment, Arrays, torch.device, Progress], None]] = {
+    "ours": ours,
+    "reference": plain,
+    "free": ours,
+}
+"""By name; `free` is ours with algorithms that may differ from run to run."""
+
+
+def switch(loop: str, threads: int) -> None:
+    """Set PyTorch up for one of the loops: ours is deterministic, the others take what is fastest.
+
+    The reference has PyTorch's defaults otherwise, so on a GPU its convolutions compute in TF32.
+    """
+    make_deterministic(threads)
+    if loop != "ours":
+        torch.set_deterministic_debug_mode("default")
+        torch.backends.cudnn.deterministic = False
+        torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = loop == "reference"
+
+
+def precision(loop: str, row: Experiment, device: torch.device) -> str:
+    """In what a loop multiplies: `bf16`, `fp32`, or the `tf32` that PyTorch makes of fp32 convolutions on a GPU."""
+    if loop != "reference":
+        return row.training.precision
+    return "tf32" if device.type == "cuda" else "fp32"
+
+
+class _Optimizer(Optimizer):
+    """Tells when it was called, and so when forward and backward were done."""
+
+    laps: Laps
+
+    def clear_gradients(self) -> None:
+        self.laps.lap("forward")
+        super().clear_gradients()
+
+    def step(self) -> None:
+        self.laps.lap("backward")
+        super().step()
+        self.laps.lap("optimiser")
+
+
+class _Meters(Meters):
+    """Tells when it has counted."""
+
+    laps: Laps
+
+    def add(self, outputs: Outputs, labels: Tensor, losses: Loss) -> None:
+        super().add(outputs, labels, losses)
+        self.laps.lap("metrics")
+
+
+def our_laps(row: Experiment, arrays: Arrays, device: torch.device, laps: Laps) -> None:
+    """An epoch of our training steps, one by one: the same step as the trainer's, watched from inside."""
+    todo, training = task(row, arrays, device), row.training
+    network, split = todo.patient.network.train(), todo.splits["training"]
+    optimizer = _Optimizer(network, training.optimizer, {})
+    meters = _Meters(network.architecture.branches, device)
+    optimizer.laps = meters.laps = laps
+    assert isinstance(training.distillation, OnTheFly)
+    weight = rampup(0, training.distillation.rampup)
+    gated = network.architecture.gate != "none"
+    teaching = Teaching("on_the_fly", gated, training.distillation.temperature, weight)
+    steps = steps_per_epoch(len(split), training.batch_size)
+    laps.begin(0, 1, len(split), 0)
+    for batch in batches(draw_epoch(len(split), SEED, 0, device), training.batch_size, 0, steps):
+        images = split.augmented(*batch) if todo.augment else split.plain(batch.order)
+        labels = split.labels[batch.order]
+        laps.lap("data")
+        train_step(network, optimizer, images, labels, teaching, training.precision, meters)
+        laps.advance(len(labels))
+
+
+def reference_laps(row: Experiment, arrays: Arrays, device: torch.device, laps: Laps) -> None:
+    """An epoch of the reference; `data` is the time it waits for its workers."""
+    from benchmarks import reference
+
+    network = build(architecture(row), SEED).to(device)
+    augment = row.data.augmentation == "crop_flip"
+    reference.train(
+        network, row.training, arrays, constants(row), augment=augment, seed=SEED, progress=laps, lap=laps.lap
+    )
+
+
+LAPS: dict[str, Callable[[Experiment, Arrays, torch.device, Laps], None]] = {
+    "ours": our_laps,
+    "reference": reference_laps,
+}

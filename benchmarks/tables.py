@@ -1,0 +1,138 @@
+"""The figures as tables: the same cells on the terminal and in Markdown."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from benchmarks import SIDES
+from coopnet.reporting.wording import count, listing, number
+
+PARTS = ("data", "forward", "backward", "optimiser", "metrics")
+SCALED = "epoch_seconds_scaled_from_fewer_images"
+
+
+class Cells(NamedTuple):
+    """A table: what it is called, its columns and its rows."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def tables(report: Mapping[str, Any]) -> list[Cells]:
+    """All tables of a `results/bench/<kind>.json`."""
+    return [speed(report), ceilings(report), parts(report)]
+
+
+def speed(report: Mapping[str, Any]) -> Cells:
+    """Images per second and what they cost."""
+    rows = []
+    for model, loop, own in _sides(report):
+        ratios = report["models"][model]["ratios"]
+        cells = [_spread(own["images_per_second"], 0), _spread(ratios) if loop == "ours" else ""]
+        cells += [_spread(own["cost_relative_to_baseline"]), _spread(own.get("epoch_seconds") or own[SCALED], 1)]
+        rows.append([model, loop, *cells, decimal(own["peak_memory_bytes"])])
+    scaled = any(SCALED in own for _, _, own in _sides(report))
+    seconds = "seconds per epoch" + (", scaled from fewer images" if scaled else "")
+    columns = ("model", "loop", "training images/s", "ratio", "cost relative to baseline", seconds, "peak memory")
+    return Cells("Speed", columns, rows)
+
+
+def ceilings(report: Mapping[str, Any]) -> Cells:
+    """How near the loops come to what the machine was measured to do."""
+    rows, bound = [], report["ceiling"]
+    for model, loop, own in _sides(report):
+        share, kind = own["share_of_ceiling"], own["precision"]
+        rate, moved = bound["flops_per_second"][kind]["highest"], bound["bytes_per_second"]["highest"]
+        products = f"{_percent(share['matrix_products'])} of {number(rate / 1e9, 0)} GFLOP/s ({kind})"
+        rows.append([model, loop, products, f"{_percent(share['bandwidth'])} of {number(moved / 1e9, 1)} GB/s"])
+    return Cells("Share of the machine's measured ceiling", ("model", "loop", "matrix products", "bandwidth"), rows)
+
+
+def parts(report: Mapping[str, Any]) -> Cells:
+    """Where the time of a step goes."""
+    rows = [
+        [model, loop, *(_percent(own["time_shares"].get(part, 0.0)) for part in PARTS)]
+        for model, loop, own in _sides(report)
+    ]
+    return Cells("Where the time goes", ("model", "loop", *PARTS), rows)
+
+
+def circumstances(report: Mapping[str, Any]) -> str:
+    """One paragraph on what was measured how on what."""
+    machine, settings = report["machine"], report["settings"]
+    images = settings["images"]
+    said = [
+        f"{machine['device']['name']}, {count(machine['cores'], 'core')}, {count(machine['threads'], 'thread')}, "
+        f"PyTorch {machine['libraries']['torch']}, load {number(machine['load_average_before'][0])} before.",
+        f"Medians (lowest to highest) of {count(settings['repetitions'], 'repetition')} with "
+        f"{images['train']:,} training and {images['test']:,} test images each; "
+        f"the reference has {count(machine['reference_workers'], 'worker')}.",
+    ]
+    if report["deterministic"]:
+        priced = report["deterministic"]
+        said.append(
+            f"Without deterministic algorithms ours is {_spread(priced['prices'])} times as fast on {priced['model']}."
+        )
+    return " ".join(said)
+
+
+def agreement(curves: Mapping[str, Any]) -> str:
+    """One paragraph on whether the loss curves agree."""
+    said = []
+    for name, one in curves["comparisons"].items():
+        places = 3 if "loss" in name else 2
+        ours, other = (_deviation(one[loop], places) for loop in SIDES)
+        difference = number(one["difference"], places, sign=True)
+        error = number(one["standard_error"], places)
+        said.append(
+            f"{name.replace('_', ' ')} {ours} against {other} (difference {difference}, standard error {error})"
+        )
+    verdict = "agree within" if curves["within_spread"] else "differ by more than"
+    return (
+        f"Ours against the reference on `{curves['study']}/{curves['experiment']}`, "
+        f"{count(len(curves['seeds']), 'seed')}: {listing(said)}; the loss curves {verdict} the spread of seeds.\n"
+    )
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """Everything, for README and documentation."""
+    blocks = [circumstances(report)]
+    for table in tables(report):
+        lines = [table.columns, ["---"] * len(table.columns), *table.rows]
+        blocks.append(f"{table.title}:\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+def show(report: Mapping[str, Any], console: Console) -> None:
+    """Everything, on a terminal."""
+    console.print(circumstances(report), highlight=False)
+    for cells in tables(report):
+        table = Table(*cells.columns, title=cells.title, title_justify="left")
+        for row in cells.rows:
+            table.add_row(*row)
+        console.print(table)
+
+
+def _sides(report: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Model, loop and what was measured, fewest branches first."""
+    models = sorted(report["models"], key=lambda name: report["models"][name]["ours"]["flops_per_image"])
+    for model in models:
+        for loop in SIDES:
+            yield model, loop, report["models"][model][loop]
+
+
+def _spread(samples: Mapping[str, Any], places: int = 2) -> str:
+    median, low, high = (number(samples[name], places) for name in ("median", "lowest", "highest"))
+    return median if low == high else f"{median} ({low} to {high})"
+
+
+def _deviation(values: Mapping[str, float], places: int) -> str:
+    return f"{number(values['mean'], places)} ± {number(values['std'], places)}"
+
+
+def _percent(share: float) -> str:
+    return f"{number(100 * share, 1)} %"

@@ -1,0 +1,101 @@
+"""`coopnet bench`: how fast training is beside the plain loop in `benchmarks/`, and whether both learn alike."""
+
+import importlib
+import logging
+import sys
+from types import ModuleType
+from typing import Any
+
+from rich.console import Console
+
+from coopnet import files, study
+from coopnet.errors import CoopNetError
+from coopnet.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+WIDTH = 180
+
+
+def run(
+    workspace: Workspace, device_kind: str | None, images: int | None, test_images: int | None, repetitions: int | None
+) -> None:
+    """Measure, print and write `results/bench/<cpu or gpu>.json`; what is None takes the device's default."""
+    measure, workload, tables = (_part(workspace, name) for name in ("measure", "workload", "tables"))
+    rows = study.load(workspace.root).experiments
+    device = _device(device_kind)
+    default = workload.DEFAULTS[device.type]
+    todo = workload.Workload(
+        rows={name: rows[name] for name in workload.MODELS},
+        images={"train": images or default["train"], "test": test_images or default["test"]},
+        warmup=default["warmup"],
+        repetitions=repetitions or default["repetitions"],
+    )
+    report = measure.run(todo, device, log.info)
+    path = workspace.results("bench") / ("gpu.json" if device.type == "cuda" else "cpu.json")
+    files.write_json(path, report)
+    tables.show(report, _console())
+    log.info("written to %s", path)
+
+
+def curves(workspace: Workspace, name: str, experiment: str, device_kind: str | None) -> None:
+    """Train the reference on a row's settings and compare it with our histories, in `results/bench/curves.json`."""
+    suite, workload, tables = (_part(workspace, part) for part in ("curves", "workload", "tables"))
+    from coopnet.data import canonical
+    from coopnet.data.datasets import DATASETS
+    from coopnet.training.device import describe
+
+    plan = study.load(workspace.root, name)
+    runs = [plan.run(experiment, seed) for seed in plan.seeds(experiment)]
+    runs = runs or [plan.run(experiment, 0)]  # which says that there is none
+    suite.check(runs[0])
+    ours = {run.seed: suite.history(workspace.run(plan, run) / "history.csv", run) for run in runs}
+    dataset = DATASETS[runs[0].row.data.dataset]
+    arrays = canonical.load(workspace.prepared(dataset.name), dataset)
+    device, threads = _device(device_kind or plan.device), workload.cores()
+    others = {run.seed: suite.train(run, arrays, device, threads, log.info) for run in runs}
+    report: dict[str, Any] = {"study": name, "experiment": experiment, "precision": runs[0].row.training.precision}
+    report |= {"device": describe(device)} | suite.compare(ours, others)
+    path = workspace.results("bench") / "curves.json"
+    files.write_json(path, report)
+    print(tables.agreement(report), end="")
+    log.info("written to %s", path)
+
+
+def show(workspace: Workspace) -> None:
+    """Print what was measured last as Markdown."""
+    tables, folder = _part(workspace, "tables"), workspace.results("bench")
+    shown = {"cpu.json": tables.markdown, "gpu.json": tables.markdown, "curves.json": tables.agreement}
+    texts = [shown[name](files.read_json(folder / name)) for name in shown if (folder / name).is_file()]
+    if not texts:
+        raise CoopNetError(f"nothing was measured yet in {folder}; run `coopnet bench` first")
+    print("\n".join(texts), end="")
+
+
+def _part(workspace: Workspace, name: str) -> ModuleType:
+    """A module of the project's `benchmarks/`, which is no part of the installed package.
+
+    Raises:
+        CoopNetError: this folder has none.
+    """
+    if not (workspace.root / "benchmarks" / "__init__.py").is_file():
+        raise CoopNetError(
+            f"there is no benchmarks/ in {workspace.root.resolve()}; run this in a checkout of the project"
+        )
+    place = str(workspace.root.resolve())
+    if place not in sys.path:
+        sys.path.insert(0, place)
+    return importlib.import_module(f"benchmarks.{name}")
+
+
+def _device(kind: str | None) -> Any:
+    """The device asked for; without one a GPU where there is one."""
+    import torch
+
+    from coopnet.training.device import choose
+
+    return choose(kind or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else WIDTH)
