@@ -18,7 +18,7 @@ import pytest
 import report_fixture as synthetic
 from coopnet import files
 from coopnet.errors import CoopNetError
-from coopnet.reporting import report, sections, tables
+from coopnet.reporting import report, sections, tables, timing
 from coopnet.reporting.figures import compute, dag, overview
 from coopnet.reporting.frames import load
 from coopnet.reporting.tables.rows import difference
@@ -793,7 +793,7 @@ def test_the_page_fetches_nothing(page: str) -> None:
 
 def test_the_page_links_to_tables_that_exist(made: tuple[Path, Path], page: str) -> None:
     """Each relative link leads to a file of the repository's layout."""
-    report.render_timing(*made)
+    timing.render(*made)
     for target in set(re.findall(r'<a [^>]*href="([^"#]+)"', page)):
         assert (made[1] / target).is_file(), target
 
@@ -806,7 +806,7 @@ def test_ids_of_the_page_are_unique(page: str) -> None:
 
 def test_timing_is_a_page_of_its_own(made: tuple[Path, Path], tmp_path: Path) -> None:
     """timing.html holds the seconds, index.html does not."""
-    report.render_timing(made[0], tmp_path)
+    timing.render(made[0], tmp_path)
     text = Text((tmp_path / "timing.html").read_text(encoding="utf-8"))
     assert text.tables["timing-table"][1] == ["baseline", "0", "20", "210.0", "30.0", "950"]
     assert "210.0" not in Text((made[1] / "index.html").read_text(encoding="utf-8")).text

@@ -11,8 +11,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from coopnet import files, receipts, steps
+from coopnet import receipts, steps
 from coopnet.digests import Digests, remembered
+from coopnet.errors import CoopNetError
 from coopnet.receipts import Problem
 from coopnet.study import Run, Study
 from coopnet.workspace import CHECKPOINT, PREPARED, Workspace, targets
@@ -64,15 +65,20 @@ def _mark(stamp: Path, problem: Problem | None) -> None:
     """Date a stamp long ago if there is no problem, now if there is.
 
     Now, and not when it was first seen: what lies there may have been put there since, by `git checkout` for one.
+
+    Raises:
+        CoopNetError: it cannot be written.
     """
-    if problem is None and stamp.is_file():
-        os.utime(stamp, (LONG_AGO, LONG_AGO))
-        return
     if problem is not None and problem.kind == "damaged":
         log.warning("warning: %s; made again", problem.text)
-    files.write_text(stamp, "stamp\n")  # of an empty file Snakemake looks at the checksum, not at the date
-    if problem is None:
-        os.utime(stamp, (LONG_AGO, LONG_AGO))
+    try:
+        if not stamp.is_file():
+            stamp.parent.mkdir(parents=True, exist_ok=True)
+            # Of an empty file Snakemake looks at the checksum, not at the date.
+            stamp.write_text("stamp\n", encoding="utf-8")
+        os.utime(stamp, (LONG_AGO, LONG_AGO) if problem is None else None)
+    except OSError as error:
+        raise CoopNetError(f"cannot write {stamp}: {error.strerror or error}") from error
 
 
 def _order(inputs: Iterable[Path], outputs: Iterable[Path], digests: Digests) -> None:

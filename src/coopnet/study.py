@@ -331,7 +331,7 @@ def imported_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # C where PyYAML has it
     """YAML that refuses a key given twice, where PyYAML would silently keep the last."""
 
 

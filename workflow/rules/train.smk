@@ -1,3 +1,15 @@
+def experiments_on(dataset):
+    """A pattern of the experiments on a dataset; of a study on one alone it need not list them.
+
+    Snakemake writes it into the path of every file and searches it once per job: with thousands of names in it, that
+    took longer than all else.
+    """
+    rows = STUDY.experiments.items()
+    if STUDY.datasets() == [dataset]:
+        return "[a-z0-9_]+"
+    return "|".join(name for name, row in rows if row.data.dataset == dataset)
+
+
 # One rule per dataset, because the path of a checkpoint names it.
 for dataset in STUDY.datasets():
 
@@ -22,11 +34,7 @@ for dataset in STUDY.datasets():
         log:
             f"{LOGS}/train/{{experiment}}-seed{{seed}}.log",
         wildcard_constraints:
-            experiment="|".join(
-                name
-                for name, row in STUDY.experiments.items()
-                if row.data.dataset == dataset
-            ),
+            experiment=experiments_on(dataset),
         conda:
             "../envs/coopnet.yaml"
         threads: STUDY.threads

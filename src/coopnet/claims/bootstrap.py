@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtr
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -53,7 +53,7 @@ class Resampled(NamedTuple):
         error = float(self.draws.std())
         if error == 0:
             return 0.0 if distance > 0 else 1.0
-        return min(1.0, 2 * float(student.sf(distance / error, self.freedom)))
+        return min(1.0, 2 * float(stdtr(self.freedom, -distance / error)))
 
 
 def accuracies(right: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:

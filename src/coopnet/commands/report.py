@@ -4,9 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from coopnet import receipts, steps, study
-from coopnet.commands.evaluate import checked_record
 from coopnet.reporting import published
-from coopnet.reporting import tables as results
 from coopnet.reporting.published import Published
 from coopnet.reporting.runs import RunFolder, StudyInfo
 from coopnet.study import Study
@@ -27,6 +25,9 @@ def tables(workspace: Workspace, name: str) -> None:
 
 
 def _tables(workspace: Workspace, plan: Study) -> None:
+    from coopnet.commands.evaluate import checked_record  # and with it SciPy, which the pages do without
+    from coopnet.reporting import tables as results
+
     figures = published.read(workspace.published, study.rows(workspace.root))
     folders = []
     for run in plan.runs.values():
@@ -57,7 +58,7 @@ def describe(plan: Study, figures: Sequence[Published]) -> StudyInfo:
 
 def report(workspace: Workspace, name: str) -> None:
     """Make `reports/<study>/index.html` and `report.pdf` from the study's tables, and from nothing else."""
-    from coopnet.reporting import report as pages  # pandas and seaborn take seconds
+    from coopnet.reporting import report as pages  # pandas and matplotlib take seconds
 
     with receipts.making(workspace, lambda: steps.report(workspace, name)):
         pages.render(workspace.tables(name), workspace.report(name))
@@ -66,7 +67,7 @@ def report(workspace: Workspace, name: str) -> None:
 
 def timing(workspace: Workspace, name: str) -> None:
     """Make `reports/<study>/timing.html`."""
-    from coopnet.reporting import report as pages
+    from coopnet.reporting import timing as page
 
     with receipts.making(workspace, lambda: steps.timing(workspace, name)):
-        pages.render_timing(workspace.tables(name), workspace.report(name))
+        page.render(workspace.tables(name), workspace.report(name))

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from coopnet import files
-from coopnet.data import sources
+from coopnet.data.arrays import Arrays
 from coopnet.data.datasets import SPLITS, Dataset
-from coopnet.data.sources import Arrays
 from coopnet.errors import CoopNetError
 
 MANIFEST = "manifest.json"
@@ -64,6 +63,8 @@ def prepare(dataset: Dataset, source: str, root: Path | None, out: Path) -> dict
         manifest = verify(out, dataset)
         if manifest.get("source") == source:
             return manifest
+    from coopnet.data import sources  # pyarrow and Pillow, which a training run does not need
+
     splits = {}
     for split in SPLITS:
         splits[split] = _canonical(dataset, split, sources.read(dataset, split, source, root))

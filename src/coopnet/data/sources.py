@@ -3,25 +3,18 @@
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from coopnet.data.arrays import Arrays
 from coopnet.data.datasets import Dataset
 from coopnet.errors import CoopNetError
 
 IMAGE_COLUMNS = ("img", "image")  # both names are in use for the Hugging Face copies of CIFAR
 BATCH = 1024  # rows decoded at a time
-
-
-class Arrays(NamedTuple):
-    """One split: `images` uint8 [N, 32, 32, 3], `labels` int64 [N]."""
-
-    images: np.ndarray
-    labels: np.ndarray
 
 
 def read(dataset: Dataset, split: str, source: str, root: Path | None) -> Arrays:

@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import pandas as pd
 from markupsafe import Markup
 
-from coopnet.reporting.document import Cell, Column, Report, Table
-from coopnet.reporting.frames import records
-from coopnet.reporting.wording import number
+from coopnet.reporting.document import Report
 
 TEMPLATES = "coopnet.reporting"
 
@@ -22,35 +19,12 @@ def html(report: Report, figures: Path) -> str:
     def svg(name: str) -> Markup:
         return inline((figures / f"{name}.svg").read_text(encoding="utf-8"), name)
 
-    return _environment().get_template("index.html.j2").render(report=report, svg=svg, style=_style())
+    return fill("index.html.j2", report=report, svg=svg)
 
 
-def timing(study: dict[str, Any], times: pd.DataFrame) -> str:
-    """The page `timing.html`: wall-clock times of every run."""
-    columns = [
-        Column("Experiment", numeric=False),
-        Column("Seed"),
-        Column("Epochs"),
-        Column("Training (s)"),
-        Column("Evaluation (s)"),
-        Column("Images/s"),
-    ]
-    rows = [
-        [
-            Cell(row["experiment"], tone="code"),
-            Cell(str(row["seed"])),
-            Cell(str(row["epochs"])),
-            Cell(number(row["train_seconds"], 1)),
-            Cell(number(row["evaluation_seconds"], 1)),
-            Cell(number(row["images_per_second"], 0)),
-        ]
-        for row in records(times)
-    ]
-    caption = "Seconds of wall-clock time per run, and training images per second, averaged over the run."
-    table = Table("timing-table", caption, columns, rows, "timing.csv")
-    seconds = sum(row["train_seconds"] + row["evaluation_seconds"] for row in records(times))
-    template = _environment().get_template("timing.html.j2")
-    return template.render(study=study, table=table, hours=number(seconds / 3600), style=_style())
+def fill(template: str, **content: Any) -> str:
+    """A page from its template, with the report's style inside."""
+    return _environment().get_template(template).render(**content, style=_style())
 
 
 def inline(svg: str, name: str) -> Markup:

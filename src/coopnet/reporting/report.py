@@ -54,12 +54,6 @@ def render(tables: Path, out: Path) -> None:
     pdf.write(report, pictures, out / "report.pdf")
 
 
-def render_timing(tables: Path, out: Path) -> None:
-    """Write `out/timing.html`, the only page whose content differs from one machine, or one day, to the next."""
-    study = files.read_json(tables / "study.json")
-    files.write_text(out / "timing.html", page.timing(study, frames.read_table(tables / "timing.csv")))
-
-
 def drawings(tables: Tables) -> dict[str, drawing.Draw]:
     """Each figure of the report by name, not yet drawn."""
     draws: dict[str, drawing.Draw] = {}
