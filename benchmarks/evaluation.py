@@ -113,7 +113,7 @@ def write(workspace: Workspace, plan: Study, run: Run, images: int) -> None:
     generator = np.random.default_rng([*run.key.encode()])
     splits = {"test": images} | ({"validation": run.row.data.validation} if run.row.data.validation else {})
     splits |= {f"step0_{split}": count for split, count in splits.items()} if run.parents else {}
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for split, count in splits.items():
         tensors |= {f"{split}/{name}": array for name, array in logits(run, split, count, generator).items()}
     files.write_tensors(place["logits.safetensors"], tensors)

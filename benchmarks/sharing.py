@@ -22,10 +22,10 @@ from typing import Annotated, Any
 
 import torch
 import typer
+
 from benchmarks.loops import Nowhere, switch, task
 from benchmarks.watch import spread
 from benchmarks.workload import EPOCH, PRICED, one_epoch, synthetic
-
 from coopnet import files, provenance, study
 from coopnet.errors import CoopNetError
 from coopnet.settings import Experiment

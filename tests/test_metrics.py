@@ -1,5 +1,6 @@
 """Metrics of saved logits agree with independent implementations, and with what they are meant to say."""
 
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from types import NoneType, SimpleNamespace
@@ -234,7 +235,7 @@ def test_measure_has_everyone() -> None:
 def test_plain_network_is_its_own_ensemble() -> None:
     """With one branch of weight 1 the ensemble's scores are the branch's."""
     saved = some_saved(2, branches=1)
-    found = measure(saved._replace(gate=np.ones((100, 1), np.float32)))
+    found = measure(replace(saved, gate=np.ones((100, 1), np.float32)))
     assert found["branches"] == [found["ensemble"] | {"gate": 1.0}]
 
 
@@ -245,7 +246,7 @@ def test_mean_probabilities_are_those_of_the_branches(branches: int) -> None:
     mean = softmax(saved.branches).mean(axis=1)
     expected = pytest.approx(scores(np.log(mean), saved.labels), rel=1e-9)
     assert measure(saved)["mean_probabilities"] == expected
-    assert measure(saved._replace(gate=saved.gate[::-1]))["mean_probabilities"] == expected
+    assert measure(replace(saved, gate=saved.gate[::-1]))["mean_probabilities"] == expected
     assert measure(saved)["mean_probabilities"] != measure(saved)["ensemble"]
 
 
@@ -312,7 +313,7 @@ def test_reliability_is_that_of_the_ensemble() -> None:
 def test_outcomes_are_the_accuracy_of_every_model(images: int) -> None:
     """What was packed comes back bit by bit, and its means are the accuracies in the metrics."""
     saved = some_saved(4)
-    saved = Saved(*(np.resize(array, (images, *array.shape[1:])) for array in saved))
+    saved = Saved(*(np.resize(array, (images, *array.shape[1:])) for array in vars(saved).values()))
     found, packed = outcomes(saved), pack(outcomes(saved))
     metrics = measure(saved)
     models = {name: metrics[name] for name in ("ensemble", "mean_probabilities")}
@@ -399,7 +400,7 @@ def test_shrunken_logits_keep_predictions_only() -> None:
     """All logits of an image times one factor (`zero_output`): same predictions, not exact."""
     parent = some_saved(5)
     factor = np.random.default_rng(0).uniform(0.3, 0.9, (100, 1)).astype(np.float32)
-    found = versus(parent._replace(gate=parent.gate * factor), parent)
+    found = versus(replace(parent, gate=parent.gate * factor), parent)
     assert found["changed_predictions"] == 0
     assert not found["exact"]
     assert found["largest_logit_difference"] > 0.01
@@ -438,7 +439,7 @@ def test_changed_predictions_are_counted() -> None:
 def test_plain_ensembles_of_the_parents() -> None:
     """Each parent's ensemble alone, their mean logits and their mean probabilities, computed one image at a time."""
     parents = [
-        some_saved(seed, branches=b)._replace(labels=some_saved(0).labels) for seed, b in ((0, 1), (1, 3), (2, 2))
+        replace(some_saved(seed, branches=b), labels=some_saved(0).labels) for seed, b in ((0, 1), (1, 3), (2, 2))
     ]
     labels = parents[0].labels
     logits, probabilities = np.zeros((100, 10)), np.zeros((100, 10))
@@ -493,7 +494,9 @@ def plan_of(monkeypatch: pytest.MonkeyPatch, start: str, parents: list[SimpleNam
 def save(root: Path, run: SimpleNamespace, saved: dict[str, Saved]) -> None:
     """The logits of a run and their record, as training leaves them."""
     folder = root / "results/tiny" / run.experiment / f"seed{run.seed}"
-    tensors = {f"{split}/{field}": getattr(said, field) for split, said in saved.items() for field in said._fields}
+    tensors = {
+        f"{split}/{field}": getattr(said, field) for split, said in saved.items() for field in said.__dataclass_fields__
+    }
     files.write_tensors(folder / "logits.safetensors", tensors)
     digest = files.sha256(folder / "logits.safetensors")
     files.write_json(folder / "run.json", {"key": run.key, "files": {"logits.safetensors": digest}})
@@ -518,7 +521,7 @@ def test_parents_are_called_what_they_are(
     step0 = {f"step0_{split}": said for split, said in final.items()} if start != "random" else {}
     save(tmp_path, run, final | step0)
     for parent in parents:
-        said = {split: some_saved(10 + parent.seed)._replace(labels=own.labels) for split, own in final.items()}
+        said = {split: replace(some_saved(10 + parent.seed), labels=own.labels) for split, own in final.items()}
         save(tmp_path, parent, said)
     command.evaluate(Workspace(tmp_path), "tiny", "child", 0)
     metrics = files.read_json(tmp_path / "results/tiny/child/seed0/metrics.json")
@@ -537,7 +540,7 @@ def test_parents_are_called_what_they_are(
         for split in ("test", "validation"):
             known = {key for key in stage[split] if key.startswith("versus")}
             assert known == ({name} if name else set())
-            own = [some_saved(10 + seed)._replace(labels=final[split].labels) for seed in range(count)]
+            own = [replace(some_saved(10 + seed), labels=final[split].labels) for seed in range(count)]
             if name == "versus_parents":
                 assert stage[split][name] == versus_parents(own)
             elif name:
@@ -552,9 +555,9 @@ def test_scores_are_flat_and_those_of_the_metrics(tmp_path: Path, monkeypatch: p
     run = plan_of(monkeypatch, start, parents)
     said = {"test": some_saved(0), "validation": some_saved(1)}
     if start == "split":
-        said |= {"step0_test": some_saved(2)._replace(labels=said["test"].labels)}
+        said |= {"step0_test": replace(some_saved(2), labels=said["test"].labels)}
     save(tmp_path, run, said)
-    save(tmp_path, parents[0], {split: some_saved(3)._replace(labels=said[split].labels) for split in said})
+    save(tmp_path, parents[0], {split: replace(some_saved(3), labels=said[split].labels) for split in said})
     command.evaluate(Workspace(tmp_path), "tiny", "child", 0)
     found = files.read_json(tmp_path / "results/tiny/child/seed0/scores.json")
     assert set(found) == {"test", "validation"} | ({"step0"} if start == "split" else set())

@@ -72,7 +72,7 @@ def _mark(stamp: Path, problem: Problem | None) -> None:
     if problem is not None and problem.kind == "damaged":
         log.warning("warning: %s; made again", problem.text)
     try:
-        if not stamp.is_file():
+        if not (stamp.is_file() and stamp.stat().st_size):
             stamp.parent.mkdir(parents=True, exist_ok=True)
             # Of an empty file Snakemake looks at the checksum, not at the date.
             stamp.write_text("stamp\n", encoding="utf-8")

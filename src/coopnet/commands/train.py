@@ -112,6 +112,8 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
     except Interrupted as interruption:
         log.warning("%s: %s. Saved; the same command again continues", run.name, interruption)
         return stop.exit_code
+    except CoopNetError as error:
+        raise CoopNetError(f"{run.name}: {error}") from error
     finally:
         close()
     runs.add(run.key, made, {"first_made_as": name})

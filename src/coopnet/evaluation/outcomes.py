@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from coopnet.evaluation.metrics import Saved, log_mean_probabilities, ranks
+from coopnet.evaluation.metrics import Saved, ranks
 
 SCORES = ("top1", "top5")
 WITHIN = (1, 5)
@@ -17,7 +17,7 @@ def outcomes(saved: Saved) -> dict[str, np.ndarray]:
     models = {"ensemble": ranks(saved.ensemble, saved.labels)}
     models |= {f"branch{b + 1}": ranks(saved.branches[:, b], saved.labels) for b in range(count)}
     if count > 1:
-        models["mean_probabilities"] = ranks(log_mean_probabilities(saved.branches), saved.labels)
+        models["mean_probabilities"] = ranks(saved.log_mean_probabilities, saved.labels)
     return models
 
 

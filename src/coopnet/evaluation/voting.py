@@ -1,18 +1,22 @@
 """What subsets of a network's branches reach together, under three rules."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
 from scipy.special import softmax
 
-from coopnet.evaluation.metrics import Saved, accuracy, ranks
+from coopnet.evaluation.metrics import Saved, accuracy, ranks_by_class
 
 VOTES = ("split", "subset", "size", "rule", "top1", "top5")
 """Columns of `votes.csv`."""
 
 RULES = ("gate", "majority", "mean")
+CHUNK = 1000
+"""Images at a time, whose sums over subsets stay in the processor's cache."""
+
 MOST = 8
 """Branches; of a network with more, only all together vote, because the subsets double with each branch."""
 
@@ -52,20 +56,39 @@ def best_smaller(votes: Iterable[Mapping[str, Any]], branches: int, score: str) 
 
 
 def _ranks(saved: Saved, chosen: Iterable[list[int]]) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
-    # Branches first, so that the sums below run over contiguous memory.
-    logits = np.moveaxis(saved.branches, 1, 0)
-    probabilities = softmax(np.ascontiguousarray(logits, np.float64), axis=2)
-    ballots = (logits.argmax(axis=2)[..., None] == np.arange(logits.shape[2])).astype(np.int16)
+    """Ranks of the true classes, [N], in the vote of each subset under each rule."""
+    subsets_ = list(chosen)
+    pieces = [
+        _ranks_of(saved.some(slice(first, first + CHUNK)), subsets_) for first in range(0, len(saved.labels), CHUNK)
+    ]
+    for place, subset in enumerate(subsets_):
+        yield subset, {rule: np.concatenate([piece[place][rule] for piece in pieces]) for rule in RULES}
+
+
+def _ranks_of(saved: Saved, chosen: Sequence[list[int]]) -> list[dict[str, np.ndarray]]:
+    # Images last, [B, C, N], so that all that follows runs over contiguous memory.
+    weighted = np.ascontiguousarray(saved.branches.transpose(1, 2, 0)) * saved.gate.T[:, None, :]
+    logits = np.moveaxis(saved.branches, 1, 0).astype(np.float64, order="C")
+    probabilities = np.ascontiguousarray(softmax(logits, axis=2).transpose(0, 2, 1))
+    predicted, classes = saved.branches.argmax(axis=2).T, np.arange(saved.branches.shape[2])
+    ballots = (predicted[:, None, :] == classes[:, None]).astype(np.int8)
+    found = []
     for subset in chosen:
-        summed = probabilities[subset].sum(axis=0)  # ranks as the mean does
-        yield (
-            subset,
+        summed = _sum(probabilities, subset)  # ranks as the mean does
+        found.append(
             {
-                "gate": ranks(saved.only(subset).ensemble, saved.labels),
-                "majority": ranks(ballots[subset].sum(axis=0, dtype=np.int16), saved.labels, summed),
-                "mean": ranks(summed, saved.labels),
-            },
+                "gate": ranks_by_class(saved.labels, _sum(weighted, subset)),
+                "majority": ranks_by_class(saved.labels, _sum(ballots, subset), summed),
+                "mean": ranks_by_class(saved.labels, summed),
+            }
         )
+    return found
+
+
+def _sum(values: np.ndarray, subset: Iterable[int]) -> np.ndarray:
+    """Sum of some of the values [B, C, N], without a copy of them."""
+    total: np.ndarray = reduce(np.add, (values[b] for b in subset))
+    return total
 
 
 def subsets(count: int) -> Iterator[list[int]]:

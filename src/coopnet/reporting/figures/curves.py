@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -63,15 +64,17 @@ def _panel(axes: Axes, history: pd.DataFrame, name: str, parent: float | None, a
         band.index += 1  # epochs trained; the history counts from 0
         if test["seed"].nunique() > 1:
             axes.fill_between(band.index, band["min"], band["max"], color=colour, alpha=0.2, linewidth=0)
-        axes.plot(
-            band.index,
-            band["mean"],
+        sns.lineplot(
+            x=band.index,
+            y=band["mean"],
+            estimator=None,
             color=colour,
             linestyle=(0, dash) if dash else "-",
             linewidth=1.5,
             marker="o" if len(band) <= SPARSE else None,
             markersize=3.5,
             markeredgewidth=0,
+            ax=axes,
         )
 
 
