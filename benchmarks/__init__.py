@@ -1,4 +1,11 @@
 """How fast the training loop is, beside a plain one, and whether both learn alike. Run by `coopnet bench`."""
 
+import os
+
 SIDES = ("ours", "reference")
 """The loops that are compared."""
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,6 +1,6 @@
-"""What everything after training costs: a study of synthetic logits, evaluated, decided and reported in one process.
+"""What everything after training costs: a study of synthetic logits, evaluated, decided and reported.
 
-    python benchmarks/evaluation.py [--experiments 30] [--seeds 3] [--images 10000] [--epochs 300]
+    python -m benchmarks.evaluation [--experiments 30] [--seeds 3] [--images 10000] [--epochs 300]
 
 The rows are those of `params.yaml` with three or five branches on CIFAR-100, and what they descend from. Their logits
 are drawn, so that the accuracies mean nothing; the files have the form and the size of the full study's, and all that
@@ -9,17 +9,22 @@ reads them is the real code. Prints seconds of wall clock and of the processor, 
 
 import argparse
 import json
+import os
 import resource
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from benchmarks import cores
 from coopnet import files, study
 from coopnet.study import Run, Study
 from coopnet.workspace import Workspace, targets
@@ -50,10 +55,9 @@ def stages(workspace: Workspace, plan: Study) -> dict[str, Callable[[], None]]:
     """What follows training, in its order; each imports what it needs when it begins, and pays for that."""
 
     def evaluate() -> None:
-        from coopnet.commands import evaluate as command
-
-        for run in plan.runs.values():
-            command.evaluate(workspace, NAME, run.experiment, run.seed)
+        with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:
+            for _ in pool.map(_evaluate, repeat(workspace.root), plan.runs):
+                pass
 
     def tables() -> None:
         from coopnet.commands import report as command
@@ -73,15 +77,23 @@ def stages(workspace: Workspace, plan: Study) -> dict[str, Callable[[], None]]:
     return {"evaluate": evaluate, "tables": tables, "claims": claims, "report": report}
 
 
+def _evaluate(root: Path, which: tuple[str, int]) -> None:
+    """Evaluate a run, in one of as many processes as there are cores: the workflow has as many jobs at once."""
+    from coopnet.commands import evaluate as command
+
+    command.evaluate(Workspace(root), NAME, *which)
+
+
 def measure(name: str, stage: Callable[[], None]) -> dict[str, Any]:
-    """Run a stage; its seconds, and the largest memory of this process until its end."""
-    wall, cpu = time.perf_counter(), time.process_time()
+    """Run a stage; its seconds, and the largest memory of any one process until its end."""
+    wall, cpu = time.perf_counter(), sum(os.times()[:4])  # of this process and of those it started
     stage()
+    peaks = [resource.getrusage(whose).ru_maxrss for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return {
         "stage": name,
         "seconds": round(time.perf_counter() - wall, 2),
-        "cpu_seconds": round(time.process_time() - cpu, 2),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,  # Linux counts it in KiB
+        "cpu_seconds": round(sum(os.times()[:4]) - cpu, 2),
+        "peak_mib": max(peaks) // 1024,  # Linux counts it in KiB
     }
 
 

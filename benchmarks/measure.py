@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks import SIDES, ceiling, memory, reference
+from benchmarks import SIDES, ceiling, cores, memory, reference
 from benchmarks.loops import LAPS, LOOPS, precision, switch
 from benchmarks.watch import Laps, Stopwatch, spread
-from benchmarks.workload import EPOCH, PRICED, Arrays, Workload, cores, one_epoch, synthetic
+from benchmarks.workload import EPOCH, PRICED, Arrays, Workload, one_epoch, synthetic
 from coopnet import provenance
 from coopnet.networks import flops
 from coopnet.settings import Experiment

@@ -1,12 +1,12 @@
 """What is run: rows of the study on images that nobody has to download."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
+from benchmarks import cores
 from coopnet.data.datasets import DATASETS
 from coopnet.errors import CoopNetError
 from coopnet.networks.network import Architecture
@@ -64,11 +64,6 @@ class Workload:
                     f"--images {images}: {count(self.warmup, 'step')} of {batch} images warm up and are not measured; "
                     f"ask for more, and not for a last batch of one, for example --images {(self.warmup + 8) * batch}"
                 )
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def one_epoch(row: Experiment, device: torch.device) -> Experiment:

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax
 
+from coopnet.evaluation.chunks import in_chunks
+
 
 def diversity(branches: np.ndarray) -> dict[str, Any]:
     """Disagreement and Kullback-Leibler divergence of every pair of branches, and their means over pairs.
@@ -18,15 +20,23 @@ def diversity(branches: np.ndarray) -> dict[str, Any]:
         over images and both directions; `pairs`: the two for each pair, by name: `1-2`, …, branches counted from 1.
     """
     predictions = branches.argmax(axis=2)
-    logs = log_softmax(np.moveaxis(branches, 1, 0).astype(np.float64), axis=2)
-    probabilities = np.exp(logs)
+    divergences = in_chunks(_divergences, branches)
     pairs = {}
-    for i, j in combinations(range(len(logs)), 2):
-        # KL(p‖q) + KL(q‖p) = Σ (p − q)(log p − log q), of which no term is negative: exactly 0 for equal branches.
-        both = np.einsum("nc,nc->n", probabilities[i] - probabilities[j], logs[i] - logs[j])
+    for (i, j), both in zip(combinations(range(branches.shape[1]), 2), divergences, strict=True):
         pairs[f"{i + 1}-{j + 1}"] = {
             "disagreement": float(100 * (predictions[:, i] != predictions[:, j]).mean()),
             "kl": float(both.mean() / 2),
         }
     means = {key: float(np.mean([pair[key] for pair in pairs.values()])) for key in ("disagreement", "kl")}
     return {**means, "pairs": pairs}
+
+
+def _divergences(branches: np.ndarray) -> list[np.ndarray]:
+    """KL(p‖q) + KL(q‖p) of every pair, [N] each."""
+    logs = log_softmax(np.moveaxis(branches, 1, 0).astype(np.float64), axis=2)
+    probabilities = np.exp(logs)
+    # Σ (p − q)(log p − log q), of which no term is negative: exactly 0 for equal branches.
+    return [
+        np.einsum("nc,nc->n", probabilities[i] - probabilities[j], logs[i] - logs[j])
+        for i, j in combinations(range(len(logs)), 2)
+    ]

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import log_softmax, logsumexp
 
 from coopnet.errors import CoopNetError
+from coopnet.evaluation.chunks import in_chunks
 from coopnet.evaluation.diversity import diversity
 
 BINS = 15
@@ -32,10 +33,6 @@ class Saved:
         ensemble: np.ndarray = np.einsum("nb,nbc->nc", self.gate, self.branches)
         return ensemble
 
-    def some(self, images: slice) -> "Saved":
-        """What it said about some of the images."""
-        return Saved(self.branches[images], self.gate[images], self.labels[images])
-
     @cached_property
     def log_mean_probabilities(self) -> np.ndarray:
         """Logarithm of the mean of the branches' probabilities, [N, C]."""
@@ -50,7 +47,12 @@ def ranks(logits: np.ndarray, labels: np.ndarray, *ties: np.ndarray) -> np.ndarr
         labels: true classes, [N].
         ties: what ranks classes of equal logits, [N, C] each; classes that are equal in all rank by class index.
     """
-    return ranks_by_class(labels, *(np.ascontiguousarray(score.T) for score in (logits, *ties)))
+    (rank,) = in_chunks(_ranks, labels, logits, *ties)
+    return rank
+
+
+def _ranks(labels: np.ndarray, *scores: np.ndarray) -> tuple[np.ndarray]:
+    return (ranks_by_class(labels, *(np.ascontiguousarray(score.T) for score in scores)),)
 
 
 def ranks_by_class(labels: np.ndarray, *scores: np.ndarray) -> np.ndarray:
@@ -129,14 +131,20 @@ def scored(logits: np.ndarray, labels: np.ndarray) -> Scored:
     if not np.isfinite(logits).all():  # a comparison with NaN is false, so the true class would rank first
         raise CoopNetError("the logits are not finite numbers: the network has diverged; lower training.optimizer.lr")
     rank = ranks(logits, labels)
-    log_probabilities = log_softmax(logits.astype(np.float64), axis=1)
-    confidence, correct = np.exp(log_probabilities.max(axis=1)), rank == 0
+    true, largest = in_chunks(_log_probabilities, logits, labels)
+    confidence, correct = np.exp(largest), rank == 0
     found = {
         **accuracy(rank),
-        "nll": float(-log_probabilities[np.arange(len(labels)), labels].mean()),
+        "nll": float(-true.mean()),
         "ece": expected_calibration_error(confidence, correct),
     }
     return Scored(found, confidence, correct)
+
+
+def _log_probabilities(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the true class and of the most probable one, [N] each."""
+    logs = log_softmax(logits.astype(np.float64), axis=1)
+    return logs[np.arange(len(labels)), labels], logs.max(axis=1)
 
 
 def log_mean_probabilities(logits: np.ndarray) -> np.ndarray:
@@ -144,9 +152,13 @@ def log_mean_probabilities(logits: np.ndarray) -> np.ndarray:
 
     It stays finite where every probability of a class is too small for a float.
     """
-    networks_first = np.moveaxis(logits, 1, 0).astype(np.float64, order="C")  # the sums run over contiguous memory
-    mean: np.ndarray = logsumexp(log_softmax(networks_first, axis=2), axis=0) - np.log(logits.shape[1])
+    (mean,) = in_chunks(_log_mean, logits)
     return mean
+
+
+def _log_mean(logits: np.ndarray) -> tuple[np.ndarray]:
+    networks_first = np.moveaxis(logits, 1, 0).astype(np.float64, order="C")  # the sums run over contiguous memory
+    return (logsumexp(log_softmax(networks_first, axis=2), axis=0) - np.log(logits.shape[1]),)
 
 
 def measure(saved: Saved) -> dict[str, Any]:

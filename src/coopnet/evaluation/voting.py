@@ -1,22 +1,20 @@
 """What subsets of a network's branches reach together, under three rules."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
 from scipy.special import softmax
 
+from coopnet.evaluation.chunks import in_chunks
 from coopnet.evaluation.metrics import Saved, accuracy, ranks_by_class
 
 VOTES = ("split", "subset", "size", "rule", "top1", "top5")
 """Columns of `votes.csv`."""
 
 RULES = ("gate", "majority", "mean")
-CHUNK = 1000
-"""Images at a time, whose sums over subsets stay in the processor's cache."""
-
 MOST = 8
 """Branches; of a network with more, only all together vote, because the subsets double with each branch."""
 
@@ -57,31 +55,30 @@ def best_smaller(votes: Iterable[Mapping[str, Any]], branches: int, score: str) 
 
 def _ranks(saved: Saved, chosen: Iterable[list[int]]) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
     """Ranks of the true classes, [N], in the vote of each subset under each rule."""
-    subsets_ = list(chosen)
-    pieces = [
-        _ranks_of(saved.some(slice(first, first + CHUNK)), subsets_) for first in range(0, len(saved.labels), CHUNK)
-    ]
-    for place, subset in enumerate(subsets_):
-        yield subset, {rule: np.concatenate([piece[place][rule] for piece in pieces]) for rule in RULES}
+    voting = list(chosen)
+    found = iter(in_chunks(partial(_ranks_of, voting), saved.branches, saved.gate, saved.labels))
+    for subset in voting:
+        yield subset, {rule: next(found) for rule in RULES}
 
 
-def _ranks_of(saved: Saved, chosen: Sequence[list[int]]) -> list[dict[str, np.ndarray]]:
+def _ranks_of(
+    voting: Iterable[Sequence[int]], branches: np.ndarray, gate: np.ndarray, labels: np.ndarray
+) -> list[np.ndarray]:
+    """Ranks of the true classes, [N], subset by subset, and rule by rule in each."""
     # Images last, [B, C, N], so that all that follows runs over contiguous memory.
-    weighted = np.ascontiguousarray(saved.branches.transpose(1, 2, 0)) * saved.gate.T[:, None, :]
-    logits = np.moveaxis(saved.branches, 1, 0).astype(np.float64, order="C")
+    weighted = np.ascontiguousarray(branches.transpose(1, 2, 0)) * gate.T[:, None, :]
+    logits = np.moveaxis(branches, 1, 0).astype(np.float64, order="C")
     probabilities = np.ascontiguousarray(softmax(logits, axis=2).transpose(0, 2, 1))
-    predicted, classes = saved.branches.argmax(axis=2).T, np.arange(saved.branches.shape[2])
+    predicted, classes = branches.argmax(axis=2).T, np.arange(branches.shape[2])
     ballots = (predicted[:, None, :] == classes[:, None]).astype(np.int8)
     found = []
-    for subset in chosen:
+    for subset in voting:
         summed = _sum(probabilities, subset)  # ranks as the mean does
-        found.append(
-            {
-                "gate": ranks_by_class(saved.labels, _sum(weighted, subset)),
-                "majority": ranks_by_class(saved.labels, _sum(ballots, subset), summed),
-                "mean": ranks_by_class(saved.labels, summed),
-            }
-        )
+        found += [
+            ranks_by_class(labels, _sum(weighted, subset)),
+            ranks_by_class(labels, _sum(ballots, subset), summed),
+            ranks_by_class(labels, summed),
+        ]
     return found
 
 
