@@ -49,6 +49,18 @@ def evaluation_of(wildcards):
     return steps.evaluate(WORKSPACE, STUDY, run_of(wildcards))
 
 
+def experiments_on(dataset):
+    """A pattern of the experiments on a dataset; of a study on one alone it need not list them.
+
+    Snakemake writes it into the path of every file and searches it once per job: with thousands of names in it, that
+    took longer than all else.
+    """
+    rows = STUDY.experiments.items()
+    if STUDY.datasets() == [dataset]:
+        return "[a-z0-9_]+"
+    return "|".join(name for name, row in rows if row.data.dataset == dataset)
+
+
 def prepared(dataset):
     return [str(WORKSPACE.prepared(dataset) / name) for name in PREPARED]
 

@@ -1,15 +1,3 @@
-def experiments_on(dataset):
-    """A pattern of the experiments on a dataset; of a study on one alone it need not list them.
-
-    Snakemake writes it into the path of every file and searches it once per job: with thousands of names in it, that
-    took longer than all else.
-    """
-    rows = STUDY.experiments.items()
-    if STUDY.datasets() == [dataset]:
-        return "[a-z0-9_]+"
-    return "|".join(name for name, row in rows if row.data.dataset == dataset)
-
-
 # One rule per dataset, because the path of a checkpoint names it.
 for dataset in STUDY.datasets():
 
