@@ -142,18 +142,18 @@ def _experiment(workspace: Workspace, plan: Study, name: str) -> dict[str, Any]:
     here = str(HERE.results(plan.name) / name / "seed${item.seed}")
     weights = str(HERE.root / "checkpoints" / row.data.dataset / plan.name / name / "seed${item.seed}")
     parents = [f"${{item.parent{place}}}" for place in range(1, len(row.parents) + 1)]
-    in_git = _in_git(workspace, plan.name)
+    in_git, params = _in_git(workspace, plan.name), _parameters(workspace, plan, name)
     made = {
         "train": {
             "foreach": "${runs}",
             "do": {
-                "cmd": f"coopnet train {plan.name} {name} ${{item.seed}}",
+                "cmd": _reading(f"coopnet train {plan.name} {name} ${{item.seed}}", params),
                 "deps": [
                     "dvc/source/numerics",
                     *(str(HERE.prepared(row.data.dataset) / array) for array in PREPARED),
                     *parents,
                 ],
-                "params": _parameters(workspace, plan, name),
+                "params": params,
                 "outs": [
                     *({f"{weights}/{file}": {"persist": True}} for file in CHECKPOINT),
                     {f"{here}/logits.safetensors": {"persist": True}},
@@ -206,7 +206,7 @@ def _in_git(workspace: Workspace, name: str) -> bool:
 def _whole(step: Step, in_git: bool, params: list[Any] | None = None) -> dict[str, Any]:
     """A step of the whole study as a stage."""
     study_name, command = step.name.split("/")
-    stage: dict[str, Any] = {"cmd": f"coopnet {command} {study_name}"}
+    stage: dict[str, Any] = {"cmd": _reading(f"coopnet {command} {study_name}", params or [])}
     stage["deps"] = [f"dvc/source/{step.source}", *map(str, step.inputs)]
     if params:
         stage["params"] = params
@@ -222,6 +222,16 @@ def _parameters(workspace: Workspace, plan: Study, name: str) -> list[Any]:
     """What decides a run: its row, and what is laid over all rows."""
     own = f"experiments.{name}"
     return _keys(workspace, plan, ["threads", "defaults", own], ["threads", "time_scale", "every_experiment", own])
+
+
+def _reading(command: str, params: list[Any]) -> str:
+    """A command with the overlay's keys that it reads in a comment.
+
+    DVC does not miss a key that is no longer read. So when an overlay loses one, it would call what was made with it
+    unchanged; but a command that differs it runs again.
+    """
+    overlaid = [f"{path}: {', '.join(keys)}" for each in params[1:] for path, keys in each.items() if keys]
+    return "  # ".join([command, *overlaid])
 
 
 def _keys(workspace: Workspace, plan: Study, keys: list[str], overlaid: list[str]) -> list[Any]:
