@@ -51,6 +51,20 @@ def workspace(tmp_path: Path, prepared: Path) -> Path:
     return make_workspace(tmp_path / "workspace", prepared)
 
 
+def test_key_that_an_overlay_loses_changes_the_command(workspace: Path) -> None:
+    """DVC passes over a parameter that a stage no longer reads; but it runs a stage again whose command is another."""
+    edit(workspace, lambda study: study.setdefault("experiments", {}).update(one3={"training": {"batch_size": 32}}))
+    commands = []
+    for _ in range(2):
+        command.write(Workspace(workspace), check=False)
+        stages = yaml.safe_load((workspace / "dvc/tiny/one3/dvc.yaml").read_text())["stages"]
+        commands.append(stages["train"]["do"]["cmd"].partition("  # "))
+        edit(workspace, lambda study: study["experiments"].pop("one3", None))
+    (trained, _, reads), (again, _, after) = commands
+    assert trained == again == "coopnet train tiny one3 ${item.seed}"
+    assert set(reads.split(", ")) - set(after.split(", ")) == {"experiments.one3"}
+
+
 def filled(content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every stage of a file with its values filled in, as DVC does."""
     runs = {key: value for variables in content.get("vars", []) for key, value in variables["runs"].items()}
