@@ -8,12 +8,13 @@ READY = .venv/ready
 
 setup: $(READY)
 
-# uv installs exactly what the lock names, checked by hash, from whatever index pip and uv are configured for.
+# uv installs exactly what the lock names, checked by hash, from whatever index pip and uv are configured for. Compiled
+# at once, because where Python may not write bytecode (as in many containers) each process would compile torch anew: 4 s.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/python -m uv pip sync --quiet --python $(BIN)/python requirements.lock
+	$(BIN)/python -m uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
 	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $(READY)
 
