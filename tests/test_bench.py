@@ -91,6 +91,7 @@ def test_reference_takes_our_steps(name: str) -> None:
     optimizer, meters = Optimizer(ours, row.training.optimizer, {}), Meters(ours.architecture.branches, CPU)
     for one in batches:
         train_step(ours, optimizer, *one, teaching(row, 0), "fp32", meters)
+        meters.images += len(one[1])
     other = build(architecture(row), 0)
     silence.begin(0, 1, len(labels), 0)
     shown = reference.Loop(other, row.training).train(batches, 0, silence)  # type: ignore[arg-type]
