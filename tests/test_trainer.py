@@ -106,9 +106,8 @@ def test_best_validation_keeps_the_network_of_its_epoch() -> None:
     trained = train(job, Ram(), Silence(), never)
     accuracies = [row["validation_top1_ensemble"] for row in trained.history]
     assert trained.selected_epoch == int(np.argmax(accuracies))
-    again = Evaluation(trained.network, job.splits["validation"], "fp32")(Teaching("on_the_fly", True, 3.0, 1.0)).row(
-        "v"
-    )
+    evaluation = Evaluation(trained.network, job.splits["validation"], "fp32")
+    again = evaluation(Teaching("on_the_fly", True, 3.0, 1.0)).row("v")
     assert again["v_top1_ensemble"] == max(accuracies)
 
 
