@@ -1,5 +1,6 @@
 """Files are whole or not there: nothing half-written is ever taken for a result."""
 
+import contextlib
 import csv
 import errno
 import math
@@ -7,6 +8,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -79,9 +81,45 @@ def test_old_file_is_whole_until_the_new_one_is(tmp_path: Path) -> None:
     with files.replacing(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
-        assert temporary.parent == path.parent
+        assert temporary.parent.parent == path.parent
         assert temporary.name.startswith(".")
     assert path.read_text() == "new"
+
+
+WRITER = """
+import os, pathlib, signal, sys
+from coopnet import files
+with files.replacing(pathlib.Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    (temporary.parent / ".tmp1").write_text("a library's own")
+    print(flush=True)
+    sys.stdin.read()
+"""
+"""Writes half a file and then waits."""
+
+
+def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
+    """The next to write the same file removes the unfinished ones of the dead, and of nobody else."""
+    path = tmp_path / "file[1]"  # no pattern
+    with contextlib.ExitStack() as stack:
+        writers = []
+        for name in (path, path, tmp_path / "another"):
+            command = [sys.executable, "-c", WRITER, name]
+            writer = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            assert writer.stdout is not None
+            assert writer.stdout.readline()
+            writers.append(writer)
+        for dead in (writers[0], writers[2]):
+            dead.kill()
+            dead.wait()
+        assert len(names(tmp_path)) == 3
+        files.write_text(path, "new")
+        left = names(tmp_path)
+        assert [name.rpartition(".")[0] for name in left] == [".another", ".file[1]", ""]
+        writers[1].communicate()
+        assert writers[1].returncode == 0
+    assert path.read_text() == "half"
+    assert names(tmp_path) == [left[0], "file[1]"]
 
 
 def test_file_is_on_disk_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

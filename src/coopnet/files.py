@@ -4,6 +4,7 @@ import contextlib
 import csv
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -25,32 +26,70 @@ FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, copy on wr
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is flushed to disk and renamed over `path`.
+    """Yield a temporary path; on success it is flushed to disk and renamed over `path`.
+
+    What a process that was killed left of such a file is removed when the next one replaces `path`.
 
     Raises:
         CoopNetError: the disk is full or the folder cannot be written; `path` is left as it was.
     """
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The dot keeps unfinished files out of every glob; the same folder keeps the rename atomic.
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would shut colleagues out of a shared store
-        temporary.replace(path)
+        with _beside(path) as folder:
+            temporary = folder / f".{path.name}"  # in a folder, because safetensors has temporary files of its own
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.chmod(0o666 & ~_umask())  # safetensors' 0600 would shut colleagues out of a shared store
+            temporary.replace(path)
     except OSError as error:
         raise CoopNetError(f"cannot write {path}: {_reason(error)}") from error
     except SafetensorError as error:  # safetensors reports I/O errors as its own type
         raise CoopNetError(f"cannot write {path}: {error}; free some space or check permissions") from error
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A folder beside `path`, locked while its owner lives: one that can be locked was left by a process that died."""
+    prefix = f".{path.name}."  # dots keep unfinished files out of every glob
+    for left in path.parent.glob(f"{glob.escape(prefix)}*/"):
+        _remove_if_left(left)
+    folder, handle = _own_folder(path.parent, prefix)
+    try:
+        folder.chmod(0o777 & ~_umask())  # so that a colleague may remove it
+        yield folder
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def _own_folder(parent: Path, prefix: str) -> tuple[Path, int]:
+    """A new folder, and the descriptor that holds its lock."""
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+        with contextlib.suppress(FileNotFoundError):
+            handle = os.open(folder, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # a file system without locks, where nobody removes another's folder
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if folder.is_dir():  # else it was taken for left behind before it was locked
+                return folder, handle
+            os.close(handle)
+
+
+def _remove_if_left(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # its owner lives, or it is gone, or another user's
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(handle)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def _reason(error: OSError) -> str:

@@ -1,0 +1,299 @@
+"""Killed at any moment, whoever is killed: the same command again ends in the bits of an undisturbed study.
+
+Each kind of kill is a chain on a tiny study: start, kill at a random moment, start again, until the study is made; then
+from an empty store anew, until enough kills have hit a process that was alive. `KILLS` in the environment sets another
+number of them.
+"""
+
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+
+import engines_fixture
+from coopnet.commands.train import TIME_IS_UP
+from engines_fixture import MAKE, NAME, TINY, Project
+
+pytestmark = pytest.mark.slow
+
+KILLS = int(os.environ.get("KILLS", "20"))
+"""How many kills of each kind hit a process that is alive."""
+
+STUDY = {"only": ["one3", "one3_to_5_split"], "time_scale": 0.03, "experiments": {}}
+"""A run of 9 epochs and its grown child of 3."""
+
+PATIENCE = 300.0
+"""Seconds in which whatever is left alone comes to its end."""
+
+EPOCH = re.compile(r"^(\S+/seed\d+)  epoch (\d+)/\d+  .*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Calm:
+    """The study as it is made undisturbed.
+
+    Attributes:
+        beginning: the project before.
+        everything: each promised file of it, by path.
+        seconds: how long it took.
+        lives: how long each of its trainings lived, in seconds.
+    """
+
+    beginning: Project
+    everything: dict[str, bytes]
+    seconds: float
+    lives: list[float]
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """A folder for all projects."""
+    folder = Path(tempfile.mkdtemp(prefix="coopnet-kills-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def calm(place: Path) -> Calm:
+    """The undisturbed study."""
+    beginning = engines_fixture.fresh(place / "beginning" / "project")
+    beginning.overlay.write_text(yaml.safe_dump(TINY | STUDY, sort_keys=False))
+    beginning.coopnet("stages")
+    beginning.commit()
+    project = beginning.copy(place / "calm" / "project")
+    seen: dict[int, list[float]] = {}
+    began = time.monotonic()
+    process = begin(project, *MAKE["snakemake"])
+    while process.poll() is None:
+        for pid in trainings(project):
+            seen.setdefault(pid, [time.monotonic()] * 2)[1] = time.monotonic()
+        time.sleep(0.1)
+    assert process.returncode == 0, said(project)
+    seconds = time.monotonic() - began
+    lives = [last - first for first, last in seen.values()]
+    print(f"undisturbed: {seconds:.1f} s, trainings of {lives} s")
+    return Calm(beginning, everything(project), seconds, lives)
+
+
+# Processes
+
+
+def begin(project: Project, *command: str) -> "subprocess.Popen[bytes]":
+    """Start a command in a process group of its own; what it says is added to the project's log."""
+    words, environment = project.command(*command)
+    with (project.root.parent / "log").open("ab") as log:
+        return subprocess.Popen(
+            words, cwd=project.root, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+
+def said(project: Project) -> str:
+    """All that commands on a project said, the last of it."""
+    return (project.root.parent / "log").read_text()[-8000:]
+
+
+def alive(project: Project) -> dict[int, list[str]]:
+    """The words of every process that works in a project, by its id."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (folder / "cwd").resolve() == project.root.resolve():
+                words = (folder / "cmdline").read_bytes().decode().split("\0")
+                if words != [""]:  # a zombie
+                    found[int(folder.name)] = words
+    return found
+
+
+def trainings(project: Project) -> list[int]:
+    """The processes that train."""
+    return [pid for pid, words in alive(project).items() if "train" in words]
+
+
+def settle(project: Project) -> None:
+    """Wait until nobody works in a project any more."""
+    end = time.monotonic() + PATIENCE
+    while alive(project):
+        assert time.monotonic() < end, alive(project)
+        time.sleep(0.05)
+
+
+def strike(pid: int, number: int = signal.SIGKILL, *, group: bool = False) -> bool:
+    """Send a signal to a process or to its group; whether there was one."""
+    try:
+        (os.killpg if group else os.kill)(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait(process: "subprocess.Popen[bytes]", seconds: float) -> bool:
+    """Give a process that much time; whether it has ended."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    return process.returncode is not None
+
+
+# What is looked at
+
+
+def everything(project: Project) -> dict[str, bytes]:
+    """Every file whose content is promised, hidden ones too, by path: results, reports and checkpoints."""
+    checkpoints = [path for path in (project.root / "checkpoints").rglob("*") if path.is_file()]
+    there = {str(path.relative_to(project.root)): path.read_bytes() for path in checkpoints}
+    return there | project.results()
+
+
+@dataclass
+class Diary:
+    """Every epoch that a training has told of as done, by run and number, in its own words."""
+
+    told: dict[tuple[str, int], set[str]] = field(default_factory=lambda: defaultdict(set))
+
+    def read(self, project: Project) -> None:
+        """Read what the logs have now; a job that is started again begins its log anew."""
+        for path in [project.root.parent / "log", *(project.root / "logs").rglob("*.log")]:
+            if path.is_file():
+                for line in EPOCH.finditer(path.read_text(errors="replace")):
+                    self.told[line[1], int(line[2])].add(line[0])
+
+    def repeated(self) -> list[tuple[str, int]]:
+        """Epochs that were done and trained again all the same."""
+        return [epoch for epoch, lines in self.told.items() if len(lines) > 1]
+
+
+def compare(project: Project, calm: Calm) -> None:
+    """All bits are those of the undisturbed study, and nothing else lies there."""
+    found = everything(project)
+    assert sorted(found) == sorted(calm.everything)
+    assert [path for path, content in found.items() if content != calm.everything[path]] == []
+
+
+@dataclass
+class Storm:
+    """A chain of kills.
+
+    Attributes:
+        calm: the undisturbed study.
+        place: a folder for its projects.
+        command: what is started again and again.
+        kill: sends its signal at a moment of its choice to what was started; whether it hit anything alive.
+    """
+
+    calm: Calm
+    place: Path
+    command: tuple[str, ...]
+    kill: Callable[[Project, "subprocess.Popen[bytes]"], bool]
+    hits: int = 0
+
+    def rage(self) -> None:
+        """Kill, start again, and compare at each end."""
+        studies = 0
+        while self.hits < KILLS:
+            studies += 1
+            project = self.calm.beginning.copy(self.place / str(studies) / "project")
+            diary = Diary()
+            while not self.attempt(project, diary):
+                pass
+            settle(project)
+            diary.read(project)
+            if self.command[0] == "coopnet":
+                project.make("snakemake")
+            assert diary.repeated() == []
+            compare(project, self.calm)
+            project.assert_clean()
+            shutil.rmtree(self.place / str(studies))
+        print(f"{self.hits} kills in {studies} studies")
+
+    def attempt(self, project: Project, diary: Diary) -> bool:
+        """Start once; whether it came to its end undisturbed."""
+        process = begin(project, *self.command)
+        try:
+            hit = self.hits < KILLS and self.kill(project, process)
+            assert hit or wait(process, PATIENCE), said(project)
+            process.wait(PATIENCE)
+        finally:
+            if process.poll() is None:
+                strike(process.pid, group=True)
+        diary.read(project)
+        self.hits += hit
+        log = project.root.parent / "log"
+        assert hit or process.returncode == 0, said(project)
+        with log.open("a") as handle:
+            handle.write(f"\n=== {'hit' if hit else 'ended'}: {process.returncode}\n")
+        return not hit
+
+
+@pytest.mark.parametrize("victim", ["snakemake", "dvc", "group of snakemake", "group of dvc"])
+def test_killed_engine(calm: Calm, place: Path, victim: str) -> None:
+    """SIGKILL to an engine alone, whose jobs live on, or to it with all it started: bit-identical, no epoch twice."""
+    chance = random.Random(victim)
+    engine = victim.split()[-1]
+
+    def kill(project: Project, process: "subprocess.Popen[bytes]") -> bool:
+        if wait(process, chance.uniform(0, calm.seconds / 2)):
+            return False
+        return strike(process.pid, group=victim.startswith("group"))
+
+    Storm(calm, place / victim, MAKE[engine], kill).rage()
+
+
+def test_killed_training(calm: Calm, place: Path) -> None:
+    """SIGKILL to a training under Snakemake at a moment of its life: bit-identical, no epoch twice."""
+    chance = random.Random("training")
+
+    def kill(project: Project, process: "subprocess.Popen[bytes]") -> bool:
+        while not trainings(project):
+            if wait(process, 0.05):
+                return False
+        time.sleep(chance.uniform(0, max(calm.lives)))
+        return any(strike(pid) for pid in trainings(project)[:1])
+
+    Storm(calm, place / "training", MAKE["snakemake"], kill).rage()
+
+
+@pytest.mark.parametrize("whom", ["training", "group of snakemake"])
+def test_sigterm_with_a_grace_period(calm: Calm, place: Path, whom: str) -> None:
+    """SIGTERM, and SIGKILL a moment later to what is still there, as cluster schedulers do: bit-identical."""
+    chance = random.Random(f"grace {whom}")
+    command = ("coopnet", "train", NAME, "one3", "0") if whom == "training" else MAKE["snakemake"]
+    most = max(calm.lives) if whom == "training" else calm.seconds / 2
+
+    def kill(project: Project, process: "subprocess.Popen[bytes]") -> bool:
+        if wait(process, chance.uniform(0, most)):
+            return False
+        hit = strike(process.pid, signal.SIGTERM, group=True)
+        wait(process, chance.uniform(0, 3))
+        strike(process.pid, group=True)
+        return hit
+
+    Storm(calm, place / f"grace {whom}", command, kill).rage()
+
+
+def test_limited_time(calm: Calm, place: Path) -> None:
+    """`--max-minutes`, too few each time: exit code 75 until it is 0, then bit-identical."""
+    chance = random.Random("minutes")
+    project = calm.beginning.copy(place / "minutes" / "project")
+    codes, diary = [], Diary()
+    for experiment in STUDY["only"]:
+        while not codes or codes[-1] or experiment not in str(project.events()[-1]):
+            minutes = f"{chance.uniform(0, max(calm.lives) / 60):.4f}"
+            process = begin(project, "coopnet", "train", NAME, experiment, "0", "--max-minutes", minutes)
+            codes.append(process.wait(PATIENCE))
+            diary.read(project)
+            assert codes[-1] in (0, TIME_IS_UP), said(project)
+    assert TIME_IS_UP in codes
+    assert diary.repeated() == []
+    project.make("snakemake")
+    compare(project, calm)
