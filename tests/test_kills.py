@@ -61,6 +61,7 @@ class Calm:
 def place() -> Iterator[Path]:
     """A folder for all projects."""
     folder = Path(tempfile.mkdtemp(prefix="coopnet-kills-"))
+    folder.chmod(0o755)  # for other users
     yield folder
     shutil.rmtree(folder)
 
@@ -189,18 +190,21 @@ class Storm:
         place: a folder for its projects.
         command: what is started again and again.
         kill: sends its signal at a moment of its choice to what was started; whether it hit anything alive.
+        kills: how many have to hit.
+        hits: how many have.
     """
 
     calm: Calm
     place: Path
     command: tuple[str, ...]
     kill: Callable[[Project, "subprocess.Popen[bytes]"], bool]
+    kills: int = KILLS
     hits: int = 0
 
     def rage(self) -> None:
         """Kill, start again, and compare at each end."""
         studies = 0
-        while self.hits < KILLS:
+        while self.hits < self.kills:
             studies += 1
             project = self.calm.beginning.copy(self.place / str(studies) / "project")
             diary = Diary()
@@ -220,7 +224,7 @@ class Storm:
         """Start once; whether it came to its end undisturbed."""
         process = begin(project, *self.command)
         try:
-            hit = self.hits < KILLS and self.kill(project, process)
+            hit = self.hits < self.kills and self.kill(project, process)
             assert hit or wait(process, PATIENCE), said(project)
             process.wait(PATIENCE)
         finally:
@@ -242,7 +246,7 @@ def test_killed_engine(calm: Calm, place: Path, victim: str) -> None:
     engine = victim.split()[-1]
 
     def kill(project: Project, process: "subprocess.Popen[bytes]") -> bool:
-        if wait(process, chance.uniform(0, calm.seconds / 2)):
+        if wait(process, chance.uniform(0, calm.seconds / 3)):
             return False
         return strike(process.pid, group=victim.startswith("group"))
 
@@ -268,7 +272,7 @@ def test_sigterm_with_a_grace_period(calm: Calm, place: Path, whom: str) -> None
     """SIGTERM, and SIGKILL a moment later to what is still there, as cluster schedulers do: bit-identical."""
     chance = random.Random(f"grace {whom}")
     command = ("coopnet", "train", NAME, "one3", "0") if whom == "training" else MAKE["snakemake"]
-    most = max(calm.lives) if whom == "training" else calm.seconds / 2
+    most = max(calm.lives) if whom == "training" else calm.seconds / 3
 
     def kill(project: Project, process: "subprocess.Popen[bytes]") -> bool:
         if wait(process, chance.uniform(0, most)):
@@ -278,7 +282,7 @@ def test_sigterm_with_a_grace_period(calm: Calm, place: Path, whom: str) -> None
         strike(process.pid, group=True)
         return hit
 
-    Storm(calm, place / f"grace {whom}", command, kill).rage()
+    Storm(calm, place / f"grace {whom}", command, kill, KILLS // 2).rage()
 
 
 def test_limited_time(calm: Calm, place: Path) -> None:

@@ -130,7 +130,7 @@ class Store:
             log.warning("%s in the run store is damaged; the run is made again", self._run(key) / damaged[0])
             self._set_aside(key)
             return False
-        for name, target in targets.items():
+        for name, target in sorted(targets.items(), key=lambda item: item[0].endswith(".json")):  # records come last
             if _is(target, listed[name][1]):
                 os.utime(target)  # else an engine that goes by dates would ask for it again and again
             else:

@@ -52,6 +52,7 @@ def train(
             log.warning("%s: another process is still on it at the time limit", run.name)
             return TIME_IS_UP
         if runs.take(run.key, targets(workspace, plan, run)):
+            shutil.rmtree(runs.unfinished(run.key), ignore_errors=True)  # of who was killed when all was done
             log.info("%s: taken from the run store, nothing to train", run.name)
             return 0
         if receipts.of_run(workspace, plan, run, Digests()) is None:
