@@ -346,6 +346,20 @@ DIVERGING = {"training": {"epochs": 1250, "optimizer": {"lr": 1e30}}}
 """A learning rate with which no number stays finite."""
 
 
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_lock_that_was_left_half_written_is_recorded_anew(made: Project, share: float) -> None:
+    """10. DVC killed while it wrote a lock refuses to start; `coopnet record` makes the lock what it was."""
+    lock = made.root / "dvc" / NAME / "one3" / "dvc.lock"
+    before = lock.read_bytes()
+    lock.write_bytes(before[: int(share * len(before))])
+    made.make("dvc", fails=True)
+    assert str(lock.relative_to(made.root)) in made.coopnet("record", NAME).said
+    assert lock.read_bytes() == before
+    made.make("dvc")
+    assert made.trained() == []
+    made.assert_clean()
+
+
 # 12
 
 RUN = f"results/{NAME}/one3/seed0"

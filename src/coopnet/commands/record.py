@@ -44,7 +44,7 @@ def record(workspace: Workspace, name: str) -> None:
     known = _locks(workspace, name)
     before = {path: path.read_bytes() for path in known if path.is_file()}
     prepared = [f"prepare@{dataset}" for dataset in plan.datasets() if _prepared(workspace, dataset)]
-    _dvc(workspace, "commit", "--quiet", "--force", "--no-relink", "source", *prepared, *_shortest(plan, sound))
+    _commit(workspace, "source", *prepared, *_shortest(plan, sound))
     if [run.key for run in study.load(workspace.root, name).runs.values()] != [run.key for run in plan.runs.values()]:
         for path in known:
             files.write_text(path, before[path].decode()) if path in before else path.unlink(missing_ok=True)
@@ -52,6 +52,34 @@ def record(workspace: Workspace, name: str) -> None:
     log.info("recorded in DVC: %d of %d stages of %s", len(sound), len(_addresses(plan)), name)
     if refused:
         raise CoopNetError("not recorded: " + "; ".join(refused))
+
+
+def _commit(workspace: Workspace, *addresses: str) -> None:
+    """Have DVC write what lies there into its locks.
+
+    It writes them in place, and refuses to start where one was left half-written by another that was killed. Such a
+    lock is removed, and written anew; not before it was refused, since another DVC may be about to write its end.
+
+    Raises:
+        CoopNetError: DVC fails.
+    """
+    arguments = ("commit", "--quiet", "--force", "--no-relink", *addresses)
+    try:
+        _dvc(workspace, *arguments)
+    except CoopNetError:
+        locks = [workspace.root / "dvc.lock", *sorted((workspace.root / "dvc").rglob("dvc.lock"))]
+        half = [path for path in locks if path.is_file() and not _is_whole(path.read_bytes())]
+        if not half:
+            raise
+        for path in half:
+            log.warning("%s was left half-written by a DVC that was killed; it is removed", path)
+            path.unlink()
+        _dvc(workspace, *arguments)
+
+
+def _is_whole(lock: bytes) -> bool:
+    """Whether a lock of DVC has its beginning and its end."""
+    return lock.startswith(b"schema:") and lock.endswith(b"\n")
 
 
 def restore(workspace: Workspace, name: str) -> None:
