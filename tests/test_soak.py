@@ -51,10 +51,11 @@ EXPECTED = (
 
 @dataclass
 class Asked:
-    """A run that was asked for, the time at which it is killed, and what it says."""
+    """A run that was asked for, when it began and when it is killed, and what it says."""
 
     process: "subprocess.Popen[str]"
     name: str
+    began: float
     doom: float
     log: Path
 
@@ -70,6 +71,7 @@ class Week:
         overlays: what the study was before, to go back to.
         running: at most two at once.
         asked: runs so far.
+        longest: how long a run took that came to its end, seconds.
         happened: how often each thing did.
     """
 
@@ -79,6 +81,7 @@ class Week:
     overlays: list[dict[str, Any]] = field(default_factory=lambda: [STUDY])
     running: list[Asked] = field(default_factory=list)
     asked: int = 0
+    longest: float = 4.0
     happened: Counter[str] = field(default_factory=Counter)
 
     def pass_by(self) -> None:
@@ -121,8 +124,9 @@ class Week:
                 start_new_session=True,
             )
         doomed = self.chance.random() < 0.5
-        doom = time.monotonic() + self.chance.uniform(0, 8) if doomed else float("inf")
-        self.running.append(Asked(process, run.name, doom, log))
+        now = time.monotonic()
+        doom = now + self.chance.uniform(0, self.longest) if doomed else float("inf")
+        self.running.append(Asked(process, run.name, now, doom, log))
 
     def reap(self, most: int) -> None:
         """Kill whose time has come, until at most so many run; what ended by itself ended well or said why not."""
@@ -133,6 +137,8 @@ class Week:
                     asked.process.wait()
                 if asked.process.poll() is not None:
                     self.running.remove(asked)
+                    if asked.process.returncode == 0:
+                        self.longest = max(self.longest, time.monotonic() - asked.began)
                     self.judge(asked.process.returncode, asked.log.read_text(), asked.name)
             time.sleep(0.02)
 
@@ -141,7 +147,7 @@ class Week:
         self.happened[f"exit code {code}"] += 1
         assert "Traceback" not in said, (name, said)
         if code == -signal.SIGKILL:
-            self.happened["killed in training"] += "epoch 1/" in said
+            self.happened["killed after an epoch"] += "epoch 1/" in said
         elif code:
             assert any(re.search(words, said) for words in EXPECTED), (name, said)
 

@@ -168,6 +168,11 @@ class Store:
             with (self.place / JOURNAL).open("a", encoding="utf-8") as journal:  # one short write, so lines never mix
                 journal.write(json.dumps(line) + "\n")
 
+    def remove(self, folder: Path) -> None:
+        """Delete one of `folders`, whose lock is held."""
+        with _writing(self.place):
+            shutil.rmtree(folder)
+
     def folder(self, key: str) -> Path:
         """The folder of a finished run."""
         return self._run(key)

@@ -1,6 +1,5 @@
 """`coopnet runs`: what a study consists of, how far it is, and what in the store nothing refers to."""
 
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -16,6 +15,7 @@ from rich.table import Table
 from coopnet import files, numerics, receipts, store, study
 from coopnet.data.datasets import DATASETS
 from coopnet.digests import Digests, remembered
+from coopnet.errors import CoopNetError
 from coopnet.store import Store
 from coopnet.study import Run, Study
 from coopnet.workspace import Workspace
@@ -137,9 +137,11 @@ def _remove(entries: Store, folder: Path) -> bool:
     lock = entries.lock(folder.name)
     try:
         with lock.acquire(timeout=0):
-            shutil.rmtree(folder)
+            entries.remove(folder)
     except Timeout:
         return False
+    except OSError as error:  # it is another user's
+        raise CoopNetError(f"cannot lock {lock.lock_file}: {error.strerror or error}") from error
     return True
 
 
