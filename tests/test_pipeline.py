@@ -155,8 +155,11 @@ def test_finished_runs_are_taken_from_the_store(workspace: Path, own_store: Path
     weights = workspace / "checkpoints/digits/tiny/one3/seed0/model.safetensors"
     weights.write_bytes(b"damaged")
     shutil.rmtree(workspace / "results")
+    [entry] = (own_store / "runs").iterdir()
+    (own_store / "unfinished" / entry.name / "a").mkdir(parents=True)  # of who was killed when all was done
     again = train(workspace, "one3")
     assert "nothing to train" in again.stderr
+    assert not list((own_store / "unfinished").iterdir())
     assert bits(workspace) == before
     code = "import sys; sys.argv = ['coopnet', 'train', 'tiny', 'one3', '0']\n"
     code += "from coopnet.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"

@@ -180,6 +180,20 @@ def test_added_run_can_be_taken(runs: Store, targets: dict[str, Path]) -> None:
     assert {name: path.read_bytes() for name, path in targets.items()} == FILES
 
 
+def test_records_are_copied_last(runs: Store, targets: dict[str, Path], tmp_path: Path) -> None:
+    """Who finds a record in a workspace finds all that it names: nothing could follow that would fail."""
+    folder = runs.unfinished(KEY) / "files"
+    folder.mkdir(parents=True)
+    for name in ("run.json", *FILES):
+        (folder / name).write_text(name)
+    runs.add(KEY, folder, {})
+    record = tmp_path / "results" / "run.json"
+    (tmp_path / "checkpoints").write_text("a file where a folder should be")
+    with pytest.raises(CoopNetError, match="cannot write"):
+        runs.take(KEY, {"run.json": record} | targets)
+    assert not record.exists()
+
+
 def test_unknown_run_cannot_be_taken(runs: Store, targets: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
     """Nothing is written, nothing is said, and the store is not created, for a run that was never made."""
     assert not runs.take(KEY, targets)
