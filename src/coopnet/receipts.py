@@ -5,6 +5,7 @@ receipt, left by the command that computed it: digests of what it read and wrote
 """
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,6 +16,10 @@ from coopnet.errors import CoopNetError
 from coopnet.steps import Step, fingerprint
 from coopnet.study import Run, Study
 from coopnet.workspace import Workspace, targets
+
+
+TIMING = re.compile(rb"[a-z_,]*\n(\d+(,\d+(\.\d+)?)*\n)*")
+"""A table of seconds: of `timing.csv`, never the same twice, no record has a digest."""
 
 
 class Problem(NamedTuple):
@@ -43,10 +48,20 @@ def of_run(workspace: Workspace, plan: Study, run: Run, digests: Digests) -> Pro
     listed["model.json"] = digests(path)  # the same record, once beside the weights
     there = {name: path for name, path in wanted.items() if path.is_file()}
     damaged = [str(path) for name, path in there.items() if name in listed and digests(path) != listed[name]]
+    if "timing.csv" in there and not _is_timing(there["timing.csv"]):
+        damaged.append(str(there["timing.csv"]))
     if damaged:
         return Problem("damaged", f"not what the record of {run.name} names: {', '.join(damaged)}")
     missing = [str(path) for name, path in wanted.items() if name not in there]
     return Problem("missing", f"missing: {', '.join(missing)}") if missing else None
+
+
+def _is_timing(path: Path) -> bool:
+    """Whether a file is a whole table of seconds."""
+    try:
+        return TIMING.fullmatch(path.read_bytes()) is not None
+    except OSError:
+        return False
 
 
 def of_step(workspace: Workspace, step: Step, digests: Digests) -> Problem | None:
