@@ -17,7 +17,6 @@ from coopnet.steps import Step, fingerprint
 from coopnet.study import Run, Study
 from coopnet.workspace import Workspace, targets
 
-
 TIMING = re.compile(rb"[a-z_,]*\n(\d+(,\d+(\.\d+)?)*\n)*")
 """A table of seconds: of `timing.csv`, never the same twice, no record has a digest."""
 
