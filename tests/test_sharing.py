@@ -82,7 +82,7 @@ def clones(calm: Calm, folder: Path, numbers: tuple[int | None, int | None]) -> 
 USERS = {
     "one user": (None, None),
     "two users": pytest.param(
-        (65533, 65534),
+        (1, 65534),  # daemon and nobody, since Snakemake wants users that have a name
         marks=pytest.mark.skipif(
             os.getuid() != 0 or not shutil.which("setpriv"), reason="becoming two other users takes root, and setpriv"
         ),
@@ -202,7 +202,7 @@ def test_two_clones_share_the_work(
     calm: Calm, place: Path, engines: tuple[str, str], numbers: tuple[int | None, int | None]
 ) -> None:
     """Started together, each run is trained once in all, both have all results, and no reader sees half a file."""
-    both = clones(calm, place / f"{engines}-{numbers}", numbers)
+    both = clones(calm, place / f"{'-'.join(engines)}-{numbers[0]}", numbers)
     watcher = watched(*both)
     with watcher.watching():
         processes = [begin(clone, *MAKE[engine]) for clone, engine in zip(both, engines, strict=True)]
@@ -221,7 +221,7 @@ def test_two_clones_share_the_work(
 @each_users
 def test_lock_dies_with_its_owner(calm: Calm, place: Path, numbers: tuple[int | None, int | None]) -> None:
     """Who waits for a run whose owner is killed gets it and continues it, to the same bits; the other takes them."""
-    first, second = clones(calm, place / f"lock-{numbers}", numbers)
+    first, second = clones(calm, place / f"lock-{numbers[0]}", numbers)
     command = ("coopnet", "train", NAME, "one3", "0")
     owner = begin(first, *command)
     until(lambda: first.saved("one3/seed0"), owner, first)
@@ -242,7 +242,7 @@ def test_lock_dies_with_its_owner(calm: Calm, place: Path, numbers: tuple[int | 
 @each_users
 def test_each_mends_what_the_other_made(calm: Calm, place: Path, numbers: tuple[int | None, int | None]) -> None:
     """An entry of one user's that is damaged is set aside by the other, whoever set the last one aside, and goes."""
-    first, second = clones(calm, place / f"mend-{numbers}", numbers)
+    first, second = clones(calm, place / f"mend-{numbers[0]}", numbers)
     command = ("train", NAME, "one3", "0")
     first.coopnet(*command)
     for clone in (second, first):
