@@ -165,8 +165,10 @@ class Store:
         line = {"time": time, "event": event, "run": run, "key": key, "host": platform.node(), "pid": os.getpid()}
         with _writing(self.place):
             self.place.mkdir(parents=True, exist_ok=True)
-            with (self.place / JOURNAL).open("a", encoding="utf-8") as journal:  # one short write, so lines never mix
-                journal.write(json.dumps(line) + "\n")
+            # One short write, so lines never mix; what a full disk cut short stays a line of its own.
+            with (self.place / JOURNAL).open("ab+", buffering=0) as journal:
+                cut = journal.tell() and journal.seek(-1, os.SEEK_END) >= 0 and journal.read(1) != b"\n"
+                journal.write(b"\n" * bool(cut) + json.dumps(line).encode() + b"\n")
 
     def folder(self, key: str) -> Path:
         """The folder of a finished run."""
@@ -183,7 +185,10 @@ class Store:
     def _listed(self, key: str) -> dict[str, tuple[int, str]] | None:
         """Size and SHA-256 of each file of an entry as its manifest has them, None where it cannot be read."""
         try:
-            listed = files.read_json(self._run(key) / MANIFEST)["files"]
+            manifest = files.read_json(self._run(key) / MANIFEST)
+            if manifest["key"] != key:  # of another run, with its files
+                return None
+            listed = manifest["files"]
             return {name: (facts["size"], facts["sha256"]) for name, facts in listed.items()}
         except (CoopNetError, KeyError, TypeError, AttributeError):
             return None
@@ -207,8 +212,8 @@ def _writing(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CoopNetError(
-            f"cannot write the run store {place}: {error.strerror or error}; "
-            f"set {VARIABLE} to a folder that can be written"
+            f"cannot write {error.filename or 'a file'} of the run store {place}: {files.reason(error)}, "
+            f"or set {VARIABLE} to a folder that can be written"
         ) from error
 
 
@@ -232,5 +237,5 @@ def acquire(lock: FileLock, name: str, seconds: float = -1) -> bool:
         except Timeout:
             return False
     except OSError as error:
-        raise CoopNetError(f"cannot lock {lock.lock_file}: {error.strerror or error}; set {VARIABLE}") from error
+        raise CoopNetError(f"cannot lock {lock.lock_file}: {files.reason(error)}, or set {VARIABLE}") from error
     return True

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from coopnet import files
@@ -32,12 +31,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read safetensors onto the CPU.
 
     Raises:
-        CoopNetError: the file is missing or damaged.
+        CoopNetError: the file is missing, unreadable or damaged.
     """
-    try:
+    with files.reading_tensors(path):
         return safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CoopNetError(f"{path} is missing or damaged ({error}); make it again") from error
 
 
 def write_network(folder: Path, network: CooperativeNetwork, slots: Slots) -> dict[str, str]:
