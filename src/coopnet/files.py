@@ -109,7 +109,8 @@ def read_sealed(path: Path) -> dict[str, Any]:
         CoopNetError: the file is missing, unreadable, not a JSON mapping, or not what was sealed.
     """
     content = read_json(path)
-    if not isinstance(content, dict) or content.pop(SEAL, found := _seal(content)) != found:
+    seal = content.pop(SEAL, None) if isinstance(content, dict) else None
+    if not isinstance(content, dict) or seal not in (None, _seal(content)):
         raise CoopNetError(f"{path} is damaged (not what was written); delete it and run again")
     return content
 

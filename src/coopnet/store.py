@@ -166,7 +166,7 @@ class Store:
         with _writing(self.place):
             self.place.mkdir(parents=True, exist_ok=True)
             # One short write, so lines never mix; what a full disk cut short stays a line of its own.
-            with (self.place / JOURNAL).open("ab+", buffering=0) as journal:
+            with (self.place / JOURNAL).open("ab+") as journal:
                 cut = journal.tell() and journal.seek(-1, os.SEEK_END) >= 0 and journal.read(1) != b"\n"
                 journal.write(b"\n" * bool(cut) + json.dumps(line).encode() + b"\n")
 
