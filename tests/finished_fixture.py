@@ -1,6 +1,7 @@
 """A finished study of two runs, made once by the real commands: what tests damage, and fill disks with."""
 
 import contextlib
+import functools
 import os
 import shutil
 import subprocess
@@ -48,7 +49,6 @@ class Home:
 
     def run(self, experiment: str = "one3") -> Run:
         return self.plan().run(experiment, 0)
-
 
     @contextlib.contextmanager
     def here(self) -> Iterator[None]:
@@ -145,6 +145,12 @@ def finished(folder: Path) -> Home:
     bring_in(home)
     home.refresh()
     return home
+
+
+@functools.cache
+def made_once(factory: pytest.TempPathFactory) -> Home:
+    """The finished study, for all tests of a session; they work on copies."""
+    return finished(factory.mktemp("finished"))
 
 
 def fill(folder: Path, leave: int) -> Path:

@@ -103,7 +103,7 @@ class Store:
         """
         names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         listed = {n: {"size": (folder / n).stat().st_size, "sha256": files.sha256(folder / n)} for n in names}
-        files.write_json(folder / MANIFEST, {"key": key, "files": listed} | dict(facts))
+        files.write_json(folder / MANIFEST, files.sealed({"key": key, "files": listed} | dict(facts)))
         target = self._run(key)
         if target.exists():  # what was there could not be taken, or the run would not have been made again
             self._set_aside(key)
@@ -185,7 +185,7 @@ class Store:
     def _listed(self, key: str) -> dict[str, tuple[int, str]] | None:
         """Size and SHA-256 of each file of an entry as its manifest has them, None where it cannot be read."""
         try:
-            manifest = files.read_json(self._run(key) / MANIFEST)
+            manifest = files.read_sealed(self._run(key) / MANIFEST)
             if manifest["key"] != key:  # of another run, with its files
                 return None
             listed = manifest["files"]
@@ -202,8 +202,17 @@ class Store:
 
 
 def _is(path: Path, digest: str) -> bool:
-    """Whether a file is there and has that SHA-256."""
-    return path.is_file() and files.sha256(path) == digest
+    """Whether a file is there and has that SHA-256; one that the disk does not give back has not.
+
+    Raises:
+        CoopNetError: this user may not read it, which says nothing about the file.
+    """
+    try:
+        return path.is_file() and files.sha256(path) == digest
+    except CoopNetError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise
+        return False
 
 
 @contextlib.contextmanager

@@ -58,7 +58,7 @@ def read(folder: Path, record: Mapping[str, Any]) -> Patient:
     for name in (WEIGHTS, SLOTS):
         if files.sha256(folder / name) != record["files"].get(name):
             raise CoopNetError(
-                f"{folder / name} is not the file that its record names; delete the folder and run again"
+                f"{folder / name} is not the file that {folder / RECORD} names; delete the folder and run again"
             )
     try:
         known = [f.name for f in fields(Architecture) if f.name in record["architecture"]]

@@ -37,7 +37,7 @@ class DiskMemory:
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Tensors and facts of the last `save`, or None where there are none that may be used."""
         index = self.folder / INDEX
-        if not index.is_file():
+        if not index.exists():
             self._tell_of_others()
             return None
         try:
