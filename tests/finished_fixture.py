@@ -147,10 +147,12 @@ def finished(folder: Path) -> Home:
     return home
 
 
-@functools.cache
 def made_once(factory: pytest.TempPathFactory) -> Home:
     """The finished study, for all tests of a session; they work on copies."""
-    return finished(factory.mktemp("finished"))
+    return _made(factory.getbasetemp() / "finished")
+
+
+_made = functools.cache(finished)
 
 
 def fill(folder: Path, leave: int) -> Path:

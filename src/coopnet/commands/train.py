@@ -143,7 +143,8 @@ def parent_files(workspace: Workspace, plan: Study, parent: Run, runs: Store) ->
         log.warning("%s is missing or not what its record says", damaged[0])
     raise CoopNetError(
         f"the parent {parent.name} of study {plan.name} is not there, is damaged, or was made with other parameters "
-        f"({workspace.checkpoint(plan, parent) / 'model.json'}); run `coopnet train {plan.name} {parent.experiment} {parent.seed}` first"
+        f"({workspace.checkpoint(plan, parent) / 'model.json'}); "
+        f"run `coopnet train {plan.name} {parent.experiment} {parent.seed}` first"
     )
 
 
