@@ -367,7 +367,7 @@ def test_damaged_memory_hides_nothing(name: str, damage: str, home: Home) -> Non
     step = steps.evaluate(home.workspace, home.plan(), home.run())
     assert receipts.of_step(home.workspace, step, Digests(home.workspace.stamps / "tiny" / "digests.json")) is not None
     stamp = path.suffix != ".json"
-    if damage == "folder" and (stamp or path.name == "digests.json") or damage == "unreadable" and stamp:
+    if (damage == "folder" and (stamp or path.name == "digests.json")) or (damage == "unreadable" and stamp):
         with pytest.raises(CoopNetError, match=name):
             home.refresh()
     if damage == "folder":
