@@ -135,9 +135,7 @@ def nothing_half_written(home: Home, undisturbed: Home) -> None:
         assert not path.name.startswith("."), f"{name} was left behind"
         if "/unfinished/" in name:
             continue
-        if path.name == MANIFEST and name.startswith(
-            "store/"
-        ):  # of an entry of the store, it has the digests of wall-clock figures too
+        if path.name == MANIFEST and name.startswith("store/"):  # it has the digest of wall-clock figures too
             assert files.read_sealed(path)["files"]
             continue
         assert name in final, name
