@@ -8,6 +8,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +21,9 @@ from coopnet.errors import CoopNetError
 
 if TYPE_CHECKING:  # a third of a second that a command which reads no tensors need not spend
     import numpy as np
+
+SEAL = "seal"
+"""The field that holds a record's own digest."""
 
 FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, copy on write
 
@@ -43,9 +47,9 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.chmod(0o666 & ~_umask())  # safetensors' 0600 would shut colleagues out of a shared store
             temporary.replace(path)
     except OSError as error:
-        raise CoopNetError(f"cannot write {path}: {_reason(error)}") from error
-    except SafetensorError as error:  # safetensors reports I/O errors as its own type
-        raise CoopNetError(f"cannot write {path}: {error}; free some space or check permissions") from error
+        raise CoopNetError(f"cannot write {path}: {reason(error)}") from error
+    except SafetensorError as error:
+        raise CoopNetError(f"cannot write {path}: {reason(_system_error(error))}") from error
 
 
 @contextlib.contextmanager
@@ -92,10 +96,17 @@ def _umask() -> int:
     return umask
 
 
-def _reason(error: OSError) -> str:
+def reason(error: OSError) -> str:
+    """Why the system refused, in words for the user."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full; free some space and run the same command again"
-    return f"{error.strerror or error}"
+    return error.strerror or " ".join(str(error).split())
+
+
+def _system_error(error: SafetensorError) -> OSError:
+    """What the system told safetensors, which reports it as an error of its own type, the number in its text."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -120,9 +131,31 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise CoopNetError(f"{path} is missing") from None
     except OSError as error:
-        raise CoopNetError(f"cannot read {path}: {_reason(error)}") from error
+        raise CoopNetError(f"cannot read {path}: {reason(error)}") from error
     except ValueError as error:
         raise CoopNetError(f"{path} is damaged (not valid JSON: {error}); delete it and run again") from error
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same content with the SHA-256 of its text as `seal`, for records that nothing else has a digest of."""
+    return {**content, SEAL: _seal(content)}
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read what was written `sealed`, without its seal; a record that never had one is taken as it is.
+
+    Raises:
+        CoopNetError: the file is missing, unreadable, not a JSON mapping, or not what was sealed.
+    """
+    content = read_json(path)
+    seal = content.pop(SEAL, None) if isinstance(content, dict) else None
+    if not isinstance(content, dict) or seal not in (None, _seal(content)):
+        raise CoopNetError(f"{path} is damaged (not what was written); delete it and run again")
+    return content
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def look(path: Path, field: str) -> Any:
@@ -158,15 +191,29 @@ def read_tensors(path: Path) -> "dict[str, np.ndarray]":
     """Read safetensors as NumPy arrays.
 
     Raises:
-        CoopNetError: the file is missing, truncated or not safetensors.
+        CoopNetError: the file is missing, unreadable, truncated or not safetensors.
     """
     import safetensors.numpy
 
-    if not path.is_file():
-        raise CoopNetError(f"{path} is missing")
-    try:
+    with reading_tensors(path):
         return safetensors.numpy.load_file(path)
-    except (SafetensorError, OSError) as error:
+
+
+@contextlib.contextmanager
+def reading_tensors(path: Path) -> Iterator[None]:
+    """Name the file that safetensors cannot read.
+
+    Raises:
+        CoopNetError: it is missing, unreadable, truncated or not safetensors.
+    """
+    try:
+        with path.open("rb"):  # safetensors reports what the system says as an error without a number
+            yield
+    except FileNotFoundError:
+        raise CoopNetError(f"{path} is missing") from None
+    except OSError as error:
+        raise CoopNetError(f"cannot read {path}: {reason(error)}") from error
+    except SafetensorError as error:
         raise CoopNetError(f"{path} is damaged ({error}); delete it and run again") from error
 
 
@@ -176,7 +223,7 @@ def sha256(path: Path) -> str:
         with path.open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
-        raise CoopNetError(f"cannot read {path}: {_reason(error)}") from error
+        raise CoopNetError(f"cannot read {path}: {reason(error)}") from error
 
 
 def copy(source: Path, target: Path) -> None:

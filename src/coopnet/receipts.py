@@ -96,11 +96,17 @@ def making(workspace: Workspace, planned: Callable[[], Step]) -> Iterator[None]:
         planned: the step, by what the parameters are when it is called.
 
     Raises:
-        CoopNetError: something that it reads was changed meanwhile, so that nobody can say what the outputs are.
+        CoopNetError: something that it reads is not what was made; or was changed meanwhile, so that nobody can say
+            what the outputs are; or receipts cannot be written.
     """
-    step = planned()
-    before = _digests(workspace, step.inputs, Digests())
-    workspace.receipt(step.name).unlink(missing_ok=True)
+    step, digests = planned(), Digests()
+    before = _digests(workspace, step.inputs, digests)
+    _refuse_damaged(workspace, step, digests)
+    receipt = workspace.receipt(step.name)
+    try:
+        receipt.unlink(missing_ok=True)
+    except OSError as error:
+        raise CoopNetError(f"cannot remove {receipt}: {files.reason(error)}") from error
     yield
     after = _digests(workspace, step.inputs, Digests())
     changed = [name for name, digest in after.items() if digest != before[name]]
@@ -108,6 +114,35 @@ def making(workspace: Workspace, planned: Callable[[], Step]) -> Iterator[None]:
     if changed:
         raise CoopNetError(f"{changed[0]} was changed while {step.name} was made from it; run the same command again")
     _write(workspace, step, before, Digests())
+
+
+def _refuse_damaged(workspace: Workspace, step: Step, digests: Digests) -> None:
+    """Refuse inputs that are known to be other than they were made.
+
+    Raises:
+        CoopNetError: naming what is damaged, and the command that makes it again.
+    """
+    for path, twin in step.records:
+        if problem := _of_record(path, twin, digests):
+            raise CoopNetError(problem)
+    for maker in step.makers():
+        problem = of_step(workspace, maker, digests)
+        if problem is not None and problem.kind == "damaged":
+            raise CoopNetError(f"{problem.text}; run `{maker.command}` again")
+
+
+def _of_record(path: Path, twin: Path, digests: Digests) -> str | None:
+    """What is wrong with a run's record and its history; None where nothing speaks against them."""
+    record = files.read_json(path)
+    remedy = "run `coopnet train` for that run again"
+    if not isinstance(record, dict) or not isinstance(record.get("files"), dict):
+        return f"{path} is damaged (not the record of a run); {remedy}"
+    if files.look(twin, "key") == record.get("key") and digests(twin) != digests(path):
+        return f"{path} and {twin} should be the same record, so one of them is damaged; {remedy}"
+    history = path.with_name("history.csv")
+    if digests(history) != record["files"].get(history.name):
+        return f"{history} is missing or not the file that {path} names; {remedy}"
+    return None
 
 
 def give(workspace: Workspace, step: Step, digests: Digests) -> None:

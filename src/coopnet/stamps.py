@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from coopnet import receipts, steps
+from coopnet import files, receipts, steps
 from coopnet.digests import Digests, remembered
 from coopnet.errors import CoopNetError
 from coopnet.receipts import Problem
@@ -78,7 +78,7 @@ def _mark(stamp: Path, problem: Problem | None) -> None:
             stamp.write_text("stamp\n", encoding="utf-8")
         os.utime(stamp, (LONG_AGO, LONG_AGO) if problem is None else None)
     except OSError as error:
-        raise CoopNetError(f"cannot write {stamp}: {error.strerror or error}") from error
+        raise CoopNetError(f"cannot write {stamp}: {files.reason(error)}") from error
 
 
 def _order(inputs: Iterable[Path], outputs: Iterable[Path], digests: Digests) -> None:

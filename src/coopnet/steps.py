@@ -7,8 +7,8 @@ its two records, `run.json` and `metrics.json`: they are written last and hold t
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ class Step:
         inputs: what it reads.
         outputs: what it writes.
         words: fingerprint of what it takes from `params.yaml` and the overlay besides.
+        makers: gives the steps that made its inputs; their receipts know what these have to be.
+        records: `run.json` of each run among its inputs, and the same record beside the run's weights.
     """
 
     name: str
@@ -65,17 +67,25 @@ class Step:
     inputs: tuple[Path, ...]
     outputs: tuple[Path, ...]
     words: str = ""
+    makers: Callable[[], Iterable["Step"]] = field(default=tuple, compare=False)
+    records: tuple[tuple[Path, Path], ...] = field(default=(), compare=False)
+
+    @property
+    def command(self) -> str:
+        """What a user types to make it."""
+        study, command, *run = self.name.split("/")
+        return " ".join(["coopnet", command, study, *(part.removeprefix("seed") for part in run)])
 
 
 def evaluate(workspace: Workspace, plan: Study, run: Run) -> Step:
     """Metrics and votes of a run, from its logits and its parents'."""
-    folder = workspace.run(plan, run)
-    records = [folder, *(workspace.run(plan, parent) for parent in run.parents)]
+    records = tuple(_record(workspace, plan, one) for one in (run, *run.parents))
     return Step(
         f"{plan.name}/evaluate/{run.name}",
         "evaluation",
-        tuple(record / "run.json" for record in records),
-        tuple(folder / name for name in EVALUATED),
+        tuple(beside_results for beside_results, _ in records),
+        tuple(workspace.run(plan, run) / name for name in EVALUATED),
+        records=records,
     )
 
 
@@ -88,6 +98,8 @@ def tables(workspace: Workspace, plan: Study) -> Step:
         (workspace.published, *_records(workspace, plan)),
         tuple(workspace.tables(plan.name) / name for name in (*TABLES, "timing.csv")),
         _digest([json.dumps([plan.title, plan.description, plan.device, plan.threads, rows], sort_keys=True)]),
+        makers=lambda: _evaluations(workspace, plan),
+        records=_both_records(workspace, plan),
     )
 
 
@@ -95,29 +107,53 @@ def claims(workspace: Workspace, plan: Study) -> Step:
     """The verdict of every claim."""
     compute = workspace.tables(plan.name) / "compute.csv"
     inputs = (workspace.stated, compute, *_records(workspace, plan))
-    return Step(f"{plan.name}/claims", "claims", inputs, (workspace.claims(plan.name),))
+    return Step(
+        f"{plan.name}/claims",
+        "claims",
+        inputs,
+        (workspace.claims(plan.name),),
+        makers=lambda: (*_evaluations(workspace, plan), tables(workspace, plan)),
+        records=_both_records(workspace, plan),
+    )
 
 
-def report(workspace: Workspace, name: str) -> Step:
-    """Page and PDF of the study `name`."""
-    made_from = (*(workspace.tables(name) / table for table in TABLES), workspace.claims(name))
-    return Step(f"{name}/report", "reporting", made_from, tuple(workspace.report(name) / page for page in REPORT))
+def report(workspace: Workspace, plan: Study) -> Step:
+    """Page and PDF of a study."""
+    made_from = (*(workspace.tables(plan.name) / table for table in TABLES), workspace.claims(plan.name))
+    made = tuple(workspace.report(plan.name) / page for page in REPORT)
+
+    def makers() -> tuple[Step, ...]:
+        return tables(workspace, plan), claims(workspace, plan)
+
+    return Step(f"{plan.name}/report", "reporting", made_from, made, makers=makers)
 
 
-def timing(workspace: Workspace, name: str) -> Step:
-    """The page of timings of the study `name`."""
-    made_from = tuple(workspace.tables(name) / table for table in ("study.json", "timing.csv"))
-    return Step(f"{name}/timing", "reporting", made_from, (workspace.report(name) / "timing.html",))
+def timing(workspace: Workspace, plan: Study) -> Step:
+    """The page of timings of a study."""
+    made_from = tuple(workspace.tables(plan.name) / table for table in ("study.json", "timing.csv"))
+    made = (workspace.report(plan.name) / "timing.html",)
+    return Step(f"{plan.name}/timing", "reporting", made_from, made, makers=lambda: (tables(workspace, plan),))
 
 
 def steps(workspace: Workspace, plan: Study) -> Iterator[Step]:
     """All steps of a study, in an order in which each finds what it reads."""
-    for run in plan.runs.values():
-        yield evaluate(workspace, plan, run)
+    yield from _evaluations(workspace, plan)
     yield tables(workspace, plan)
     yield claims(workspace, plan)
-    yield report(workspace, plan.name)
-    yield timing(workspace, plan.name)
+    yield report(workspace, plan)
+    yield timing(workspace, plan)
+
+
+def _evaluations(workspace: Workspace, plan: Study) -> Iterator[Step]:
+    return (evaluate(workspace, plan, run) for run in plan.runs.values())
+
+
+def _both_records(workspace: Workspace, plan: Study) -> tuple[tuple[Path, Path], ...]:
+    return tuple(_record(workspace, plan, run) for run in plan.runs.values())
+
+
+def _record(workspace: Workspace, plan: Study, run: Run) -> tuple[Path, Path]:
+    return workspace.run(plan, run) / "run.json", workspace.checkpoint(plan, run) / "model.json"
 
 
 def _records(workspace: Workspace, plan: Study) -> list[Path]:

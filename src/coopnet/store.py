@@ -103,7 +103,7 @@ class Store:
         """
         names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         listed = {n: {"size": (folder / n).stat().st_size, "sha256": files.sha256(folder / n)} for n in names}
-        files.write_json(folder / MANIFEST, {"key": key, "files": listed} | dict(facts))
+        files.write_json(folder / MANIFEST, files.sealed({"key": key, "files": listed} | dict(facts)))
         target = self._run(key)
         if target.exists():  # what was there could not be taken, or the run would not have been made again
             self._set_aside(key)
@@ -165,8 +165,10 @@ class Store:
         line = {"time": time, "event": event, "run": run, "key": key, "host": platform.node(), "pid": os.getpid()}
         with _writing(self.place):
             self.place.mkdir(parents=True, exist_ok=True)
-            with (self.place / JOURNAL).open("a", encoding="utf-8") as journal:  # one short write, so lines never mix
-                journal.write(json.dumps(line) + "\n")
+            # One short write, so lines never mix; what a full disk cut short stays a line of its own.
+            with (self.place / JOURNAL).open("ab+") as journal:
+                cut = journal.tell() and journal.seek(-1, os.SEEK_END) >= 0 and journal.read(1) != b"\n"
+                journal.write(b"\n" * bool(cut) + json.dumps(line).encode() + b"\n")
 
     def remove(self, folder: Path) -> None:
         """Delete one of `folders`, whose lock is held."""
@@ -188,7 +190,10 @@ class Store:
     def _listed(self, key: str) -> dict[str, tuple[int, str]] | None:
         """Size and SHA-256 of each file of an entry as its manifest has them, None where it cannot be read."""
         try:
-            listed = files.read_json(self._run(key) / MANIFEST)["files"]
+            manifest = files.read_sealed(self._run(key) / MANIFEST)
+            if manifest["key"] != key:  # of another run, with its files
+                return None
+            listed = manifest["files"]
             return {name: (facts["size"], facts["sha256"]) for name, facts in listed.items()}
         except (CoopNetError, KeyError, TypeError, AttributeError):
             return None
@@ -202,8 +207,17 @@ class Store:
 
 
 def _is(path: Path, digest: str) -> bool:
-    """Whether a file is there and has that SHA-256."""
-    return path.is_file() and files.sha256(path) == digest
+    """Whether a file is there and has that SHA-256; one that the disk does not give back has not.
+
+    Raises:
+        CoopNetError: this user may not read it, which says nothing about the file.
+    """
+    try:
+        return path.is_file() and files.sha256(path) == digest
+    except CoopNetError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise
+        return False
 
 
 @contextlib.contextmanager
@@ -212,8 +226,8 @@ def _writing(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CoopNetError(
-            f"cannot write the run store {place}: {error.strerror or error}; "
-            f"set {VARIABLE} to a folder that can be written"
+            f"cannot write {error.filename or 'a file'} of the run store {place}: {files.reason(error)}, "
+            f"or set {VARIABLE} to a folder that can be written"
         ) from error
 
 
@@ -237,5 +251,5 @@ def acquire(lock: FileLock, name: str, seconds: float = -1) -> bool:
         except Timeout:
             return False
     except OSError as error:
-        raise CoopNetError(f"cannot lock {lock.lock_file}: {error.strerror or error}; set {VARIABLE}") from error
+        raise CoopNetError(f"cannot lock {lock.lock_file}: {files.reason(error)}, or set {VARIABLE}") from error
     return True

@@ -129,17 +129,22 @@ def parent_files(workspace: Workspace, plan: Study, parent: Run, runs: Store) ->
     Raises:
         CoopNetError: neither has the run that the plan names.
     """
-    for folder in (workspace.checkpoint(plan, parent), runs.folder(parent.key)):
-        if files.look(folder / "model.json", "key") != parent.key:
+    stored = runs.folder(parent.key)
+    for folder, results in ((workspace.checkpoint(plan, parent), workspace.run(plan, parent)), (stored, stored)):
+        path, twin = folder / "model.json", results / "run.json"
+        if files.look(path, "key") != parent.key:
             continue
-        record = files.read_json(folder / "model.json")
-        weights = [folder / name for name in CHECKPOINT if name != "model.json"]
+        record = files.read_json(path)
+        weights = [folder / name for name in CHECKPOINT if name != path.name]
         damaged = [p for p in weights if not p.is_file() or files.sha256(p) != record.get("files", {}).get(p.name)]
+        if files.look(twin, "key") == parent.key and files.read_json(twin) != record:
+            damaged.append(path)
         if not damaged:
             return folder, record
-        log.warning("%s is missing or not the file that its record names", damaged[0])
+        log.warning("%s is missing or not what its record says", damaged[0])
     raise CoopNetError(
-        f"the parent {parent.name} of study {plan.name} is not there, is damaged, or was made with other parameters; "
+        f"the parent {parent.name} of study {plan.name} is not there, is damaged, or was made with other parameters "
+        f"({workspace.checkpoint(plan, parent) / 'model.json'}); "
         f"run `coopnet train {plan.name} {parent.experiment} {parent.seed}` first"
     )
 

@@ -132,12 +132,14 @@ def verify(folder: Path, dataset: Dataset) -> dict[str, Any]:
     for field, expected in _identity(dataset).items():
         if manifest.get(field) != expected:
             raise CoopNetError(f"{path}: {field} is {manifest.get(field)}, not {expected}; {remedy}")
+    if manifest.get("source") not in dataset.sources:
+        raise CoopNetError(f"{path}: source is {manifest.get('source')}, which {dataset.name} does not have; {remedy}")
     for split in SPLITS:
         file = _file(folder, split)
         if not file.is_file():
             raise CoopNetError(f"{file} is missing; {remedy}")
         if files.sha256(file) != manifest["files"].get(file.name):
-            raise CoopNetError(f"{file} is damaged (its SHA-256 is not the one in {MANIFEST}); {remedy}")
+            raise CoopNetError(f"{file} is damaged (its SHA-256 is not the one in {path}); {remedy}")
     return manifest
 
 

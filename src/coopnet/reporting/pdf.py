@@ -24,13 +24,11 @@ def write(report: Report, figures: Path, path: Path) -> None:
         figures: folder with `<name>.svg` of every picture of the report.
         path: the PDF.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with files.replacing(path) as temporary, tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "report.json").write_text(json.dumps(asdict(report), ensure_ascii=False), encoding="utf-8")
         template = resources.files("coopnet.reporting").joinpath("templates/report.typ")
         (root / "report.typ").write_text(template.read_text(encoding="utf-8"), encoding="utf-8")
         for figure in sorted(figures.glob("*.svg")):
             shutil.copyfile(figure, root / figure.name)
-        compiled = typst.compile(root / "report.typ", root=root, ignore_system_fonts=True, font_paths=[])
-    with files.replacing(path) as temporary:
-        temporary.write_bytes(compiled)
+        temporary.write_bytes(typst.compile(root / "report.typ", root=root, ignore_system_fonts=True, font_paths=[]))

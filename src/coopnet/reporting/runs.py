@@ -157,6 +157,7 @@ def read(run: RunFolder, row: Mapping[str, Any]) -> Run:
         _check_identity(run, row, record)
         _check_metrics(metrics, record)
         _check_history(history, row["training"]["epochs"])
+        _check_timing(timing, len(history))
         _check_votes(votes, len(metrics["final"]["test"]["branches"]))
         _check_digests(run.folder, record, metrics)
     except (KeyError, TypeError, ValueError) as error:
@@ -242,6 +243,14 @@ def _check_history(history: Sequence[Mapping[str, str]], planned: int) -> None:
     epochs = [int(line["epoch"]) for line in history]
     if epochs != list(range(planned)):
         raise ValueError(f"history.csv has {len(epochs)} of {planned} epochs")
+
+
+def _check_timing(timing: Sequence[Mapping[str, str]], epochs: int) -> None:
+    """Refuse what is no time; that it is the right one nobody can tell, and no other figure depends on it."""
+    measured = [float(line[key]) for line in timing for key in ("train_seconds", "evaluation_seconds")]
+    measured += [float(line["images_per_second"]) for line in timing]
+    if len(timing) != epochs or not all(math.isfinite(value) and value >= 0 for value in measured):
+        raise ValueError(f"timing.csv has no times of {epochs} epochs")
 
 
 def _check_votes(votes: Sequence[Mapping[str, str]], branches: int) -> None:

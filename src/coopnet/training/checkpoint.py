@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from coopnet import files
@@ -32,12 +31,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read safetensors onto the CPU.
 
     Raises:
-        CoopNetError: the file is missing or damaged.
+        CoopNetError: the file is missing, unreadable or damaged.
     """
-    try:
+    with files.reading_tensors(path):
         return safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CoopNetError(f"{path} is missing or damaged ({error}); make it again") from error
 
 
 def write_network(folder: Path, network: CooperativeNetwork, slots: Slots) -> dict[str, str]:
@@ -61,7 +58,7 @@ def read(folder: Path, record: Mapping[str, Any]) -> Patient:
     for name in (WEIGHTS, SLOTS):
         if files.sha256(folder / name) != record["files"].get(name):
             raise CoopNetError(
-                f"{folder / name} is not the file that its record names; delete the folder and run again"
+                f"{folder / name} is not the file that {folder / RECORD} names; delete the folder and run again"
             )
     try:
         known = [f.name for f in fields(Architecture) if f.name in record["architecture"]]

@@ -32,17 +32,18 @@ class DiskMemory:
 
     def __init__(self, run: Path, identity: Mapping[str, Any]):
         self.run, self.identity = run, dict(identity)
-        text = json.dumps(self.identity, sort_keys=True)
-        self.folder = run / hashlib.sha256(text.encode()).hexdigest()[:12]
+        self.folder = run / hashlib.sha256(_text(self.identity).encode()).hexdigest()[:12]
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Tensors and facts of the last `save`, or None where there are none that may be used."""
         index = self.folder / INDEX
-        if not index.is_file():
+        if not index.exists():
             self._tell_of_others()
             return None
         try:
-            saved = files.read_json(index)
+            saved = files.read_sealed(index)
+            if _text(saved["identity"]) != _text(self.identity):
+                raise CoopNetError(f"{index} is that of another run, machine or version")
             path = self.folder / saved["tensors"]
             if files.sha256(path) != saved["sha256"]:
                 raise CoopNetError(f"{path} is damaged")
@@ -60,7 +61,7 @@ class DiskMemory:
         digest = files.sha256(self.folder / name)
         content = {"identity": self.identity, "tensors": name, "sha256": digest, "facts": facts}
         # Not sorted: the order of a row's columns is that of the history.
-        files.write_text(index, json.dumps(content, allow_nan=False))
+        files.write_text(index, json.dumps(files.sealed(content), allow_nan=False))
 
     def _tell_of_others(self) -> None:
         for index in sorted(self.run.glob(f"*/{INDEX}")):
@@ -79,3 +80,7 @@ class DiskMemory:
         except (CoopNetError, KeyError, TypeError):
             return None
         return name
+
+
+def _text(identity: Mapping[str, Any]) -> str:
+    return json.dumps(identity, sort_keys=True)
