@@ -170,8 +170,9 @@ def _decisions(
 ) -> Iterator[Decision]:
     missing, lost = evidence.missing(part), evidence.without(part)
     if missing or lost:
+        verdict: Verdict = "not run" if missing else "not decided"
         text = f"{part.of} \N{MINUS SIGN} {', '.join(map(str, part.than))}" if part.than else str(part.of)
-        yield Decision(text, part.kind, "not run" if missing else "not decided", missing=missing, lost=lost)
+        yield Decision(text, part.kind, verdict, note=", ".join(lost), missing=missing, lost=lost)
     elif isinstance(part, Kept):
         yield _kept(part, score, evidence)
     elif isinstance(part, Cost):

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from coopnet import files
 from coopnet.errors import CoopNetError
 
-SYMBOLS = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not decided": "·", "not run": "–"}
+SYMBOLS = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not decided": "!", "not run": "–"}
 """Verdicts, in the order in which they are counted, and the sign that says the same."""
 SCORES = {"top1": "top-1", "top5": "top-5", None: "decided once"}
 FEW = "these networks only"

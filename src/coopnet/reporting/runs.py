@@ -65,8 +65,9 @@ class StudyInfo:
         device: the device asked for.
         experiments: one dictionary per experiment, in the order in which the report lists them: `name`, `about`
             (one line), `part` (of the study), `row` (all resolved settings as plain values: `data`, `model`,
-            `training`, `start`), `seeds` (list of int; those with results, so empty where every run is lost), `parents` (list of `{"experiment": …}`) and `compute` (what
-            its network costs: `parameters`, `inference_flops` and `step_flops`, as `networks.flops` counts them).
+            `training`, `start`), `seeds` (list of int; of runs with results), `parents` (list of `{"experiment": …}`)
+            and `compute` (what its network costs: `parameters`, `inference_flops` and `step_flops`, as
+            `networks.flops` counts them).
         published: figures of other works that the study is compared with.
         losses: runs that failed, and those that need one of them.
     """

@@ -35,15 +35,21 @@ def section(tables: Tables) -> Section | None:
         Column("Not run because of it", numeric=False, wide=True),
     ]
     rows = [
-        [Cell(_run(loss), tone="code"), Cell(CAUSES[loss["kind"]], tone="no"), Cell(_reason(loss)), _needing(tables, loss)]
+        [
+            Cell(_run(loss), tone="code"),
+            Cell(CAUSES[loss["kind"]], tone="no"),
+            Cell(_reason(loss)),
+            _needing(tables, loss),
+        ]
         for loss in failed
     ]
     caption = "Runs of this study that failed, and those that start from them or learn from them."
-    return Section("failed", "Runs that failed", sentences, [Table("failed-table", caption, columns, rows, "study.json")])
+    table = Table("failed-table", caption, columns, rows, "study.json")
+    return Section("failed", "Runs that failed", sentences, [table])
 
 
 def summary(tables: Tables) -> str:
-    """How many runs are lost: `1 of 12 runs failed, and 2 that need it were not run.`"""
+    """`1 of 12 runs failed, and 2 that need it were not run.`."""
     waiting = sum(loss["kind"] == cells.WAITING for loss in tables.losses)
     failed = len(tables.losses) - waiting
     sentence = f"{failed} of {count(tables.study['runs'] + len(tables.losses), 'run')} failed"
