@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +128,7 @@ def wild(tmp_path: Path, prepared: Path) -> Workspace:  # noqa: F811
 
 
 def test_failed_run_leaves_a_record_until_it_is_made(wild: Workspace) -> None:
-    """Run for real: one line, a record with reason and place, shown by `coopnet runs`; mended, nothing is left of it."""
+    """Run for real: one line, a record of reason and place, shown by `coopnet runs`; mended, nothing is left."""
     plan = study.load(wild.root, "tiny")
     with pytest.raises(CoopNetError, match=r"one3/seed0: .* is (nan|inf) in epoch 0, step \d of 4") as said:
         train_command.train(wild, "tiny", "one3", 0, None, None)
@@ -202,7 +201,7 @@ def test_descendants_of_failed_runs_are_lost(known: tuple[Workspace, Study]) -> 
 
 
 def test_what_is_made_without_a_run_is_stale(known: tuple[Workspace, Study]) -> None:
-    """The receipt names the record of the failure, so it is not what the engines plan with, and of this failure only."""
+    """The receipt names the record of the failure, so it is not what engines plan with, and of this failure alone."""
     workspace, plan = known
     lose(workspace, plan, "one3", 1)
     claims_command.claims(workspace, plan.name)
@@ -387,9 +386,9 @@ def test_any_experiment_may_fail(tmp_path: Path, row: synthetic.Row) -> None:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Iterator[engines_fixture.Project]:
+def project(tmp_path: Path) -> engines_fixture.Project:
     """A project in which nothing was trained yet."""
-    yield engines_fixture.fresh(tmp_path / "project")
+    return engines_fixture.fresh(tmp_path / "project")
 
 
 @pytest.mark.slow

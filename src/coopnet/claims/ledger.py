@@ -60,9 +60,17 @@ class Evidence:
         return tuple(dict.fromkeys(name for name in names if name not in self.runs))
 
     def without(self, part: Comparison | Kept | Cost) -> tuple[str, ...]:
-        """What became of the runs that a part needs and that have no results."""
-        names = {reference.experiment for reference in (part.of, *part.than)}
-        return tuple(words for (experiment, _), words in self.lost.items() if experiment in names)
+        """What became of the runs that a part needs and that have no results; the study has its experiments."""
+        if not self.lost:
+            return ()
+        needed = list(self.runs[part.of.experiment])
+        for than in part.than:
+            others = self.runs[than.experiment]
+            if isinstance(part, Comparison):  # of a parent with more seeds than its children only some
+                others = [run for group in pair(self.runs[part.of.experiment], others).than for run in group]
+            needed += others
+        places = {(run.experiment, run.seed) for run in needed}
+        return tuple(words for place, words in self.lost.items() if place in places)
 
 
 @dataclass(frozen=True)
@@ -168,7 +176,8 @@ def _decisions(
     accuracies: Accuracies,
     evidence: Evidence,
 ) -> Iterator[Decision]:
-    missing, lost = evidence.missing(part), evidence.without(part)
+    missing = evidence.missing(part)
+    lost = () if missing else evidence.without(part)
     if missing or lost:
         verdict: Verdict = "not run" if missing else "not decided"
         text = f"{part.of} \N{MINUS SIGN} {', '.join(map(str, part.than))}" if part.than else str(part.of)

@@ -40,16 +40,9 @@ def _losses(study: StudyInfo) -> Row:
 
 def _experiment(experiment: Mapping[str, Any], runs: Sequence[Run]) -> Row:
     own = next(run for run in runs if run.experiment == experiment["name"])
-    data = experiment["row"]["data"]
-    return _words(experiment) | {
-        "branches": own.branches,
-        "epochs": len(own.history),
-        "images": {
-            "train": training_images(data),
-            "validation": data["validation"],
-            "test": own.metrics["final"]["test"]["images"],
-        },
-    }
+    words = _words(experiment)
+    images = words["images"] | {"test": own.metrics["final"]["test"]["images"]}
+    return words | {"branches": own.branches, "epochs": len(own.history), "images": images}
 
 
 def _words(experiment: Mapping[str, Any]) -> Row:
@@ -66,6 +59,7 @@ def _words(experiment: Mapping[str, Any]) -> Row:
         "start": row["start"]["kind"],
         "parents": [parent["experiment"] for parent in experiment.get("parents") or ()],
         "seeds": sorted(experiment["seeds"]),
+        "images": {"train": training_images(row["data"]), "validation": row["data"]["validation"]},
         "row": row,
     }
 
