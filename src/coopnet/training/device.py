@@ -88,6 +88,8 @@ SHORT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory"
 
 def out_of_memory(error: RuntimeError | MemoryError) -> str | None:
     """What an error says, in short, if it says that the device, or the machine, has no memory left."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(said in str(error) for said in SHORT_OF_MEMORY):
-        return " ".join(str(error).split()).partition(". ")[0].rstrip(".") or type(error).__name__
-    return None
+    sentences = [sentence.rstrip(".") for sentence in " ".join(str(error).split()).split(". ")]
+    telling = [sentence for sentence in sentences if any(words in sentence for words in SHORT_OF_MEMORY)]
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        telling += [sentences[0] or type(error).__name__]
+    return telling[0] if telling else None
