@@ -14,6 +14,7 @@ onsuccess:
 
 
 onerror:
+    report_failures()
     record()
 
 

@@ -3,13 +3,13 @@
 import hashlib
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from coopnet import files
-from coopnet.reporting.runs import RunFolder, StudyInfo
+from coopnet.reporting.runs import Loss, RunFolder, StudyInfo
 from coopnet.study import merge
 
 IMAGES = 10_000
@@ -158,6 +158,27 @@ def write_study(
     ]
     study = StudyInfo("mini", title, description, 1, "cpu", experiments)
     return write_runs(root, study, {row.name: row.top1 for row in rows}), study
+
+
+REASON = "the training loss is nan in epoch 3, step 2 of 94: training has diverged; lower training.optimizer.lr"
+
+
+def without(
+    runs: Sequence[RunFolder], study: StudyInfo, failed: Collection[tuple[str, int]]
+) -> tuple[list[RunFolder], StudyInfo]:
+    """What is left of a study when some runs fail: nothing that descends from them is there either."""
+    parents = {row["name"]: [parent["experiment"] for parent in row["parents"]] for row in study.experiments}
+    losses: dict[tuple[str, int], Loss] = {}
+    for name, seed in ((row["name"], seed) for row in study.experiments for seed in row["seeds"]):
+        above = [(parent, len(parents[name]) * seed + j) for j, parent in enumerate(parents[name])]
+        causes = list(dict.fromkeys(cause for one in above if one in losses for cause in losses[one].causes))
+        if causes:
+            losses[name, seed] = Loss(name, seed, "waiting", f"waiting for {', '.join(causes)}, which failed", causes)
+        elif (name, seed) in failed:
+            losses[name, seed] = Loss(name, seed, "diverged", f"failed: {REASON}", [f"{name}/seed{seed}"])
+    left = [row | {"seeds": [k for k in row["seeds"] if (row["name"], k) not in losses]} for row in study.experiments]
+    there = [run for run in runs if (run.experiment, run.seed) not in losses]
+    return there, replace(study, experiments=left, losses=list(losses.values()))
 
 
 def _compute(rows: Sequence[Row], row: Row) -> dict[str, int]:

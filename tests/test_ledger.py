@@ -21,7 +21,7 @@ from coopnet.reporting.frames import load
 from coopnet.reporting.wording import MINUS
 
 FIXED = "\u00a0"
-SIGNS = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not run": "–"}
+SIGNS = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not decided": "!", "not run": "–"}
 Entries = list[dict[str, Any]]
 
 

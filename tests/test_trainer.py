@@ -175,7 +175,7 @@ def test_full_device_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(trainer, "train_step", full)
     memory = Ram()
     with pytest.raises(
-        CoopNetError, match=r"no memory left on cpu in epoch 1, step 2 of 5: lower training\.batch_size"
+        CoopNetError, match=r"no memory left on cpu in epoch 1, step 3 of 5: lower training\.batch_size"
     ):
         train(task(settings()), memory, Silence(), never)
     assert memory.saved is not None

@@ -2,17 +2,20 @@
 
 Both engines take these lists from here, and so do the commands that leave receipts (`receipts.py`). Of a run they name
 its two records, `run.json` and `metrics.json`: they are written last and hold the digests of its other files.
+What is made without runs that failed names other inputs than the engines plan with, so it stays stale until they are
+there.
 """
 
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from coopnet import files, numerics
+from coopnet.failures import Lost
 from coopnet.study import Run, Study
 from coopnet.workspace import EVALUATED, REPORT, TABLES, Workspace
 
@@ -89,31 +92,31 @@ def evaluate(workspace: Workspace, plan: Study, run: Run) -> Step:
     )
 
 
-def tables(workspace: Workspace, plan: Study) -> Step:
-    """The tables of a study."""
+def tables(workspace: Workspace, plan: Study, lost: Collection[Lost] = ()) -> Step:
+    """The tables of a study, if need be without the runs that are lost."""
     rows: list[Any] = [[name, row.model_dump(mode="json")] for name, row in plan.experiments.items()]
     return Step(
         f"{plan.name}/tables",
         "reporting",
-        (workspace.published, *_records(workspace, plan)),
+        (workspace.published, *_records(workspace, plan, lost)),
         tuple(workspace.tables(plan.name) / name for name in (*TABLES, "timing.csv")),
         _digest([json.dumps([plan.title, plan.description, plan.device, plan.threads, rows], sort_keys=True)]),
         makers=lambda: _evaluations(workspace, plan),
-        records=_both_records(workspace, plan),
+        records=_both_records(workspace, plan, lost),
     )
 
 
-def claims(workspace: Workspace, plan: Study) -> Step:
-    """The verdict of every claim."""
+def claims(workspace: Workspace, plan: Study, lost: Collection[Lost] = ()) -> Step:
+    """The verdict of every claim, as far as that can be had without the runs that are lost."""
     compute = workspace.tables(plan.name) / "compute.csv"
-    inputs = (workspace.stated, compute, *_records(workspace, plan))
+    inputs = (workspace.stated, compute, *_records(workspace, plan, lost))
     return Step(
         f"{plan.name}/claims",
         "claims",
         inputs,
         (workspace.claims(plan.name),),
         makers=lambda: (*_evaluations(workspace, plan), tables(workspace, plan)),
-        records=_both_records(workspace, plan),
+        records=_both_records(workspace, plan, lost),
     )
 
 
@@ -148,13 +151,22 @@ def _evaluations(workspace: Workspace, plan: Study) -> Iterator[Step]:
     return (evaluate(workspace, plan, run) for run in plan.runs.values())
 
 
-def _both_records(workspace: Workspace, plan: Study) -> tuple[tuple[Path, Path], ...]:
-    return tuple(_record(workspace, plan, run) for run in plan.runs.values())
+def _both_records(workspace: Workspace, plan: Study, lost: Collection[Lost]) -> tuple[tuple[Path, Path], ...]:
+    return tuple(_record(workspace, plan, run) for run in _there(plan, lost))
 
 
 def _record(workspace: Workspace, plan: Study, run: Run) -> tuple[Path, Path]:
     return workspace.run(plan, run) / "run.json", workspace.checkpoint(plan, run) / "model.json"
 
 
-def _records(workspace: Workspace, plan: Study) -> list[Path]:
-    return [workspace.run(plan, run) / name for run in plan.runs.values() for name in ("metrics.json", "run.json")]
+def _records(workspace: Workspace, plan: Study, lost: Collection[Lost]) -> list[Path]:
+    """The records of all runs; of lost ones why they failed, where it was they that did."""
+    there = _there(plan, lost)
+    records = [workspace.run(plan, run) / name for run in there for name in ("metrics.json", "run.json")]
+    return records + [workspace.failure(plan, one.run) for one in lost if one.failure]
+
+
+def _there(plan: Study, lost: Collection[Lost]) -> list[Run]:
+    """The runs that are not lost."""
+    left_out = {(one.run.experiment, one.run.seed) for one in lost}  # not keys: rows that agree share one
+    return [run for place, run in plan.runs.items() if place not in left_out]

@@ -67,6 +67,10 @@ class Workspace:
         """History, metrics, logits and record of a run."""
         return self.results(study.name) / run.experiment / f"seed{run.seed}"
 
+    def failure(self, study: Study, run: Run) -> Path:
+        """Why a run failed, if it did."""
+        return self.run(study, run) / "failure.json"
+
     def checkpoint(self, study: Study, run: Run) -> Path:
         """Weights, optimiser state and record of a run."""
         dataset = run.row.data.dataset

@@ -3,7 +3,7 @@ import os
 import subprocess
 import sys
 
-from coopnet import locks, stamps, steps, study as studies
+from coopnet import failures, locks, stamps, steps, study as studies
 from coopnet.claims import entries
 from coopnet.errors import CoopNetError
 from coopnet.reporting import published
@@ -76,6 +76,14 @@ if workflow.is_main_process:
 def record():
     """Tell DVC what was made; what it says of that is for the user, and no reason to fail."""
     subprocess.run(["coopnet", "record", STUDY.name, "--if-possible"])
+
+
+def report_failures():
+    """Report what there is when runs failed; the next start asks for them, and then for the report, again."""
+    if failures.lost(WORKSPACE, STUDY):
+        for command in ("tables", "claims", "report", "timing"):
+            if subprocess.run(["coopnet", command, STUDY.name]).returncode:
+                break  # something else is missing, and it has said so
 
 
 wildcard_constraints:

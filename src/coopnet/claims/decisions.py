@@ -8,7 +8,11 @@ import numpy as np
 
 from coopnet.claims.bootstrap import LEVEL, Resampled
 
-Verdict = Literal["supported", "contradicted", "inconclusive", "not run"]
+Verdict = Literal["supported", "contradicted", "inconclusive", "not decided", "not run"]
+"""A claim is `not run` where the study lacks an experiment, `not decided` where it lost a run that is needed.
+
+Not even by the seeds that are left: those that fail are not drawn by chance, so what is left is a biased sample.
+"""
 
 FEWEST = 3
 """Seeds; of fewer nothing is concluded about networks in general."""
@@ -35,6 +39,7 @@ class Decision:
         target: the gain that a claim of kind `about` states.
         note: what a reader has to know.
         missing: experiments that the study does not have.
+        lost: what became of runs that are needed and have no results.
     """
 
     text: str
@@ -51,6 +56,7 @@ class Decision:
     target: list[float] | None = None
     note: str = ""
     missing: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
 
 def decide(
@@ -97,7 +103,7 @@ def conjunction(parts: Sequence[Decision]) -> tuple[Verdict, float | None, Decis
     Of parts that all have to hold the least certain gives the p value (Berger, "Multiparameter hypothesis testing and
     acceptance sampling", Technometrics 24(4), 1982); one that fails refutes all, at Bonferroni's price.
     """
-    for verdict in ("not run", "contradicted", "inconclusive", "supported"):
+    for verdict in ("not run", "not decided", "contradicted", "inconclusive", "supported"):
         deciding = [part for part in parts if part.verdict == verdict]
         if deciding:
             break

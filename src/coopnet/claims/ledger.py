@@ -3,7 +3,7 @@
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ class Evidence:
         folder: where the files of a run lie.
         compute: counted FLOPs by experiment.
         resamples: of the bootstrap.
+        lost: what became of runs without results, by experiment and seed.
     """
 
     plan: Study
@@ -43,6 +44,7 @@ class Evidence:
     folder: Callable[[Run], Path]
     compute: Mapping[str, Compute]
     resamples: int = RESAMPLES
+    lost: Mapping[tuple[str, int], str] = field(default_factory=dict)
 
     @cached_property
     def runs(self) -> dict[str, list[Run]]:
@@ -56,6 +58,19 @@ class Evidence:
         """Experiments of a part that the study does not have."""
         names = [reference.experiment for reference in (part.of, *part.than)]
         return tuple(dict.fromkeys(name for name in names if name not in self.runs))
+
+    def without(self, part: Comparison | Kept | Cost) -> tuple[str, ...]:
+        """What became of the runs that a part needs and that have no results; the study has its experiments."""
+        if not self.lost:
+            return ()
+        needed = list(self.runs[part.of.experiment])
+        for than in part.than:
+            others = self.runs[than.experiment]
+            if isinstance(part, Comparison):  # of a parent with more seeds than its children only some
+                others = [run for group in pair(self.runs[part.of.experiment], others).than for run in group]
+            needed += others
+        places = {(run.experiment, run.seed) for run in needed}
+        return tuple(words for place, words in self.lost.items() if place in places)
 
 
 @dataclass(frozen=True)
@@ -98,9 +113,18 @@ def decide_all(stated: Sequence[Stated], evidence: Evidence) -> list[dict[str, A
                 )
             ]
             decided.append(_entry(claim, score, parts))
-    for entry, p in zip(decided, holm([entry["p"] for entry in decided]), strict=True):
+    for entry, p in zip(decided, holm([_tested(entry) for entry in decided]), strict=True):
+        p = p if entry["p"] is not None else None
         entry |= {"p_holm": p, "holm": after_holm(entry["verdict"], p)}
     return decided
+
+
+def _tested(entry: Mapping[str, Any]) -> float | None:
+    """The p value that a claim has a share in the correction with.
+
+    One that could not be decided was meant to be tested all the same: a failure must not make the others look surer.
+    """
+    return 1.0 if entry["verdict"] == "not decided" else entry["p"]
 
 
 def _comparisons(stated: Sequence[Stated]) -> Iterator[tuple[Stated, int, Comparison]]:
@@ -111,8 +135,8 @@ def _comparisons(stated: Sequence[Stated]) -> Iterator[tuple[Stated, int, Compar
 
 
 def _pairings(part: Comparison, evidence: Evidence) -> Iterator[Pairing]:
-    """Every pair of networks that a part compares; none where the study lacks one of them."""
-    if evidence.missing(part):
+    """Every pair of networks that a part compares; none where the study lacks one of them, or lost a run of it."""
+    if evidence.missing(part) or evidence.without(part):
         return
     for than in part.than:
         runs = pair(evidence.runs[part.of.experiment], evidence.runs[than.experiment])
@@ -153,9 +177,11 @@ def _decisions(
     evidence: Evidence,
 ) -> Iterator[Decision]:
     missing = evidence.missing(part)
-    if missing:
+    lost = () if missing else evidence.without(part)
+    if missing or lost:
+        verdict: Verdict = "not run" if missing else "not decided"
         text = f"{part.of} \N{MINUS SIGN} {', '.join(map(str, part.than))}" if part.than else str(part.of)
-        yield Decision(text, part.kind, "not run", missing=missing)
+        yield Decision(text, part.kind, verdict, note=", ".join(lost), missing=missing, lost=lost)
     elif isinstance(part, Kept):
         yield _kept(part, score, evidence)
     elif isinstance(part, Cost):
@@ -295,6 +321,7 @@ def _curves(experiment: str, score: str, evidence: Evidence, *, epochs: bool) ->
 def _entry(claim: Stated, score: str | None, parts: Sequence[Decision]) -> dict[str, Any]:
     verdict, p, deciding = conjunction(parts)
     missing = list(dict.fromkeys(name for part in parts for name in part.missing))
+    lost = ", ".join(dict.fromkeys(words for part in parts for words in part.lost))
     return {
         "id": claim.id if score is None else f"{claim.id}/{score}",
         "claim": claim.id,
@@ -309,7 +336,7 @@ def _entry(claim: Stated, score: str | None, parts: Sequence[Decision]) -> dict[
         "n": deciding.n,
         "p": p,
         "margin": claim.claim.margin if any(part.kind in ("not_worse", "nothing") for part in parts) else None,
-        "note": deciding.note,
+        "note": lost if verdict == "not decided" else deciding.note,
         "missing": missing,
         "section": claim.claim.section,
         "parts": [_shown(part) for part in parts],
@@ -317,7 +344,7 @@ def _entry(claim: Stated, score: str | None, parts: Sequence[Decision]) -> dict[
 
 
 def _shown(part: Decision) -> dict[str, Any]:
-    hidden = ("slack", "missing", *(() if part.target else ("target",)))
+    hidden = ("slack", "missing", "lost", *(() if part.target else ("target",)))
     return {key: value for key, value in vars(part).items() if key not in hidden}
 
 

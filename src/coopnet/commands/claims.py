@@ -5,9 +5,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from coopnet import files, receipts, steps, study
+from coopnet import failures, files, receipts, steps, study
 from coopnet.claims import costs, entries, ledger
 from coopnet.claims.outcomes import Outcomes
+from coopnet.steps import Step
 from coopnet.study import Run, Study
 from coopnet.workspace import Workspace
 
@@ -20,7 +21,12 @@ def claims(workspace: Workspace, name: str) -> None:
     Raises:
         CoopNetError: `claims.yaml` says what cannot be, or a run is missing, damaged, or of other parameters.
     """
-    with receipts.making(workspace, lambda: steps.claims(workspace, study.load(workspace.root, name))):
+
+    def planned() -> Step:
+        plan = study.load(workspace.root, name)
+        return steps.claims(workspace, plan, failures.lost(workspace, plan).values())
+
+    with receipts.making(workspace, planned):
         decided = _decide(workspace, study.load(workspace.root, name))
         files.write_json(workspace.claims(name), decided)
     verdicts = Counter(entry["verdict"] for entry in decided)
@@ -33,5 +39,6 @@ def _decide(workspace: Workspace, plan: Study) -> list[dict[str, Any]]:
     def folder(run: Run) -> Path:
         return workspace.run(plan, run)
 
+    lost = {place: one.short for place, one in failures.lost(workspace, plan).items()}
     compute = costs.read_compute(workspace.tables(plan.name) / "compute.csv")
-    return ledger.decide_all(stated, ledger.Evidence(plan, Outcomes(folder), folder, compute))
+    return ledger.decide_all(stated, ledger.Evidence(plan, Outcomes(folder), folder, compute, lost=lost))

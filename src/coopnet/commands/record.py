@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 PATIENCE = 600.0
 """Seconds to wait for another DVC to let go of its locks."""
 
+WHOLE = ("tables", "claims", "report", "timing")
+"""Stages of a whole study."""
+
 BUSY = ("Unable to acquire lock", "is busy")
 """What DVC says when another one has them."""
 
@@ -143,6 +146,11 @@ def _sort(workspace: Workspace, plan: Study, digests: Digests) -> tuple[set[str]
             sound.add(address)
         elif problem.kind == "damaged":
             refused.append(problem.text)
+    losses = files.look(workspace.tables(plan.name) / "study.json", "losses")
+    if losses:  # the pages are what such tables give, but not what this study gives
+        sound -= {_address(plan, stage) for stage in WHOLE}
+        missing = [f"{loss['experiment']}/seed{loss['seed']}" for loss in losses]
+        refused.append(f"tables, claims and report of {plan.name}, which were made without {', '.join(missing)}")
     return sound, refused
 
 
@@ -167,7 +175,7 @@ def _address(plan: Study, stage: str) -> str:
 def _step_addresses(plan: Study) -> list[str]:
     """Addresses of the steps of a study, in the order of `steps.steps`."""
     evaluated = [f"evaluate/{run.name}" for run in plan.runs.values()]
-    return [_address(plan, stage) for stage in (*evaluated, "tables", "claims", "report", "timing")]
+    return [_address(plan, stage) for stage in (*evaluated, *WHOLE)]
 
 
 def _addresses(plan: Study) -> list[str]:

@@ -1,12 +1,16 @@
 """`coopnet tables`, `coopnet report` and `coopnet timing`: from results to pages."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
-from coopnet import receipts, steps, study
+from coopnet import failures, receipts, steps, study
+from coopnet.errors import CoopNetError
+from coopnet.failures import Lost
 from coopnet.reporting import published
 from coopnet.reporting.published import Published
-from coopnet.reporting.runs import RunFolder, StudyInfo
+from coopnet.reporting.runs import Loss, RunFolder, StudyInfo
+from coopnet.steps import Step
 from coopnet.study import Study
 from coopnet.workspace import Workspace
 
@@ -14,13 +18,18 @@ log = logging.getLogger(__name__)
 
 
 def tables(workspace: Workspace, name: str) -> None:
-    """Gather the results of all runs into `results/<study>/tables`.
+    """Gather the results of all runs into `results/<study>/tables`; of those that failed, why they did.
 
     Raises:
-        CoopNetError: a run is missing, damaged, or was made with other parameters than the plan has; or `figures.yaml`
-            is wrong.
+        CoopNetError: a run is missing, damaged, or was made with other parameters than the plan has; or all failed; or
+            `figures.yaml` is wrong.
     """
-    with receipts.making(workspace, lambda: steps.tables(workspace, study.load(workspace.root, name))):
+
+    def planned() -> Step:
+        plan = study.load(workspace.root, name)
+        return steps.tables(workspace, plan, failures.lost(workspace, plan).values())
+
+    with receipts.making(workspace, planned):
         _tables(workspace, study.load(workspace.root, name))
 
 
@@ -29,16 +38,25 @@ def _tables(workspace: Workspace, plan: Study) -> None:
     from coopnet.reporting import tables as results
 
     figures = published.read(workspace.published, study.rows(workspace.root))
+    lost = failures.lost(workspace, plan)
+    if len(lost) == len(plan.runs):
+        raise CoopNetError(f"no run of study {plan.name} is left to report: {failures.said(lost)}")
     folders = []
-    for run in plan.runs.values():
+    for place, run in plan.runs.items():
+        if place in lost:
+            continue
         folder = workspace.run(plan, run)
         checked_record(folder, run)
         folders.append(RunFolder(run.experiment, run.seed, folder))
-    results.build(folders, describe(plan, figures), workspace.tables(plan.name))
+    results.build(folders, describe(plan, figures, lost), workspace.tables(plan.name))
+    if lost:
+        log.warning("warning: made without %s", failures.said(lost))
 
 
-def describe(plan: Study, figures: Sequence[Published]) -> StudyInfo:
-    """What a study is, apart from its results."""
+def describe(
+    plan: Study, figures: Sequence[Published], lost: Mapping[tuple[str, int], Lost] = MappingProxyType({})
+) -> StudyInfo:
+    """What a study is, apart from its results: with the seeds that are left, and what became of the others."""
     from coopnet.networks import flops  # torch takes seconds
 
     experiments = [
@@ -47,13 +65,17 @@ def describe(plan: Study, figures: Sequence[Published]) -> StudyInfo:
             "about": row.about,
             "part": row.part,
             "row": row.decisive() | {"parents": row.parents},
-            "seeds": plan.seeds(name),
+            "seeds": [seed for seed in plan.seeds(name) if (name, seed) not in lost],
             "parents": [{"experiment": parent} for parent in row.parents],
             "compute": flops.count(row, plan.experiments[row.parents[0]] if row.taught else None)._asdict(),
         }
         for name, row in plan.experiments.items()
     ]
-    return StudyInfo(plan.name, plan.title, plan.description, plan.threads, plan.device, experiments, figures)
+    losses = [
+        Loss(one.run.experiment, one.run.seed, one.kind, one.text, [run.name for run in one.causes])
+        for one in lost.values()
+    ]
+    return StudyInfo(plan.name, plan.title, plan.description, plan.threads, plan.device, experiments, figures, losses)
 
 
 def report(workspace: Workspace, name: str) -> None:

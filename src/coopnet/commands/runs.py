@@ -12,10 +12,11 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from coopnet import files, numerics, receipts, store, study
+from coopnet import failures, files, numerics, receipts, store, study
 from coopnet.data.datasets import DATASETS
 from coopnet.digests import Digests, remembered
 from coopnet.errors import CoopNetError
+from coopnet.failures import Lost
 from coopnet.store import Store
 from coopnet.study import Run, Study
 from coopnet.workspace import Workspace
@@ -31,7 +32,10 @@ def show(workspace: Workspace, name: str) -> None:
     for column in ("run", "state", "differs from the defaults in", "key", "made"):
         table.add_column(column, no_wrap=column in ("run", "key"), overflow="fold")
     with remembered(workspace.stamps / name / "digests.json") as digests:
-        states = {run.name: state(workspace, plan, run, entries, digests) for run in plan.runs.values()}
+        lost = failures.lost(workspace, plan)
+        states = {
+            run.name: state(workspace, plan, run, entries, digests, lost.get(place)) for place, run in plan.runs.items()
+        }
     for run in plan.runs.values():
         own = [f"{key}={value}" for key, value in _flat(run.row.decisive()) if plain.get(key) != value]
         record = workspace.run(plan, run) / "run.json"
@@ -40,8 +44,13 @@ def show(workspace: Workspace, name: str) -> None:
     _print(table)
 
 
-def state(workspace: Workspace, plan: Study, run: Run, entries: Store, digests: Digests) -> str:
-    """`finished`, `damaged` or `incomplete` and what, `in the store`, `resumable at epoch e of n`, `stale` and why."""
+def state(
+    workspace: Workspace, plan: Study, run: Run, entries: Store, digests: Digests, lost: Lost | None = None
+) -> str:
+    """`finished`, `damaged` or `incomplete` and what, `in the store`, `failed` and why, `waiting` for a run that did.
+
+    Else `resumable at epoch e of n`, `stale` and why, or `missing`.
+    """
     record = workspace.run(plan, run) / "run.json"
     problem = receipts.of_run(workspace, plan, run, digests)
     if problem is None:
@@ -53,6 +62,8 @@ def state(workspace: Workspace, plan: Study, run: Run, entries: Store, digests: 
         return f"incomplete: {problem.text}{stored}"
     if stored:
         return "in the store"
+    if lost:
+        return lost.text
     states = [files.look(path, "facts") for path in entries.unfinished(run.key).glob("*/state.json")]
     epochs = [facts["epoch"] for facts in states if isinstance(facts, dict) and "epoch" in facts]
     if epochs:

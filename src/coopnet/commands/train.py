@@ -11,11 +11,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from coopnet import files, receipts, store, study
+from coopnet import failures, files, receipts, store, study
 from coopnet.data.datasets import DATASETS
 from coopnet.data.normalization import normalization
 from coopnet.digests import Digests
-from coopnet.errors import CoopNetError
+from coopnet.errors import CoopNetError, TrainingFailed
 from coopnet.store import Store
 from coopnet.study import Run, Study, imported_record
 from coopnet.workspace import CHECKPOINT, Workspace, targets
@@ -53,9 +53,11 @@ def train(
             return TIME_IS_UP
         if runs.take(run.key, targets(workspace, plan, run)):
             shutil.rmtree(runs.unfinished(run.key), ignore_errors=True)  # of who was killed when all was done
+            failures.clear(workspace, plan, run)
             log.info("%s: taken from the run store, nothing to train", run.name)
             return 0
         if receipts.of_run(workspace, plan, run, Digests()) is None:
+            failures.clear(workspace, plan, run)
             runs.adopt(run.key, targets(workspace, plan, run), f"{plan.name}/{run.name}")
             log.info("%s: lies here finished, nothing to train", run.name)
             return 0
@@ -100,7 +102,7 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
         run.name, lambda epoch, done: runs.note("resumed" if epoch or done else "trained", run.key, name)
     )
     try:
-        with stop.listening():
+        with stop.listening(), _failing(workspace, plan, run):
             made = produce(
                 run,
                 arrays=canonical.load(workspace.prepared(dataset.name), dataset),
@@ -121,6 +123,34 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
     runs.note("finished", run.key, name)
     shutil.rmtree(memory, ignore_errors=True)
     return 0
+
+
+@contextmanager
+def _failing(workspace: Workspace, plan: Study, run: Run) -> Iterator[None]:
+    """Leave a record of why the run failed, if it does.
+
+    Raises:
+        TrainingFailed: it did.
+    """
+    from coopnet.training.device import out_of_memory
+
+    failures.clear(workspace, plan, run)  # it is being tried again
+    try:
+        yield
+    except TrainingFailed as error:
+        failures.leave(workspace, plan, run, error)
+        raise
+    except (RuntimeError, MemoryError) as error:
+        said = out_of_memory(error)
+        if said is None:
+            raise
+        failed = TrainingFailed(
+            f"no memory left on {plan.device} before the first epoch or after the last: lower model.width, or let "
+            f"fewer runs share the device ({said}). What was trained is kept.",
+            "out_of_memory",
+        )
+        failures.leave(workspace, plan, run, failed)
+        raise failed from error
 
 
 def parent_files(workspace: Workspace, plan: Study, parent: Run, runs: Store) -> tuple[Path, dict[str, Any]]:

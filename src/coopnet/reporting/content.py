@@ -1,7 +1,7 @@
 """What a report says: sections of sentences, tables and figures, computed from a study's tables.
 
 The web page and the PDF both lay out this one structure. A new section is a module of `sections`, added to `SECTIONS`;
-the ledger, which links to the others, opens the report.
+the ledger, which links to the others, opens the report, after what failed.
 No sentence states a result in advance: each is filled in from the tables.
 """
 
@@ -18,6 +18,7 @@ from coopnet.reporting.sections import (
     distillation,
     diversity,
     experiments,
+    failed,
     growth,
     learning,
     merging,
@@ -56,6 +57,8 @@ def compose(tables: Tables) -> Report:
     results = [made for module in SECTIONS if (made := module.section(tables))]
     ledger = claims.section(tables, {section.id: section.title for section in results})
     sections = [ledger, *results] if ledger else results
+    if lost := failed.section(tables):
+        sections = [lost, *(failed.completed(section, tables) for section in sections)]
     return Report(study["name"], study["title"], study["description"], facts(tables), limits(tables), sections)
 
 
@@ -76,6 +79,7 @@ def facts(tables: Tables) -> list[tuple[str, str]]:
         ("Epochs from scratch", span(scratch) if scratch else ""),
         ("Epochs from parents", span(tuned) if tuned else ""),
         ("Experiments", f"{len(rows)} ({count(tables.study['runs'], 'run')})"),
+        ("Without results", count(len(tables.losses), "run") if tables.losses else ""),
         ("Seeds per experiment", span(seeds)),
     ]
     return [(name, value) for name, value in pairs if value]
@@ -83,7 +87,8 @@ def facts(tables: Tables) -> list[tuple[str, str]]:
 
 def limits(tables: Tables) -> list[str]:
     """What a study of this scale cannot show, and how finely its test images measure."""
-    rows, sentences = tables.experiments, []
+    rows = tables.experiments
+    sentences = [f"{failed.summary(tables)} Why, and what is missing, stands below."] if tables.losses else []
     longest = max(row["epochs"] for row in rows)
     if longest < PUBLISHED_EPOCHS:
         sentences.append(

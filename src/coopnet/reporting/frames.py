@@ -79,6 +79,16 @@ class Tables:
         return list(self.study["experiments"])
 
     @property
+    def losses(self) -> list[dict[str, Any]]:
+        """Runs that failed, and those that need one of them: `experiment`, `seed`, `kind`, `text`, `causes`."""
+        return list(self.study.get("losses", []))
+
+    @property
+    def lost(self) -> list[dict[str, Any]]:
+        """Experiments that have no results left, like `experiments` but without what results alone tell."""
+        return list(self.study.get("lost", []))
+
+    @property
     def names(self) -> list[str]:
         """Names of the experiments, in the study's order."""
         return [row["name"] for row in self.experiments]

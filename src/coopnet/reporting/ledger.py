@@ -15,13 +15,16 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from coopnet import files
 from coopnet.errors import CoopNetError
 
-SYMBOLS = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not run": "–"}
+SYMBOLS = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not decided": "!", "not run": "–"}
 """Verdicts, in the order in which they are counted, and the sign that says the same."""
 SCORES = {"top1": "top-1", "top5": "top-5", None: "decided once"}
 FEW = "these networks only"
 """The note of what rests on fewer than three seeds."""
 
-Verdict = Literal["supported", "contradicted", "inconclusive", "not run"]
+UNDECIDED = ("not decided", "not run")
+"""Verdicts without any number: a run that is needed failed, or the study lacks an experiment."""
+
+Verdict = Literal["supported", "contradicted", "inconclusive", "not decided", "not run"]
 Comparison = Literal["better", "not_worse", "nothing", "about"]
 Kept = Literal["kept", "predictions_kept", "calibration_kept"]
 Cost = Literal["less", "fewer_epochs", "less_compute", "less_compute_to_target"]
@@ -68,7 +71,7 @@ class Part(Measured):
 
     @model_validator(mode="after")
     def _aims(self) -> "Part":
-        if self.kind == "about" and self.target is None and self.verdict != "not run":
+        if self.kind == "about" and self.target is None and self.verdict not in UNDECIDED:
             raise ValueError("'about' needs a target")
         return self
 
@@ -96,8 +99,8 @@ class Decision(Measured):
 
     @property
     def ran(self) -> bool:
-        """Whether the study has the runs that the claim needs."""
-        return self.verdict != "not run"
+        """Whether the study has the results that the claim needs."""
+        return self.verdict not in UNDECIDED
 
     @property
     def decided(self) -> bool:
@@ -128,7 +131,7 @@ class Decision(Measured):
         if self.ran and not (explained and self.n and self.parts):
             raise ValueError(f"it is {self.verdict}, but lacks an estimate, a replicate or a part")
         if not self.ran and (self.estimate, self.interval, self.p, self.p_holm, self.n) != (None, None, None, None, 0):
-            raise ValueError("it is not run, but has numbers")
+            raise ValueError(f"it is {self.verdict}, but has numbers")
         return self
 
     @model_validator(mode="after")

@@ -35,6 +35,25 @@ class RunFolder:
 
 
 @dataclass(frozen=True)
+class Loss:
+    """A planned run that there are no results of.
+
+    Attributes:
+        experiment: its row's name.
+        seed: its seed.
+        kind: `diverged` or `out_of_memory`, or `waiting` where it needs a run that failed.
+        text: what became of it, as one sentence without a full stop.
+        causes: names of the runs that failed: itself, or those that it needs.
+    """
+
+    experiment: str
+    seed: int
+    kind: str
+    text: str
+    causes: Sequence[str]
+
+
+@dataclass(frozen=True)
 class StudyInfo:
     """What a study is, apart from its results.
 
@@ -46,9 +65,11 @@ class StudyInfo:
         device: the device asked for.
         experiments: one dictionary per experiment, in the order in which the report lists them: `name`, `about`
             (one line), `part` (of the study), `row` (all resolved settings as plain values: `data`, `model`,
-            `training`, `start`), `seeds` (list of int), `parents` (list of `{"experiment": …}`) and `compute` (what
-            its network costs: `parameters`, `inference_flops` and `step_flops`, as `networks.flops` counts them).
+            `training`, `start`), `seeds` (list of int; of runs with results), `parents` (list of `{"experiment": …}`)
+            and `compute` (what its network costs: `parameters`, `inference_flops` and `step_flops`, as
+            `networks.flops` counts them).
         published: figures of other works that the study is compared with.
+        losses: runs that failed, and those that need one of them.
     """
 
     name: str
@@ -58,6 +79,12 @@ class StudyInfo:
     device: str
     experiments: Sequence[Mapping[str, Any]]
     published: Sequence[Published] = ()
+    losses: Sequence[Loss] = ()
+
+    @property
+    def there(self) -> list[Mapping[str, Any]]:
+        """The experiments that have results."""
+        return [row for row in self.experiments if row["seeds"]]
 
 
 @dataclass(frozen=True)

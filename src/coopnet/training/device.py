@@ -80,3 +80,16 @@ def _cpu_name() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+SHORT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "_STATUS_ALLOC_FAILED")
+"""What PyTorch and its libraries say when there is none left, where the type of the error does not tell."""
+
+
+def out_of_memory(error: RuntimeError | MemoryError) -> str | None:
+    """What an error says, in short, if it says that the device, or the machine, has no memory left."""
+    sentences = [sentence.rstrip(".") for sentence in " ".join(str(error).split()).split(". ")]
+    telling = [sentence for sentence in sentences if any(words in sentence for words in SHORT_OF_MEMORY)]
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        telling += [sentences[0] or type(error).__name__]
+    return telling[0] if telling else None

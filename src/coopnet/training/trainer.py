@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from coopnet.data.augment import Images, draw_epoch
-from coopnet.errors import CoopNetError
+from coopnet.errors import TrainingFailed
 from coopnet.networks.loss import Teaching, rampup
 from coopnet.networks.network import CooperativeNetwork
 from coopnet.networks.surgery import Patient, Slots
 from coopnet.settings import NoDistillation, OnTheFly, Training
+from coopnet.training.device import out_of_memory
 from coopnet.training.engine import Evaluation, Meters, batches, train_step
 from coopnet.training.gradient_ratio import ModuleRates
 from coopnet.training.launch import Launch, number
@@ -120,8 +121,8 @@ def train(task: Task, memory: Memory, progress: Progress, stop: Callable[[], str
 
     Raises:
         Interrupted: `stop` gave a reason.
-        CoopNetError: the loss is not a finite number any more, or the device has no memory left; what was saved before
-            is still there.
+        TrainingFailed: the loss is not a finite number any more, or the device has no memory left; what was saved
+            before is still there.
     """
     return _Run(task, memory, progress, stop).run()
 
@@ -166,12 +167,11 @@ class _Run:
         while self.state.epoch < self.task.training.epochs:
             try:
                 self._epoch()
-            except torch.OutOfMemoryError as error:
-                raise CoopNetError(
-                    f"no memory left on {self.device} in epoch {self.state.epoch}, step {self.state.step} of "
-                    f"{self.steps}: lower training.batch_size or model.width, or let fewer runs share the device "
-                    f"({str(error).partition('.')[0]}). The state before this epoch is kept."
-                ) from error
+            except (RuntimeError, MemoryError) as error:
+                said = out_of_memory(error)
+                if said is None:
+                    raise
+                raise self._no_memory(said) from error
         if self.task.training.selection == "best_validation" and self.state.best:
             self._restore(self.state.best)
         selected = self.state.best_epoch if self.task.training.selection == "best_validation" else None
@@ -282,17 +282,33 @@ class _Run:
         bad = (~torch.isfinite(self.losses)).nonzero()
         if len(bad):
             step = int(bad[0])
-            self._diverged("the training loss", self.losses[step].item(), f", step {step + 1} of {self.steps}")
+            self._diverged("the training loss", self.losses[step].item(), step + 1)
 
     def _refuse_nonsense(self, row: Row) -> None:
         bad = [name for name, value in row.items() if not math.isfinite(value)]
         if bad:
-            self._diverged(bad[0], row[bad[0]], "")
+            self._diverged(bad[0], row[bad[0]], None)
 
-    def _diverged(self, name: str, value: float, step: str) -> NoReturn:
-        raise CoopNetError(
-            f"{name} is {value} in epoch {self.state.epoch}{step}: training has diverged; lower "
-            "training.optimizer.lr or choose precision: fp32. The state before this epoch is kept."
+    def _diverged(self, name: str, value: float, step: int | None) -> NoReturn:
+        where = f", step {step} of {self.steps}" if step else ""
+        raise TrainingFailed(
+            f"{name} is {value} in epoch {self.state.epoch}{where}: training has diverged; lower "
+            "training.optimizer.lr or choose precision: fp32. The state before this epoch is kept.",
+            "diverged",
+            self.state.epoch,
+            step,
+        )
+
+    def _no_memory(self, said: str) -> TrainingFailed:
+        step = self.state.step + 1 if self.state.step < self.steps else None
+        where = f"step {step} of {self.steps}" if step else "while it was evaluated"
+        return TrainingFailed(
+            f"no memory left on {self.device} in epoch {self.state.epoch}, {where}: lower "
+            "training.batch_size or model.width, or let fewer runs share the device "
+            f"({said}). The state before this epoch is kept.",
+            "out_of_memory",
+            self.state.epoch,
+            step,
         )
 
     def _finish(self, row: Row, evaluation_seconds: float) -> None:

@@ -123,7 +123,7 @@ def _accuracy_table(tables: Tables) -> Table:
     first = {}
     for row in tables.ordered:
         first[row["name"]] = len(rows)
-        line = [cells.name(tables, row), Cell(str(len(row["seeds"])))]
+        line = [cells.name(tables, row), cells.counted(tables, row["name"], len(row["seeds"]))]
         for score in ("top1", "top5"):
             line += [_score(tables, row["name"], model, score) for model, _ in models]
         rows.append(line)

@@ -10,6 +10,8 @@ from coopnet.reporting.frames import PARTS, Tables
 from coopnet.reporting.runs import mean, std
 from coopnet.reporting.wording import DOT, number, spread
 
+WAITING = "waiting"
+"""The kind of loss of a run that did not fail itself."""
 FEW = 4
 """Results up to this many are named one by one in a sentence; more are summed up."""
 
@@ -22,6 +24,17 @@ def name(tables: Tables, row: Mapping[str, Any]) -> Cell:
     data = [tables.data(other) for other in tables.experiments]
     own = tables.data(row)
     return Cell(row["name"], what if own == max(data, key=data.count) else f"{what}; {own}", "code")
+
+
+def counted(tables: Tables, experiment: str, n: int) -> Cell:
+    """How many seeds count, and of how many where some are lost: `2`, below it `of 3: 1 failed`."""
+    losses = [loss for loss in tables.losses if loss["experiment"] == experiment]
+    if not losses:
+        return Cell(str(n))
+    waiting = sum(loss["kind"] == WAITING for loss in losses)
+    parts = [f"{len(losses) - waiting} failed" if waiting < len(losses) else ""]
+    parts += [f"{waiting} not run" if waiting else ""]
+    return Cell(str(n), f"of {n + len(losses)}: {', '.join(filter(None, parts))}")
 
 
 def over_seeds(values: Iterable[float], places: int = 2, *, sign: bool = False) -> Cell:

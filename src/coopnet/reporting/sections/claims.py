@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from coopnet.reporting.document import Cell, Column, Picture, Section, Table
 from coopnet.reporting.figures.claims import pages
 from coopnet.reporting.frames import Tables
-from coopnet.reporting.ledger import FEW, SCORES, SYMBOLS, Claim, Decision, Measured, Part
+from coopnet.reporting.ledger import FEW, SCORES, SYMBOLS, UNDECIDED, Claim, Decision, Measured, Part
 from coopnet.reporting.wording import DOT, MINUS, count, listing, number, span
 
 SOURCE = "../claims.json"
@@ -174,7 +174,7 @@ def _unit(decision: Decision, part: Part | None = None) -> str:
 
 def _estimate(measured: Decision | Part, unit: str, more: str = "") -> Cell:
     """A value, its interval below it; a dash where nothing was measured or what was is infinite."""
-    if measured.verdict == "not run":
+    if measured.verdict in UNDECIDED:
         return Cell("–")
     value = "–" if measured.estimate is None else _amount(measured.estimate, unit)
     return Cell(value, ", ".join(words for words in (_interval(measured, unit), more) if words))
@@ -218,7 +218,9 @@ def _pictures(claims: Sequence[Claim]) -> list[Picture]:
     drawn = sum(len(shown) for shown in figures.values())
     none_run = sum(not any(decision.ran for decision in claim.decisions) for claim in claims)
     others = len(claims) - drawn - none_run
-    left = [f"{count(none_run, 'claim')} not run" if none_run else "", f"{others} in other units" if others else ""]
+    lost = any(decision.verdict == "not decided" for claim in claims for decision in claim.decisions)
+    verb = "not run or not decided" if lost else "not run"
+    left = [f"{count(none_run, 'claim')} {verb}" if none_run else "", f"{others} in other units" if others else ""]
     without = listing(words for words in left if words)
     return [
         Picture(

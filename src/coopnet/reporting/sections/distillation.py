@@ -86,7 +86,7 @@ def _table(tables: Tables) -> Table:
     headings = {}
     for title, members in groups.items():
         headings[len(rows)] = title
-        rows += [_row(frame[frame["experiment"] == row["name"]]) for row in members]
+        rows += [_row(tables, frame[frame["experiment"] == row["name"]]) for row in members]
     caption = (
         "Top-1 on validation images (of an ensemble: mean of probabilities) and on test images, mean ± standard "
         "deviation over n seeds, each seed below. Single: the same network trained alone, mean over its seeds; of a "
@@ -95,7 +95,7 @@ def _table(tables: Tables) -> Table:
     return Table("distillation-table", caption, columns, rows, "distillation.csv", headings=headings)
 
 
-def _row(frame: pd.DataFrame) -> list[Cell]:
+def _row(tables: Tables, frame: pd.DataFrame) -> list[Cell]:
     test, validation = frame[frame["split"] == "test"], frame[frame["split"] == "validation"]
     head = test.iloc[0]
     words = [str(head["method"])]
@@ -103,7 +103,7 @@ def _row(frame: pd.DataFrame) -> list[Cell]:
     words += [f"single {head['single']}"] if isinstance(head["single"], str) and head["single"] != "its members" else []
     return [
         Cell(str(head["experiment"]), "; ".join(words), "code"),
-        Cell(str(len(test))),
+        cells.counted(tables, str(head["experiment"]), len(test)),
         cells.over_seeds(validation["value"]),
         *(cells.over_seeds(test[column]) for column in ("network", "probabilities", "logits")),
         cells.over_seeds(test["over_teacher"], sign=True),

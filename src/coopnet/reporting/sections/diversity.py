@@ -72,7 +72,7 @@ def _table(tables: Tables, names: list[str], *, copies: bool) -> Table:
     for name in names:
         own = test[test["experiment"] == name]
         first[name] = len(rows)
-        line = [cells.name(tables, about[name]), Cell(str(own["seed"].nunique()))]
+        line = [cells.name(tables, about[name]), cells.counted(tables, name, own["seed"].nunique())]
         for measure, _, places in MEASURES:
             column = f"copy_{measure}" if copies else measure
             line += [_cell(own.loc[own["stage"] == stage, column], places) for stage, _ in STAGES]

@@ -80,7 +80,7 @@ def _table(tables: Tables) -> Table:
         first[row["name"]] = len(rows)
         for model, label in (("ensemble", "ensemble"), ("branch_mean", "mean of branches")):
             top1, top5 = means[row["name"], model, "top1"], means[row["name"], model, "top5"]
-            line = [_head(row, top1, model), Cell(label), Cell(str(top1["n"]))]
+            line = [_head(row, top1, model), Cell(label), cells.counted(tables, row["name"], top1["n"])]
             line.append(Cell(spread(top1["child_mean"], top1["child_std"])))
             for mean in (top1, top5):
                 line += [_difference(mean, pairs[_place(mean)], versus) for versus in ("over_parent", "over_control")]

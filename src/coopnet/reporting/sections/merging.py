@@ -85,7 +85,7 @@ def _step0(tables: Tables) -> Table:
         rows.append(
             [
                 Cell(str(rows_of["experiment"].iloc[0]), str(rows_of["method"].iloc[0]), "code"),
-                Cell(str(len(rows_of))),
+                cells.counted(tables, str(rows_of["experiment"].iloc[0]), len(rows_of)),
                 cells.over_seeds(rows_of["step0_ensemble_top1"]),
                 cells.over_seeds(rows_of["step0_ensemble_nll"], 3),
                 cells.over_seeds(rows_of["step0_ensemble_ece"]),

@@ -24,6 +24,8 @@ EPOCHS = {
     "best on test": "picked on test",
     "best on validation": "picked on validation",
 }
+STATES = ("not run", "failed", "not measured", "no row")
+"""Why there is nothing of ours beside a figure."""
 SCALE = ("network", "epochs", "training_images")
 """Those by which a study is smaller or larger than another."""
 
@@ -40,9 +42,10 @@ def section(tables: Tables) -> Section | None:
 def _coverage(rows: Sequence[Mapping[str, Any]]) -> str:
     """How many of the figures this study measures too."""
     compared = [row for row in rows if not pd.isna(row["ours_minus_theirs"])]
-    missing = {state: sum(row["state"] == state for row in rows) for state in ("not run", "not measured", "no row")}
+    missing = {state: sum(row["state"] == state for row in rows) for state in STATES}
     elsewhere = sum(not pd.isna(row["ours"]) for row in rows) - len(compared)
     reasons = [f"{missing['not run']} of experiments that it has not run"] if missing["not run"] else []
+    reasons += [f"{missing['failed']} of experiments that failed here"] if missing["failed"] else []
     reasons += [f"{missing['not measured']} of images that it holds none of"] if missing["not measured"] else []
     reasons += [f"{missing['no row']} that no experiment measures"] if missing["no row"] else []
     reasons += [f"{elsewhere} of other data, so that no difference is shown"] if elsewhere else []

@@ -24,10 +24,10 @@ COLUMNS = (
 
 def tables(runs: Sequence[Run], study: StudyInfo, lineage: Lineage) -> Tables:
     """Table `published`."""
-    return {"published": (COLUMNS, [_row(entry, runs, lineage) for entry in study.published])}
+    return {"published": (COLUMNS, [_row(entry, runs, study, lineage) for entry in study.published])}
 
 
-def _row(entry: Published, runs: Sequence[Run], lineage: Lineage) -> Row:
+def _row(entry: Published, runs: Sequence[Run], study: StudyInfo, lineage: Lineage) -> Row:
     figure = entry.figure
     own = [run for run in runs if run.experiment == figure.experiment]
     values = _values(entry, own)
@@ -41,7 +41,7 @@ def _row(entry: Published, runs: Sequence[Run], lineage: Lineage) -> Row:
         "remark": entry.source.remark,
         **{key: getattr(figure, key) for key in ("certainty", "about", "note", "experiment", "model")},
         **{key: getattr(figure, key) for key in ("split", "metric", "unit")},
-        "state": _state(figure, own, values),
+        "state": _state(figure, own, values, study),
         "published": "; ".join(f"{value:g}" for value in figure.value),
         "theirs": theirs,
         "theirs_spread": _deviation(figure.accuracy) if figure.spread is None else figure.spread,
@@ -59,12 +59,12 @@ def _deviation(values: Sequence[float]) -> float | None:
     return None if spread is None else digits(spread)
 
 
-def _state(figure: Figure, own: Sequence[Run], values: Sequence[float]) -> str:
+def _state(figure: Figure, own: Sequence[Run], values: Sequence[float], study: StudyInfo) -> str:
     """What stands on our side; a split without images is not measured."""
     if figure.experiment is None:
         return "no row"
     if not own:
-        return "not run"
+        return "failed" if any(row["name"] == figure.experiment for row in study.experiments) else "not run"
     return "measured" if values else "not measured"
 
 
