@@ -196,7 +196,7 @@ def test_descendants_of_failed_runs_are_lost(known: tuple[Workspace, Study]) -> 
     assert [one.kind for one in lost.values()].count("waiting") == len(lost) - 1 > 1
     path = workspace.failure(plan, plan.run("one3", 1))
     content = files.read_json(path)
-    for change in ({"key": "0" * 32}, {"reason": "nothing"}, {"digest": 1}):
+    for change in ({"key": "0" * 32}, {"reason": "nothing"}, {"seal": 1}):
         files.write_json(path, content | change)
         assert failures.lost(workspace, plan) == {}
     path.write_text("[]")
@@ -231,7 +231,7 @@ def test_what_is_made_without_a_run_is_stale(known: tuple[Workspace, Study]) -> 
 def test_partial_tables_are_not_recorded(known: tuple[Workspace, Study]) -> None:
     """DVC is not told of a report without the runs that failed; the line says which and why."""
     workspace, plan = known
-    step = steps.report(workspace, plan.name)
+    step = steps.report(workspace, plan)
     for path in (*step.inputs, *step.outputs):
         files.write_text(path, path.name)
     receipts.give(workspace, step, Digests())

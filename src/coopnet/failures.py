@@ -4,8 +4,6 @@
 key it has, until that run is finished: what the parameters, the source or the parents have become since may go well.
 """
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,7 +56,7 @@ def leave(workspace: Workspace, plan: Study, run: Run, error: TrainingFailed) ->
     """Record that a run failed. Where even that cannot be written, the error alone has to do."""
     facts = {"key": run.key, "kind": error.kind, "reason": str(error), "epoch": error.epoch, "step": error.step}
     try:
-        files.write_json(workspace.failure(plan, run), facts | {"digest": _digest(facts)})
+        files.write_json(workspace.failure(plan, run), files.sealed(facts))
     except CoopNetError as unwritten:
         log.warning("%s", unwritten)
 
@@ -73,7 +71,7 @@ def clear(workspace: Workspace, plan: Study, run: Run) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise CoopNetError(f"cannot remove {path}: {error.strerror or error}") from error
+        raise CoopNetError(f"cannot remove {path}: {files.reason(error)}") from error
 
 
 def lost(workspace: Workspace, plan: Study) -> dict[tuple[str, int], Lost]:
@@ -105,23 +103,11 @@ def _failure(workspace: Workspace, plan: Study, run: Run) -> dict[str, Any] | No
     path = workspace.failure(plan, run)
     if not path.exists():
         return None
-    failure = _read(path)
-    if failure is None:
+    try:
+        failure = files.read_sealed(path)
+        kept = failure["key"] == run.key
+    except (CoopNetError, KeyError):
         log.warning("warning: %s is damaged and counts for nothing; make %s again", path, run.name)
         return None
     finished = files.look(path.with_name("run.json"), "key") == run.key
-    return failure if failure["key"] == run.key and not finished else None
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """A record as it was written, or None."""
-    try:
-        content = files.read_json(path)
-        digest = content.pop("digest")
-    except (CoopNetError, AttributeError, KeyError, TypeError):
-        return None
-    return content if digest == _digest(content) else None
-
-
-def _digest(facts: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return failure if kept and not finished else None
