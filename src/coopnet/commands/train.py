@@ -131,9 +131,11 @@ def parent_files(workspace: Workspace, plan: Study, parent: Run, runs: Store) ->
     for folder in (workspace.checkpoint(plan, parent), runs.folder(parent.key)):
         if files.look(folder / "model.json", "key") != parent.key:
             continue
-        record = files.read_json(folder / "model.json")
+        record = files.read_json(folder / "model.json", files.LARGEST_RECORD)
         weights = [folder / name for name in CHECKPOINT if name != "model.json"]
-        damaged = [p for p in weights if not p.is_file() or files.sha256(p) != record.get("files", {}).get(p.name)]
+        digests = record.get("files")
+        known = digests if isinstance(digests, dict) else {}
+        damaged = [p for p in weights if not p.is_file() or files.sha256(p) != known.get(p.name)]
         if not damaged:
             return folder, record
         log.warning("%s is missing or not the file that its record names", damaged[0])
