@@ -21,8 +21,8 @@ from torch import Tensor
 from coopnet import confined, files
 from coopnet.data.normalization import LAN2018
 from coopnet.errors import CoopNetError
-from coopnet.networks.finite import finite
 from coopnet.networks.network import Architecture, build
+from coopnet.networks.tensors import check_count, finite
 
 LAYOUT = "lan2018"
 
@@ -112,6 +112,10 @@ def _read(checkpoint: Path) -> Imported:
     content = _load(checkpoint)
     published = _Published.of(content.get("state_dict"), checkpoint.name)
     architecture = _infer(published)
+    try:
+        check_count(architecture, len(published.tensors))
+    except ValueError as error:
+        raise CoopNetError(f"{checkpoint} is no complete checkpoint of the {LAYOUT} layout: {error}") from error
     wanted = build(architecture, seed=0).state_dict()
     names = _names(wanted, published)
     _check(published, names, wanted)

@@ -17,9 +17,9 @@ from torch.overrides import TorchFunctionMode
 
 from coopnet import files
 from coopnet.errors import CoopNetError
-from coopnet.networks.finite import finite
-from coopnet.networks.network import Architecture, CooperativeNetwork, blocks_per_stage, build, stages
+from coopnet.networks.network import Architecture, CooperativeNetwork, build
 from coopnet.networks.surgery import Patient, Slots
+from coopnet.networks.tensors import check_count, finite
 from coopnet.settings import Model
 
 WEIGHTS, SLOTS, RECORD = "model.safetensors", "optimizer.safetensors", "model.json"
@@ -68,6 +68,7 @@ def read(folder: Path, record: Mapping[str, Any]) -> Patient:
     """
     digests = record.get("files")
     for name in (WEIGHTS, SLOTS):
+        files.check_header(folder / name)
         if not isinstance(digests, Mapping) or files.sha256(folder / name) != digests.get(name):
             raise CoopNetError(
                 f"{folder / name} is not the file that its record names; delete the folder and run again"
@@ -115,9 +116,7 @@ def _filled(architecture: Architecture, tensors: Mapping[str, Tensor]) -> Cooper
     Raises:
         ValueError, RuntimeError: they are not those of a network of this architecture, or not finite.
     """
-    blocks = blocks_per_stage(architecture) * (stages(architecture) - 1 + architecture.branches)
-    if blocks > len(tensors):  # building even the shapes would take long
-        raise ValueError(f"it holds {len(tensors)} tensors, too few for {blocks} residual blocks")
+    check_count(architecture, len(tensors))
     with torch.device("meta"), _ShapesAlone():
         network = build(architecture, seed=0)
     for name, like in network.state_dict().items():
