@@ -22,9 +22,7 @@ audit = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(audit)
 
 HASH = "--hash=sha256:" + "0" * 64
-LOCK = (
-    f"# made by hand\nleft==1.0 {HASH} \\\n    {HASH}\n    # via right\nright==2.0 ; sys_platform == 'linux' {HASH}\n"
-)
+LOCK = f"# made by hand\nleft==1.0 {HASH} \\\n    {HASH}\n    # via right\nright==2.0 ; python_version >= '3' {HASH}\n"
 TODAY = datetime.date(2026, 1, 31)
 KNOWN = {"name": "left", "version": "1.0", "vulns": [{"id": "X-1", "aliases": ["Y-1"], "fix_versions": ["1.1"]}]}
 
@@ -120,7 +118,7 @@ def service() -> Iterator[str]:
     """A service on this machine that knows of one vulnerability, in `left`, as OSV's protocol says it."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802
+        def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             package = asked["package"]
             event = {"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "1.1"}]}

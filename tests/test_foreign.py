@@ -19,11 +19,11 @@ import random
 import resource
 import shutil
 import struct
-import subprocess
 import sys
 import tarfile
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -140,11 +140,10 @@ def zipped(members: Mapping[str, tuple[int, bytes, int]]) -> bytes:
 
 def zip_bomb(path: Path) -> None:
     """A checkpoint of 2 MB whose pickle inflates to 2 GiB: a MiB of zeros, deflated once and repeated."""
-    packer = __import__("zlib").compressobj(9, 8, -15)
-    block = packer.compress(bytes(MIB)) + packer.flush(2)  # ends at a byte, so that it can be repeated
-    inflated = block + block[2:] * 0
-    last = b"\x03\x00"
-    path.write_bytes(zipped({"net/data.pkl": (8, inflated * 2048 + last, 2 * GIB - 1), "net/version": (0, b"3\n", 2)}))
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    block = packer.compress(bytes(MIB)) + packer.flush(zlib.Z_FULL_FLUSH)  # ends at a byte, so that it can be repeated
+    last = b"\x03\x00"  # an empty block
+    path.write_bytes(zipped({"net/data.pkl": (8, block * 2048 + last, 2 * GIB - 1), "net/version": (0, b"3\n", 2)}))
 
 
 def modern(pickled: bytes, **more: bytes) -> bytes:
@@ -288,7 +287,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     ),
     "code, bare pickle": (lambda p: p.write_bytes(pickle.dumps(Bomb(p.parent / "escaped"), 2)), ()),
     "oldest format": (old_tar, ("no PyTorch checkpoint",)),
-    "paths that lead out": (wanderer, ("holds posix.mkdir",)),
+    "paths that lead out": (wanderer, ()),
     "zip bomb": (zip_bomb, COSTLY),
     "deep recursion": (raw(modern(b"\x80\2" + b"]" * 10**6 + b"a" * (10**6 - 1) + b".")), ("has no 'state_dict'",)),
     "bytearray": (raw(modern(in_state_dict(call("__builtin__:bytearray", whole(3 * GIB))))), COSTLY),
@@ -308,8 +307,14 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     "NaN": (saved(_spoilt("module.conv1.weight", float("nan"))), ("1 with NaN or infinity (module.conv1.weight)",)),
     "infinity": (saved(_spoilt("module.bn1.running_var", float("inf"))), ("infinity (module.bn1.running_var)",)),
     "NaN in the momentum": (saved(_spoilt_momentum), ("the momentum of", "without 'optimizer'")),
-    "terminal codes": (saved(lambda c: c["state_dict"].update({"a\n\x1b[2Jb": torch.zeros(1)})), (r"a\n\x1b[2Jb",)),
-    "endless key": (saved(lambda c: c["state_dict"].update({"a" * 10**6: torch.zeros(1)})), ("unexpected",)),
+    "terminal codes": (
+        saved(lambda c: c["state_dict"].update({"module.a\n\x1b[2Jb": torch.zeros(1)})),
+        (r"a\n\x1b[2Jb",),
+    ),
+    "endless key": (
+        saved(lambda c: c["state_dict"].update({"module." + "a" * 10**6: torch.zeros(1)})),
+        ("unexpected",),
+    ),
     "fifo": (os.mkfifo, ("is not a file",)),
     "link to itself": (lambda path: path.symlink_to(path), ("is not a file",)),
     "device": (lambda path: path.symlink_to("/dev/zero"), ("is not a file",)),
@@ -326,7 +331,7 @@ def test_hostile_published_checkpoint_is_refused(kind: str, tmp_path: Path) -> N
     write(path)
     ended = run("import", path, "--out", folder / "out", folder=folder)
     assert_refused(ended, path.name, *words)
-    assert ended.memory < (sparse_limit := 2 * GIB), sparse_limit
+    assert ended.memory < 2 * GIB
     assert sorted(found.name for found in tmp_path.rglob("*")) == ["here", "net.pth.tar", "said.txt"]
 
 
@@ -397,7 +402,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def imported(project: Path) -> Path:
     """The folder of that checkpoint, whole."""
     folder = project / "imported"
-    shutil.rmtree(folder, ignore_errors=True)
+    for made in (folder, project / "results", project / "checkpoints"):
+        shutil.rmtree(made, ignore_errors=True)
     network = build(NET, seed=0)
     slots = {"momentum_buffer": {name: torch.ones_like(p) for name, p in network.named_parameters()}}
     record = {
@@ -568,13 +574,12 @@ def test_hostile_record_is_refused(kind: str, project: Path, imported: Path) -> 
 
 def picture(width: int, height: int) -> bytes:
     """A PNG that says it has so many pixels, and has none."""
-    compress, crc = __import__("zlib").compress, __import__("zlib").crc32
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     start = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + start + chunk(b"IDAT", compress(bytes(10 * MIB))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + start + chunk(b"IDAT", zlib.compress(bytes(10 * MIB))) + chunk(b"IEND", b"")
 
 
 def shard(image: bytes, label: Any = 0) -> Callable[[Path], None]:
@@ -697,7 +702,7 @@ def server() -> Iterator[Server]:
     answer: list[bytes] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
             with contextlib.suppress(OSError):

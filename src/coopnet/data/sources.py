@@ -122,9 +122,7 @@ def _read_shard(shard: Path, label_column: str) -> Iterator[Arrays]:
             image_column = _image_column(shard, file.schema_arrow)
             _check_label_column(shard, file.schema_arrow, label_column)
             first = 0
-            for batch in file.iter_batches(
-                BATCH, columns=[f"{image_column}.bytes", label_column], use_threads=False
-            ):
+            for batch in file.iter_batches(BATCH, columns=[f"{image_column}.bytes", label_column], use_threads=False):
                 encoded = batch.column(image_column).field("bytes").to_pylist()
                 images = [_decode(image, f"{shard}, row {row}") for row, image in enumerate(encoded, first)]
                 yield Arrays(np.stack(images), _labels(shard, batch.column(label_column)))

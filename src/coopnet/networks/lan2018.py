@@ -115,7 +115,9 @@ def _read(checkpoint: Path) -> Imported:
     try:
         check_count(architecture, len(published.tensors))
     except ValueError as error:
-        raise CoopNetError(f"{checkpoint} is no complete checkpoint of the {LAYOUT} layout: {error}") from error
+        raise CoopNetError(
+            f"{checkpoint} is no complete checkpoint of the {LAYOUT} layout: {error}; copy or download it again"
+        ) from error
     wanted = build(architecture, seed=0).state_dict()
     names = _names(wanted, published)
     _check(published, names, wanted)
