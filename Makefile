@@ -4,7 +4,7 @@ CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN = .venv/bin
 READY = .venv/ready
 
-.PHONY: setup demo demo-all test test-slow check bench report restore lock clean
+.PHONY: setup demo demo-all test test-slow check audit bench report restore lock clean
 
 setup: $(READY)
 
@@ -39,6 +39,10 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+
+# Hashes, licences and known vulnerabilities of the dependencies; fails with Error 3 where the last cannot be looked up.
+audit: $(READY)
+	.ci/audit
 
 # Speed beside the plain loop in benchmarks/, on the GPU if there is one; wants a machine that does nothing else.
 bench: $(READY)

@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from coopnet.data.canonical import MANIFEST, canonical_order, content_digest, lo
 from coopnet.data.datasets import DATASETS, SPLITS, Dataset
 from coopnet.data.sources import Arrays, read
 from coopnet.errors import CoopNetError
+from tests.archive_fixture import NAME, UNREACHABLE, archive, published
 
 # --- a small dataset, and shards of it ------------------------------------------------------------------
 
@@ -64,6 +64,7 @@ def toy(splits: dict[str, Arrays]) -> Dataset:
         std=(0.3, 0.3, 0.3),
         sources=("torchvision", "parquet"),
         default_source="torchvision",
+        archive_size=len(archive(splits)),
     )
 
 
@@ -162,15 +163,11 @@ def test_shards_of_another_form_give_the_same_files(
 
 
 @pytest.fixture
-def torchvision_toy(monkeypatch: pytest.MonkeyPatch, splits: dict[str, Arrays]) -> None:
-    """A torchvision that offers the small dataset, laid out as its CIFAR classes are."""
-
-    def published(root: Path, train: bool, download: bool) -> SimpleNamespace:
-        images, labels = splits["train" if train else "test"]
-        rows = np.ascontiguousarray(images.transpose(0, 3, 1, 2))[::-1]
-        return SimpleNamespace(data=rows.transpose(0, 2, 3, 1), targets=labels[::-1].tolist())
-
-    monkeypatch.setattr(torchvision.datasets, "TOY", published, raising=False)
+def torchvision_toy(monkeypatch: pytest.MonkeyPatch, splits: dict[str, Arrays], tmp_path: Path) -> None:
+    """A torchvision that knows the small dataset, whose archive lies in `tmp_path`."""
+    content = archive(splits)
+    (tmp_path / NAME).write_bytes(content)
+    monkeypatch.setattr(torchvision.datasets, "TOY", published(content), raising=False)
 
 
 @pytest.mark.usefixtures("torchvision_toy")
@@ -305,15 +302,11 @@ def test_missing_root_is_refused(toy: Dataset, tmp_path: Path) -> None:
     assert f"{tmp_path / 'nowhere'} is not a folder" in refusal(toy, "parquet", tmp_path / "nowhere", tmp_path / "out")
 
 
-def test_failed_download_points_to_the_shards(toy: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("torchvision_toy")
+def test_failed_download_points_to_the_shards(toy: Dataset, tmp_path: Path) -> None:
     """Without a network the official download fails in one line that offers the other source."""
-
-    def unreachable(*_: Any, **__: Any) -> None:
-        raise RuntimeError("URL fetch\nfailed")
-
-    monkeypatch.setattr(torchvision.datasets, "TOY", unreachable, raising=False)
-    message = refusal(toy, "torchvision", tmp_path, tmp_path / "out")
-    assert "URL fetch failed" in message
+    message = refusal(toy, "torchvision", tmp_path / "empty", tmp_path / "out")
+    assert f"cannot download toy from {UNREACHABLE}" in message
     assert "--source parquet --root" in message
 
 

@@ -12,6 +12,8 @@ from coopnet import __version__
 from coopnet.errors import CoopNetError
 from coopnet.workspace import Workspace
 
+LONGEST = 2_000  # letters of an error message
+
 app = typer.Typer(
     name="coopnet",
     help="Cooperative networks for image classification, as one reproducible study.",
@@ -31,8 +33,14 @@ def main() -> None:
     try:
         app()
     except CoopNetError as error:
-        print(f"coopnet: error: {error}", file=sys.stderr)
+        print(f"coopnet: error: {_one_line(str(error))}", file=sys.stderr)
         sys.exit(1)
+
+
+def _one_line(text: str) -> str:
+    """What a message says, safe for a terminal: names out of a foreign file may hold anything."""
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[: LONGEST + 1])
+    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 
 def _workspace() -> Workspace:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,16 @@ SEAL = "seal"
 """The field that holds a record's own digest."""
 
 FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, copy on write
+
+LARGEST_JSON = 256 * 2**20
+"""Bytes. Ten times what a study of 10,000 runs writes into its largest JSON file (digests of all its files)."""
+
+LARGEST_RECORD = 2**20
+"""Bytes. A record of one network or dataset has some 5 kB."""
+
+LARGEST_HEADER = 16 * 2**20
+"""Bytes. A tensor takes about 100, so this is enough for a network of 150,000 tensors; safetensors would take 100 MB.
+"""
 
 
 @contextlib.contextmanager
@@ -120,20 +131,43 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, largest: int = LARGEST_JSON) -> Any:
     """Read JSON.
 
+    Args:
+        path: of the file.
+        largest: bytes that it may have at most.
+
     Raises:
-        CoopNetError: the file is missing, unreadable or not JSON.
+        CoopNetError: the file is missing, unreadable, too large or not JSON.
     """
     try:
+        size = _size(path)
+        if size > largest:
+            raise CoopNetError(
+                f"{path} has {size} bytes, more than the {largest} that any such file needs; delete it and run again"
+            )
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CoopNetError(f"{path} is missing") from None
     except OSError as error:
         raise CoopNetError(f"cannot read {path}: {reason(error)}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CoopNetError(f"{path} is damaged (not valid JSON: {error}); delete it and run again") from error
+
+
+def _size(path: Path) -> int:
+    """Bytes of a regular file; anything else (a pipe, a device) might never come to an end.
+
+    Raises:
+        OSError: there is none, or it is something else.
+    """
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return status.st_size
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,13 +175,13 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, SEAL: _seal(content)}
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
+def read_sealed(path: Path, largest: int = LARGEST_JSON) -> dict[str, Any]:
     """Read what was written `sealed`, without its seal; a record that never had one is taken as it is.
 
     Raises:
         CoopNetError: the file is missing, unreadable, not a JSON mapping, or not what was sealed.
     """
-    content = read_json(path)
+    content = read_json(path, largest)
     seal = content.pop(SEAL, None) if isinstance(content, dict) else None
     if not isinstance(content, dict) or seal not in (None, _seal(content)):
         raise CoopNetError(f"{path} is damaged (not what was written); delete it and run again")
@@ -191,7 +225,7 @@ def read_tensors(path: Path) -> "dict[str, np.ndarray]":
     """Read safetensors as NumPy arrays.
 
     Raises:
-        CoopNetError: the file is missing, unreadable, truncated or not safetensors.
+        CoopNetError: the file is missing, unreadable, truncated, not safetensors, or has types that NumPy has not.
     """
     import safetensors.numpy
 
@@ -204,22 +238,39 @@ def reading_tensors(path: Path) -> Iterator[None]:
     """Name the file that safetensors cannot read.
 
     Raises:
-        CoopNetError: it is missing, unreadable, truncated or not safetensors.
+        CoopNetError: it is missing, unreadable, truncated, not safetensors, or has types that the reader has not.
+    """
+    check_header(path)  # opens it too: safetensors reports what the system says as an error without a number
+    try:
+        yield
+    except OSError as error:
+        raise CoopNetError(f"cannot read {path}: {reason(error)}") from error
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CoopNetError(f"{path} is damaged ({error}); delete it and run again") from error
+
+
+def check_header(path: Path) -> None:
+    """Refuse what cannot be safetensors before a reader takes memory for it.
+
+    Raises:
+        CoopNetError: the file is missing or unreadable, or its header would not fit into it or be absurdly long.
     """
     try:
-        with path.open("rb"):  # safetensors reports what the system says as an error without a number
-            yield
+        size = _size(path)
+        with path.open("rb") as handle:
+            length = int.from_bytes(handle.read(8), "little")
     except FileNotFoundError:
         raise CoopNetError(f"{path} is missing") from None
     except OSError as error:
         raise CoopNetError(f"cannot read {path}: {reason(error)}") from error
-    except SafetensorError as error:
-        raise CoopNetError(f"{path} is damaged ({error}); delete it and run again") from error
+    if length > min(LARGEST_HEADER, size - 8):
+        raise CoopNetError(f"{path} is damaged (its header has {length} bytes); delete it and run again")
 
 
 def sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     try:
+        _size(path)
         with path.open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:

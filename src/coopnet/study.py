@@ -325,8 +325,10 @@ def imported_record(folder: Path) -> dict[str, Any]:
             f"{path} is missing: run `coopnet import CHECKPOINT --layout lan2018 --out {folder}` first, "
             "or leave the row that starts from it out (`only` in an overlay)"
         )
-    record = files.read_sealed(path)
-    if not {"files", "architecture", "preprocessing"} <= record.keys():
+    record = files.read_sealed(path, files.LARGEST_RECORD)
+    parts = ("files", "architecture", "preprocessing")
+    whole = all(isinstance(record.get(part), dict) for part in parts)
+    if not whole or not all(isinstance(digest, str) for digest in record["files"].values()):
         raise CoopNetError(f"{path} is not the record of an imported checkpoint; import it again")
     return record
 

@@ -164,9 +164,11 @@ def parent_files(workspace: Workspace, plan: Study, parent: Run, runs: Store) ->
         path, twin = folder / "model.json", results / "run.json"
         if files.look(path, "key") != parent.key:
             continue
-        record = files.read_json(path)
+        record = files.read_json(path, files.LARGEST_RECORD)
         weights = [folder / name for name in CHECKPOINT if name != path.name]
-        damaged = [p for p in weights if not p.is_file() or files.sha256(p) != record.get("files", {}).get(p.name)]
+        digests = record.get("files")
+        known = digests if isinstance(digests, dict) else {}
+        damaged = [p for p in weights if not p.is_file() or files.sha256(p) != known.get(p.name)]
         if files.look(twin, "key") == parent.key and files.read_json(twin) != record:
             damaged.append(path)
         if not damaged:

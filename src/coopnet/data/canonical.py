@@ -146,7 +146,7 @@ def verify(folder: Path, dataset: Dataset) -> dict[str, Any]:
 def _read_manifest(path: Path) -> dict[str, Any] | None:
     """The manifest, or None where there is none or it cannot be one."""
     try:
-        manifest = files.read_json(path)
+        manifest = files.read_json(path, files.LARGEST_RECORD)
     except CoopNetError:
         return None
     return manifest if isinstance(manifest, dict) and isinstance(manifest.get("files"), dict) else None
@@ -162,9 +162,15 @@ def load(folder: Path, dataset: Dataset) -> dict[str, Arrays]:
         CoopNetError: the folder is unfinished or damaged, or holds something else than `dataset`.
     """
     verify(folder, dataset)
-    return {split: _load_split(_file(folder, split)) for split in SPLITS}
+    return {split: _load_split(_file(folder, split), dataset, split) for split in SPLITS}
 
 
-def _load_split(path: Path) -> Arrays:
-    tensors = files.read_tensors(path)
+def _load_split(path: Path, dataset: Dataset, split: str) -> Arrays:
+    tensors, count = files.read_tensors(path), dataset.counts[split]
+    found = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+    byte = np.dtype(np.uint8)
+    if found != {"images": (byte, (count, 32, 32, 3)), "labels": (byte, (count,))}:
+        raise CoopNetError(
+            f"{path} does not hold {count} images and labels of {dataset.name}; run `coopnet prepare {dataset.name}`"
+        )
     return Arrays(tensors["images"], tensors["labels"].astype(np.int64))

@@ -23,6 +23,7 @@ class Dataset:
         sources: names of the sources it can be read from (`sources.SOURCES`).
         default_source: the one taken unless another is asked for.
         label_column: column of the labels in Parquet shards.
+        archive_size: bytes of the official archive (`official.py`), of which torchvision knows all but this.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Dataset:
     sources: tuple[str, ...]
     default_source: str
     label_column: str = "label"
+    archive_size: int = 0
 
 
 DATASETS: dict[str, Dataset] = {
@@ -64,6 +66,7 @@ DATASETS: dict[str, Dataset] = {
             std=(0.2470322, 0.2434851, 0.2615878),
             sources=("torchvision", "parquet"),
             default_source="torchvision",
+            archive_size=170_498_071,
         ),
         Dataset(
             name="cifar100",
@@ -78,6 +81,7 @@ DATASETS: dict[str, Dataset] = {
             sources=("torchvision", "parquet"),
             default_source="torchvision",
             label_column="fine_label",
+            archive_size=169_001_437,
         ),
     )
 }

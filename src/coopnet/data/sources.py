@@ -7,14 +7,27 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import safetensors.numpy
 from PIL import Image
 
+from coopnet import confined
+from coopnet.data import official
 from coopnet.data.arrays import Arrays
 from coopnet.data.datasets import Dataset
 from coopnet.errors import CoopNetError
 
 IMAGE_COLUMNS = ("img", "image")  # both names are in use for the Hugging Face copies of CIFAR
 BATCH = 1024  # rows decoded at a time
+IMAGE = 32 * 32 * 3  # bytes
+
+FORMATS = ("PNG", "BMP", "WEBP")
+"""Image files that are decoded: lossless ones, without the formats for which Pillow starts other programs."""
+
+MEMORY, COPIES = 2**30, 6
+"""What decoding a split may take: bytes for Arrow's buffers, and copies of its images (decoded, joined, handed over)."""
+
+SECONDS = 600
+"""Processor time that decoding a split may take; that of 50,000 images takes some 10 s."""
 
 
 def read(dataset: Dataset, split: str, source: str, root: Path | None) -> Arrays:
@@ -60,44 +73,46 @@ def _every_fifth_of_a_class(labels: np.ndarray) -> np.ndarray:
 
 
 def read_torchvision(dataset: Dataset, split: str, root: Path | None) -> Arrays:
-    """The official CIFAR archive, downloaded into `root` unless it is there; torchvision checks its MD5 sums.
+    """The official CIFAR archive, as torchvision knows it, downloaded into `root` unless it is there.
 
     Raises:
-        CoopNetError: no `root`, or the download failed or does not match its checksum.
+        CoopNetError: no `root`, the download failed, or the archive is not the official one.
     """
     if root is None:
         raise CoopNetError("the source torchvision needs a folder to download into: give --root FOLDER")
-    from torchvision import datasets as published
-
-    try:
-        images = getattr(published, dataset.name.upper())(root, train=split == "train", download=True)
-    except Exception as error:  # torchvision's failures (network, archive, checksum, disk) share no type
-        raise CoopNetError(
-            f"cannot get {dataset.name} through torchvision into {root} ({_one_line(error)}); "
-            "with no network, use --source parquet --root FOLDER_OF_SHARDS"
-        ) from error
-    return Arrays(images.data, np.asarray(images.targets, dtype=np.int64))
+    return official.read(dataset, split, root)
 
 
 def read_parquet(dataset: Dataset, split: str, root: Path | None) -> Arrays:
     """A folder of shards in the Hugging Face layout: `train-*.parquet`, `test-*.parquet`.
 
-    Images are a struct column `img` or `image` whose field `bytes` is a file that Pillow reads; labels are
-    whole numbers in `dataset.label_column`.
+    Images are a struct column `img` or `image` whose field `bytes` is a file of one of `FORMATS`; labels are
+    whole numbers in `dataset.label_column`. They are decoded in a process that can take no more memory than the
+    dataset needs, and no more time than `SECONDS`.
 
     Raises:
-        CoopNetError: no such folder or shard; a shard is damaged, lacks a column, or has an image that is not
-            32×32 RGB.
+        CoopNetError: no such folder or shard; a shard is damaged, lacks a column, has an image that is not
+            32×32 RGB, or takes too much memory or time.
     """
     if root is None:
         raise CoopNetError("the source parquet needs the folder of the shards: give --root FOLDER")
     if not root.is_dir():
         raise CoopNetError(f"{root} is not a folder; --root must be the folder of the Parquet shards")
     shards = sorted(root.glob(f"{split}-*.parquet"))
-    batches = [batch for shard in shards for batch in _read_shard(shard, dataset.label_column)]
-    if not batches:
-        raise CoopNetError(f"{root} has no images in {split}-*.parquet; --root must be the folder of the shards")
-    return Arrays(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
+    for shard in shards:
+        if not shard.is_file():
+            raise CoopNetError(f"{shard} is not a file, or a link to none; put the shard there")
+
+    def decoded() -> list[bytes]:
+        batches = [batch for shard in shards for batch in _read_shard(shard, dataset.label_column)]
+        if not batches:
+            raise CoopNetError(f"{root} has no images in {split}-*.parquet; --root must be the folder of the shards")
+        arrays = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        return [safetensors.numpy.save(dict(zip(Arrays._fields, arrays, strict=True)))]
+
+    memory = MEMORY + COPIES * IMAGE * dataset.counts[split]
+    (packed,) = confined.run(decoded, root, memory=memory, seconds=SECONDS)
+    return Arrays(**safetensors.numpy.load(packed))
 
 
 def _read_shard(shard: Path, label_column: str) -> Iterator[Arrays]:
@@ -107,11 +122,13 @@ def _read_shard(shard: Path, label_column: str) -> Iterator[Arrays]:
             image_column = _image_column(shard, file.schema_arrow)
             _check_label_column(shard, file.schema_arrow, label_column)
             first = 0
-            for batch in file.iter_batches(BATCH, columns=[f"{image_column}.bytes", label_column]):
+            for batch in file.iter_batches(BATCH, columns=[f"{image_column}.bytes", label_column], use_threads=False):
                 encoded = batch.column(image_column).field("bytes").to_pylist()
                 images = [_decode(image, f"{shard}, row {row}") for row, image in enumerate(encoded, first)]
                 yield Arrays(np.stack(images), _labels(shard, batch.column(label_column)))
                 first += len(batch)
+    except MemoryError:  # Arrow's is one, too
+        raise
     except (pa.ArrowException, OSError) as error:
         raise CoopNetError(f"{shard} is damaged ({_one_line(error)}); download it again") from error
 
@@ -145,9 +162,11 @@ def _decode(encoded: bytes | None, place: str) -> np.ndarray:
     if encoded is None:
         raise CoopNetError(f"{place}: there is no image, at most its name; use shards that hold the images")
     try:
-        image = Image.open(io.BytesIO(encoded))
+        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
         if (image.mode, image.size) == ("RGB", (32, 32)):
             return np.asarray(image)
+    except MemoryError:
+        raise
     except Exception as error:  # on damaged files Pillow's readers raise SyntaxError, EOFError and others
         raise CoopNetError(f"{place}: the image cannot be decoded; download the shard again") from error
     form = f"{image.width}×{image.height} {image.mode}"

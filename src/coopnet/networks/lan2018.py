@@ -6,6 +6,7 @@ other numbers of branches. Its `depth` misleads: there are (depth − 2)/6 block
 are bottlenecks, so its "ResNet-110" has 18 bottlenecks per stage and is, by its layers, a ResNet-164.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,19 +14,32 @@ from pathlib import Path
 from statistics import mode
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
-from coopnet import files
+from coopnet import confined, files
 from coopnet.data.normalization import LAN2018
 from coopnet.errors import CoopNetError
 from coopnet.networks.network import Architecture, build
+from coopnet.networks.tensors import check_count, finite
 
 LAYOUT = "lan2018"
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 WITHOUT = "save the checkpoint without 'optimizer' to import the weights alone"
 LISTED = 5  # keys of each kind that a refusal names
+LONGEST_KEY = 100  # letters of a key that it shows
+
+LARGEST = 2 * 2**30
+"""Bytes of a checkpoint. The largest network of the papers, with momentum and ten branches, has some 0.5 GiB."""
+
+MEMORY, COPIES = 512 * 2**20, 8
+"""What reading may take: bytes for PyTorch itself, and copies of the file (its tensors, in float32 where it has half
+precision, once more in a network to compare with, and once more to hand them over)."""
+
+SECONDS = 120
+"""Processor time that reading may take; a file of `LARGEST` takes some 10 s."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +64,60 @@ class Imported:
 def read(checkpoint: Path) -> Imported:
     """Read a `.pth.tar` of the published code: a baseline, or a ONE network with any number of branches.
 
-    Nothing in the file is executed (`weights_only=True`).
+    Nothing in the file is executed (`weights_only=True`), and all reading and building is done in a process that can
+    take no more memory than such a file needs, `MEMORY` + `COPIES` times its size, and no more than `SECONDS`.
 
     Raises:
-        CoopNetError: not a file, not safely loadable, without `state_dict`, of another layout, with missing,
-            unexpected or wrongly shaped keys, or with an optimiser that does not belong to the network.
+        CoopNetError: not a file, not safely loadable, too large or too costly to read, without `state_dict`, of
+            another layout, with missing, unexpected or wrongly shaped keys, with numbers that are not finite, or with
+            an optimiser that does not belong to the network.
     """
+    if not checkpoint.is_file():
+        raise CoopNetError(f"{checkpoint} is not a file; give a .pth.tar that the published code saved")
+    size = checkpoint.stat().st_size
+    if size > LARGEST:
+        raise CoopNetError(
+            f"{checkpoint} has {size} bytes, no checkpoint of the published code more than {LARGEST}; "
+            f"save only its 'state_dict', 'optimizer' and 'epoch' to a new file by torch.save"
+        )
+    memory = MEMORY + COPIES * size
+    return _unpacked(confined.run(lambda: _packed(_read(checkpoint)), checkpoint, memory=memory, seconds=SECONDS))
+
+
+def _packed(imported: Imported) -> list[bytes]:
+    """As bytes in which no code can hide: JSON and safetensors."""
+    facts = {
+        "architecture": imported.architecture.to_dict(),
+        "preprocessing": imported.preprocessing,
+        "source": imported.source,
+    }
+    tensors = [imported.state] + ([] if imported.momentum is None else [imported.momentum])
+    return [json.dumps(facts).encode(), *map(safetensors.torch.save, tensors)]
+
+
+def _unpacked(parts: list[bytes]) -> Imported:
+    """The reverse."""
+    facts, (state, *momentum) = json.loads(parts[0]), map(safetensors.torch.load, parts[1:])
+    return Imported(
+        architecture=Architecture(**facts["architecture"]),
+        state=state,
+        momentum=momentum[0] if momentum else None,
+        preprocessing=facts["preprocessing"],
+        source=facts["source"],
+    )
+
+
+def _read(checkpoint: Path) -> Imported:
+    """Do as `read` says, without its limits."""
     content = _load(checkpoint)
     published = _Published.of(content.get("state_dict"), checkpoint.name)
     architecture = _infer(published)
+    try:
+        check_count(architecture, len(published.tensors))
+    except ValueError as error:
+        raise CoopNetError(
+            f"{checkpoint} is no complete checkpoint of the {LAYOUT} layout: {error}; copy or download it again"
+        ) from error
     wanted = build(architecture, seed=0).state_dict()
     names = _names(wanted, published)
     _check(published, names, wanted)
@@ -76,11 +135,12 @@ def read(checkpoint: Path) -> Imported:
 
 def _load(checkpoint: Path) -> dict[str, Any]:
     """The dictionary in the file, its tensors on the CPU."""
-    if not checkpoint.is_file():
-        raise CoopNetError(f"{checkpoint} is not a file; give a .pth.tar that the published code saved")
     try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        with checkpoint.open("rb") as file:  # by its name alone, PyTorch would take it for another format
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged or foreign bytes can fail anywhere in the unpickler, with any type
+        if confined.out_of_memory(error):
+            raise MemoryError from error
         raise CoopNetError(f"cannot read {checkpoint}: {_reason(error)}") from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise CoopNetError(f"{checkpoint} has no 'state_dict'; give a .pth.tar that the published code saved")
@@ -91,7 +151,7 @@ def _reason(error: Exception) -> str:
     """One line for torch's many; the name of a refused type is all that a user needs of them."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+    refused = re.search(r"GLOBAL ([\w.]{1,200})", str(error))
     if refused is None:
         return "it is damaged, or no PyTorch checkpoint; copy or download it again"
     return (
@@ -200,7 +260,13 @@ def _check(published: _Published, names: Mapping[str, str], wanted: Mapping[str,
         for key, like in expected.items()
         if key in tensors and _described(tensors[key]) != _described(like)
     ]
-    kinds = ((missing, "missing"), (unexpected, "unexpected"), (misshapen, "of the wrong shape"))
+    endless = [prefix + key for key, tensor in tensors.items() if not finite(tensor)]
+    kinds = (
+        (missing, "missing"),
+        (unexpected, "unexpected"),
+        (misshapen, "of the wrong shape"),
+        (endless, "with NaN or infinity"),
+    )
     complaints = [_listed(keys, kind) for keys, kind in kinds if keys]
     if complaints:
         raise CoopNetError(
@@ -224,7 +290,8 @@ def _described(tensor: Tensor) -> str:
 def _listed(keys: Iterable[str], kind: str) -> str:
     """`7 missing (a, b, c, d, e, …)`."""
     keys = list(keys)
-    shown = keys[:LISTED] + (["…"] if len(keys) > LISTED else [])
+    shown = [key if len(key) <= LONGEST_KEY else key[:LONGEST_KEY] + "…" for key in keys[:LISTED]]
+    shown += ["…"] if len(keys) > LISTED else []
     return f"{len(keys)} {kind} ({', '.join(shown)})"
 
 
@@ -265,6 +332,10 @@ def _momentum(optimizer: Any, published: _Published, names: Mapping[str, str]) -
             raise CoopNetError(
                 f"the optimiser of {published.file} does not belong to its network: the momentum of "
                 f"{published.prefix}{key} is {found} instead of {right}; {WITHOUT}"
+            )
+        if not finite(buffer):
+            raise CoopNetError(
+                f"the momentum of {published.prefix}{key} in {published.file} holds NaN or infinity; {WITHOUT}"
             )
         momentum[ours[key]] = _own(buffer, torch.float32)
     return momentum

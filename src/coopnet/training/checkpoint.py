@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from coopnet import files
 from coopnet.errors import CoopNetError
 from coopnet.networks.network import Architecture, CooperativeNetwork, build
 from coopnet.networks.surgery import Patient, Slots
+from coopnet.networks.tensors import check_count, finite
+from coopnet.settings import Model
 
 WEIGHTS, SLOTS, RECORD = "model.safetensors", "optimizer.safetensors", "model.json"
 
@@ -48,28 +52,95 @@ def write_network(folder: Path, network: CooperativeNetwork, slots: Slots) -> di
 def read(folder: Path, record: Mapping[str, Any]) -> Patient:
     """Rebuild a network and its optimiser state.
 
+    Neither takes more memory than the files have, whatever the record says.
+
     Args:
         folder: holds the weights.
         record: what they have to be: `architecture` and `files`.
 
     Raises:
-        CoopNetError: a file is missing, damaged, or not the one that the record names.
+        CoopNetError: a file is missing, damaged, or not the one that the record names; the record is damaged, or the
+            tensors are not those of its architecture, or not finite.
     """
+    digests = record.get("files")
     for name in (WEIGHTS, SLOTS):
-        if files.sha256(folder / name) != record["files"].get(name):
+        files.check_header(folder / name)
+        if not isinstance(digests, Mapping) or files.sha256(folder / name) != digests.get(name):
             raise CoopNetError(
                 f"{folder / name} is not the file that {folder / RECORD} names; delete the folder and run again"
             )
+    path = folder / WEIGHTS
+    tensors = read_tensors(path)
     try:
-        known = [f.name for f in fields(Architecture) if f.name in record["architecture"]]
-        architecture = Architecture(**{name: record["architecture"][name] for name in known})
-        network = build(architecture, seed=0)
-        network.load_state_dict(read_tensors(folder / WEIGHTS))
+        network = _filled(_architecture(record["architecture"]), tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise CoopNetError(f"{folder / WEIGHTS} does not fit the architecture of its record: {reason}") from error
+        raise CoopNetError(
+            f"{path} does not fit the architecture of its record: {reason}; delete the folder and make it again"
+        ) from error
+    return Patient(network, _slots(folder / SLOTS, network))
+
+
+def _architecture(written: Any) -> Architecture:
+    """The architecture that a record describes.
+
+    Raises:
+        TypeError, ValueError: there is no such network.
+    """
+    if not isinstance(written, Mapping):
+        raise TypeError(f"it is a {type(written).__name__}, no mapping")
+    known = {field.name: written[field.name] for field in fields(Architecture) if field.name in written}
+    architecture = Architecture(**known)
+    if type(architecture.classes) is not int or architecture.classes < 1:
+        raise ValueError(f"classes {architecture.classes!r} is no number of classes")
+    Model.model_validate({name: value for name, value in known.items() if name != "classes"}, strict=True)
+    return architecture
+
+
+class _ShapesAlone(TorchFunctionMode):
+    """Builds networks without memory, on the meta device, and without the random numbers that would fill it."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        return function(*args, **(kwargs or {}))
+
+
+def _filled(architecture: Architecture, tensors: Mapping[str, Tensor]) -> CooperativeNetwork:
+    """The network whose tensors these are, which own their memory.
+
+    Raises:
+        ValueError, RuntimeError: they are not those of a network of this architecture, or not finite.
+    """
+    check_count(architecture, len(tensors))
+    with torch.device("meta"), _ShapesAlone():
+        network = build(architecture, seed=0)
+    for name, like in network.state_dict().items():
+        if name in tensors and tensors[name].dtype != like.dtype:
+            raise ValueError(f"{name} is {tensors[name].dtype} instead of {like.dtype}")
+    network.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
+    closed = {"gate.log_prior"}  # −∞ for a branch that is switched off
+    endless = [name for name, tensor in tensors.items() if name not in closed and not finite(tensor)]
+    if endless:
+        raise ValueError(f"{endless[0]} holds NaN or infinity")
+    return network
+
+
+def _slots(path: Path, network: CooperativeNetwork) -> Slots:
+    """The optimiser state in a file.
+
+    Raises:
+        CoopNetError: it is damaged, or not that of this network.
+    """
+    parameters = dict(network.named_parameters())
     slots: Slots = {}
-    for name, tensor in read_tensors(folder / SLOTS).items():
+    for name, tensor in read_tensors(path).items():
         slot, _, parameter = name.partition("/")
+        like = parameters.get(parameter)
+        if like is None or tensor.shape not in (like.shape, ()) or not tensor.is_floating_point() or not finite(tensor):
+            raise CoopNetError(
+                f"{path} does not fit its network: {name} is no state of a parameter of it, or not finite; "
+                "delete the folder and make it again"
+            )
         slots.setdefault(slot, {})[parameter] = tensor
-    return Patient(network, slots)
+    return slots

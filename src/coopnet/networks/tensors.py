@@ -1,0 +1,22 @@
+"""What may be asked of the tensors of a network before it is built."""
+
+import torch
+from torch import Tensor
+
+from coopnet.networks.network import Architecture, blocks_per_stage, stages
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether no entry is NaN or infinite; integers are always finite."""
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+
+
+def check_count(architecture: Architecture, tensors: int) -> None:
+    """Refuse an architecture that so many tensors cannot fill, since building it would take long.
+
+    Raises:
+        ValueError: it has more residual blocks than that, or does not exist.
+    """
+    blocks = blocks_per_stage(architecture) * (stages(architecture) - 1 + architecture.branches)
+    if blocks > tensors:
+        raise ValueError(f"{tensors} tensors are too few for {blocks} residual blocks")
