@@ -78,5 +78,8 @@ def record():
     subprocess.run(["coopnet", "record", STUDY.name, "--if-possible"])
 
 
+# They become words of shell commands, also where a target that somebody asks for by name says what they are.
 wildcard_constraints:
+    dataset=r"[a-z0-9]+",
+    experiment=r"[a-z0-9_]+",
     seed=r"\d+",

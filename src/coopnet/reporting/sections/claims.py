@@ -103,6 +103,7 @@ def markdown(claims: Sequence[Claim]) -> str:
     lines = ["| | claim | top-1, or decided once | top-5 |", "| --- | --- | --- | --- |"]
     for claim in claims:
         number, text, *outcomes = (cell.text for cell in _line(claim, {})[:-1])
+        text = MARKUP.sub(r"\\\g<0>", text)
         details = [cell.detail for cell in _line(claim, {})[2:-1]]
         verdict, estimate, fifth, another = (
             " ".join(filter(None, [said, detail])) for said, detail in zip(outcomes, details, strict=True)
