@@ -84,7 +84,7 @@ def _measure(text: str) -> None:
                 known[anchor] = (values - before, height)
             height = max(height, beside)
         elif isinstance(event, yaml.AliasEvent):
-            more, levels = known.get(event.anchor, (1, 0))
+            more, levels = known.get(event.anchor or "", (1, 0))
             values, height = values + more, max(height, levels)
         elif isinstance(event, yaml.ScalarEvent):
             values += 1
@@ -97,4 +97,4 @@ def _measure(text: str) -> None:
 
 
 def _beyond(event: yaml.Event, why: str) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=why, problem_mark=event.start_mark)
+    return yaml.MarkedYAMLError(problem=why, problem_mark=event.start_mark)  # type: ignore[arg-type]  # a Mark of C

@@ -1,5 +1,6 @@
 """Which claims hold: the ledger, one line per claim, and how each of them was decided."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -11,6 +12,8 @@ from coopnet.reporting.wording import DOT, MINUS, count, listing, number, span
 
 SOURCE = "../claims.json"
 FIXED = "\u00a0"
+MARKUP = re.compile(r"[\\`*\[\]<>&$~]|(?<!\w)_|_(?!\w)")
+"""What Markdown would read as more than a letter; between letters, _ is one."""
 """A space at which no line breaks."""
 TONES = {"supported": "yes", "contradicted": "no"}
 
