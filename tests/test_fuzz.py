@@ -198,10 +198,10 @@ def test_what_the_schema_allows_at_length(folder: Path) -> None:
     many()
 
 
-CONFUSED = (
-    [[1, [2]], {"a": {"b": 1}}, "no such thing", "\u202e", "a\x85b", "$(touch x)", "{{ 7*7 }}"]
-    + [math.nan, math.inf, -math.inf, 10**30, -(10**30), 10**400, 1e308, -1e308, 0.5, True, None, b"\xff", {1, 2}]
-)  # fmt: skip
+CONFUSED = [
+    *([1, [2]], {"a": {"b": 1}}, "no such thing", "\u202e", "a\x85b", "$(touch x)", "{{ 7*7 }}", {1, 2}, b"\xff"),
+    *(math.nan, math.inf, -math.inf, 10**30, -(10**30), 10**400, 1e308, -1e308, 0.5, True, None),
+]
 
 
 @given(field=st.sampled_from(ROW_FIELDS), value=st.sampled_from(CONFUSED))
@@ -496,10 +496,11 @@ def test_claims_and_figures_are_accepted_or_refused_in_one_line(folder: Path, da
             entries.read(path, EXPERIMENTS, EXPERIMENTS)
         else:
             published.read(path, EXPERIMENTS)
+        message = ""
     except CoopNetError as error:
-        assert len(str(error).splitlines()) == 1, str(error)
-        assert which in str(error)
-        assert str(error).isprintable()
+        message = str(error)
+    assert message.isprintable()
+    assert not message or which in message
 
 
 @pytest.mark.parametrize(

@@ -505,6 +505,7 @@ def _tagged(schema: Mapping[str, Any], part: str) -> dict[str, Any] | None:
 
 
 def did_you_mean(word: str, known: Any) -> str:
-    """`; did you mean 'one3'?` for the nearest known name, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    """`; did you mean 'one3'?` for the nearest known name, in whatever case, or nothing."""
+    names = {str(name).lower(): str(name) for name in known}
+    near = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.5)
+    return f"; did you mean {names[near[0]]!r}?" if near else ""

@@ -37,7 +37,7 @@ def _reference(text: Any) -> Any:
         raise ValueError("it must be `experiment`, `experiment.model` or `experiment@step0`")
     found = Reference(match["experiment"], match["model"] or "ensemble", match["stage"] or "final")  # type: ignore[arg-type]
     if found.model not in MODELS and not re.fullmatch(r"branch[1-9]\d{0,3}", found.model, re.ASCII):
-        raise ValueError(f"{found.model!r} is no model (known: {', '.join(MODELS)}, branch1, branch2, …)")
+        raise ValueError(f"{found.model[:80]!r} is no model (known: {', '.join(MODELS)}, branch1, branch2, …)")
     if found.stage == "step0" and found.model != "ensemble":
         raise ValueError("of step 0 only the ensemble is kept")
     return found
