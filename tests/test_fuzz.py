@@ -50,6 +50,8 @@ REMEDIES = (
     "make",
     "do ",
     "is for",
+    "remove",
+    "begin",
     "leave",
 )
 
