@@ -221,10 +221,10 @@ class Elements(HTMLParser):
 def test_hostile_words_add_nothing_to_a_page(name: str, made: Path) -> None:
     """It has the elements and attributes of an honest page, and shows the words letter by letter."""
     page = Elements((made / name).read_text(encoding="utf-8"))
-    honest = Elements((ROOT / "reports/mini" / name).read_text(encoding="utf-8"))
+    honest = (ROOT / "reports/mini" / name).read_text(encoding="utf-8").lower()
     assert HOSTILE in page.text
-    assert page.elements <= honest.elements
-    assert page.attributes <= honest.attributes
+    assert page.elements <= set(re.findall(r"<([a-z]\w*)", honest))
+    assert page.attributes <= set(re.findall(r"\s([a-z][\w:-]*)=", honest)) | {"open"}
     assert not {one for one in page.attributes if one.startswith("on")} | (page.attributes & {"style", "srcdoc"})
     schemes = {re.match(r"(#|data:image/png;base64|\w[\w-]*:|[\w./-]*$)", link)[1] for link in page.links}
     assert not {one for one in schemes if one.endswith(":")}
@@ -245,7 +245,7 @@ def test_hostile_words_are_no_markup_of_a_figure(made: Path) -> None:
     for path in made.rglob("*.svg"):
         figure = Elements(path.read_text(encoding="utf-8"))
         assert figure.elements <= {"svg", "g", "path", "use", "defs", "style", "clippath", "rect", "image", "metadata",
-                                   "rdf:rdf", "cc:work", "dc:type", "lineargradient", "stop"}, path  # fmt: skip
+                                   "rdf:rdf", "cc:work", "dc:type", "dc:format", "lineargradient", "stop"}, path  # fmt: skip
         assert all(link.startswith(("#", "data:image/png")) for link in figure.links)
 
 
