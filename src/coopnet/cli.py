@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from coopnet import __version__
 from coopnet.errors import CoopNetError
+from coopnet.study import checked_name
 from coopnet.workspace import Workspace
 
 LONGEST = 2_000  # letters of an error message
@@ -22,7 +23,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="full (params.yaml), or the name of an overlay")]
+StudyName = Annotated[
+    str,
+    typer.Argument(metavar="STUDY", help="full (params.yaml), or the name of an overlay", callback=checked_name),
+]
 ExperimentName = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="a row of the study")]
 Seed = Annotated[int, typer.Argument(metavar="SEED")]
 

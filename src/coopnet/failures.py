@@ -7,7 +7,6 @@ key it has, until that run is finished: what the parameters, the source or the p
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from coopnet import files

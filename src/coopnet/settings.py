@@ -1,13 +1,16 @@
 """What `params.yaml` may say: one model per section, every key checked, nothing unknown let through."""
 
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from coopnet.data.datasets import DATASETS
 
 LONGEST = 1_000_000
 """Epochs; whoever asks for more has mistyped."""
+LARGEST = 2**31 - 1
+"""Of all whole numbers: every library and every table takes it."""
 
 
 class Section(BaseModel):
@@ -22,8 +25,33 @@ def _number(value: Any) -> Any:
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_number)]
+def _words(text: str) -> str:
+    """One line of plain words, which a terminal, a page, a PDF and a spreadsheet all show as what they are."""
+    text = " ".join(text.split())
+    hidden = [character for character in text if not character.isprintable() and character not in JOINERS]
+    if hidden:
+        raise ValueError(f"it holds the character U+{ord(hidden[0]):04X}, which nobody sees; remove it")
+    if text.startswith(("=", "+", "-", "@")):
+        raise ValueError(f"it begins with {text[0]!r}, which spreadsheets take for a formula; begin with a word")
+    return text
+
+
+def _folder(text: str) -> str:
+    """A folder below that of `params.yaml`."""
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ValueError(f"{text!r} does not lie below the folder of params.yaml; give its path from there, without ..")
+    if not all(part[0].isalnum() and all(c.isalnum() or c in "_.-" for c in part) for part in path.parts):
+        raise ValueError(f"{text!r} has signs other than letters, digits, _, . and -; rename the folder")
+    return text
+
+
+JOINERS = "\u200c\u200d"
+"""Invisible, and needed to write some scripts."""
+
+Whole = Annotated[int, BeforeValidator(_number), Field(le=LARGEST)]
 Real = Annotated[float, BeforeValidator(_number)]
+Words = Annotated[str, AfterValidator(_words)]
 
 
 class Data(Section):
@@ -54,10 +82,10 @@ class Model(Section):
     """The network."""
 
     family: Literal["cifar_resnet", "resnet18"] = "cifar_resnet"
-    depth: Whole = Field(32, description="6n+2 with basic blocks, 9n+2 with bottlenecks, 18 for resnet18")
+    depth: Whole = Field(32, le=10_000, description="6n+2 with basic blocks, 9n+2 with bottlenecks, 18 for resnet18")
     block: Literal["basic", "bottleneck"] = "basic"
-    width: Whole = Field(16, ge=1, description="channels of the first stage")
-    branches: Whole = Field(1, ge=1)
+    width: Whole = Field(16, ge=1, le=10_000, description="channels of the first stage")
+    branches: Whole = Field(1, ge=1, le=1_000)
     gate: Literal["learned", "mean", "none"] = Field(
         "learned", description="mean: all branches weigh the same; none: a plain network of one branch"
     )
@@ -131,7 +159,9 @@ class Imported(Section):
     """A checkpoint that `coopnet import` has brought in."""
 
     kind: Literal["imported"]
-    path: str = Field(description="the folder that `coopnet import --out` wrote, relative to params.yaml")
+    path: Annotated[str, AfterValidator(_folder)] = Field(
+        description="the folder that `coopnet import --out` wrote, relative to params.yaml"
+    )
 
 
 class Combine(Section):
@@ -285,7 +315,7 @@ Part = Literal["foundation", "variants", "growth", "step2", "elsewhere", "distil
 class Experiment(Section):
     """One row of the study: a model, how its weights start, how it is trained."""
 
-    about: str = Field(description="one line for the report")
+    about: Words = Field(description="one line for the report")
     part: Part = "foundation"
     data: Data
     model: Model
@@ -358,10 +388,12 @@ class Experiment(Section):
 class Parameters(Section):
     """`params.yaml`: the full study."""
 
-    title: str
-    description: str = ""
+    title: Words
+    description: Words = ""
     device: Literal["cpu", "cuda"]
-    threads: Whole = Field(ge=1, description="CPU threads of each run; it decides bits, so it is not the scheduler's")
+    threads: Whole = Field(
+        ge=1, le=1_024, description="CPU threads of each run; it decides bits, so it is not the scheduler's"
+    )
     seeds: list[Annotated[Whole, Field(ge=0)]] = Field(min_length=1)
     defaults: dict[str, Any] = Field({}, description="merged under every experiment")
     experiments: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,63}$")], dict[str, Any]] = Field(min_length=1)
@@ -370,16 +402,18 @@ class Parameters(Section):
     def _distinct(self) -> "Parameters":
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds {self.seeds} repeat")
+        if "tables" in self.experiments:
+            raise ValueError("experiments.tables would lie where the tables of a study lie; give it another name")
         return self
 
 
 class Overlay(Section):
     """`studies/<name>.yaml`: another study, as its differences from `params.yaml`."""
 
-    title: str | None = None
-    description: str | None = None
+    title: Words | None = None
+    description: Words | None = None
     device: Literal["cpu", "cuda"] | None = None
-    threads: Whole | None = Field(None, ge=1)
+    threads: Whole | None = Field(None, ge=1, le=1_024)
     seeds: list[Annotated[Whole, Field(ge=0)]] | None = Field(None, min_length=1)
     time_scale: Real = Field(1.0, gt=0, le=1000, description="multiplies epochs, milestones and ramp-up together")
     only: list[str] | None = Field(None, min_length=1, description="the experiments of this study; null: all")

@@ -8,21 +8,28 @@ import graphlib
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from coopnet import files, numerics
+from coopnet import files, numerics, yaml_files
 from coopnet.data.datasets import DATASETS
 from coopnet.data.normalization import normalization
 from coopnet.errors import CoopNetError
 from coopnet.settings import GROWING, JOINING, Experiment, OnTheFly, Overlay, Parameters, Part
 
 FULL = "full"
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
+RESERVED = ("bench", "source")
+"""What would be a study's folder below `results/` and `dvc/` is another thing there."""
+GENERATIONS = 100
+"""Experiments, each a child of the one before, at most."""
+MOST_RUNS = 100_000
+"""Runs of a study, at most: generations of many parents each multiply, and who asks for more has mistyped."""
 Checked = TypeVar("Checked", bound=BaseModel)
 
 
@@ -120,14 +127,38 @@ def _read(root: Path, name: str) -> tuple[Parameters, Overlay, str]:
     path = root / "studies" / f"{name}.yaml"
     known = names(root)
     if name not in known:
-        raise CoopNetError(f"there is no study {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})")
+        raise CoopNetError(
+            f"there is no study {_short(repr(name))}{did_you_mean(name, known)} (known: {', '.join(known)})"
+        )
     overlay = check(Overlay, read_yaml(path), f"studies/{name}.yaml")
     return parameters, overlay, f"studies/{name}.yaml over {source}"
 
 
 def names(root: Path) -> list[str]:
-    """All studies of a workspace: `full`, and its overlays."""
-    return [FULL, *sorted(path.stem for path in (root / "studies").glob("*.yaml"))]
+    """All studies of a workspace: `full`, and its overlays.
+
+    Raises:
+        CoopNetError: an overlay is called what no study can be called.
+    """
+    overlays = sorted(path.stem for path in (root / "studies").glob("*.yaml"))
+    for name in overlays:
+        if name == FULL or name in RESERVED or not NAME.fullmatch(name):
+            raise CoopNetError(f"studies: {_short(repr(name + '.yaml'))} cannot be a study; rename the file: {RULE}")
+    return [FULL, *overlays]
+
+
+RULE = f"small letters, digits, _ and -, at most 64, and none of {', '.join((FULL, *RESERVED))}"
+
+
+def checked_name(name: str) -> str:
+    """The name of a study as somebody gave it, which becomes part of paths.
+
+    Raises:
+        CoopNetError: it cannot be one.
+    """
+    if not NAME.fullmatch(name):
+        raise CoopNetError(f"there is no study {_short(repr(name))}: a name has {RULE}")
+    return name
 
 
 def plain(root: Path, name: str) -> Experiment:
@@ -188,14 +219,24 @@ def _chosen(name: str, part: Any, overlay: Overlay) -> bool:
 
 
 def _check_circles(experiments: Mapping[str, Experiment], source: str) -> None:
-    """Refuse experiments that descend from themselves."""
+    """Refuse experiments that descend from themselves, or through more generations than anybody means."""
     try:
-        graphlib.TopologicalSorter({name: row.parents for name, row in experiments.items()}).prepare()
+        order = list(
+            graphlib.TopologicalSorter({name: row.parents for name, row in experiments.items()}).static_order()
+        )
     except graphlib.CycleError as error:
         circle = error.args[1]
         raise CoopNetError(
             f"{source}: experiments.{circle[0]}.parents: {' → '.join(circle)} is a circle; remove one of these parents"
         ) from None
+    generation: dict[str, int] = {}
+    for name in order:
+        generation[name] = 1 + max((generation[parent] for parent in experiments[name].parents), default=0)
+        if generation[name] > GENERATIONS:
+            raise CoopNetError(
+                f"{source}: experiments.{name}.parents: {experiments[name].parents[0]!r} is {GENERATIONS} generations "
+                "down already; let it descend from an older one"
+            )
 
 
 def _check_descent(child: Experiment, parent: Experiment, where: str) -> None:
@@ -280,6 +321,11 @@ def plan(
                 f"{source}: experiments.{child}: its replicates need seed {seed} of {name}, an imported checkpoint "
                 f"with seeds {row.seeds}; {_instead(child, experiments[child], row)}"
             )
+        if len(runs) >= MOST_RUNS:
+            raise CoopNetError(
+                f"{source}: experiments.{child}: the study has more than {MOST_RUNS:,} runs, with the "
+                f"replicates that children take of their parents; give fewer seeds than {len(seeds)}, or fewer parents"
+            )
         m = len(row.parents)
         parents = tuple(add(parent, m * seed + j, name) for j, parent in enumerate(row.parents))
         run = Run(name, seed, row, parents, threads, run_key(row, seed, threads, parents, root))
@@ -333,37 +379,13 @@ def imported_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # C where PyYAML has it
-    """YAML that refuses a key given twice, where PyYAML would silently keep the last."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen = set()
-    for key_node, _ in node.value:
-        if key_node.tag == "tag:yaml.org,2002:merge":
-            continue  # `<<: *anchor`, which PyYAML merges below
-        key = loader.construct_object(key_node)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a mapping.
 
     Raises:
-        CoopNetError: the file is missing, is not YAML, is not a mapping or repeats a key.
+        CoopNetError: the file is missing, is not YAML, is not a mapping, repeats a key or is beyond all bounds.
     """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise CoopNetError(f"cannot read {path}: {error}; run this from the folder that holds it") from None
-    except Exception as error:  # beside YAMLError, PyYAML lets through what its conversions of scalars raise
-        raise CoopNetError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    content = yaml_files.read(path)
     if not isinstance(content, dict):
         raise CoopNetError(f"{path} must be a mapping of keys to values, not {type(content).__name__}")
     return content
@@ -385,8 +407,12 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+SHOWN = 5
+"""Mistakes told at once."""
+
+
 def check(model: type[Checked], content: Any, source: str) -> Checked:
-    """Validate, turning the first of pydantic's errors into one line that names key, value and remedy."""
+    """Validate, turning pydantic's errors into one line that names key, value and remedy of each."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -394,11 +420,25 @@ def check(model: type[Checked], content: Any, source: str) -> Checked:
 
 
 def _explain(model: type[BaseModel], content: Any, error: ValidationError) -> str:
-    # A key that is not known is often one that is missing, misspelt.
-    first = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
-    location = [str(part) for part in first["loc"] if part != "[key]"]
+    errors = error.errors(include_url=False)
+    unknown = [one for one in errors if one["type"] == "extra_forbidden"]
+
+    def misspelt(one: Any) -> bool:
+        beside = [str(other["loc"][-1]) for other in unknown if other["loc"][:-1] == one["loc"][:-1]]
+        return one["type"] == "missing" and any(did_you_mean(word, [one["loc"][-1]]) for word in beside)
+
+    # A key that is missing may stand there misspelt; that is told, once and first.
+    wrong = unknown + [one for one in errors if one["type"] != "extra_forbidden" and not misspelt(one)]
+    told = [_short(_told(model, content, one), 400) for one in wrong[:SHOWN]]
+    more = [f"{len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
+    return " — also: ".join(told + more)
+
+
+def _told(model: type[BaseModel], content: Any, error: Any) -> str:
+    """One of pydantic's errors in words."""
+    location = [str(part) for part in error["loc"] if part != "[key]"]
     where = _as_written(location, content)
-    match first["type"]:
+    match error["type"]:
         case "extra_forbidden":
             known = _fields_at(model, location[:-1])
             return f"{where} is not a known key{did_you_mean(location[-1], known)} (known: {', '.join(known)})"
@@ -407,17 +447,26 @@ def _explain(model: type[BaseModel], content: Any, error: ValidationError) -> st
         case "union_tag_not_found":
             return f"{where}.kind is missing (known: {', '.join(_fields_at(model, location))})"
         case "union_tag_invalid":
-            tag, known = first["ctx"]["tag"], _fields_at(model, location)
-            return f"{where}.kind: {tag!r} is not known{did_you_mean(tag, known)} (known: {', '.join(known)})"
+            tag, known = error["ctx"]["tag"], _fields_at(model, location)
+            return (
+                f"{where}.kind: {_short(repr(tag))} is not known{did_you_mean(tag, known)} (known: {', '.join(known)})"
+            )
         case "value_error":
-            message = str(first["ctx"]["error"])
+            message = str(error["ctx"]["error"])
             return f"{where}: {message}" if where else message
         case "dict_type" | "model_type" | "model_attributes_type":
             message = "it must be a mapping of keys to values"
+        case "literal_error":
+            hint = did_you_mean(str(error["input"]), re.findall("'([^']*)'", error["ctx"]["expected"]))
+            message = f"{error['msg']}{hint}"
         case _:
-            message = first["msg"]
-    value = json.dumps(first["input"], default=str, skipkeys=True)
-    return f"{where}: {value if len(value) <= 80 else value[:77] + '...'} is not valid: {message}"
+            message = error["msg"]
+    value = json.dumps(error["input"], default=str, skipkeys=True)
+    return f"{where}: {_short(value)} is not valid: {message}"
+
+
+def _short(text: str, most: int = 80) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _as_written(location: list[str], content: Any) -> str:
@@ -426,7 +475,7 @@ def _as_written(location: list[str], content: Any) -> str:
     for part in location:
         if isinstance(content, Mapping) and part not in content and part == content.get("kind"):
             continue
-        path.append(part if part.isprintable() else repr(part))
+        path.append(_short(part if part.isprintable() else repr(part)))
         content = content.get(part) if isinstance(content, Mapping) else None
     return ".".join(path)
 
@@ -458,6 +507,7 @@ def _tagged(schema: Mapping[str, Any], part: str) -> dict[str, Any] | None:
 
 
 def did_you_mean(word: str, known: Any) -> str:
-    """`; did you mean 'one3'?` for the nearest known name, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    """`; did you mean 'one3'?` for the nearest known name, in whatever case, or nothing."""
+    names = {str(name).lower(): str(name) for name in known}
+    near = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.5)
+    return f"; did you mean {names[near[0]]!r}?" if near else ""

@@ -86,5 +86,8 @@ def report_failures():
                 break  # something else is missing, and it has said so
 
 
+# They become words of shell commands, also where a target that somebody asks for by name says what they are.
 wildcard_constraints:
+    dataset=r"[a-z0-9]+",
+    experiment=r"[a-z0-9_]+",
     seed=r"\d+",

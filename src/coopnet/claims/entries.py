@@ -9,9 +9,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from coopnet import study
 from coopnet.errors import CoopNetError
+from coopnet.settings import Words
 from coopnet.study import Experiment
 
-REFERENCE = re.compile(r"(?P<experiment>\w+)(?:\.(?P<model>\w+))?(?:@(?P<stage>step0))?")
+REFERENCE = re.compile(r"(?P<experiment>\w+)(?:\.(?P<model>\w+))?(?:@(?P<stage>step0))?", re.ASCII)
 MODELS = ("ensemble", "branch_mean", "mean_probabilities", "picked")
 
 
@@ -35,8 +36,8 @@ def _reference(text: Any) -> Any:
     if match is None:
         raise ValueError("it must be `experiment`, `experiment.model` or `experiment@step0`")
     found = Reference(match["experiment"], match["model"] or "ensemble", match["stage"] or "final")  # type: ignore[arg-type]
-    if found.model not in MODELS and not re.fullmatch(r"branch[1-9]\d*", found.model):
-        raise ValueError(f"{found.model!r} is no model (known: {', '.join(MODELS)}, branch1, branch2, …)")
+    if found.model not in MODELS and not re.fullmatch(r"branch[1-9]\d{0,3}", found.model, re.ASCII):
+        raise ValueError(f"{found.model[:80]!r} is no model (known: {', '.join(MODELS)}, branch1, branch2, …)")
     if found.stage == "step0" and found.model != "ensemble":
         raise ValueError("of step 0 only the ensemble is kept")
     return found
@@ -121,10 +122,10 @@ Part = Annotated[Comparison | Kept | Cost, Field(union_mode="left_to_right")]
 def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("it must not be empty")
-    return " ".join(text.split())
+    return text
 
 
-Words = Annotated[str, AfterValidator(_not_blank)]
+Statement = Annotated[Words, AfterValidator(_not_blank)]
 
 
 class Claim(_Strict):
@@ -140,8 +141,8 @@ class Claim(_Strict):
     """
 
     number: Annotated[str, Field(pattern=r"^[1-9]\d*[a-z]?$")]
-    text: Words
-    source: Words
+    text: Statement
+    source: Statement
     section: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
     margin: Annotated[Finite, Field(gt=0)] = 0.5
     parts: Annotated[list[dict[str, Any]], Field(min_length=1)]
@@ -176,8 +177,10 @@ def read(path: Path, rows: Mapping[str, Experiment], own: Mapping[str, Experimen
     stated = []
     for name, content in study.read_yaml(path).items():
         where = f"{path.name}: {name}"
-        if not re.fullmatch(r"[a-z0-9_]+", str(name)):
-            raise CoopNetError(f"{where}: the name of a claim has small letters, digits and underscores")
+        if not re.fullmatch(r"[a-z0-9_]{1,64}", str(name)):
+            raise CoopNetError(
+                f"{path.name}: {str(name)[:80]!r}: the name of a claim has small letters, digits and underscores"
+            )
         claim = study.check(Claim, content, where)
         parts = [_part(part, f"{where}.parts.{place}") for place, part in enumerate(claim.parts)]
         for place, part in enumerate(parts):
@@ -189,7 +192,7 @@ def read(path: Path, rows: Mapping[str, Experiment], own: Mapping[str, Experimen
 
 def _part(content: dict[str, Any], where: str) -> Comparison | Kept | Cost:
     kind = content.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         hint = study.did_you_mean(str(kind), KINDS)
         raise CoopNetError(f"{where}.kind: {kind!r} is not known{hint} (known: {', '.join(KINDS)})")
     return study.check(KINDS[kind], content, where)

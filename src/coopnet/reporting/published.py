@@ -1,5 +1,6 @@
 """Published figures that a study is compared with, as `figures.yaml` has them: every key checked, nothing guessed."""
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -7,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BeforeValidator, Field, model_validator
 
 from coopnet.errors import CoopNetError
-from coopnet.settings import Real, Section, Whole
+from coopnet.settings import Real, Section, Whole, Words
 from coopnet.study import check, did_you_mean, merge, read_yaml
 
 UNSAID = "not said"
@@ -40,7 +41,8 @@ def _several(value: Any) -> Any:
 
 Said = BeforeValidator(_said)
 Percent = Annotated[Real, Field(ge=0, le=100)]
-Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,63}$")]
+NAME = "^[a-z][a-z0-9_]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME)]
 
 
 class Network(Section):
@@ -62,7 +64,7 @@ class Gain(Section):
 class Figure(Section):
     """One published figure."""
 
-    about: str = Field(min_length=1, description="one line for the report")
+    about: Words = Field(min_length=1, description="one line for the report")
     experiment: str | None = Field(description="the row of params.yaml that measures the same; null: there is none")
     model: Annotated[str | None, Field(pattern="^(ensemble|mean_probabilities|branch_mean|branch[1-9][0-9]*)$"), Said]
     split: Literal["test", "validation"]
@@ -80,7 +82,7 @@ class Figure(Section):
     chosen_on: Annotated[Literal["nothing", "test", "validation"] | None, Said]
     runs: Annotated[Whole | None, Field(ge=1), Said]
     certainty: Literal["recalled", "remeasured", "log", "table"]
-    note: str = ""
+    note: Words = ""
     gain: Gain | None = None
 
     @model_validator(mode="after")
@@ -107,9 +109,9 @@ class Figure(Section):
 class Source(Section):
     """A work with figures in it."""
 
-    work: str = Field(min_length=1)
+    work: Words = Field(min_length=1)
     kind: Literal["paper table", "table", "repository README", "log", "not said"]
-    remark: str = Field("", description="what holds for all of its figures and has no key of its own")
+    remark: Words = Field("", description="what holds for all of its figures and has no key of its own")
     defaults: dict[str, Any] = Field({}, description="merged under every figure")
     figures: dict[Name, dict[str, Any]] = Field(min_length=1)
 
@@ -136,6 +138,8 @@ def read(path: Path, experiments: Collection[str]) -> list[Published]:
     """
     found = []
     for name, content in read_yaml(path).items():
+        if not isinstance(name, str) or not re.fullmatch(NAME[1:-1], name):
+            raise CoopNetError(f"{path.name}: {str(name)[:80]!r}: the name of a source has small letters, digits and _")
         source = check(Source, content, f"{path.name}: {name}")
         where = f"{path.name}: {name}.figures"
         figures = {

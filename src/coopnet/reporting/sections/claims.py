@@ -1,5 +1,6 @@
 """Which claims hold: the ledger, one line per claim, and how each of them was decided."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -11,6 +12,8 @@ from coopnet.reporting.wording import DOT, MINUS, count, listing, number, span
 
 SOURCE = "../claims.json"
 FIXED = "\u00a0"
+MARKUP = re.compile(r"[\\`*\[\]<>&$~]|(?<!\w)_|_(?!\w)")
+"""What Markdown would read as more than a letter; between letters, _ is one."""
 """A space at which no line breaks."""
 TONES = {"supported": "yes", "contradicted": "no"}
 
@@ -103,6 +106,7 @@ def markdown(claims: Sequence[Claim]) -> str:
     lines = ["| | claim | top-1, or decided once | top-5 |", "| --- | --- | --- | --- |"]
     for claim in claims:
         number, text, *outcomes = (cell.text for cell in _line(claim, {})[:-1])
+        text = MARKUP.sub(r"\\\g<0>", text)
         details = [cell.detail for cell in _line(claim, {})[2:-1]]
         verdict, estimate, fifth, another = (
             " ".join(filter(None, [said, detail])) for said, detail in zip(outcomes, details, strict=True)
