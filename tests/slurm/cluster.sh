@@ -3,8 +3,8 @@
 #
 # Needs root and Debian's slurm-wlm and munge. Everything lies in FOLDER but /etc/slurm/slurm.conf: Snakemake's executor
 # clears SLURM_CONF before its inner `srun`, so that one file has to be where every command looks for it. A file that is
-# already there and not ours is left alone, and nothing is started. Each node has one stand-in for a GPU, a terminal
-# device, since Slurm counts only devices that exist.
+# already there and not ours is left alone, and nothing is started. Each node has two stand-ins for GPUs, terminal
+# devices, since Slurm counts only devices that exist.
 set -euo pipefail
 conf=/etc/slurm/slurm.conf
 mark="# A test cluster on the loopback interface"
@@ -22,8 +22,8 @@ start() {
     munged --force --key-file="$folder/munge.key" --socket="$folder/munge.socket" --pid-file="$folder/munged.pid" \
         --log-file="$folder/munged.log" --seed-file="$folder/munge.seed"
     cat > "$folder/gres.conf" <<EOF
-NodeName=one Name=gpu File=/dev/tty0
-NodeName=two Name=gpu File=/dev/tty1
+NodeName=one Name=gpu File=/dev/tty[0-1]
+NodeName=two Name=gpu File=/dev/tty[2-3]
 EOF
     cat > $conf <<EOF
 $mark ($folder)
@@ -51,8 +51,8 @@ ReturnToService=2
 JobRequeue=1
 KillWait=30
 MinJobAge=300
-NodeName=one NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=16818 CPUs=2 RealMemory=16000 Gres=gpu:1
-NodeName=two NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=16819 CPUs=2 RealMemory=16000 Gres=gpu:1
+NodeName=one NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=16818 CPUs=2 RealMemory=16000 Gres=gpu:2
+NodeName=two NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=16819 CPUs=2 RealMemory=16000 Gres=gpu:2
 PartitionName=all Nodes=one,two Default=YES MaxTime=INFINITE State=UP
 EOF
     ln -sf "$folder/gres.conf" /etc/slurm/gres.conf
