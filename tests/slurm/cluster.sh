@@ -60,7 +60,7 @@ EOF
     slurmd -N one
     slurmd -N two
     for _ in $(seq 60); do
-        [ "$(sinfo --noheader --Node --format=%T 2> /dev/null | sort -u)" = idle ] && exit 0
+        [ "$(timeout 5 sinfo --noheader --Node --format=%T 2> /dev/null | sort -u)" = idle ] && exit 0
         sleep 1
     done
     sinfo --Node --long >&2
