@@ -6,6 +6,7 @@ The processes that train are really stopped, killed, requeued and moved; `cluste
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -168,7 +169,7 @@ class Job:
 
 def own_time_limit(job: Job) -> None:
     """The run's own clock, set below the job's time limit, has it save and stop."""
-    time.sleep(31)
+    time.sleep(61)
     job.go_on()
 
 
@@ -192,7 +193,7 @@ def node_down(job: Job) -> None:
 @pytest.mark.parametrize(
     ("disturb", "arguments", "jobs"),
     [
-        (own_time_limit, ["--set-resources", "train_digits:runtime=1"], 2),
+        (own_time_limit, ["--set-resources", "train_digits:runtime=2"], 2),
         (killed_at_time_limit, [], 2),
         (requeued, [], 1),
         (node_down, [], 1),
@@ -213,7 +214,12 @@ def test_disturbed_run_continues_to_the_same_bits(
         disturb(job)
     finally:
         run.end()
-    assert [event["event"] for event in run.events("one3")] == ["trained", "resumed", "finished"]
+    events = [event["event"] for event in run.events("one3")]  # a slow machine needs more jobs
+    assert (events[0], {*events[1:-1]}, events[-1]) == (
+        "trained",
+        {"resumed"},
+        "finished",
+    )
     assert "continuing at epoch" in (run.folder / "logs/tiny/train/one3-seed0.log").read_text()
     assert run.said.count("rule_train_digits/one3_0/") >= jobs
     assert bits(run.folder) == undisturbed
@@ -276,6 +282,8 @@ def test_demo_gives_the_same_bytes_as_without_slurm(tmp_path: Path) -> None:
     run = OnSlurm(tmp_path / "slurm", study="demo")
     assert run.process.wait(timeout=3600) == 0, run.said
     assert promised(tmp_path / "slurm") == promised(local)
+    here = set(re.findall(r"^localrule (\w+):", run.said, re.MULTILINE))
+    assert here == {"prepare", "tables", "claims", "report", "timing", "all"}
 
 
 def promised(folder: Path) -> dict[str, bytes]:
