@@ -82,6 +82,11 @@ def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     return bits(folder)
 
 
+def made(*experiments: str) -> list[str]:
+    """What to ask Snakemake for, so that runs are trained and nothing follows."""
+    return [f"results/tiny/{experiment}/seed0/run.json" for experiment in experiments]
+
+
 class OnSlurm:
     """A study on its way through Snakemake and Slurm, from an empty store.
 
@@ -92,9 +97,9 @@ class OnSlurm:
 
     def __init__(self, folder: Path, *arguments: str, study: str = "tiny"):
         self.folder = folder
-        command = [BIN / "snakemake", "--workflow-profile", "profiles/slurm", "--config", f"study={study}"]
+        command = [BIN / "snakemake", *arguments, "--workflow-profile", "profiles/slurm", "--config", f"study={study}"]
         command += ["--slurm-no-account", "--slurm-status-command", "squeue"]  # there is no accounting here
-        command += ["--slurm-init-seconds-before-status-checks", "2", *arguments]
+        command += ["--slurm-init-seconds-before-status-checks", "2"]
         environment = os.environ | {"COOPNET_STORE": str(folder / "store")}
         with (folder / "snakemake.log").open("w") as log:
             self.process = subprocess.Popen(
@@ -208,7 +213,7 @@ def test_disturbed_run_continues_to_the_same_bits(
     tmp_path: Path,
 ) -> None:
     """Interrupted in its midst, a run continues (in another job, or in the same one) and its child follows."""
-    run = OnSlurm(workspace(tmp_path / "workspace", prepared, LINEAGE), "--until", "train_digits", *arguments)
+    run = OnSlurm(workspace(tmp_path / "workspace", prepared, LINEAGE), *made("one3_to_5_masked"), *arguments)
     try:
         job = run.halted("one3")
         disturb(job)
@@ -229,7 +234,7 @@ def test_drained_node_ends_what_it_has_and_gets_nothing_new(
     undisturbed: dict[str, bytes], prepared: Path, tmp_path: Path
 ) -> None:
     """A node is drained in the midst of a run: that run is made there, its child on the other node."""
-    run = OnSlurm(workspace(tmp_path / "workspace", prepared, LINEAGE), "--until", "train_digits")
+    run = OnSlurm(workspace(tmp_path / "workspace", prepared, LINEAGE), *made("one3_to_5_masked"))
     try:
         parent = run.halted("one3")
         control("update", f"NodeName={parent.node}", "State=DRAIN", "Reason=test")
@@ -250,7 +255,8 @@ def test_jobs_on_one_node_get_a_gpu_each(prepared: Path, tmp_path: Path) -> None
     study = LINEAGE | {"only": ["baseline", "one1", "one3"]}
     run = OnSlurm(
         workspace(tmp_path / "workspace", prepared, study),
-        *("--until", "train_digits", "--set-resources", "train_digits:gpu=1"),
+        *made(*study["only"]),
+        *("--set-resources", "train_digits:gpu=1"),
     )
     try:
         halted: dict[str, Job] = {}
