@@ -9,6 +9,15 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/report.smk"
 
 
+# On a cluster these stay where Snakemake runs: the first may need the network, the others take seconds.
+localrules:
+    prepare,
+    tables,
+    claims,
+    report,
+    timing,
+
+
 onsuccess:
     record()
 

@@ -49,6 +49,15 @@ def evaluation_of(wildcards):
     return steps.evaluate(WORKSPACE, STUDY, run_of(wildcards))
 
 
+def time_limit(wildcards, resources):
+    """How a run stops and saves before its job's time limit, to go on in the next job; nothing where there is none.
+
+    Five minutes are for what the run's own clock does not see: the start of the job, and the end of a step.
+    """
+    runtime = resources.get("runtime")
+    return f"--max-minutes {max(runtime - 5, runtime / 2):g}" if runtime else ""
+
+
 def experiments_on(dataset):
     """A pattern of the experiments on a dataset; of a study on one alone it need not list them.
 

@@ -32,8 +32,10 @@ for dataset in STUDY.datasets():
             study=STUDY.name,
             # If params.yaml is edited before the job begins, the job refuses.
             key=lambda wildcards: run_of(wildcards).key,
+            limit=time_limit,
         shell:
-            "coopnet train {params.study} {wildcards.experiment} {wildcards.seed} --key {params.key} > {log} 2>&1"
+            "coopnet train {params.study} {wildcards.experiment} {wildcards.seed} --key {params.key} {params.limit} "
+            "> {log} 2>&1"
 
 
 rule evaluate:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from coopnet import failures, files, receipts, store, study
+from coopnet import failures, files, leases, receipts, store, study
 from coopnet.data.datasets import DATASETS
 from coopnet.data.normalization import normalization
 from coopnet.digests import Digests
@@ -90,6 +90,9 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
     ancestors = [parent_files(workspace, plan, parent, runs) for parent in run.parents]
     if run.row.start.kind == "imported":
         ancestors = [imported_files(workspace, run)]
+    if plan.device == "cuda" and not leases.take(run.name, stop.seconds_left()):
+        log.warning("%s: no GPU was free until the time limit", run.name)
+        return TIME_IS_UP
 
     from coopnet.data import canonical
     from coopnet.training.job import produce
@@ -217,8 +220,10 @@ class Stop:
         return -1 if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
-        if self.reason is not None:  # asked twice: go at once; what was saved last is still there
-            raise KeyboardInterrupt
+        if self.reason is not None:
+            if number == signal.SIGINT:  # asked twice: go at once; what was saved last is still there
+                raise KeyboardInterrupt
+            return  # schedulers say SIGTERM more than once, to each process and through `srun`, and mean it once
         self.reason, self.exit_code = f"stopped by {signal.Signals(number).name}", 128 + number
 
     @contextmanager

@@ -1,0 +1,302 @@
+"""The workflow on a real Slurm cluster, two nodes on the loopback interface, with the profile as it is delivered.
+
+The processes that train are really stopped, killed, requeued and moved; `cluster.sh` says what the cluster is made of.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from test_demo import make
+from test_pipeline import BIN, ROOT, TINY, bits, call, make_workspace, prepared
+
+__all__ = ["prepared"]
+
+CLUSTER = Path(__file__).parent / "slurm" / "cluster.sh"
+NEEDED = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "squeue", "scontrol")
+MISSING = [name for name in NEEDED if shutil.which(name) is None]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(MISSING), reason=f"Debian's slurm-wlm and munge are not here: {MISSING}"),
+    pytest.mark.skipif(os.getuid() != 0, reason="only root can start a cluster"),
+]
+
+LINEAGE = TINY | {"time_scale": 0.04, "only": ["one3", "one3_to_5_masked"]}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The cluster, up and idle."""
+    folder = tmp_path_factory.mktemp("slurm")
+    started = subprocess.run([CLUSTER, "start", folder], capture_output=True, text=True)
+    if started.returncode == 3:
+        pytest.skip(started.stderr)
+    try:
+        assert started.returncode == 0, started.stderr
+        yield
+    finally:
+        subprocess.run([CLUSTER, "stop", folder])
+
+
+@pytest.fixture(autouse=True)
+def all_nodes(cluster: None) -> Iterator[None]:
+    """Both nodes are there again after a test, and no job is left."""
+    yield
+    subprocess.run(["scancel", "--user=root"])
+    for node in ("one", "two"):
+        with contextlib.suppress(subprocess.CalledProcessError):  # it was not away
+            control("update", f"NodeName={node}", "State=RESUME")
+
+
+def control(*arguments: str) -> str:
+    """`scontrol`."""
+    return subprocess.run(["scontrol", *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def workspace(folder: Path, prepared: Path, study: dict[str, Any]) -> Path:
+    """A workspace with a study `tiny`."""
+    made = make_workspace(folder, prepared)
+    (made / "studies" / "tiny.yaml").write_text(yaml.safe_dump(study))
+    return made
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What the two runs of `LINEAGE` give without Slurm, one after the other, from an empty store."""
+    folder = workspace(tmp_path_factory.mktemp("undisturbed") / "workspace", prepared, LINEAGE)
+    for experiment in LINEAGE["only"]:
+        done = call(folder, "coopnet", "train", "tiny", experiment, "0", store=str(folder / "store"))
+        assert done.returncode == 0, done.stderr
+    return bits(folder)
+
+
+def made(*experiments: str) -> list[str]:
+    """What to ask Snakemake for, so that runs are trained and nothing follows."""
+    return [f"results/tiny/{experiment}/seed0/run.json" for experiment in experiments]
+
+
+class OnSlurm:
+    """A study on its way through Snakemake and Slurm, from an empty store.
+
+    Attributes:
+        folder: its workspace.
+        process: Snakemake, in a process group of its own.
+    """
+
+    def __init__(self, folder: Path, *arguments: str, study: str = "tiny"):
+        self.folder = folder
+        command = [BIN / "snakemake", *arguments, "--workflow-profile", "profiles/slurm", "--config", f"study={study}"]
+        command += ["--slurm-no-account", "--slurm-status-command", "squeue"]  # there is no accounting here
+        command += ["--slurm-init-seconds-before-status-checks", "2"]
+        environment = os.environ | {"COOPNET_STORE": str(folder / "store")}
+        with (folder / "snakemake.log").open("w") as log:
+            self.process = subprocess.Popen(
+                command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    @property
+    def said(self) -> str:
+        """What Snakemake said so far."""
+        return (self.folder / "snakemake.log").read_text()
+
+    def events(self, experiment: str) -> list[dict[str, Any]]:
+        """What the journal has of a run."""
+        journal = self.folder / "store" / "journal.jsonl"
+        lines = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
+        return [line for line in lines if line["run"] == f"tiny/{experiment}/seed0"]
+
+    def wait_for(self, happened: Callable[[], Any], seconds: float = 300) -> Any:
+        """Wait until something is so, and give it, whatever it is; Snakemake must not end before."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            found = happened()
+            if found:
+                return found
+            assert self.process.poll() is None, self.said
+            time.sleep(0.05)
+        raise AssertionError(f"not within {seconds} s: {self.said}")
+
+    def halted(self, experiment: str) -> "Job":
+        """The job of a run that has saved an epoch, its training stopped in the midst of the next ones."""
+
+        def job() -> "Job | None":
+            begun = [event for event in self.events(experiment) if event["event"] in ("trained", "resumed")]
+            saved = begun and list((self.folder / "store/unfinished" / begun[-1]["key"]).glob("*/state.json"))
+            return Job(begun[-1]["pid"]) if saved else None
+
+        found: Job = self.wait_for(job)
+        os.kill(found.pid, signal.SIGSTOP)
+        return found
+
+    def end(self) -> None:
+        """Wait until all is made."""
+        try:
+            assert self.process.wait(timeout=900) == 0, self.said
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+
+class Job:
+    """The job of Slurm in which a process trains."""
+
+    def __init__(self, pid: int):
+        self.pid = pid
+        words = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+        self.environment = dict(word.split("=", 1) for word in words if "=" in word)
+        self.number = self.environment["SLURM_JOB_ID"]
+        self.node = self.environment["SLURMD_NODENAME"]
+
+    def go_on(self) -> None:
+        """Let the process run again."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def at_once(self) -> None:
+        """After a requeue Slurm waits two minutes; do not."""
+        for _ in range(200):
+            if "JobState=PENDING" in control("show", "job", self.number):
+                break
+            time.sleep(0.5)
+        control("update", f"JobId={self.number}", "StartTime=now")
+
+
+def own_time_limit(job: Job) -> None:
+    """The run's own clock, set below the job's time limit, has it save and stop."""
+    time.sleep(61)
+    job.go_on()
+
+
+def killed_at_time_limit(job: Job) -> None:
+    """Slurm ends the job at its time limit: SIGTERM, twice, and SIGKILL half a minute later."""
+    control("update", f"JobId={job.number}", "TimeLimit=1")
+
+
+def requeued(job: Job) -> None:
+    """An administrator, or a preemption, puts the job back into the queue."""
+    control("requeue", job.number)
+    job.at_once()
+
+
+def node_down(job: Job) -> None:
+    """The node is lost with all that runs on it; the job goes to the other."""
+    control("update", f"NodeName={job.node}", "State=DOWN", "Reason=test")
+    job.at_once()
+
+
+@pytest.mark.parametrize(
+    ("disturb", "arguments", "jobs"),
+    [
+        (own_time_limit, ["--set-resources", "train_digits:runtime=2"], 2),
+        (killed_at_time_limit, [], 2),
+        (requeued, [], 1),
+        (node_down, [], 1),
+    ],
+)
+def test_disturbed_run_continues_to_the_same_bits(
+    disturb: Callable[[Job], None],
+    arguments: list[str],
+    jobs: int,
+    undisturbed: dict[str, bytes],
+    prepared: Path,
+    tmp_path: Path,
+) -> None:
+    """Interrupted in its midst, a run continues (in another job, or in the same one) and its child follows."""
+    run = OnSlurm(workspace(tmp_path / "workspace", prepared, LINEAGE), *made("one3_to_5_masked"), *arguments)
+    try:
+        job = run.halted("one3")
+        disturb(job)
+    finally:
+        run.end()
+    events = [event["event"] for event in run.events("one3")]  # a slow machine needs more jobs
+    assert (events[0], {*events[1:-1]}, events[-1]) == (
+        "trained",
+        {"resumed"},
+        "finished",
+    )
+    assert "continuing at epoch" in (run.folder / "logs/tiny/train/one3-seed0.log").read_text()
+    assert run.said.count("rule_train_digits/one3_0/") >= jobs
+    assert bits(run.folder) == undisturbed
+
+
+def test_drained_node_ends_what_it_has_and_gets_nothing_new(
+    undisturbed: dict[str, bytes], prepared: Path, tmp_path: Path
+) -> None:
+    """A node is drained in the midst of a run: that run is made there, its child on the other node."""
+    run = OnSlurm(workspace(tmp_path / "workspace", prepared, LINEAGE), *made("one3_to_5_masked"))
+    try:
+        parent = run.halted("one3")
+        control("update", f"NodeName={parent.node}", "State=DRAIN", "Reason=test")
+        assert "DRAIN" in control("show", "node", parent.node)
+        parent.go_on()
+        child = run.halted("one3_to_5_masked")
+        child.go_on()
+    finally:
+        run.end()
+    assert [event["event"] for event in run.events("one3")] == ["trained", "finished"]
+    assert {parent.node, child.node} == {"one", "two"}
+    assert bits(run.folder) == undisturbed
+
+
+def test_jobs_on_one_node_get_a_gpu_each(prepared: Path, tmp_path: Path) -> None:
+    """Two stand-in GPUs: two runs at once, each with one of them; the third waits for its turn."""
+    control("update", "NodeName=two", "State=DRAIN", "Reason=test")
+    study = LINEAGE | {"only": ["baseline", "one1", "one3"]}
+    run = OnSlurm(
+        workspace(tmp_path / "workspace", prepared, study),
+        *made(*study["only"]),
+        *("--set-resources", "train_digits:gpu=1"),
+    )
+    try:
+        halted: dict[str, Job] = {}
+
+        def two_at_once() -> bool:
+            for experiment in study["only"]:
+                if experiment not in halted and run.events(experiment):
+                    halted[experiment] = run.halted(experiment)
+            return len(halted) == 2
+
+        run.wait_for(two_at_once)
+        waiting = subprocess.run(["squeue", "--noheader", "--format=%T %r"], capture_output=True, text=True).stdout
+        for job in halted.values():
+            job.go_on()
+    finally:
+        run.end()
+    assert {job.node for job in halted.values()} == {"one"}
+    assert {job.environment["CUDA_VISIBLE_DEVICES"] for job in halted.values()} == {"0", "1"}
+    assert sorted(line.split()[0] for line in waiting.splitlines()) == ["PENDING", "RUNNING", "RUNNING"]
+    assert (run.folder / "results/tiny/one3/seed0/run.json").is_file()
+
+
+def test_demo_gives_the_same_bytes_as_without_slurm(tmp_path: Path) -> None:
+    """Step 1 and Step 2 from nothing to the report: every result, table, claim and report, but wall-clock figures."""
+    local = make("demo", tmp_path / "local")
+    for part in ("params.yaml", "claims.yaml", "figures.yaml", "Snakefile", "studies", "workflow", "profiles"):
+        (tmp_path / "slurm").mkdir(exist_ok=True)
+        subprocess.run(["cp", "-r", ROOT / part, tmp_path / "slurm"], check=True)
+    run = OnSlurm(tmp_path / "slurm", study="demo")
+    assert run.process.wait(timeout=3600) == 0, run.said
+    assert promised(tmp_path / "slurm") == promised(local)
+    here = set(re.findall(r"^localrule (\w+):", run.said, re.MULTILINE))
+    assert here == {"prepare", "tables", "claims", "report", "timing", "all"}
+
+
+def promised(folder: Path) -> dict[str, bytes]:
+    """Every file whose content is promised, by its path."""
+    found = [path for part in ("results", "reports", "checkpoints") for path in (folder / part).rglob("*")]
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in found
+        if path.is_file() and not path.name.startswith("timing.")
+    }
