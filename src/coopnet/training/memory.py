@@ -12,6 +12,7 @@ from torch import Tensor
 from coopnet import files
 from coopnet.errors import CoopNetError
 from coopnet.training import checkpoint
+from coopnet.training.group import Group
 
 log = logging.getLogger(__name__)
 
@@ -79,3 +80,19 @@ class DiskMemory:
         except (CoopNetError, KeyError, TypeError):
             return None
         return name
+
+
+class GroupMemory:
+    """What a group of processes keeps: the first one reads and writes, and tells the others."""
+
+    def __init__(self, memory: DiskMemory, group: Group):
+        self.memory, self.group = memory, group
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """What the first process finds."""
+        return self.group.same(self.memory.load() if self.group.first else None)
+
+    def save(self, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
+        """Save in the first process."""
+        if self.group.first:
+            self.memory.save(tensors, facts)
