@@ -22,8 +22,9 @@ class GlobalBatchNorm(_BatchNorm):
             return super().forward(x)
         values = x.to(torch.promote_types(x.dtype, torch.float32))
         over, shape = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
-        count = values.new_tensor([x.numel() // x.shape[1]])
-        sums, count = self.group.sum(torch.cat([values.sum(over), count])).split([x.shape[1], 1])
+        mine = values.new_tensor([x.numel() // x.shape[1]])
+        sums, count = self.group.sum(torch.cat([values.sum(over), mine])).split([x.shape[1], 1])
+        count = count.detach()
         mean = sums / count
         centred = values - mean.view(shape)
         variance = self.group.sum(centred.square().sum(over)) / count
