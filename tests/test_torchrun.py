@@ -1,4 +1,4 @@
-"""`coopnet train` of a row with several processes, as a user has it: whatever happens to one of them, nothing is lost."""
+"""`coopnet train` of a row with several processes, as a user has it: whatever ends one of them, nothing is lost."""
 
 import os
 import signal
