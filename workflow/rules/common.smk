@@ -44,6 +44,11 @@ def run_of(wildcards):
     return STUDY.run(wildcards.experiment, int(wildcards.seed))
 
 
+def processes_of(wildcards):
+    """How many processes train that run, each with its own threads, or a GPU."""
+    return run_of(wildcards).row.training.processes
+
+
 def evaluation_of(wildcards):
     """The evaluation of the run that a rule's wildcards name."""
     return steps.evaluate(WORKSPACE, STUDY, run_of(wildcards))

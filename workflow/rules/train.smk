@@ -25,9 +25,9 @@ for dataset in STUDY.datasets():
             experiment=experiments_on(dataset),
         conda:
             "../envs/coopnet.yaml"
-        threads: STUDY.threads
+        threads: lambda wildcards: STUDY.threads * processes_of(wildcards)
         resources:
-            gpu=int(STUDY.device == "cuda"),
+            gpu=lambda wildcards: processes_of(wildcards) * (STUDY.device == "cuda"),
         params:
             study=STUDY.name,
             # If params.yaml is edited before the job begins, the job refuses.

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coopnet import failures, files, leases, receipts, store, study
+from coopnet.commands import torchrun
 from coopnet.data.datasets import DATASETS
 from coopnet.data.normalization import normalization
 from coopnet.digests import Digests
@@ -19,6 +20,9 @@ from coopnet.errors import CoopNetError, TrainingFailed
 from coopnet.store import Store
 from coopnet.study import Run, Study, imported_record
 from coopnet.workspace import CHECKPOINT, Workspace, targets
+
+if TYPE_CHECKING:
+    from coopnet.training.group import Group
 
 log = logging.getLogger(__name__)
 
@@ -45,33 +49,71 @@ def train(
             f"{run.name} of study {name} has changed since the workflow was started "
             f"(params.yaml, an overlay or the source was edited); start the workflow again"
         )
+    processes = run.row.training.processes
+    torchrun.check(run.name, processes)
     runs = Store(store.default_place(workspace.root))
     stop = Stop(max_minutes)
+    if torchrun.rank():  # the first process looks after lock and store
+        return _make_together(workspace, plan, run, runs, stop, None)
     with _held(runs, run, stop) as held:
-        if not held:
-            log.warning("%s: another process is still on it at the time limit", run.name)
-            return TIME_IS_UP
-        if runs.take(run.key, targets(workspace, plan, run)):
-            shutil.rmtree(runs.unfinished(run.key), ignore_errors=True)  # of who was killed when all was done
-            failures.clear(workspace, plan, run)
-            log.info("%s: taken from the run store, nothing to train", run.name)
-            return 0
-        if receipts.of_run(workspace, plan, run, Digests()) is None:
-            failures.clear(workspace, plan, run)
-            runs.adopt(run.key, targets(workspace, plan, run), f"{plan.name}/{run.name}")
-            log.info("%s: lies here finished, nothing to train", run.name)
-            return 0
-        code = _make(workspace, plan, run, runs, stop)
-        if code:
-            return code
-        if study.load(workspace.root, name).run(experiment, seed).key != run.key:
-            raise CoopNetError(
-                f"the parameters of {run.name} were edited while it was trained; its result is kept in the run store "
-                "under the parameters it was trained with. Run the same command again for the new ones"
-            )
-        if not runs.take(run.key, targets(workspace, plan, run)):
-            raise CoopNetError(f"the result of {run.name} was damaged while it was written; run the same command again")
-    return 0
+        code = _without_training(workspace, plan, run, runs) if held else _late(run)
+        if processes > 1 and torchrun.started():
+            return _make_together(workspace, plan, run, runs, stop, code)
+        if processes == 1 and code is None:
+            return _make(workspace, plan, run, runs, stop)
+    if code is not None:
+        return code
+    arguments = ["train", name, experiment, str(seed), "--key", run.key]
+    if max_minutes is not None:
+        arguments += ["--max-minutes", str(stop.seconds_left() / 60)]
+    return torchrun.start(run.name, processes, arguments, workspace.root)
+
+
+def _late(run: Run) -> int:
+    log.warning("%s: another process is still on it at the time limit", run.name)
+    return TIME_IS_UP
+
+
+def _without_training(workspace: Workspace, plan: Study, run: Run, runs: Store) -> int | None:
+    """Put a run in place that was made before; None if it has to be trained."""
+    if runs.take(run.key, targets(workspace, plan, run)):
+        shutil.rmtree(runs.unfinished(run.key), ignore_errors=True)  # of who was killed when all was done
+        failures.clear(workspace, plan, run)
+        log.info("%s: taken from the run store, nothing to train", run.name)
+        return 0
+    if receipts.of_run(workspace, plan, run, Digests()) is None:
+        failures.clear(workspace, plan, run)
+        runs.adopt(run.key, targets(workspace, plan, run), f"{plan.name}/{run.name}")
+        log.info("%s: lies here finished, nothing to train", run.name)
+        return 0
+    return None
+
+
+def _make_together(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop", known: int | None) -> int:
+    """Train a run as one of several processes, unless the first one knows the exit code already."""
+    from coopnet.training.group import ProcessLost, join
+
+    if torchrun.rank():
+        logging.getLogger("coopnet").setLevel(logging.ERROR)  # the first process says the rest
+    if not _leased(plan, run, stop):  # before CUDA is asked for anything
+        return TIME_IS_UP
+    try:
+        group = join(plan.device)
+        stop.agree = group.highest
+        code = group.same(known)
+        return _make(workspace, plan, run, runs, stop, group) if code is None else code
+    except ProcessLost as error:
+        return torchrun.lost(run.name, error)
+    except CoopNetError as error:
+        return torchrun.failed(error)
+
+
+def _leased(plan: Study, run: Run, stop: "Stop") -> bool:
+    """Lease a GPU for this process if the study needs one; False if none was free until the time limit."""
+    if plan.device != "cuda" or leases.take(run.name, stop.seconds_left()):
+        return True
+    log.warning("%s: no GPU was free until the time limit", run.name)
+    return False
 
 
 @contextmanager
@@ -84,28 +126,31 @@ def _held(runs: Store, run: Run, stop: "Stop") -> Iterator[bool]:
         lock.release()
 
 
-def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop") -> int:
-    """Train a run into the store; return the exit code."""
+def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop", group: "Group | None" = None) -> int:
+    """Train a run into the store and put it in place; return the exit code."""
     # Looked up before torch is imported, which takes seconds: a missing parent should be heard of at once.
     ancestors = [parent_files(workspace, plan, parent, runs) for parent in run.parents]
     if run.row.start.kind == "imported":
         ancestors = [imported_files(workspace, run)]
-    if plan.device == "cuda" and not leases.take(run.name, stop.seconds_left()):
-        log.warning("%s: no GPU was free until the time limit", run.name)
+    if group is None and not _leased(plan, run, stop):
         return TIME_IS_UP
 
     from coopnet.data import canonical
+    from coopnet.training.group import ALONE
     from coopnet.training.job import produce
     from coopnet.training.trainer import Interrupted
 
     dataset = DATASETS[run.row.data.dataset]
     memory = runs.unfinished(run.key)
-    name = f"{plan.name}/{run.name}"
-    progress, close = _progress(
-        run.name, lambda epoch, done: runs.note("resumed" if epoch or done else "trained", run.key, name)
-    )
+    name, group = f"{plan.name}/{run.name}", group or ALONE
+
+    def begun(epoch: int, done: int) -> None:
+        if group.first:
+            runs.note("resumed" if epoch or done else "trained", run.key, name)
+
+    progress, close = _progress(run.name, begun, shown=group.first)
     try:
-        with stop.listening(), _failing(workspace, plan, run):
+        with stop.listening(), _failing(workspace, plan, run, group):
             made = produce(
                 run,
                 arrays=canonical.load(workspace.prepared(dataset.name), dataset),
@@ -114,22 +159,36 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
                 memory=memory,
                 progress=progress,
                 stop=stop,
+                group=group,
             )
     except Interrupted as interruption:
+        if not group.first:
+            return 0
         log.warning("%s: %s. Saved; the same command again continues", run.name, interruption)
         return stop.exit_code
     except CoopNetError as error:
+        if isinstance(error, TrainingFailed) and error.kind == "diverged" and not group.first:  # the first one says so
+            return 0
         raise CoopNetError(f"{run.name}: {error}") from error
     finally:
         close()
+    if made is None:
+        return 0
     runs.add(run.key, made, {"first_made_as": name})
     runs.note("finished", run.key, name)
     shutil.rmtree(memory, ignore_errors=True)
+    if study.load(workspace.root, plan.name).run(run.experiment, run.seed).key != run.key:
+        raise CoopNetError(
+            f"the parameters of {run.name} were edited while it was trained; its result is kept in the run store "
+            "under the parameters it was trained with. Run the same command again for the new ones"
+        )
+    if not runs.take(run.key, targets(workspace, plan, run)):
+        raise CoopNetError(f"the result of {run.name} was damaged while it was written; run the same command again")
     return 0
 
 
 @contextmanager
-def _failing(workspace: Workspace, plan: Study, run: Run) -> Iterator[None]:
+def _failing(workspace: Workspace, plan: Study, run: Run, group: "Group") -> Iterator[None]:
     """Leave a record of why the run failed, if it does.
 
     Raises:
@@ -137,11 +196,13 @@ def _failing(workspace: Workspace, plan: Study, run: Run) -> Iterator[None]:
     """
     from coopnet.training.device import out_of_memory
 
-    failures.clear(workspace, plan, run)  # it is being tried again
+    if group.first:
+        failures.clear(workspace, plan, run)  # it is being tried again
     try:
         yield
     except TrainingFailed as error:
-        failures.leave(workspace, plan, run, error)
+        if group.first or error.kind != "diverged":  # which all of them notice
+            failures.leave(workspace, plan, run, error)
         raise
     except (RuntimeError, MemoryError) as error:
         said = out_of_memory(error)
@@ -202,29 +263,41 @@ def imported_files(workspace: Workspace, run: Run) -> tuple[Path, dict[str, Any]
 
 
 class Stop:
-    """A reason to stop: a signal, or the time."""
+    """A reason to stop: a signal, the time, or the death of who started this process.
+
+    Attributes:
+        exit_code: of the reason; 0 as long as there is none.
+        agree: makes of the exit codes of all processes of a run the one that all go by.
+    """
 
     def __init__(self, max_minutes: float | None):
         self.deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
-        self.reason: str | None = None
         self.exit_code = 0
+        self.agree: Callable[[int], int] = lambda code: code
 
     def __call__(self) -> str | None:
         """The reason, if there is one by now."""
-        if self.reason is None and self.deadline is not None and time.monotonic() >= self.deadline:
-            self.reason, self.exit_code = "stopped at the time limit", TIME_IS_UP
-        return self.reason
+        if not self.exit_code and self.deadline is not None and time.monotonic() >= self.deadline:
+            self.exit_code = TIME_IS_UP
+        if not self.exit_code and torchrun.orphaned():
+            self.exit_code = 128 + signal.SIGHUP
+        self.exit_code = self.agree(self.exit_code)
+        if not self.exit_code:
+            return None
+        if self.exit_code == TIME_IS_UP:
+            return "stopped at the time limit"
+        return f"stopped by {signal.Signals(self.exit_code - 128).name}"
 
     def seconds_left(self) -> float:
         """Until the time limit; -1 (which a lock takes for ever) without one."""
         return -1 if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
-        if self.reason is not None:
+        if self.exit_code:
             if number == signal.SIGINT:  # asked twice: go at once; what was saved last is still there
                 raise KeyboardInterrupt
             return  # schedulers say SIGTERM more than once, to each process and through `srun`, and mean it once
-        self.reason, self.exit_code = f"stopped by {signal.Signals(number).name}", 128 + number
+        self.exit_code = 128 + number
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -237,12 +310,12 @@ class Stop:
                 signal.signal(number, handler)
 
 
-def _progress(name: str, begun: Callable[[int, int], None]) -> tuple[Any, Callable[[], None]]:
+def _progress(name: str, begun: Callable[[int, int], None], *, shown: bool) -> tuple[Any, Callable[[], None]]:
     from rich.console import Console
 
     from coopnet.training.progress import Bar, EpochLines
 
-    if not sys.stderr.isatty():
+    if not (shown and sys.stderr.isatty()):
         return EpochLines(name, begun), lambda: None
     bar = Bar(name, Console(stderr=True), begun)
     return bar, bar.close

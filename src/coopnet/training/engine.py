@@ -10,6 +10,7 @@ from torch import Tensor
 from coopnet.data.augment import Draws, Images
 from coopnet.networks.loss import Loss, Teaching, loss, taught_by
 from coopnet.networks.network import CooperativeNetwork, Outputs
+from coopnet.training.group import ALONE, Group
 from coopnet.training.launch import Launch
 from coopnet.training.optimizer import Optimizer
 
@@ -69,11 +70,14 @@ class Meters:
         self.images = 0
 
     @torch.no_grad()
-    def add(self, outputs: Outputs, labels: Tensor, losses: Loss) -> None:
-        """Add a batch to the sums, on the device alone: `losses` holds its means. Images are counted by the caller."""
+    def add(self, outputs: Outputs, labels: Tensor, losses: Loss, group: Group = ALONE) -> None:
+        """Add a batch to the sums, on the device alone: `losses` holds its means. Images are counted by the caller.
+
+        The batch is what all processes of `group` have of it.
+        """
         rank = ranks(torch.cat([outputs.branches, outputs.ensemble.unsqueeze(1)], dim=1), labels)
         hits = [(rank < k).sum(dim=0).double() for k in (1, 5)]
-        self.sums += torch.cat([torch.stack(losses).double() * len(labels), *hits])
+        self.sums += group.sum_(torch.cat([torch.stack(losses).double() * len(labels), *hits]))
 
     def row(self, prefix: str) -> dict[str, float]:
         """Means over the images as columns of the history; accuracies in percent."""
@@ -102,17 +106,29 @@ def train_step(
     precision: str,
     meters: Meters,
     teacher: CooperativeNetwork | None = None,
+    group: Group = ALONE,
+    portion: float = 1.0,
 ) -> Tensor:
-    """Forward, backward and update on one batch, images [n, 3, 32, 32] and labels [n]; returns its loss, a scalar."""
+    """Forward, backward and update on one batch, images [n, 3, 32, 32] and labels [n]; returns its loss, a scalar.
+
+    Where the batch is shared by a group of processes, these images are the `portion` of it that is this one's; n may
+    then be 0. Gradient and loss are those of the whole batch.
+    """
     lesson = None if teacher is None else taught(teacher, images, teaching, precision)
     with autocast(images.device, precision):
         outputs = network(images)
-    losses = loss(outputs, labels, teaching, lesson)
+    if len(labels):
+        losses = loss(outputs, labels, teaching, lesson)
+    else:  # means over nothing; but the others' BatchNorm waits for this process, forward and backward
+        losses = Loss(*[outputs.branches.sum() + outputs.gate.sum()] * 3)
+    total = losses.total if group.size == 1 else losses.total * portion
     optimizer.clear_gradients()
-    losses.total.backward()
+    total.backward()
+    total = total.detach()
+    group.sum_together([*optimizer.gradients(), total])
     optimizer.step()
-    meters.add(outputs, labels, losses)
-    return losses.total.detach()
+    meters.add(outputs, labels, losses, group)
+    return total
 
 
 @torch.no_grad()
@@ -131,14 +147,21 @@ class Evaluation:
         split: on the network's device.
         precision: `fp32` or `bf16`.
         teacher: as the loss asks for; in eval mode.
+        group: the processes that share the batches out among themselves.
     """
 
     def __init__(
-        self, network: CooperativeNetwork, split: Images, precision: str, teacher: CooperativeNetwork | None = None
+        self,
+        network: CooperativeNetwork,
+        split: Images,
+        precision: str,
+        teacher: CooperativeNetwork | None = None,
+        group: Group = ALONE,
     ):
         self.network, self.split, self.precision, self.teacher = network, split, precision, teacher
+        self.group = group
         device = split.labels.device
-        self.batches = torch.arange(len(split), device=device).split(EVALUATION_BATCH)
+        self.batches = torch.arange(len(split), device=device).split(EVALUATION_BATCH)[group.rank :: group.size]
         self.meters = Meters(network.architecture.branches, device)
         self.launch = Launch(self._batch, EVALUATION_BATCH, device)
 
@@ -150,6 +173,7 @@ class Evaluation:
         self.meters.clear()
         for indices in self.batches:
             self.launch(indices)
+        self.group.sum_(self.meters.sums)
         self.meters.images = len(self.split)
         return self.meters
 

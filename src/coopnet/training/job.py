@@ -17,7 +17,8 @@ from coopnet.networks.surgery import Patient
 from coopnet.study import Run
 from coopnet.training import checkpoint, device
 from coopnet.training.engine import logits, make_deterministic
-from coopnet.training.memory import DiskMemory
+from coopnet.training.group import ALONE, Group
+from coopnet.training.memory import DiskMemory, GroupMemory
 from coopnet.training.setup import Arrays, load_splits, start
 from coopnet.training.trainer import Progress, Task, train
 
@@ -31,7 +32,8 @@ def produce(
     memory: Path,
     progress: Progress,
     stop: Callable[[], str | None],
-) -> Path:
+    group: Group = ALONE,
+) -> Path | None:
     """Train a run and write its files.
 
     Args:
@@ -42,13 +44,15 @@ def produce(
         memory: the folder in which the run keeps its state, and in which its files are made.
         progress: is told how it goes.
         stop: is asked after every step for a reason to stop.
+        group: the processes that train the run together; all of them call this.
 
     Returns:
-        The folder with all files of the run, inside `memory`.
+        The folder with all files of the run, inside `memory`; None in all processes but the first.
 
     Raises:
         Interrupted: `stop` gave a reason; the state is saved.
         CoopNetError: as `train`, or something that the run needs does not fit.
+        ProcessLost: another process of the group is gone.
     """
     make_deterministic(run.threads)
     where = device.choose(device_kind)
@@ -63,8 +67,9 @@ def produce(
     identity |= {"libraries": provenance.libraries(), "code": provenance.code()}
 
     made = memory / "files"
-    shutil.rmtree(made, ignore_errors=True)
-    step0 = all_logits(patient, splits, "step0_") if run.row.start.kind != "random" else {}
+    if group.first:
+        shutil.rmtree(made, ignore_errors=True)
+    step0 = all_logits(patient, splits, "step0_") if group.first and run.row.start.kind != "random" else {}
     task = Task(
         patient,
         run.row.training,
@@ -74,7 +79,9 @@ def produce(
         opening=opening,
         teacher=teacher,
     )
-    trained = train(task, DiskMemory(memory, identity), progress, stop)
+    trained = train(task, GroupMemory(DiskMemory(memory, identity), group), progress, stop, group)
+    if not group.first:
+        return None
     done = Patient(trained.network, trained.slots)
     checkpoint.write_tensors(made / "logits.safetensors", step0 | all_logits(done, splits))
     files.write_rows(made / "history.csv", trained.history)
