@@ -90,6 +90,7 @@ except CoopNetError as error:
 """
 
 
+@pytest.mark.slow
 def test_memory_of_the_machine_that_runs_out_is_a_failed_run(tmp_path: Path, prepared: Path) -> None:  # noqa: F811
     """A process that may not have more memory: epoch, step, remedy, a record of it; with enough, the run is made."""
     root = make_workspace(tmp_path / "workspace", prepared)
@@ -350,6 +351,7 @@ def test_ledger_shows_what_was_not_decided(damaged: tuple[Path, Report]) -> None
     assert row[3].text == "–"
 
 
+@pytest.mark.slow
 def test_page_and_pdf_are_made_without_failed_runs(damaged: tuple[Path, Report], tmp_path: Path) -> None:
     """Both name the run; the page twice over the same bytes."""
     folder, _ = damaged
