@@ -4,6 +4,7 @@ Pure and light: no torch, no results, so that a workflow engine can ask for it w
 """
 
 import difflib
+import functools
 import graphlib
 import hashlib
 import json
@@ -482,7 +483,7 @@ def _as_written(location: list[str], content: Any) -> str:
 
 def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
     """Names of the fields that the schema of `model` allows at a location, tagged unions included."""
-    schema: dict[str, Any] = model.model_json_schema()
+    schema = _schema(model)
     definitions = schema.get("$defs", {})
     current = schema
     for part in location:
@@ -499,6 +500,11 @@ def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
                 }
             }
     return sorted(current.get("properties", {}))
+
+
+@functools.cache
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema()
 
 
 def _tagged(schema: Mapping[str, Any], part: str) -> dict[str, Any] | None:
