@@ -7,11 +7,12 @@ it has to match the pinned SHA-256 of the dataset's content after all (`canonica
 
 import hashlib
 import http.client
+import io
 import pickle
 import tarfile
 import urllib.request
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ CHUNK = 2**20  # bytes that are received at a time
 PATIENCE = 60  # seconds without an answer
 
 BATCH_CLASSES = {
-    "_reconstruct": np.zeros(0).__reduce__()[0],  # type: ignore[index]
+    "_reconstruct": np.zeros(0).__reduce__()[0],
     "ndarray": np.ndarray,
     "dtype": np.dtype,
 }
@@ -100,7 +101,7 @@ def _unreachable(dataset: Dataset, url: str, error: Exception) -> CoopNetError:
     )
 
 
-def _check(dataset: Dataset, archive: Path, file: BinaryIO, md5: str) -> None:
+def _check(dataset: Dataset, archive: Path, file: io.BufferedRandom | io.BufferedReader, md5: str) -> None:
     """Refuse an archive of any other size or digest than the official one, before anything interprets its bytes."""
     size = file.seek(0, 2)
     file.seek(0)
