@@ -8,7 +8,7 @@ import struct
 import tarfile
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def archive(splits: Mapping[str, Arrays]) -> bytes:
 class _Python2(pickle._Pickler):  # type: ignore[misc,name-defined]  # the pure one, whose methods can be replaced
     """Writes bytes as Python 2 did, in which the official batches were made."""
 
-    dispatch = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
 
     def _string(self, content: bytes) -> None:
         self.write(pickle.BINSTRING + struct.pack("<i", len(content)) + content)

@@ -256,7 +256,7 @@ def imported_files(workspace: Workspace, run: Run) -> tuple[Path, dict[str, Any]
     wanted = normalization(DATASETS[run.row.data.dataset], run.row.data.normalization)
     if record["preprocessing"] != wanted:
         raise CoopNetError(
-            f"{folder} was trained with {record['preprocessing']}, but {run.experiment} has data.normalization "
+            f"{folder} was trained with {str(record['preprocessing'])[:200]}, but {run.experiment} has data.normalization "
             f"{run.row.data.normalization}; set data.normalization: lan2018 for it and its children"
         )
     return folder, record

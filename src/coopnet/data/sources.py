@@ -24,7 +24,7 @@ FORMATS = ("PNG", "BMP", "WEBP")
 """Image files that are decoded: lossless ones, without the formats for which Pillow starts other programs."""
 
 MEMORY, COPIES = 2**30, 6
-"""What decoding a split may take: bytes for Arrow's buffers, and copies of its images (decoded, joined, handed over)."""
+"""What decoding a split may take: bytes for Arrow, and copies of its images (decoded, joined, handed over)."""
 
 SECONDS = 600
 """Processor time that decoding a split may take; that of 50,000 images takes some 10 s."""
