@@ -19,6 +19,7 @@ from coopnet.networks.network import Outputs, build
 from coopnet.networks.surgery import Patient
 from coopnet.settings import Experiment, OnTheFly
 from coopnet.training.engine import Meters, batches, make_deterministic, train_step
+from coopnet.training.group import ALONE, Group
 from coopnet.training.optimizer import Optimizer
 from coopnet.training.schedule import steps_per_epoch
 from coopnet.training.trainer import Progress, Task, train
@@ -113,8 +114,8 @@ class _Meters(Meters):
 
     laps: Laps
 
-    def add(self, outputs: Outputs, labels: Tensor, losses: Loss) -> None:
-        super().add(outputs, labels, losses)
+    def add(self, outputs: Outputs, labels: Tensor, losses: Loss, group: Group = ALONE) -> None:
+        super().add(outputs, labels, losses, group)
         self.laps.lap("metrics")
 
 

@@ -63,7 +63,7 @@ class Group:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The same, differentiable: every process's loss depends on every process's summand."""
-        return _Sum.apply(tensor, self)  # type: ignore[no-any-return]
+        return _Sum.apply(tensor, self)
 
     def sum_together(self, tensors: Iterable[Tensor]) -> None:
         """Replace tensors of one type by their sums over all processes, in one go."""
@@ -118,7 +118,7 @@ class _Sum(Function):
         return group.sum_(tensor.clone(memory_format=torch.contiguous_format))
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return context.group.sum_(gradient.clone(memory_format=torch.contiguous_format)), None
 
 
