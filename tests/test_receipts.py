@@ -139,13 +139,17 @@ def test_every_step_of_a_study_reads_what_is_there_before_it(plan: Study, worksp
 # Runs
 
 
+TIMING = "epoch,train_seconds,evaluation_seconds,images_per_second\n0,1.368,1.117,73.1\n"
+"""A `timing.csv` of one epoch."""
+
+
 @pytest.fixture
 def run(plan: Study, workspace: Workspace) -> Run:
     """A run that lies there as planned."""
     planned = plan.run("baseline", 0)
     wanted = targets(workspace, plan, planned)
     for name, path in wanted.items():
-        files.write_text(path, "epoch,train_seconds\n0,1.5\n" if name == "timing.csv" else name)
+        files.write_text(path, TIMING if name == "timing.csv" else name)
     listed = {name: files.sha256(path) for name, path in wanted.items() if "json" not in name and name != "timing.csv"}
     for name in ("run.json", "model.json"):
         files.write_json(wanted[name], {"key": planned.key, "files": listed})
@@ -171,6 +175,20 @@ def test_damaged_file_of_a_run_is_named(workspace: Workspace, plan: Study, run: 
     assert problem is not None
     assert problem.kind == "damaged"
     assert str(path) in problem.text
+
+
+@pytest.mark.parametrize(
+    "damaged", ["", "epoch,train_seconds", TIMING[:-3], TIMING.replace("tion", "tinn"), "0,1,1,1\n"]
+)
+def test_timing_that_is_no_table_is_damaged(workspace: Workspace, plan: Study, run: Run, damaged: str) -> None:
+    """It has no digest, but nothing that the tables cannot read is taken for it."""
+    path = targets(workspace, plan, run)["timing.csv"]
+    path.write_text(damaged)
+    problem = receipts.of_run(workspace, plan, run, Digests())
+    assert problem is not None
+    assert problem.kind == "damaged"
+    path.write_text("\n")  # no epoch
+    assert receipts.of_run(workspace, plan, run, Digests()) is None
 
 
 def test_run_that_lacks_a_file_is_missing(workspace: Workspace, plan: Study, run: Run) -> None:

@@ -17,8 +17,11 @@ from coopnet.steps import Step, fingerprint
 from coopnet.study import Run, Study
 from coopnet.workspace import Workspace, targets
 
-TIMING = re.compile(rb"[a-z_,]*\n(\d+(,\d+(\.\d+)?)*\n)*")
-"""A table of seconds: of `timing.csv`, never the same twice, no record has a digest."""
+TIMING = re.compile(
+    rb"\n|epoch,train_seconds,evaluation_seconds,images_per_second\n"  # nothing but a line where nothing was trained
+    rb"(\d+(,\d+(\.\d+)?){3}\n)+"
+)
+"""What `timing.csv` looks like, of which no record has a digest because it is never the same twice."""
 
 
 class Problem(NamedTuple):

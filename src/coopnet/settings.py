@@ -104,7 +104,7 @@ class Model(Section):
     def _exists(self) -> "Model":
         if self.family == "resnet18":
             if self.depth != 18 or self.block != "basic":
-                raise ValueError("resnet18 has depth 18 and basic blocks")
+                raise ValueError(f"resnet18 has depth 18 and basic blocks, not {self.depth} and {self.block}")
         else:
             layers = 6 if self.block == "basic" else 9
             if self.depth < layers + 2 or (self.depth - 2) % layers:
