@@ -135,7 +135,12 @@ def _refuse_damaged(workspace: Workspace, step: Step, digests: Digests) -> None:
 
 
 def _of_record(path: Path, twin: Path, digests: Digests) -> str | None:
-    """What is wrong with a run's record and its history; None where nothing speaks against them."""
+    """What is wrong with a run's record and its history; None where nothing speaks against them.
+
+    What is missing is for those to miss who need it.
+    """
+    if not path.exists():
+        return None
     record = files.read_json(path)
     remedy = "run `coopnet train` for that run again"
     if not isinstance(record, dict) or not isinstance(record.get("files"), dict):
@@ -143,8 +148,8 @@ def _of_record(path: Path, twin: Path, digests: Digests) -> str | None:
     if files.look(twin, "key") == record.get("key") and digests(twin) != digests(path):
         return f"{path} and {twin} should be the same record, so one of them is damaged; {remedy}"
     history = path.with_name("history.csv")
-    if digests(history) != record["files"].get(history.name):
-        return f"{history} is missing or not the file that {path} names; {remedy}"
+    if history.exists() and digests(history) != record["files"].get(history.name):
+        return f"{history} is not the file that {path} names; {remedy}"
     return None
 
 
