@@ -18,6 +18,7 @@ import pickle
 import random
 import resource
 import shutil
+import signal
 import struct
 import sys
 import tarfile
@@ -116,7 +117,8 @@ def assert_refused(ended: Ended, path: Path | str, *words: str) -> None:
     assert len(line) < 2_100
     assert str(path) in line
     assert any(
-        word in line for word in ("again", "give", "must", "save", "delete", "use", "put", "run", "make", "remove")
+        word in line
+        for word in ("again", "give", "must", "save", "delete", "use", "put", "run", "make", "remove", "set", "Give")
     ), line
     for word in words:
         assert word in line, line
@@ -286,10 +288,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
         ("holds posix.mkdir",),
     ),
     "code, bare pickle": (lambda p: p.write_bytes(pickle.dumps(Bomb(p.parent / "escaped"), 2)), ()),
-    "oldest format": (old_tar, ("no PyTorch checkpoint",)),
-    "paths that lead out": (wanderer, ()),
     "zip bomb": (zip_bomb, COSTLY),
-    "deep recursion": (raw(modern(b"\x80\2" + b"]" * 10**6 + b"a" * (10**6 - 1) + b".")), ("has no 'state_dict'",)),
+    "paths that lead out": (wanderer, ()),
+    "oldest format": (old_tar, ("no PyTorch checkpoint",)),
+    "deep recursion": (raw(modern(b"\x80\2" + b"]" * 10**5 + b"a" * (10**5 - 1) + b".")), ("has no 'state_dict'",)),
     "bytearray": (raw(modern(in_state_dict(call("__builtin__:bytearray", whole(3 * GIB))))), COSTLY),
     "declared storage": (raw(modern(in_state_dict(tensor(2**40, 1)), **{"data/0": b"\0" * 4})), ()),
     "declared storage, old format": (
@@ -326,7 +328,7 @@ def kinds(all_of: Mapping[str, Any], quick: int) -> list[Any]:
     return [kind if i % quick == 0 else pytest.param(kind, marks=pytest.mark.slow) for i, kind in enumerate(all_of)]
 
 
-@pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.parametrize("kind", kinds(HOSTILE, 3))
 def test_hostile_published_checkpoint_is_refused(kind: str, tmp_path: Path) -> None:
     """`coopnet import` refuses it in one line, runs none of it, writes nothing, and takes little memory."""
     write, words = HOSTILE[kind]
@@ -507,7 +509,7 @@ TENSORS = {f"weights, {kind}": ("model.safetensors", damage) for kind, damage in
 TENSORS |= {f"momentum, {kind}": ("optimizer.safetensors", damage) for kind, damage in SLOTS.items()}
 
 
-@pytest.mark.parametrize("kind", kinds(TENSORS, 4))
+@pytest.mark.parametrize("kind", kinds(TENSORS, 6))
 def test_hostile_tensors_are_refused(kind: str, project: Path, imported: Path) -> None:
     """Tensors that are no safetensors, or not those of the record's network, are refused by the file's name."""
     name, damage = TENSORS[kind]
@@ -567,7 +569,7 @@ RECORDS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", kinds(RECORDS, 6))
+@pytest.mark.parametrize("kind", kinds(RECORDS, 10))
 def test_hostile_record_is_refused(kind: str, project: Path, imported: Path) -> None:
     """A record that is none, or describes a network of any other size than its tensors, is refused by name."""
     RECORDS[kind](imported / "model.json")
@@ -619,7 +621,7 @@ SHARDS: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", SHARDS)
+@pytest.mark.parametrize("kind", kinds(SHARDS, 3))
 def test_hostile_shard_is_refused(kind: str, tmp_path: Path) -> None:
     """`coopnet prepare` refuses it in one line and in bounded memory; nothing that looks finished is left."""
     write, words = SHARDS[kind]
@@ -637,6 +639,7 @@ def test_root_that_is_a_file(tmp_path: Path) -> None:
     assert_refused(run("prepare", *arguments, folder=tmp_path), tmp_path / "train-0.parquet", "is not a folder")
 
 
+@pytest.mark.slow
 def test_decoding_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shard of a billion rows is given up after the processor time that decoding may take."""
     monkeypatch.setattr(sources, "SECONDS", 1)
@@ -833,8 +836,8 @@ def test_work_is_confined(tmp_path: Path) -> None:
         return [path.read_bytes()]
 
     assert confined.run(write, path, **limits) == [b""]
-    with pytest.raises(CoopNetError, match="was stopped by SIGABRT"):
-        confined.run(lambda: os.abort() or [], path, **limits)
+    with pytest.raises(CoopNetError, match="was stopped by SIGKILL"):
+        confined.run(lambda: os.kill(os.getpid(), signal.SIGKILL) or [], path, **limits)
     with pytest.raises(CoopNetError, match="needs more than 100 MiB"):
         confined.run(lambda: [bytes(200 * MIB)], path, **limits)
     with pytest.raises(RuntimeError, match="failed"):

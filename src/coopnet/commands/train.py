@@ -255,8 +255,9 @@ def imported_files(workspace: Workspace, run: Run) -> tuple[Path, dict[str, Any]
     record = imported_record(folder)
     wanted = normalization(DATASETS[run.row.data.dataset], run.row.data.normalization)
     if record["preprocessing"] != wanted:
+        said = str(record["preprocessing"])[:200]
         raise CoopNetError(
-            f"{folder} was trained with {str(record['preprocessing'])[:200]}, but {run.experiment} has data.normalization "
+            f"{folder} was trained with {said}, but {run.experiment} has data.normalization "
             f"{run.row.data.normalization}; set data.normalization: lan2018 for it and its children"
         )
     return folder, record

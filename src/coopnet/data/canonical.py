@@ -82,7 +82,9 @@ def _canonical(dataset: Dataset, split: str, arrays: Arrays) -> Arrays:
     images, labels = arrays
     name, count, last = f"{dataset.name} {split}", dataset.counts[split], dataset.classes - 1
     if len(labels) != count:
-        raise CoopNetError(f"{name}: {len(labels)} images instead of {count}; is a file missing, or one too many?")
+        raise CoopNetError(
+            f"{name}: {len(labels)} images instead of {count}; is a file missing, or one too many? Give all of them"
+        )
     outside = labels[(labels < 0) | (labels > last)]
     if outside.size:
         raise CoopNetError(f"{name}: label {outside[0]} is not in 0..{last}; are these files {dataset.name}?")

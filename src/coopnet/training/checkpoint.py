@@ -74,7 +74,7 @@ def read(folder: Path, record: Mapping[str, Any]) -> Patient:
     try:
         network = _filled(_architecture(record["architecture"]), tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:300]  # PyTorch may add where in its own source it noticed
         raise CoopNetError(
             f"{path} does not fit the architecture of its record: {reason}; delete the folder and make it again"
         ) from error
