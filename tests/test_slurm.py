@@ -37,25 +37,27 @@ LINEAGE = TINY | {"time_scale": 0.04, "only": ["one3", "one3_to_5_masked"]}
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The cluster, up and idle."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The cluster, up and idle; gives its folder."""
     folder = tmp_path_factory.mktemp("slurm")
     started = subprocess.run([CLUSTER, "start", folder], capture_output=True, text=True)
     if started.returncode == 3:
         pytest.skip(started.stderr)
     try:
         assert started.returncode == 0, started.stderr
-        yield
+        yield folder
     finally:
         subprocess.run([CLUSTER, "stop", folder])
 
 
 @pytest.fixture(autouse=True)
-def all_nodes(cluster: None) -> Iterator[None]:
+def all_nodes(cluster: Path) -> Iterator[None]:
     """Both nodes are there again after a test, and no job is left."""
     yield
     subprocess.run(["scancel", "--user=root"])
     for node in ("one", "two"):
+        if not Path("/proc", (cluster / f"slurmd-{node}.pid").read_text().strip()).exists():
+            subprocess.run(["slurmd", "-N", node], check=True)
         with contextlib.suppress(subprocess.CalledProcessError):  # it was not away
             control("update", f"NodeName={node}", "State=RESUME")
 
@@ -159,6 +161,17 @@ class Job:
         self.number = self.environment["SLURM_JOB_ID"]
         self.node = self.environment["SLURMD_NODENAME"]
 
+    def processes(self) -> list[int]:
+        """All processes of the job, Slurm's own for its steps included."""
+        steps, member = f"slurmstepd: [{self.number}.", f"SLURM_JOB_ID={self.number}"
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has just ended
+                words = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
+                if (folder / "cmdline").read_bytes().decode().startswith(steps) or member in words:
+                    found.append(int(folder.name))
+        return found
+
     def go_on(self) -> None:
         """Let the process run again."""
         os.kill(self.pid, signal.SIGCONT)
@@ -172,25 +185,28 @@ class Job:
         control("update", f"JobId={self.number}", "StartTime=now")
 
 
-def own_time_limit(job: Job) -> None:
+def own_time_limit(job: Job, cluster: Path) -> None:
     """The run's own clock, set below the job's time limit, has it save and stop."""
     time.sleep(61)
     job.go_on()
 
 
-def killed_at_time_limit(job: Job) -> None:
+def killed_at_time_limit(job: Job, cluster: Path) -> None:
     """Slurm ends the job at its time limit: SIGTERM, twice, and SIGKILL half a minute later."""
     control("update", f"JobId={job.number}", "TimeLimit=1")
 
 
-def requeued(job: Job) -> None:
+def requeued(job: Job, cluster: Path) -> None:
     """An administrator, or a preemption, puts the job back into the queue."""
     control("requeue", job.number)
     job.at_once()
 
 
-def node_down(job: Job) -> None:
-    """The node is lost with all that runs on it; the job goes to the other."""
+def node_lost(job: Job, cluster: Path) -> None:
+    """A node loses its power: all that runs on it is gone at once, and an administrator says so."""
+    for pid in [int((cluster / f"slurmd-{job.node}.pid").read_text()), *job.processes()]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     control("update", f"NodeName={job.node}", "State=DOWN", "Reason=test")
     job.at_once()
 
@@ -201,13 +217,14 @@ def node_down(job: Job) -> None:
         (own_time_limit, ["--set-resources", "train_digits:runtime=2"], 2),
         (killed_at_time_limit, [], 2),
         (requeued, [], 1),
-        (node_down, [], 1),
+        (node_lost, [], 1),
     ],
 )
 def test_disturbed_run_continues_to_the_same_bits(
-    disturb: Callable[[Job], None],
+    disturb: Callable[[Job, Path], None],
     arguments: list[str],
     jobs: int,
+    cluster: Path,
     undisturbed: dict[str, bytes],
     prepared: Path,
     tmp_path: Path,
@@ -216,7 +233,7 @@ def test_disturbed_run_continues_to_the_same_bits(
     run = OnSlurm(workspace(tmp_path / "workspace", prepared, LINEAGE), *made("one3_to_5_masked"), *arguments)
     try:
         job = run.halted("one3")
-        disturb(job)
+        disturb(job, cluster)
     finally:
         run.end()
     events = [event["event"] for event in run.events("one3")]  # a slow machine needs more jobs
