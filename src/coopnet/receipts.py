@@ -109,8 +109,8 @@ def _refuse_damaged(workspace: Workspace, step: Step, digests: Digests) -> None:
         CoopNetError: naming what is damaged, and the command that makes it again.
     """
     for path, twin in step.records:
-        if problem := _of_record(path, twin, digests):
-            raise CoopNetError(problem)
+        if wrong := _of_record(path, twin, digests):
+            raise CoopNetError(wrong)
     for maker in step.makers():
         problem = of_step(workspace, maker, digests)
         if problem is not None and problem.kind == "damaged":
