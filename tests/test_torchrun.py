@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from coopnet import study
 from coopnet.commands import torchrun
@@ -248,10 +247,11 @@ def test_kinds_of_runs(processes: int, workspace: Path) -> None:
     edit(workspace, lambda content: with_processes(content, processes))
     held_out = {"data": {"validation": 50}, "training": {"selection": "best_validation"}}
     edit(workspace, lambda content: content.update(time_scale=0.01, experiments={"baseline": held_out}))
-    done = call(workspace, "snakemake", "--cores", "6", "--config", "study=tiny", "--until", "train_digits")
+    only = ["baseline", "one3", "one3_to_5_masked"]
+    edit(workspace, lambda content: content.update(only=only))
+    records = [f"results/tiny/{name}/seed0/run.json" for name in only]
+    done = call(workspace, "snakemake", *records, "--cores", "6", "--config", "study=tiny")
     assert done.returncode == 0, done.stderr
-    records = {path.parent.parent.name for path in (workspace / "results" / "tiny").rglob("run.json")}
-    assert records == set(yaml.safe_load((workspace / "studies" / "tiny.yaml").read_text())["only"])
     history = (workspace / "results" / "tiny" / "baseline" / "seed0" / "history.csv").read_text()
     assert "validation_top1_ensemble" in history.partition("\n")[0]
     for run in study.load(workspace, "tiny").runs.values():
