@@ -386,6 +386,7 @@ def test_the_policy_stops_what_gets_into_a_page(made: Path, server: Any, tmp_pat
     assert "<title>pwned" not in dom
     assert asked == []
     assert console.count("Content Security Policy") >= len(INTRUDERS) - 1
+    assert re.search(r"(?i)appl\w+ inline style", console)
     for directive in ("script-src", "style-src", "img-src", "base-uri"):
         assert directive in console
     # The same intruders run where there is no policy: the test sees what it should.
