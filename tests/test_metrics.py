@@ -476,6 +476,9 @@ def test_disagreement_with_the_teacher_is_counted() -> None:
 # The command
 
 
+DATA = SimpleNamespace(dataset="digits")
+
+
 def plan_of(monkeypatch: pytest.MonkeyPatch, start: str, parents: list[SimpleNamespace]) -> SimpleNamespace:
     """A study of one run, `child` with seed 0, that began as `start` says."""
     child = SimpleNamespace(
@@ -483,12 +486,18 @@ def plan_of(monkeypatch: pytest.MonkeyPatch, start: str, parents: list[SimpleNam
         seed=0,
         name="child/seed0",
         key="child's",
-        row=SimpleNamespace(start=SimpleNamespace(kind=start)),
+        row=SimpleNamespace(start=SimpleNamespace(kind=start), data=DATA),
         parents=tuple(parents),
     )
     plan = SimpleNamespace(name="tiny", run=lambda experiment, seed: child)
     monkeypatch.setattr(study, "load", lambda root, name: plan)
     return child
+
+
+def parent_of(seed: int) -> SimpleNamespace:
+    """A run that another began from."""
+    row = SimpleNamespace(data=DATA)
+    return SimpleNamespace(experiment="one", seed=seed, name="one", key=f"key {seed}", row=row, parents=())
 
 
 def save(root: Path, run: SimpleNamespace, saved: dict[str, Saved]) -> None:
@@ -515,7 +524,7 @@ def test_parents_are_called_what_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str, count: int, name: str | None
 ) -> None:
     """A parent that gave no weights is a teacher; of one parent and of several there are different figures."""
-    parents = [SimpleNamespace(experiment="one", seed=s, name="one", key=f"key {s}", parents=()) for s in range(count)]
+    parents = [parent_of(seed) for seed in range(count)]
     run = plan_of(monkeypatch, start, parents)
     final = {split: some_saved(seed) for seed, split in enumerate(("test", "validation"))}
     step0 = {f"step0_{split}": said for split, said in final.items()} if start != "random" else {}
@@ -551,7 +560,7 @@ def test_parents_are_called_what_they_are(
 @pytest.mark.parametrize("start", ["random", "split"])
 def test_scores_are_flat_and_those_of_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str) -> None:
     """`scores.json` names each figure by part, model and score; every one is computed from the logits of that part."""
-    parents = [SimpleNamespace(experiment="one", seed=0, name="one", key="key 0", parents=())]
+    parents = [parent_of(0)]
     run = plan_of(monkeypatch, start, parents)
     said = {"test": some_saved(0), "validation": some_saved(1)}
     if start == "split":

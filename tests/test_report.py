@@ -199,8 +199,9 @@ def test_a_control_of_another_length_is_none(tmp_path: Path) -> None:
     (control,) = [run for run in runs if run.experiment == "one3_continued"]
     (row,) = [row["row"] for row in study.experiments if row["name"] == "one3_continued"]
     row["training"]["epochs"] -= 1
-    lines = (control.folder / "history.csv").read_text().splitlines(keepends=True)
-    (control.folder / "history.csv").write_text("".join(lines[:-1]))
+    for name in ("history.csv", "timing.csv"):
+        lines = (control.folder / name).read_text().splitlines(keepends=True)
+        (control.folder / name).write_text("".join(lines[:-1]))
     digest = files.sha256(control.folder / "history.csv")
     record = files.read_json(control.folder / "run.json") | {"row": row, "files": {"history.csv": digest}}
     files.write_json(control.folder / "run.json", record)
