@@ -194,9 +194,9 @@ def test_parameters_edited_under_a_running_workflow_are_refused(workspace: Path)
     assert "has changed since the workflow was started" in refused.stderr
 
 
-@pytest.mark.parametrize("part", ["device", "libraries", "code"])
+@pytest.mark.parametrize("part", ["device", "libraries", "source"])
 def test_state_of_another_machine_or_version_is_not_continued(workspace: Path, own_store: Path, part: str) -> None:
-    """Resume state of another device, library or commit is refused by name, and neither used nor overwritten."""
+    """Resume state of another device, library or source is refused by name, and neither used nor overwritten."""
     assert train(workspace, "one3", max_minutes=0).returncode == 75
     (index,) = (own_store / "unfinished").glob("*/*/state.json")
     state = json.loads(index.read_text())
@@ -231,7 +231,7 @@ def test_damaged_parent_is_noticed(workspace: Path, name: str, own_store: Path) 
     content[-1] ^= 1
     path.write_bytes(content)
     healed = train(workspace, "one3_to_5_split", max_minutes=0)
-    assert f"{name} is missing or not the file that its record names" in healed.stderr
+    assert f"{name} is missing or not what its record says" in healed.stderr
     assert healed.returncode == 75
     shutil.rmtree(own_store / "runs")
     refused = train(workspace, "one3_to_5_split")

@@ -23,6 +23,11 @@ def libraries() -> dict[str, str]:
     return versions
 
 
+def source() -> str:
+    """Version of the numerics to the letter: of two that compute the same bits each is one of its own."""
+    return numerics.source_version(Path(numerics.__file__).parent)
+
+
 def code() -> dict[str, Any]:
     """Version of the package, hash of the numerics' source, and the commit where the source is a git checkout.
 

@@ -63,8 +63,8 @@ def produce(
     for network in (patient.network, teacher):
         if network is not None:
             network.to(where).to(memory_format=torch.channels_last)
-    identity = {"key": run.key, "device": device.describe(where)}
-    identity |= {"libraries": provenance.libraries(), "code": provenance.code()}
+    known = {"key": run.key, "device": device.describe(where), "libraries": provenance.libraries()}
+    code, identity = provenance.code(), known | {"source": provenance.source()}
 
     made = memory / "files"
     if group.first:
@@ -94,7 +94,7 @@ def produce(
         "seed": run.seed,
         "threads": run.threads,
         "selected_epoch": trained.selected_epoch,
-        "parents": [{"key": known.get("key"), "digest": known["files"][checkpoint.WEIGHTS]} for _, known in ancestors],
+        "parents": [{"key": one.get("key"), "digest": one["files"][checkpoint.WEIGHTS]} for _, one in ancestors],
         "data": {"dataset": run.row.data.dataset, "digest": DATASETS[run.row.data.dataset].digest},
         "preprocessing": normalization(DATASETS[run.row.data.dataset], run.row.data.normalization),
         "files": {
@@ -102,7 +102,7 @@ def produce(
             for path in sorted(made.rglob("*"))
             if path.is_file() and path.name not in ("timing.csv", "run.json", checkpoint.RECORD)
         },
-    } | identity
+    } | known | {"code": code}
     for name in (checkpoint.RECORD, "run.json"):
         files.write_json(made / name, record)
     return made

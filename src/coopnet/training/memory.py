@@ -27,7 +27,7 @@ class DiskMemory:
 
     Attributes:
         run: the folder of this run alone.
-        identity: key, device, libraries and code.
+        identity: key, device, libraries and source.
         folder: the folder in `run` that belongs to this identity.
     """
 
