@@ -87,22 +87,26 @@ def produce(
     files.write_rows(made / "history.csv", trained.history)
     files.write_rows(made / "timing.csv", trained.timing)
     checkpoint.write_network(made, done.network, done.slots)
-    record = {
-        "architecture": done.network.architecture.to_dict(),
-        "parameters": trainable_parameters(done.network),
-        "row": run.row.decisive(),
-        "seed": run.seed,
-        "threads": run.threads,
-        "selected_epoch": trained.selected_epoch,
-        "parents": [{"key": one.get("key"), "digest": one["files"][checkpoint.WEIGHTS]} for _, one in ancestors],
-        "data": {"dataset": run.row.data.dataset, "digest": DATASETS[run.row.data.dataset].digest},
-        "preprocessing": normalization(DATASETS[run.row.data.dataset], run.row.data.normalization),
-        "files": {
-            path.relative_to(made).as_posix(): files.sha256(path)
-            for path in sorted(made.rglob("*"))
-            if path.is_file() and path.name not in ("timing.csv", "run.json", checkpoint.RECORD)
-        },
-    } | known | {"code": code}
+    record = (
+        {
+            "architecture": done.network.architecture.to_dict(),
+            "parameters": trainable_parameters(done.network),
+            "row": run.row.decisive(),
+            "seed": run.seed,
+            "threads": run.threads,
+            "selected_epoch": trained.selected_epoch,
+            "parents": [{"key": one.get("key"), "digest": one["files"][checkpoint.WEIGHTS]} for _, one in ancestors],
+            "data": {"dataset": run.row.data.dataset, "digest": DATASETS[run.row.data.dataset].digest},
+            "preprocessing": normalization(DATASETS[run.row.data.dataset], run.row.data.normalization),
+            "files": {
+                path.relative_to(made).as_posix(): files.sha256(path)
+                for path in sorted(made.rglob("*"))
+                if path.is_file() and path.name not in ("timing.csv", "run.json", checkpoint.RECORD)
+            },
+        }
+        | known
+        | {"code": code}
+    )
     for name in (checkpoint.RECORD, "run.json"):
         files.write_json(made / name, record)
     return made
