@@ -145,7 +145,7 @@ def test_verdicts_are_words_with_a_sign(page: Page) -> None:
 def test_each_verdict_has_a_sign_of_its_own() -> None:
     """No two verdicts differ by colour alone."""
     assert ledger.SYMBOLS == SIGNS
-    assert len(set(SIGNS.values())) == 5
+    assert len(set(SIGNS.values())) == len(SIGNS)
 
 
 def test_estimates_stand_with_interval_unit_and_n(page: Page) -> None:
@@ -261,8 +261,7 @@ def test_the_sentences_count_what_the_ledger_holds(study: Path, tmp_path: Path) 
     assert sentences.startswith("11 claims with 14 verdicts (claims about accuracy")
     for verdict in SIGNS:
         number = len([entry for entry in entries if entry["verdict"] == verdict])
-        told = re.search(rf"\b{number} {verdict}\b", sentences)
-        assert told or (verdict, number) == ("not decided", 0)
+        assert bool(re.search(rf"\b{number} {verdict}\b", sentences)) == (number > 0)  # of none nothing is said
     settled = [entry for entry in entries if entry["verdict"] in ("supported", "contradicted") and entry["p_holm"]]
     lost = [entry for entry in settled if entry["holm"] == "inconclusive"]
     assert (len(settled), len(lost)) == (7, 2)
