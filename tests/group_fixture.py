@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from coopnet.errors import TrainingFailed
 from coopnet.networks.loss import Teaching
 from coopnet.networks.surgery import Patient
 from coopnet.training import group as groups
@@ -18,7 +19,7 @@ from coopnet.training.batchnorm import share_statistics
 from coopnet.training.engine import Meters, make_deterministic, train_step
 from coopnet.training.group import Group
 from coopnet.training.optimizer import Optimizer
-from coopnet.training.trainer import Diverged, Interrupted, train
+from coopnet.training.trainer import Interrupted, train
 from training_fixture import CPU, Ram, Silence, never, result, settings, split, task
 
 CONTEXT = multiprocessing.get_context("forkserver")  # one that never ran a step, so that its copies may
@@ -182,7 +183,7 @@ def diverged(group: Group) -> str:
         progress = Silence()
     try:
         train(job, Ram(), progress, never, group)
-    except Diverged as error:
+    except TrainingFailed as error:
         return str(error)
     return "nothing"
 

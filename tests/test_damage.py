@@ -451,11 +451,11 @@ def test_damaged_report_is_named_and_made_again(damage: str, home: Home) -> None
     home.report()
     before = home.promised()
     chance = random.Random(damage)
-    step = steps.report(home.workspace, home.plan())
+    step = steps.report(home.workspace, home.plan().name)
     for page in step.outputs:
         copy = home.copy(home.root.parent / f"{damage}-{page.name}")
         DAMAGES[damage](copy.root / page.relative_to(home.root), home.workspace.root / "params.yaml", chance)
-        problem = receipts.of_step(copy.workspace, steps.report(copy.workspace, copy.plan()), Digests())
+        problem = receipts.of_step(copy.workspace, steps.report(copy.workspace, copy.plan().name), Digests())
         assert problem is not None
         assert page.name in problem.text
     for page in step.outputs:

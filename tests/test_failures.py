@@ -232,7 +232,7 @@ def test_what_is_made_without_a_run_is_stale(known: tuple[Workspace, Study]) -> 
 def test_partial_tables_are_not_recorded(known: tuple[Workspace, Study]) -> None:
     """DVC is not told of a report without the runs that failed; the line says which and why."""
     workspace, plan = known
-    step = steps.report(workspace, plan)
+    step = steps.report(workspace, plan.name)
     for path in (*step.inputs, *step.outputs):
         files.write_text(path, path.name)
     receipts.give(workspace, step, Digests())

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from coopnet import files
 from coopnet.digests import Digests
 from coopnet.errors import CoopNetError
-from coopnet.steps import Step, fingerprint
+from coopnet.steps import Step, command, fingerprint
 from coopnet.study import Run, Study
 from coopnet.workspace import Workspace, targets
 
@@ -128,10 +128,22 @@ def _refuse_damaged(workspace: Workspace, step: Step, digests: Digests) -> None:
     for path, twin in step.records:
         if wrong := _of_record(path, twin, digests):
             raise CoopNetError(wrong)
-    for maker in step.makers():
-        problem = of_step(workspace, maker, digests)
-        if problem is not None and problem.kind == "damaged":
-            raise CoopNetError(f"{problem.text}; run `{maker.command}` again")
+    for maker in step.makers:
+        if damaged := _damaged(workspace, maker, digests):
+            raise CoopNetError(f"not what {maker} made: {', '.join(damaged)}; run `{command(maker)}` again")
+
+
+def _damaged(workspace: Workspace, name: str, digests: Digests) -> list[str]:
+    """What a step made and now is something else; nothing where its receipt is of other inputs, or does not tell."""
+    try:
+        known = files.read_json(workspace.receipt(name))
+        inputs, outputs = dict(known["inputs"]), dict(known["outputs"])
+    except (CoopNetError, KeyError, TypeError, ValueError):
+        return []
+    if any(digests(workspace.root / path) != digest for path, digest in inputs.items()):
+        return []
+    there = {path: digest for path, digest in outputs.items() if (workspace.root / path).exists()}
+    return [path for path, digest in there.items() if digests(workspace.root / path) != digest]
 
 
 def _of_record(path: Path, twin: Path, digests: Digests) -> str | None:

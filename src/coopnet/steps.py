@@ -9,7 +9,7 @@ there.
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class Step:
         inputs: what it reads.
         outputs: what it writes.
         words: fingerprint of what it takes from `params.yaml` and the overlay besides.
-        makers: gives the steps that made its inputs; their receipts know what these have to be.
+        makers: names of the steps that made its inputs; their receipts know what these have to be.
         records: `run.json` of each run among its inputs, and the same record beside the run's weights.
     """
 
@@ -70,21 +70,21 @@ class Step:
     inputs: tuple[Path, ...]
     outputs: tuple[Path, ...]
     words: str = ""
-    makers: Callable[[], Iterable["Step"]] = field(default=tuple, compare=False)
+    makers: tuple[str, ...] = field(default=(), compare=False)
     records: tuple[tuple[Path, Path], ...] = field(default=(), compare=False)
 
-    @property
-    def command(self) -> str:
-        """What a user types to make it."""
-        study, command, *run = self.name.split("/")
-        return " ".join(["coopnet", command, study, *(part.removeprefix("seed") for part in run)])
+
+def command(name: str) -> str:
+    """What a user types to make a step."""
+    study, verb, *run = name.split("/")
+    return " ".join(["coopnet", verb, study, *(part.removeprefix("seed") for part in run)])
 
 
 def evaluate(workspace: Workspace, plan: Study, run: Run) -> Step:
     """Metrics and votes of a run, from its logits and its parents'."""
     records = tuple(_record(workspace, plan, one) for one in (run, *run.parents))
     return Step(
-        f"{plan.name}/evaluate/{run.name}",
+        _evaluation(plan, run),
         "evaluation",
         tuple(beside_results for beside_results, _ in records),
         tuple(workspace.run(plan, run) / name for name in EVALUATED),
@@ -101,7 +101,7 @@ def tables(workspace: Workspace, plan: Study, lost: Collection[Lost] = ()) -> St
         (workspace.published, *_records(workspace, plan, lost)),
         tuple(workspace.tables(plan.name) / name for name in (*TABLES, "timing.csv")),
         _digest([json.dumps([plan.title, plan.description, plan.device, plan.threads, rows], sort_keys=True)]),
-        makers=lambda: _evaluations(workspace, plan),
+        makers=_evaluations(plan, lost),
         records=_both_records(workspace, plan, lost),
     )
 
@@ -115,40 +115,41 @@ def claims(workspace: Workspace, plan: Study, lost: Collection[Lost] = ()) -> St
         "claims",
         inputs,
         (workspace.claims(plan.name),),
-        makers=lambda: (*_evaluations(workspace, plan), tables(workspace, plan)),
+        makers=(*_evaluations(plan, lost), f"{plan.name}/tables"),
         records=_both_records(workspace, plan, lost),
     )
 
 
-def report(workspace: Workspace, plan: Study) -> Step:
-    """Page and PDF of a study."""
-    made_from = (*(workspace.tables(plan.name) / table for table in TABLES), workspace.claims(plan.name))
-    made = tuple(workspace.report(plan.name) / page for page in REPORT)
-
-    def makers() -> tuple[Step, ...]:
-        return tables(workspace, plan), claims(workspace, plan)
-
-    return Step(f"{plan.name}/report", "reporting", made_from, made, makers=makers)
+def report(workspace: Workspace, name: str) -> Step:
+    """Page and PDF of the study `name`."""
+    made_from = (*(workspace.tables(name) / table for table in TABLES), workspace.claims(name))
+    made = tuple(workspace.report(name) / page for page in REPORT)
+    return Step(f"{name}/report", "reporting", made_from, made, makers=(f"{name}/tables", f"{name}/claims"))
 
 
-def timing(workspace: Workspace, plan: Study) -> Step:
-    """The page of timings of a study."""
-    made_from = tuple(workspace.tables(plan.name) / table for table in ("study.json", "timing.csv"))
-    made = (workspace.report(plan.name) / "timing.html",)
-    return Step(f"{plan.name}/timing", "reporting", made_from, made, makers=lambda: (tables(workspace, plan),))
+def timing(workspace: Workspace, name: str) -> Step:
+    """The page of timings of the study `name`."""
+    made_from = tuple(workspace.tables(name) / table for table in ("study.json", "timing.csv"))
+    made = (workspace.report(name) / "timing.html",)
+    return Step(f"{name}/timing", "reporting", made_from, made, makers=(f"{name}/tables",))
 
 
 def steps(workspace: Workspace, plan: Study) -> Iterator[Step]:
     """All steps of a study, in an order in which each finds what it reads."""
-    yield from _evaluations(workspace, plan)
+    for run in plan.runs.values():
+        yield evaluate(workspace, plan, run)
     yield tables(workspace, plan)
     yield claims(workspace, plan)
-    yield report(workspace, plan)
-    yield timing(workspace, plan)
+    yield report(workspace, plan.name)
+    yield timing(workspace, plan.name)
 
 
-def _evaluations(workspace: Workspace, plan: Study) -> Iterator[Step]:
-    return (evaluate(workspace, plan, run) for run in plan.runs.values())
+def _evaluation(plan: Study, run: Run) -> str:
+    return f"{plan.name}/evaluate/{run.name}"
+
+
+def _evaluations(plan: Study, lost: Collection[Lost]) -> tuple[str, ...]:
+    return tuple(_evaluation(plan, run) for run in _there(plan, lost))
 
 
 def _both_records(workspace: Workspace, plan: Study, lost: Collection[Lost]) -> tuple[tuple[Path, Path], ...]:

@@ -1,8 +1,8 @@
 # What is computed from all runs at once; `steps.py` says what each step reads and writes.
 TABLES = steps.tables(WORKSPACE, STUDY)
 CLAIMS = steps.claims(WORKSPACE, STUDY)
-REPORT = steps.report(WORKSPACE, STUDY)
-TIMING = steps.timing(WORKSPACE, STUDY)
+REPORT = steps.report(WORKSPACE, STUDY.name)
+TIMING = steps.timing(WORKSPACE, STUDY.name)
 
 
 rule tables:

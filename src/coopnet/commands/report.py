@@ -82,7 +82,7 @@ def report(workspace: Workspace, name: str) -> None:
     """Make `reports/<study>/index.html` and `report.pdf` from the study's tables, and from nothing else."""
     from coopnet.reporting import report as pages  # pandas and matplotlib take seconds
 
-    with receipts.making(workspace, lambda: steps.report(workspace, study.load(workspace.root, name))):
+    with receipts.making(workspace, lambda: steps.report(workspace, name)):
         pages.render(workspace.tables(name), workspace.report(name))
     log.info("reports/%s/index.html and report.pdf", name)
 
@@ -91,5 +91,5 @@ def timing(workspace: Workspace, name: str) -> None:
     """Make `reports/<study>/timing.html`."""
     from coopnet.reporting import timing as page
 
-    with receipts.making(workspace, lambda: steps.timing(workspace, study.load(workspace.root, name))):
+    with receipts.making(workspace, lambda: steps.timing(workspace, name)):
         page.render(workspace.tables(name), workspace.report(name))

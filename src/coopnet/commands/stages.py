@@ -192,8 +192,8 @@ def _study(workspace: Workspace, plan: Study) -> dict[str, Any]:
     return {
         "tables": _whole(steps.tables(HERE, plan), in_git, _keys(workspace, plan, words, overlaid)),
         "claims": _whole(steps.claims(HERE, plan), in_git),
-        "report": _whole(steps.report(HERE, plan), in_git),
-        "timing": _whole(steps.timing(HERE, plan), in_git),
+        "report": _whole(steps.report(HERE, plan.name), in_git),
+        "timing": _whole(steps.timing(HERE, plan.name), in_git),
     }
 
 
