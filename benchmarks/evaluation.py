@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from threadpoolctl import threadpool_limits
 
 from benchmarks import cores
 from coopnet import files, study
@@ -40,7 +41,9 @@ def main() -> None:
     for name, default in (("experiments", 30), ("seeds", 3), ("images", 10_000), ("epochs", 300)):
         parser.add_argument(f"--{name}", type=int, default=default)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    # As Snakemake does for jobs of a thread each; NumPy is loaded by now and has to be told otherwise.
+    os.environ |= {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
+    with tempfile.TemporaryDirectory() as folder, threadpool_limits(limits=1):
         workspace = Workspace(Path(folder))
         plan = prepare(workspace.root, asked.experiments, asked.seeds, asked.epochs)
         for run in plan.runs.values():
