@@ -105,7 +105,7 @@ def join(device_kind: str) -> Group:
         distributed.init_process_group("gloo", timeout=PATIENCE)
         work = distributed.new_group(backend="nccl" if device_kind == "cuda" else "gloo")
     if device_kind == "cuda":
-        # A process that leased a GPU sees no other; one that could not, since nobody knows which there are, takes turns.
+        # A process that leased a GPU sees no other; where nobody knows which there are, none is leased.
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     return Group(distributed.get_rank(), distributed.get_world_size(), work)
 
