@@ -292,17 +292,11 @@ class Project:
         }
 
 
-@dataclass(frozen=True)
-class Started:
-    """A command on its way."""
+class Watched:
+    """A command on its way, and what it said so far."""
 
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    @property
-    def said(self) -> str:
-        """What it said so far."""
-        return self.log.read_text()
+    process: subprocess.Popen[Any]
+    said: Any
 
     def wait_for(self, happened: Callable[[], Any], seconds: float = 300) -> Any:
         """Wait until something is so, and give it, whatever it is; the command must not end before."""
@@ -314,6 +308,19 @@ class Started:
             assert self.process.poll() is None, self.said
             time.sleep(0.05)
         raise AssertionError(f"not within {seconds} s: {self.said}")
+
+
+@dataclass(frozen=True)
+class Started(Watched):
+    """A command on its way."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def said(self) -> str:
+        """What it said so far."""
+        return self.log.read_text()
 
     def end(self) -> Done:
         """Wait for its end."""

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from engines_fixture import Watched
 from test_demo import make
 from test_pipeline import BIN, ROOT, TINY, bits, call, make_workspace, prepared
 
@@ -89,7 +90,7 @@ def made(*experiments: str) -> list[str]:
     return [f"results/tiny/{experiment}/seed0/run.json" for experiment in experiments]
 
 
-class OnSlurm:
+class OnSlurm(Watched):
     """A study on its way through Snakemake and Slurm, from an empty store.
 
     Attributes:
@@ -118,17 +119,6 @@ class OnSlurm:
         journal = self.folder / "store" / "journal.jsonl"
         lines = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
         return [line for line in lines if line["run"] == f"tiny/{experiment}/seed0"]
-
-    def wait_for(self, happened: Callable[[], Any], seconds: float = 300) -> Any:
-        """Wait until something is so, and give it, whatever it is; Snakemake must not end before."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            found = happened()
-            if found:
-                return found
-            assert self.process.poll() is None, self.said
-            time.sleep(0.05)
-        raise AssertionError(f"not within {seconds} s: {self.said}")
 
     def halted(self, experiment: str) -> "Job":
         """The job of a run that has saved an epoch, its training stopped in the midst of the next ones."""
