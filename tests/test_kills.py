@@ -233,10 +233,13 @@ class Storm:
         diary.read(project)
         self.hits += hit
         log = project.root.parent / "log"
-        assert hit or process.returncode == 0, said(project)
+        refused = not hit and process.returncode != 0
+        if refused:  # by DVC, for a lock that it was killed in writing
+            mended = project.coopnet("record", NAME).said
+            assert "was left half-written by a DVC that was killed" in mended, said(project)
         with log.open("a") as handle:
             handle.write(f"\n=== {'hit' if hit else 'ended'}: {process.returncode}\n")
-        return not hit
+        return not (hit or refused)
 
 
 @pytest.mark.parametrize("victim", ["snakemake", "dvc", "group of snakemake", "group of dvc"])

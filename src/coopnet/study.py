@@ -253,7 +253,7 @@ def _check_descent(child: Experiment, parent: Experiment, where: str) -> None:
         pairs += [(f"model.{field}", getattr(child.model, field), getattr(parent.model, field)) for field in fields]
     for field, own, other in pairs:
         if own != other:
-            raise CoopNetError(f"{where} has {field} {other}, its child {own}; they have to agree")
+            raise CoopNetError(f"{where} has {field} {other}, its child {own}; they have to agree: give both the same")
     if child.start.kind in JOINING and parent.model.branches != 1:
         raise CoopNetError(
             f"{where} has {parent.model.branches} branches; start {child.start.kind} takes networks of one branch"

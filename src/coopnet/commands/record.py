@@ -60,8 +60,9 @@ def record(workspace: Workspace, name: str) -> None:
 def _commit(workspace: Workspace, *addresses: str) -> None:
     """Have DVC write what lies there into its locks.
 
-    It writes them in place, and refuses to start where one was left half-written by another that was killed. Such a
-    lock is removed, and written anew; not before it was refused, since another DVC may be about to write its end.
+    It writes them in place, as it does its list of who reads and writes what, and refuses to start where one was left
+    half-written by another that was killed. Such a file is removed, and written anew; not before it was refused, since
+    another DVC may be about to write its end.
 
     Raises:
         CoopNetError: DVC fails.
@@ -70,8 +71,7 @@ def _commit(workspace: Workspace, *addresses: str) -> None:
     try:
         _dvc(workspace, *arguments)
     except CoopNetError:
-        locks = [workspace.root / "dvc.lock", *sorted((workspace.root / "dvc").rglob("dvc.lock"))]
-        half = [path for path in locks if path.is_file() and not _is_whole(path.read_bytes())]
+        half = _half_written(workspace)
         if not half:
             raise
         for path in half:
@@ -80,9 +80,16 @@ def _commit(workspace: Workspace, *addresses: str) -> None:
         _dvc(workspace, *arguments)
 
 
-def _is_whole(lock: bytes) -> bool:
-    """Whether a lock of DVC has its beginning and its end."""
-    return lock.startswith(b"schema:") and lock.endswith(b"\n")
+def _half_written(workspace: Workspace) -> list[Path]:
+    """Files that DVC writes in place and that lack their beginning or their end."""
+    locks = [workspace.root / "dvc.lock", *sorted((workspace.root / "dvc").rglob("dvc.lock"))]
+    ends = dict.fromkeys(locks, (b"schema:", b"\n")) | {workspace.root / ".dvc" / "tmp" / "rwlock": (b"{", b"}")}
+    half = []
+    for path, (first, last) in ends.items():
+        text = path.read_bytes() if path.is_file() else None
+        if text is not None and not (text.startswith(first) and text.endswith(last)):
+            half.append(path)
+    return half
 
 
 def restore(workspace: Workspace, name: str) -> None:

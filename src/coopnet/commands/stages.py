@@ -6,7 +6,7 @@ after every stage, so one for all runs would cost more than small networks to tr
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +74,18 @@ def stages(workspace: Workspace) -> dict[Path, str]:
     written: dict[Path, dict[str, Any]] = {}
     for name in study.names(workspace.root):
         plan = study.load(workspace.root, name)
-        folder = workspace.root / "dvc" / name
+        folder, in_git, overlaid = workspace.root / "dvc" / name, _in_git(workspace, name), _overlaid(workspace, name)
+        runs: dict[str, list[Run]] = {experiment: [] for experiment in plan.experiments}
+        for run in plan.runs.values():
+            runs[run.experiment].append(run)
         for experiment in plan.experiments:
-            written[folder / experiment / "dvc.yaml"] = _experiment(workspace, plan, experiment)
+            params = _parameters(plan, experiment, overlaid)
+            written[folder / experiment / "dvc.yaml"] = _experiment(plan, experiment, runs[experiment], in_git, params)
         if name == FULL:
-            whole = {"source": _source(), "prepare": _prepare()} | _study(workspace, plan)
+            whole = {"source": _source(), "prepare": _prepare()} | _study(plan, in_git, overlaid)
             written[workspace.root / "dvc.yaml"] = {"stages": whole, "plots": _plots(plan, "")}
         else:
-            own = _from_root(_study(workspace, plan), "../..")
+            own = _from_root(_study(plan, in_git, overlaid), "../..")
             written[folder / "dvc.yaml"] = {"stages": own, "plots": _plots(plan, "../../")}
     return {path: HEAD + yaml.dump(content, Dumper=_Plain, **STYLE) for path, content in written.items()}
 
@@ -136,13 +140,12 @@ def _prepare() -> dict[str, Any]:
     return {"foreach": sorted(DATASETS), "do": {"cmd": "coopnet prepare ${item}", "outs": outs}}
 
 
-def _experiment(workspace: Workspace, plan: Study, name: str) -> dict[str, Any]:
+def _experiment(plan: Study, name: str, runs: Iterable[Run], in_git: bool, params: list[Any]) -> dict[str, Any]:
     """How the runs of an experiment are trained and evaluated; they differ in seeds and parents only."""
     row = plan.experiments[name]
     here = str(HERE.results(plan.name) / name / "seed${item.seed}")
     weights = str(HERE.root / "checkpoints" / row.data.dataset / plan.name / name / "seed${item.seed}")
     parents = [f"${{item.parent{place}}}" for place in range(1, len(row.parents) + 1)]
-    in_git, params = _in_git(workspace, plan.name), _parameters(workspace, plan, name)
     made = {
         "train": {
             "foreach": "${runs}",
@@ -172,8 +175,8 @@ def _experiment(workspace: Workspace, plan: Study, name: str) -> dict[str, Any]:
             },
         },
     }
-    runs = {f"seed{run.seed}": _item(plan, run) for run in plan.runs.values() if run.experiment == name}
-    return {"vars": [{"runs": runs}], "stages": _from_root(made, "../../..")}
+    seeds = {f"seed{run.seed}": _item(plan, run) for run in runs}
+    return {"vars": [{"runs": seeds}], "stages": _from_root(made, "../../..")}
 
 
 def _item(plan: Study, run: Run) -> dict[str, Any]:
@@ -184,13 +187,12 @@ def _item(plan: Study, run: Run) -> dict[str, Any]:
     return {"seed": run.seed} | parents
 
 
-def _study(workspace: Workspace, plan: Study) -> dict[str, Any]:
+def _study(plan: Study, in_git: bool, overlaid: Collection[str]) -> dict[str, Any]:
     """What is computed from all runs of a study."""
     words = ["title", "description", "device", "threads", "seeds", "defaults", "experiments"]
-    overlaid = [*words, "parts", "only", "time_scale", "every_experiment"]
-    in_git = _in_git(workspace, plan.name)
+    laid_over = [*words, "parts", "only", "time_scale", "every_experiment"]
     return {
-        "tables": _whole(steps.tables(HERE, plan), in_git, _keys(workspace, plan, words, overlaid)),
+        "tables": _whole(steps.tables(HERE, plan), in_git, _keys(plan, overlaid, words, laid_over)),
         "claims": _whole(steps.claims(HERE, plan), in_git),
         "report": _whole(steps.report(HERE, plan.name), in_git),
         "timing": _whole(steps.timing(HERE, plan.name), in_git),
@@ -218,10 +220,10 @@ def _kept(path: str, in_git: bool, **settings: str) -> dict[str, Any]:
     return {path: {"cache": not in_git, "persist": True} | settings}
 
 
-def _parameters(workspace: Workspace, plan: Study, name: str) -> list[Any]:
+def _parameters(plan: Study, name: str, overlaid: Collection[str]) -> list[Any]:
     """What decides a run: its row, and what is laid over all rows."""
     own = f"experiments.{name}"
-    return _keys(workspace, plan, ["threads", "defaults", own], ["threads", "time_scale", "every_experiment", own])
+    return _keys(plan, overlaid, ["threads", "defaults", own], ["threads", "time_scale", "every_experiment", own])
 
 
 def _reading(command: str, params: list[Any]) -> str:
@@ -234,11 +236,17 @@ def _reading(command: str, params: list[Any]) -> str:
     return "  # ".join([command, *overlaid])
 
 
-def _keys(workspace: Workspace, plan: Study, keys: list[str], overlaid: list[str]) -> list[Any]:
+def _keys(plan: Study, overlaid: Collection[str], keys: list[str], laid_over: list[str]) -> list[Any]:
     """Keys of `params.yaml`, and of a study's overlay those it has: DVC refuses keys that are missing."""
     files_of: list[Any] = [{"params.yaml": keys}]
     if plan.name != FULL:
-        overlay = study.read_yaml(workspace.root / "studies" / f"{plan.name}.yaml")
-        known = [*overlay, *(f"experiments.{name}" for name in overlay.get("experiments") or {})]
-        files_of.append({f"studies/{plan.name}.yaml": [key for key in overlaid if key in known]})
+        files_of.append({f"studies/{plan.name}.yaml": [key for key in laid_over if key in overlaid]})
     return files_of
+
+
+def _overlaid(workspace: Workspace, name: str) -> Collection[str]:
+    """The keys of a study's overlay, those of its rows too."""
+    if name == FULL:
+        return ()
+    overlay = study.read_yaml(workspace.root / "studies" / f"{name}.yaml")
+    return {*overlay, *(f"experiments.{row}" for row in overlay.get("experiments") or {})}
