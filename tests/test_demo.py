@@ -45,11 +45,18 @@ def committed() -> list[str]:
     return sorted({line.split("/")[1] for line in listed.splitlines()})
 
 
-def make(name: str, folder: Path) -> Path:
-    """A workspace in which a study of this project was made, from an empty store."""
+def begin(folder: Path) -> Path:
+    """A workspace in which nothing was made yet."""
+    folder.mkdir(exist_ok=True)
     for part in ("params.yaml", "claims.yaml", "figures.yaml", "Snakefile", "studies", "workflow", "profiles"):
         source = ROOT / part
         shutil.copytree(source, folder / part) if source.is_dir() else shutil.copy(source, folder / part)
+    return folder
+
+
+def make(name: str, folder: Path) -> Path:
+    """A workspace in which a study of this project was made, from an empty store."""
+    begin(folder)
     environment = os.environ | {"COOPNET_STORE": str(folder / "store")}
     command = [BIN / "snakemake", "--cores", "2", "--config", f"study={name}"]
     made = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)

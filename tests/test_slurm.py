@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 from engines_fixture import Watched
-from test_demo import make
-from test_pipeline import BIN, ROOT, TINY, bits, call, make_workspace, prepared
+from test_demo import begin, make
+from test_pipeline import BIN, TINY, bits, call, make_workspace, prepared
 
 __all__ = ["prepared"]
 
@@ -289,10 +289,7 @@ def test_jobs_on_one_node_get_a_gpu_each(prepared: Path, tmp_path: Path) -> None
 def test_demo_gives_the_same_bytes_as_without_slurm(tmp_path: Path) -> None:
     """Step 1 and Step 2 from nothing to the report: every result, table, claim and report, but wall-clock figures."""
     local = make("demo", tmp_path / "local")
-    for part in ("params.yaml", "claims.yaml", "figures.yaml", "Snakefile", "studies", "workflow", "profiles"):
-        (tmp_path / "slurm").mkdir(exist_ok=True)
-        subprocess.run(["cp", "-r", ROOT / part, tmp_path / "slurm"], check=True)
-    run = OnSlurm(tmp_path / "slurm", study="demo")
+    run = OnSlurm(begin(tmp_path / "slurm"), study="demo")
     assert run.process.wait(timeout=3600) == 0, run.said
     assert promised(tmp_path / "slurm") == promised(local)
     here = set(re.findall(r"^localrule (\w+):", run.said, re.MULTILINE))

@@ -1,6 +1,7 @@
 """`coopnet train` of a row with several processes, as a user has it: whatever ends one of them, nothing is lost."""
 
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from coopnet import study
+from coopnet import failures, study
 from coopnet.commands import torchrun
 from coopnet.errors import CoopNetError
 from coopnet.settings import Training
@@ -238,6 +239,32 @@ def test_errors_are_told_once(workspace: Path) -> None:
         assert done.stderr.count(words) == 1, done.stderr
         assert done.stderr.count("coopnet: error:") == 1
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_memory_that_runs_out_in_one_process_is_told_once(
+    rank: int, workspace: Path, prepared: Path, tmp_path: Path, start: Callable[..., Started]
+) -> None:
+    """Whichever process has none left: one line, the run is on record as failed, and with enough it goes on."""
+    edit(workspace, lambda content: content["every_experiment"]["training"].update(batch_size=200))
+    edit(workspace, lambda content: content["every_experiment"]["model"].update(width=16))
+    started = start()
+    started.until("epoch 2/")
+    process = started.workers()[rank]
+    resource.prlimit(process, resource.RLIMIT_AS, (2**20, 2**40))  # less than it has
+    said = started.end()
+    assert started.process.returncode == 1, said
+    assert said.count("coopnet: error:") == said.count("no memory left on cpu in epoch") == 1, said
+    assert "Traceback" not in said
+    plan = study.load(workspace, "tiny")
+    lost = failures.lost(Workspace(workspace), plan)["one3", 0]
+    assert lost.kind == "out_of_memory"
+    again = call(workspace, *map(str, ("coopnet", *TRAIN[1:])))
+    assert again.returncode == 0, again.stderr
+    assert "epoch 1/" not in again.stderr
+    assert bits(workspace) == undisturbed(tmp_path, prepared, workspace)
+    assert not failures.lost(Workspace(workspace), plan)
 
 
 @pytest.mark.slow

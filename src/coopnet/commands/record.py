@@ -81,15 +81,24 @@ def _commit(workspace: Workspace, *addresses: str) -> None:
 
 
 def _half_written(workspace: Workspace) -> list[Path]:
-    """Files that DVC writes in place and that lack their beginning or their end."""
+    """Files that DVC writes in place and that lack their end."""
     locks = [workspace.root / "dvc.lock", *sorted((workspace.root / "dvc").rglob("dvc.lock"))]
-    ends = dict.fromkeys(locks, (b"schema:", b"\n")) | {workspace.root / ".dvc" / "tmp" / "rwlock": (b"{", b"}")}
-    half = []
-    for path, (first, last) in ends.items():
-        text = path.read_bytes() if path.is_file() else None
-        if text is not None and not (text.startswith(first) and text.endswith(last)):
-            half.append(path)
-    return half
+    half = [path for path in locks if path.is_file() and not _is_whole(path.read_bytes())]
+    users = workspace.root / ".dvc" / "tmp" / "rwlock"  # who reads and writes what
+    return half + [users] * (users.is_file() and not _is_json(users.read_bytes()))
+
+
+def _is_whole(lock: bytes) -> bool:
+    """Whether a lock of DVC has its beginning and its end."""
+    return lock.startswith(b"schema:") and lock.endswith(b"\n")
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def restore(workspace: Workspace, name: str) -> None:
