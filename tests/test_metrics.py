@@ -21,7 +21,8 @@ from coopnet.evaluation.metrics import (
     EXACT,
     Saved,
     expected_calibration_error,
-    log_mean_probabilities,
+    log_mean,
+    log_probabilities,
     measure,
     ranks,
     reliability,
@@ -254,7 +255,7 @@ def test_mean_of_vanishing_probabilities_is_finite() -> None:
     """A class that every branch calls impossible (e^-1000 is 0 as a float) still has a logarithm, the right one."""
     logits = np.array([[[1000.0, 0.0], [1000.0, 10.0]]], np.float32)
     expected = -990 + np.log1p(np.exp(-10)) - np.log(2)
-    np.testing.assert_allclose(log_mean_probabilities(logits), [[0, expected]], rtol=1e-12)
+    np.testing.assert_allclose(log_mean(log_probabilities(logits)), [[0, expected]], rtol=1e-12)
 
 
 def test_plain_network_has_no_diversity() -> None:
@@ -339,7 +340,7 @@ def test_outcomes_of_other_images_are_refused() -> None:
 def test_disagreement_by_hand() -> None:
     """Of four images branches 1 and 2 differ on one, 1 and 3 on two, 2 and 3 on three: 25, 50, 75; mean 50 %."""
     predictions = np.array([[0, 0, 0], [1, 1, 0], [2, 2, 1], [0, 1, 0]])
-    found = diversity(np.eye(3)[predictions])
+    found = diversity(log_probabilities(np.eye(3)[predictions]))
     assert {name: pair["disagreement"] for name, pair in found["pairs"].items()} == {"1-2": 25, "1-3": 50, "2-3": 75}
     assert found["disagreement"] == 50
 
@@ -348,7 +349,7 @@ def test_divergence_by_hand() -> None:
     """Of (½, ½) and (¾, ¼), KL is ½ ln(4/3) one way and ¾ ln 3 − ln 2 the other; of equal images the mean is halved."""
     logits = np.log([[[1 / 2, 1 / 2], [3 / 4, 1 / 4]], [[1 / 2, 1 / 2], [1 / 2, 1 / 2]]])
     expected = (0.5 * np.log(4 / 3) + 0.75 * np.log(3) - np.log(2)) / 2 / 2
-    found = diversity(logits + np.array([[[5.0], [-3.0]]]))  # a constant on all logits changes no probability
+    found = diversity(log_probabilities(logits + np.array([[[5.0], [-3.0]]])))  # a constant on all logits changes no probability
     assert found["kl"] == pytest.approx(expected)
     assert found["pairs"]["1-2"]["kl"] == found["kl"]
 
@@ -358,7 +359,7 @@ def test_divergence_agrees_with_scipy(seed: int) -> None:
     """KL is SciPy's relative entropy: of each pair both ways, and on average over all ordered pairs."""
     saved = some_saved(seed, branches=4)
     p = softmax(saved.branches)
-    found = diversity(saved.branches)
+    found = diversity(saved.log_probabilities)
     ordered = {(i, j): entropy(p[:, i], p[:, j], axis=1).mean() for i, j in permutations(range(4), 2)}
     assert found["kl"] == pytest.approx(np.mean(list(ordered.values())))
     assert found["kl"] == pytest.approx(np.mean([rel_entr(p[:, i], p[:, j]).sum(axis=1).mean() for i, j in ordered]))
@@ -370,14 +371,15 @@ def test_divergence_agrees_with_scipy(seed: int) -> None:
 def test_identical_branches_have_no_diversity() -> None:
     """Copies agree on every image, and their divergence is 0, not nearly 0."""
     saved = some_saved(0, branches=1)
-    found = diversity(np.repeat(saved.branches, 3, axis=1))
+    found = diversity(np.repeat(saved.log_probabilities, 3, axis=1))
     assert found == {"disagreement": 0, "kl": 0, "pairs": dict.fromkeys(("1-2", "1-3", "2-3"), found["pairs"]["1-2"])}
     assert found["pairs"]["1-2"] == {"disagreement": 0, "kl": 0}
 
 
 def test_divergence_of_certain_branches_is_finite() -> None:
     """Branches that are certain of different classes diverge by their difference in logits, not by infinity."""
-    assert diversity(np.array([[[2000.0, 0.0], [0.0, 1000.0]]], np.float32))["kl"] == pytest.approx(1500)
+    logits = np.array([[[2000.0, 0.0], [0.0, 1000.0]]], np.float32)
+    assert diversity(log_probabilities(logits))["kl"] == pytest.approx(1500)
 
 
 # Against the parent

@@ -4,25 +4,24 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax
 
 from coopnet.evaluation.chunks import in_chunks
 
 
-def diversity(branches: np.ndarray) -> dict[str, Any]:
+def diversity(logs: np.ndarray) -> dict[str, Any]:
     """Disagreement and Kullback-Leibler divergence of every pair of branches, and their means over pairs.
 
     Args:
-        branches: logits of two or more branches, [N, B, C].
+        logs: logarithms of the probabilities of two or more branches, [N, B, C].
 
     Returns:
         `disagreement`: percent of the images on which the two predict different classes; `kl`: KL(p‖q) in nats, mean
         over images and both directions; `pairs`: the two for each pair, by name: `1-2`, …, branches counted from 1.
     """
-    predictions = branches.argmax(axis=2)
-    divergences = in_chunks(_divergences, branches)
+    predictions = logs.argmax(axis=2)
+    divergences = in_chunks(_divergences, logs)
     pairs = {}
-    for (i, j), both in zip(combinations(range(branches.shape[1]), 2), divergences, strict=True):
+    for (i, j), both in zip(combinations(range(logs.shape[1]), 2), divergences, strict=True):
         pairs[f"{i + 1}-{j + 1}"] = {
             "disagreement": float(100 * (predictions[:, i] != predictions[:, j]).mean()),
             "kl": float(both.mean() / 2),
@@ -31,9 +30,9 @@ def diversity(branches: np.ndarray) -> dict[str, Any]:
     return {**means, "pairs": pairs}
 
 
-def _divergences(branches: np.ndarray) -> list[np.ndarray]:
+def _divergences(logs: np.ndarray) -> list[np.ndarray]:
     """KL(p‖q) + KL(q‖p) of every pair, [N] each."""
-    logs = log_softmax(np.moveaxis(branches, 1, 0).astype(np.float64), axis=2)
+    logs = np.moveaxis(logs, 1, 0)
     probabilities = np.exp(logs)
     # Σ (p − q)(log p − log q), of which no term is negative: exactly 0 for equal branches.
     return [

@@ -36,7 +36,12 @@ class Saved:
     @cached_property
     def log_mean_probabilities(self) -> np.ndarray:
         """Logarithm of the mean of the branches' probabilities, [N, C]."""
-        return log_mean_probabilities(self.branches)
+        return log_mean(self.log_probabilities)
+
+    @cached_property
+    def log_probabilities(self) -> np.ndarray:
+        """Logarithms of the branches' probabilities, [N, B, C]: half of what follows from logits is made of them."""
+        return log_probabilities(self.branches)
 
 
 def ranks(logits: np.ndarray, labels: np.ndarray, *ties: np.ndarray) -> np.ndarray:
@@ -57,16 +62,26 @@ def _ranks(labels: np.ndarray, *scores: np.ndarray) -> tuple[np.ndarray]:
 
 def ranks_by_class(labels: np.ndarray, *scores: np.ndarray) -> np.ndarray:
     """The same of scores [C, N], the first of which decides before the second: several times faster than [N, C]."""
-    classes, images = len(scores[0]), np.arange(len(labels))
-    above: np.ndarray | None = None
+    higher: np.ndarray | None = None
     for score in reversed(scores):
-        true = score[labels, images]
-        higher, equal = score > true, score == true
-        if np.count_nonzero(equal) != len(labels):  # of others than the true classes, which equal themselves
-            higher |= equal & (np.arange(classes)[:, None] < labels if above is None else above)
-        above = higher
-    assert above is not None
-    return above.sum(axis=0, dtype=np.int32).astype(int)
+        higher = above(labels, score, higher)
+    assert higher is not None
+    return count(higher)
+
+
+def above(labels: np.ndarray, score: np.ndarray, ties: np.ndarray | None = None) -> np.ndarray:
+    """Which classes rank above the true one, [C, N], by scores [C, N]; equal ones as `ties` says, else by class index."""
+    true = score[labels, np.arange(len(labels))]
+    higher, equal = score > true, score == true
+    if np.count_nonzero(equal) != len(labels):  # of others than the true classes, which equal themselves
+        higher |= equal & (np.arange(len(score))[:, None] < labels if ties is None else ties)
+    return higher
+
+
+def count(above: np.ndarray) -> np.ndarray:
+    """How many classes rank above the true one, [N], of which ones do, [C, N]."""
+    # In no more bytes than the number of classes needs: several times faster than in eight.
+    return above.view(np.uint8).sum(axis=0, dtype=np.min_scalar_type(len(above))).astype(int)
 
 
 def accuracy(ranks: np.ndarray) -> dict[str, float]:
@@ -122,8 +137,13 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return scored(logits, labels).scores
 
 
-def scored(logits: np.ndarray, labels: np.ndarray) -> Scored:
+def scored(logits: np.ndarray, labels: np.ndarray, logs: np.ndarray | None = None) -> Scored:
     """Score logits [N, C] against true classes [N].
+
+    Args:
+        logits: what the network said.
+        labels: true classes.
+        logs: `log_probabilities` of the logits, where they have been computed.
 
     Raises:
         CoopNetError: a logit is not a finite number.
@@ -131,7 +151,8 @@ def scored(logits: np.ndarray, labels: np.ndarray) -> Scored:
     if not np.isfinite(logits).all():  # a comparison with NaN is false, so the true class would rank first
         raise CoopNetError("the logits are not finite numbers: the network has diverged; lower training.optimizer.lr")
     rank = ranks(logits, labels)
-    true, largest = in_chunks(_log_probabilities, logits, labels)
+    logs = log_probabilities(logits) if logs is None else logs
+    true, largest = logs[np.arange(len(labels)), labels], logs.max(axis=1)
     confidence, correct = np.exp(largest), rank == 0
     found = {
         **accuracy(rank),
@@ -141,24 +162,25 @@ def scored(logits: np.ndarray, labels: np.ndarray) -> Scored:
     return Scored(found, confidence, correct)
 
 
-def _log_probabilities(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of the true class and of the most probable one, [N] each."""
-    logs = log_softmax(logits.astype(np.float64), axis=1)
-    return logs[np.arange(len(labels)), labels], logs.max(axis=1)
+def log_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Logarithms, in float64, of the softmax probabilities of logits [N, …, C]."""
+    (logs,) = in_chunks(lambda some: (log_softmax(some.astype(np.float64), axis=-1),), logits)
+    return logs
 
 
-def log_mean_probabilities(logits: np.ndarray) -> np.ndarray:
-    """Logarithm of the mean over K networks of their softmax probabilities, from logits [N, K, C] to [N, C].
+def log_mean(logs: np.ndarray) -> np.ndarray:
+    """Logarithm of the mean over K networks of their probabilities, from logarithms of these, [N, K, C], to [N, C].
 
     It stays finite where every probability of a class is too small for a float.
     """
-    (mean,) = in_chunks(_log_mean, logits)
+    (mean,) = in_chunks(_log_mean, logs)
     return mean
 
 
-def _log_mean(logits: np.ndarray) -> tuple[np.ndarray]:
-    networks_first = np.moveaxis(logits, 1, 0).astype(np.float64, order="C")  # the sums run over contiguous memory
-    return (logsumexp(log_softmax(networks_first, axis=2), axis=0) - np.log(logits.shape[1]),)
+def _log_mean(logs: np.ndarray) -> tuple[np.ndarray]:
+    # What SciPy's logsumexp does, without what it provides for beyond finite numbers: that takes five times as long.
+    largest = logs.max(axis=1)
+    return (largest + np.log(np.exp(logs - largest[:, None]).mean(axis=1)),)
 
 
 def measure(saved: Saved) -> dict[str, Any]:
@@ -171,7 +193,8 @@ def measure(saved: Saved) -> dict[str, Any]:
     """
     count = saved.branches.shape[1]
     branches = [
-        scores(saved.branches[:, b], saved.labels) | {"gate": float(saved.gate[:, b].mean(dtype=np.float64))}
+        scored(saved.branches[:, b], saved.labels, saved.log_probabilities[:, b]).scores
+        | {"gate": float(saved.gate[:, b].mean(dtype=np.float64))}
         for b in range(count)
     ]
     ensemble = scored(saved.ensemble, saved.labels)
@@ -183,7 +206,7 @@ def measure(saved: Saved) -> dict[str, Any]:
     }
     if count > 1:
         measured["mean_probabilities"] = scores(saved.log_mean_probabilities, saved.labels)
-        measured["diversity"] = diversity(saved.branches)
+        measured["diversity"] = diversity(saved.log_probabilities)
     return measured
 
 
@@ -207,14 +230,14 @@ def versus_parents(parents: Sequence[Saved]) -> dict[str, Any]:
     return {
         "singles": [scores(logits[:, j], labels) for j in range(len(parents))],
         "logit_ensemble": scores(logits.mean(axis=1, dtype=np.float64), labels),
-        "probability_ensemble": scores(log_mean_probabilities(logits), labels),
+        "probability_ensemble": scores(log_mean(log_probabilities(logits)), labels),
     }
 
 
 def versus_teacher(student: Saved, teacher: Saved) -> dict[str, Any]:
     """On how many images, in percent, a student predicts another class than its teacher, and the teacher's scores."""
     weights = np.log(teacher.gate, where=teacher.gate > 0, out=np.full_like(teacher.gate, -np.inf))
-    said = log_softmax(teacher.branches.astype(np.float64), axis=2) + weights[:, :, None]
+    said = teacher.log_probabilities + weights[:, :, None]
     own, other = student.ensemble, logsumexp(said, axis=1)  # the mean of probabilities, which is what it teaches
     return {
         "disagreement": float(100 * (own.argmax(axis=1) != other.argmax(axis=1)).mean()),

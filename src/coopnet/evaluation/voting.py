@@ -1,7 +1,7 @@
 """What subsets of a network's branches reach together, under three rules."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial, reduce
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 from itertools import chain, combinations
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import softmax
 
 from coopnet.evaluation.chunks import in_chunks
-from coopnet.evaluation.metrics import Saved, accuracy, ranks_by_class
+from coopnet.evaluation.metrics import Saved, above, accuracy, count, ranks_by_class
 
 VOTES = ("split", "subset", "size", "rule", "top1", "top5")
 """Columns of `votes.csv`."""
@@ -35,10 +35,10 @@ def votes(saved: Saved) -> list[dict[str, Any]]:
     if count == 1:
         return []
     rows = []
-    for subset, found in _ranks(saved, subsets(count)):
+    for subset, found in _ranks(saved, sorted(subsets(count))):  # depth first
         name = "+".join(str(b + 1) for b in subset)
         rows += [{"subset": name, "size": len(subset), "rule": rule} | accuracy(found[rule]) for rule in RULES]
-    return sorted(rows, key=lambda row: RULES.index(row["rule"]))
+    return sorted(rows, key=lambda row: (RULES.index(row["rule"]), row["size"]))
 
 
 def vote(saved: Saved, subset: str, rule: str) -> np.ndarray:
@@ -71,20 +71,30 @@ def _ranks_of(
     probabilities = np.ascontiguousarray(softmax(logits, axis=2).transpose(0, 2, 1))
     predicted, classes = branches.argmax(axis=2).T, np.arange(branches.shape[2])
     ballots = (predicted[:, None, :] == classes[:, None]).astype(np.int8)
+    logits_of, probabilities_of, ballots_of = map(_sums, (weighted, probabilities, ballots))
     found = []
-    for subset in voting:
-        summed = _sum(probabilities, subset)  # ranks as the mean does
+    for subset in map(tuple, voting):
+        summed = probabilities_of(subset)  # ranks as the mean does
+        by_mean = above(labels, summed)
         found += [
-            ranks_by_class(labels, _sum(weighted, subset)),
-            ranks_by_class(labels, _sum(ballots, subset), summed),
-            ranks_by_class(labels, summed),
+            ranks_by_class(labels, logits_of(subset)),
+            count(above(labels, ballots_of(subset), by_mean)),
+            count(by_mean),
         ]
     return found
 
 
-def _sum(values: np.ndarray, subset: Iterable[int]) -> np.ndarray:
-    """Sum of some of the values [B, C, N], without a copy of them."""
-    total: np.ndarray = reduce(np.add, (values[b] for b in subset))
+def _sums(values: np.ndarray) -> Callable[[tuple[int, ...]], np.ndarray]:
+    """The sum of some of the values [B, C, N], as a function of which.
+
+    It is that of one less and the last, so depth first each takes one addition, in memory that is in the cache still.
+    """
+
+    @lru_cache(maxsize=len(values))
+    def total(subset: tuple[int, ...]) -> np.ndarray:
+        *others, last = subset
+        return total(tuple(others)) + values[last] if others else values[last]
+
     return total
 
 
