@@ -349,7 +349,8 @@ def test_divergence_by_hand() -> None:
     """Of (½, ½) and (¾, ¼), KL is ½ ln(4/3) one way and ¾ ln 3 − ln 2 the other; of equal images the mean is halved."""
     logits = np.log([[[1 / 2, 1 / 2], [3 / 4, 1 / 4]], [[1 / 2, 1 / 2], [1 / 2, 1 / 2]]])
     expected = (0.5 * np.log(4 / 3) + 0.75 * np.log(3) - np.log(2)) / 2 / 2
-    found = diversity(log_probabilities(logits + np.array([[[5.0], [-3.0]]])))  # a constant on all logits changes no probability
+    shifted = logits + np.array([[[5.0], [-3.0]]])  # a constant on all logits changes no probability
+    found = diversity(log_probabilities(shifted))
     assert found["kl"] == pytest.approx(expected)
     assert found["pairs"]["1-2"]["kl"] == found["kl"]
 

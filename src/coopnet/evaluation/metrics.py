@@ -70,7 +70,7 @@ def ranks_by_class(labels: np.ndarray, *scores: np.ndarray) -> np.ndarray:
 
 
 def above(labels: np.ndarray, score: np.ndarray, ties: np.ndarray | None = None) -> np.ndarray:
-    """Which classes rank above the true one, [C, N], by scores [C, N]; equal ones as `ties` says, else by class index."""
+    """Which classes rank above the true one, [C, N], by scores [C, N]; equal ones as `ties` says, or by class index."""
     true = score[labels, np.arange(len(labels))]
     higher, equal = score > true, score == true
     if np.count_nonzero(equal) != len(labels):  # of others than the true classes, which equal themselves
