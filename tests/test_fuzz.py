@@ -49,7 +49,7 @@ FEW = settings(
 
 REMEDIES = (
     *("valid", "known", "missing", "mean", "must", "need", "take", "not", "repeat", "make", "do ", "is for", "leave"),
-    *("remove", "begin", "give", "ascend", "lies"),
+    *("remove", "rename", "begin", "give", "ascend", "lies", "let it"),
 )
 
 # Values by the schema --------------------------------------------------------------------------------

@@ -1408,7 +1408,7 @@ def test_part_may_come_from_the_defaults(tmp_path: Path) -> None:
 def test_study_without_experiments_is_refused(tmp_path: Path) -> None:
     """Parts that no row is of leave nothing to do."""
     root = write(tmp_path, {"defaults.part": "growth"}, overlay={"parts": ["foundation"]})
-    assert "no experiment is of parts ['foundation']" in refusal(root, "small")
+    assert "params.yaml has no experiment of parts foundation" in refusal(root, "small")
 
 
 @pytest.mark.parametrize("record", ["", "[]", "{}", '{"files": {}}'])

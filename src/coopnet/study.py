@@ -194,7 +194,8 @@ def resolve(parameters: Parameters, overlay: Overlay, source: str) -> dict[str, 
         experiment = check(Experiment, merged, f"{source}: experiments.{name}")
         experiments[name] = scale(experiment, overlay.time_scale)
     if not experiments:
-        raise CoopNetError(f"{source}: no experiment is of parts {overlay.parts}; name others")
+        wanted = ", ".join(overlay.parts or ())
+        raise CoopNetError(f"{source}: params.yaml has no experiment of parts {wanted}; leave parts out, or add rows")
     for name, experiment in experiments.items():
         for parent in experiment.parents:
             if parent not in experiments:
