@@ -11,6 +11,8 @@ import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pandas as pd
 import pytest
@@ -20,7 +22,8 @@ from coopnet import files
 from coopnet.errors import CoopNetError
 from coopnet.reporting import report, sections, tables, timing
 from coopnet.reporting.figures import compute, dag, overview
-from coopnet.reporting.frames import load
+from coopnet.reporting.frames import Tables, load
+from coopnet.reporting.sections import voting
 from coopnet.reporting.tables.rows import difference
 from coopnet.reporting.wording import MINUS, number, scientific, spread, thousands
 
@@ -353,6 +356,22 @@ def test_copies_are_compared_with_their_donors(whole: tuple[Path, Path]) -> None
         assert float(found["copy_kl"]) == pytest.approx(synthetic.COPIES[stage] / 50)
         assert float(found["disagreement"]) > float(found["copy_disagreement"])
     assert pick(whole[0] / "diversity.csv", experiment="one3", seed=0, stage="final")["copy_disagreement"] == ""
+
+
+@pytest.mark.parametrize("seeds", [voting.MOST_SEEDS, voting.MOST_SEEDS + 1])
+def test_votes_of_many_seeds_get_a_mark_at_their_mean(seeds: int) -> None:
+    """A mark per subset and seed; of more seeds than can be told apart, one per subset, and never of validation."""
+    line = {"experiment": "one3", "rule": "gate", "size": 1}
+    votes = [
+        line | {"split": split, "subset": str(branch), "seed": seed, "top1": 50.0 + 10 * branch + seed}
+        for split in ("test", "validation")
+        for branch in (1, 2)
+        for seed in range(seeds)
+    ]
+    marks = voting.marks(cast(Tables, SimpleNamespace(votes=pd.DataFrame(votes))))
+    assert len(marks) == (2 * seeds if seeds <= voting.MOST_SEEDS else 2)
+    middle = (seeds - 1) / 2
+    assert list(marks.groupby("subset")["top1"].mean()) == [60 + middle, 70 + middle]
 
 
 def test_votes_are_those_of_the_largest_networks_from_scratch(whole: tuple[Path, Path]) -> None:

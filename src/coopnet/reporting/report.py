@@ -71,7 +71,7 @@ def drawings(tables: Tables) -> dict[str, drawing.Draw]:
         panels_of = tables.by_data(_present(tables, tables.merges))
         draws["merges"] = partial(merges.draw, tables.merges, panels_of)
     if not tables.votes.empty:
-        draws["votes"] = partial(votes.draw, tables.votes, tables.votes_best, voting.experiments(tables))
+        draws["votes"] = partial(votes.draw, voting.marks(tables), tables.votes_best, voting.experiments(tables))
     if not tables.factors.empty:
         draws["factors"] = partial(factors.draw, tables.factors, _present(tables, tables.factors))
     draws["reliability"] = partial(reliability.draw, tables.reliability, calibration.panels(tables))

@@ -19,11 +19,11 @@ RULES = {
 """Colour, marker, how far to the right of its size it stands, and name of each rule."""
 
 
-def draw(votes: pd.DataFrame, best: pd.DataFrame, order: Sequence[str]) -> Figure:
-    """Test top-1 against subset size, one panel per experiment: a dot per subset and seed, a line at their mean.
+def draw(marks: pd.DataFrame, best: pd.DataFrame, order: Sequence[str]) -> Figure:
+    """Test top-1 against subset size, one panel per experiment: a dot per mark, a line at the mean of all of a size.
 
     Args:
-        votes: the table `votes`.
+        marks: test `top1` by `experiment`, `rule` and `size`.
         best: the table `votes_best`; the subsets that validation images chose are ringed.
         order: experiments, in the order of the panels.
     """
@@ -33,10 +33,9 @@ def draw(votes: pd.DataFrame, best: pd.DataFrame, order: Sequence[str]) -> Figur
     figure = drawing.canvas(WIDTH if columns > 1 else 0.62 * WIDTH, height)
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
     panels = list(grid.flat)
-    test = votes[votes["split"] == "test"]
     chosen = best[best["score"] == "top1"]
     for name, axes in zip(order, panels, strict=False):
-        _panel(axes, test[test["experiment"] == name], chosen[chosen["experiment"] == name], name)
+        _panel(axes, marks[marks["experiment"] == name], chosen[chosen["experiment"] == name], name)
     for index, axes in enumerate(panels):
         axes.set_visible(index < len(order))
         below = index + columns < len(order)
@@ -58,11 +57,11 @@ def draw(votes: pd.DataFrame, best: pd.DataFrame, order: Sequence[str]) -> Figur
     return figure
 
 
-def _panel(axes: Axes, votes: pd.DataFrame, chosen: pd.DataFrame, name: str) -> None:
+def _panel(axes: Axes, marks: pd.DataFrame, chosen: pd.DataFrame, name: str) -> None:
     axes.set_title(name)
     axes.grid(axis="x", visible=False)
     for rule, (colour, marker, shift, _) in RULES.items():
-        own = votes[votes["rule"] == rule]
+        own = marks[marks["rule"] == rule]
         x = own["size"] + shift
         axes.scatter(x, own["top1"], s=11, marker=marker, color=colour, alpha=0.3, linewidths=0)
         means = own.groupby("size")["top1"].mean()
