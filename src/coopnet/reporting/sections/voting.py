@@ -67,7 +67,7 @@ def marks(tables: Tables) -> pd.DataFrame:
     test = tables.votes[tables.votes["split"] == "test"]
     if test["seed"].nunique() <= MOST_SEEDS:
         return test
-    return test.groupby(["experiment", "rule", "size", "subset"], as_index=False)["top1"].mean()
+    return test.groupby(["experiment", "rule", "size", "subset"], as_index=False)[["top1"]].mean()
 
 
 def _each(tables: Tables) -> str:
