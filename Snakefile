@@ -18,6 +18,10 @@ localrules:
     timing,
 
 
+onstart:
+    gc.enable()
+
+
 onsuccess:
     record()
 

@@ -180,7 +180,7 @@ def kinds() -> dict[str, Kind]:
 
 KINDS = kinds()
 
-REMEMBERED = ("evaluate/one3/seed0.json", "tables.json", "digests.json", "train/one3/seed0", "tables")
+REMEMBERED = ("evaluate/one3/seed0.json", "tables.json", "digests.json", "train/one3-seed0", "tables")
 """What only saves work: whatever is done to it, at most something is made again."""
 
 PEOPLE = ("params.yaml", "studies/tiny.yaml", "claims.yaml", "figures.yaml")
@@ -350,9 +350,9 @@ def remembered(home: Home) -> set[str]:
     """Every receipt, stamp and memory of digests that the studies may have."""
     names = set()
     for plan in map(home.plan, ("tiny", "other")):
-        made = [step.name for step in steps.steps(home.workspace, plan)]
-        names |= {f"{plan.name}/digests.json", *made, *(f"{name}.json" for name in made)}
-        names |= {f"{plan.name}/train/{run.name}" for run in plan.runs.values()}
+        names |= {f"{plan.name}/digests.json", *(f"{step.name}.json" for step in steps.steps(home.workspace, plan))}
+        names |= {step.name for step in steps.of_all_runs(home.workspace, plan)}
+        names |= {f"{plan.name}/train/{run.experiment}-seed{run.seed}" for run in plan.runs.values()}
     return {f"workspace/.stamps/{name}" for name in names}
 
 
@@ -377,7 +377,7 @@ def test_damaged_memory_hides_nothing(name: str, damage: str, home: Home) -> Non
     home.refresh()
     home.evaluate()
     home.refresh()
-    assert stamps.of_step(home.workspace, step.name).stat().st_mtime == stamps.LONG_AGO
+    assert stamps.of_run(home.workspace, home.plan(), "one3", 0).stat().st_mtime == stamps.LONG_AGO
 
 
 def read_all(home: Home) -> None:

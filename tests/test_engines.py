@@ -379,7 +379,7 @@ OUTPUTS = {
     f"checkpoints/digits/{NAME}/one3/seed0/model.safetensors": ("train_digits", "train@one3/seed0"),
     f"{RUN}/logits.safetensors": ("train_digits", "train@one3/seed0"),
     f"{RUN}/history.csv": ("train_digits", "train@one3/seed0"),
-    f"{RUN}/metrics.json": ("evaluate", "evaluate@one3/seed0"),
+    f"{RUN}/metrics.json": ("train_digits", "evaluate@one3/seed0"),
     f"results/{NAME}/tables/accuracy.csv": ("tables", "tables"),
     f"results/{NAME}/claims.json": ("claims", "claims"),
     f"reports/{NAME}/index.html": ("report", "report"),

@@ -297,6 +297,7 @@ def test_edited_row_reruns_itself_and_its_descendants_alone(workspace: Path) -> 
     arguments = ("snakemake", "--cores", "2", "--config", "study=tiny")
     for experiment in TINY["only"]:  # type: ignore[attr-defined]
         assert train(workspace, experiment).returncode == 0
+        assert call(workspace, "coopnet", "evaluate", "tiny", experiment, "0").returncode == 0
 
     def planned() -> set[str]:
         dry = call(workspace, *arguments, "--dry-run")
@@ -311,6 +312,24 @@ def test_edited_row_reruns_itself_and_its_descendants_alone(workspace: Path) -> 
     assert planned() == set(TINY["only"])  # type: ignore[call-overload]
     edit(workspace, lambda study: study.update(experiments={}, title="Another"))
     assert planned() == set()
+
+
+def test_what_was_only_evaluated_otherwise_waits_for_no_gpu(workspace: Path) -> None:
+    """A run that needs no training asks for one core and no GPU; a line says beforehand what there is to do."""
+    edit(workspace, lambda study: study.update(only=["one3", "one3_continued", "one3_to_5_split"], threads=2))
+    for experiment in ("one3", "one3_continued"):
+        assert train(workspace, experiment).returncode == 0
+    assert call(workspace, "coopnet", "evaluate", "tiny", "one3", "0").returncode == 0
+    edit(workspace, lambda study: study.update(device="cuda"))
+    dry = call(workspace, "snakemake", "--dry-run", "--cores", "2", "--config", "study=tiny")
+    said = dry.stdout + dry.stderr
+    assert "tiny: 1 of 3 runs to make, 1 more to evaluate" in said, said
+    jobs = {job.partition("experiment=")[2].partition(",")[0]: job for job in said.split("rule train_digits:")[1:]}
+    assert sorted(jobs) == ["one3_continued", "one3_to_5_split"]
+    assert "gpu=0" in jobs["one3_continued"]
+    assert "threads:" not in jobs["one3_continued"]
+    assert "gpu=1" in jobs["one3_to_5_split"]
+    assert "threads: 2" in jobs["one3_to_5_split"]
 
 
 @pytest.mark.parametrize("name", ["full", "mini"])

@@ -138,6 +138,11 @@ def steps(workspace: Workspace, plan: Study) -> Iterator[Step]:
     """All steps of a study, in an order in which each finds what it reads."""
     for run in plan.runs.values():
         yield evaluate(workspace, plan, run)
+    yield from of_all_runs(workspace, plan)
+
+
+def of_all_runs(workspace: Workspace, plan: Study) -> Iterator[Step]:
+    """The steps that read what all runs of a study left, in an order in which each finds what it reads."""
     yield tables(workspace, plan)
     yield claims(workspace, plan)
     yield report(workspace, plan.name)

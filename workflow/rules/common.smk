@@ -1,4 +1,5 @@
 # The study that this workflow makes, read and checked before anything runs.
+import gc
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from coopnet import failures, locks, stamps, steps, study as studies
 from coopnet.claims import entries
 from coopnet.errors import CoopNetError
 from coopnet.reporting import published
-from coopnet.workspace import CHECKPOINT, EVALUATED, PREPARED, RESULTS, Workspace
+from coopnet.workspace import PREPARED, Workspace
 
 
 def read_study():
@@ -34,6 +35,9 @@ os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 )
 
+# Of the plan and the graph of jobs, which are made next, nothing is garbage; to look for it takes a tenth of that time.
+gc.disable()
+
 STUDY = read_study()
 WORKSPACE = Workspace(Path())
 LOGS = f"logs/{STUDY.name}"
@@ -45,13 +49,10 @@ def run_of(wildcards):
 
 
 def processes_of(wildcards):
-    """How many processes train that run, each with its own threads, or a GPU."""
+    """How many processes train that run, each with its own threads, or a GPU; none where it is only evaluated anew."""
+    if (wildcards.experiment, int(wildcards.seed)) in TRAINED:
+        return 0
     return run_of(wildcards).row.training.processes
-
-
-def evaluation_of(wildcards):
-    """The evaluation of the run that a rule's wildcards name."""
-    return steps.evaluate(WORKSPACE, STUDY, run_of(wildcards))
 
 
 def time_limit(wildcards, resources):
@@ -79,12 +80,20 @@ def prepared(dataset):
     return [str(WORKSPACE.prepared(dataset) / name) for name in PREPARED]
 
 
+# Runs that need no training. Jobs on a cluster do not ask: they were given what they need.
+TRAINED = set()
 if workflow.is_main_process:
     ALIVE = locks.clear_stale(Path(".snakemake"))
     try:
-        stamps.refresh(WORKSPACE, STUDY)
+        TODO = stamps.refresh(WORKSPACE, STUDY)
     except CoopNetError as error:
         sys.exit(f"error: {error}")
+    TRAINED = STUDY.runs.keys() - TODO.runs
+    if any(TODO):
+        print(
+            f"{STUDY.name}: {len(TODO.runs)} of {len(STUDY.runs)} runs to make, {len(TODO.evaluations)} more to evaluate",
+            file=sys.stderr,
+        )
 
 
 def record():

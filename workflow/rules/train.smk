@@ -1,6 +1,7 @@
 # One rule per dataset, because the path of a checkpoint names it.
 for dataset in STUDY.datasets():
 
+    # Training and evaluation are one job: half as many for Snakemake to plan and for a cluster to queue.
     rule:
         name:
             f"train_{dataset}"
@@ -8,16 +9,14 @@ for dataset in STUDY.datasets():
             stamps.of_run(WORKSPACE, STUDY, "{experiment}", "{seed}"),
             lambda wildcards: stamps.origins(WORKSPACE, STUDY, run_of(wildcards)),
         output:
+            # Its records alone: they are written last and hold the digests of its other files, for which the stamp speaks.
             # Not deleted beforehand: the trainer replaces what differs, at once and only when it has something better.
+            update(
+                f"checkpoints/{dataset}/{STUDY.name}/{{experiment}}/seed{{seed}}/model.json"
+            ),
             [
-                update(
-                    f"checkpoints/{dataset}/{STUDY.name}/{{experiment}}/seed{{seed}}/{name}"
-                )
-                for name in CHECKPOINT
-            ],
-            [
-                update(f"results/{STUDY.name}/{{experiment}}/seed{{seed}}/{name}")
-                for name in RESULTS
+                update(f"results/{STUDY.name}/{{experiment}}/seed{{seed}}/{record}")
+                for record in ("run.json", "metrics.json")
             ],
         log:
             f"{LOGS}/train/{{experiment}}-seed{{seed}}.log",
@@ -25,7 +24,7 @@ for dataset in STUDY.datasets():
             experiment=experiments_on(dataset),
         conda:
             "../envs/coopnet.yaml"
-        threads: lambda wildcards: STUDY.threads * processes_of(wildcards)
+        threads: lambda wildcards: max(1, STUDY.threads * processes_of(wildcards))
         resources:
             gpu=lambda wildcards: processes_of(wildcards) * (STUDY.device == "cuda"),
         params:
@@ -35,24 +34,5 @@ for dataset in STUDY.datasets():
             limit=time_limit,
         shell:
             "coopnet train {params.study} {wildcards.experiment} {wildcards.seed} --key {params.key} {params.limit} "
-            "> {log} 2>&1"
-
-
-rule evaluate:
-    input:
-        stamps.of_step(WORKSPACE, f"{STUDY.name}/evaluate/{{experiment}}/seed{{seed}}"),
-        lambda wildcards: evaluation_of(wildcards).inputs,
-    output:
-        [
-            update(f"results/{STUDY.name}/{{experiment}}/seed{{seed}}/{name}")
-            for name in EVALUATED
-        ],
-    log:
-        f"{LOGS}/evaluate/{{experiment}}-seed{{seed}}.log",
-    conda:
-        "../envs/coopnet.yaml"
-    threads: 1
-    params:
-        study=STUDY.name,
-    shell:
-        "coopnet evaluate {params.study} {wildcards.experiment} {wildcards.seed} > {log} 2>&1"
+            "> {log} 2>&1 && "
+            "coopnet evaluate {params.study} {wildcards.experiment} {wildcards.seed} >> {log} 2>&1"
