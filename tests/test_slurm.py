@@ -80,13 +80,14 @@ def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     """What the two runs of `LINEAGE` give without Slurm, one after the other, from an empty store."""
     folder = workspace(tmp_path_factory.mktemp("undisturbed") / "workspace", prepared, LINEAGE)
     for experiment in LINEAGE["only"]:
-        done = call(folder, "coopnet", "train", "tiny", experiment, "0", store=str(folder / "store"))
-        assert done.returncode == 0, done.stderr
+        for command in ("train", "evaluate"):
+            done = call(folder, "coopnet", command, "tiny", experiment, "0", store=str(folder / "store"))
+            assert done.returncode == 0, done.stderr
     return bits(folder)
 
 
 def made(*experiments: str) -> list[str]:
-    """What to ask Snakemake for, so that runs are trained and nothing follows."""
+    """What to ask Snakemake for, so that runs are trained and evaluated and nothing follows."""
     return [f"results/tiny/{experiment}/seed0/run.json" for experiment in experiments]
 
 

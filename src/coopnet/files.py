@@ -12,7 +12,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,14 +201,21 @@ def look(path: Path, field: str) -> Any:
     return content.get(field) if isinstance(content, dict) else None
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as CSV, atomically; a key that a row lacks is an empty cell, floats keep all their digits."""
-    rows = list(rows)
-    header = list(dict.fromkeys(key for row in rows for key in row))
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """Write rows as CSV, atomically; a column that a row lacks is an empty cell, floats keep all their digits.
+
+    Args:
+        path: of the table.
+        rows: what each row says, by column.
+        columns: the header; by default all keys, in order of first appearance.
+    """
+    if columns is None:
+        rows = list(rows)
+        columns = list(dict.fromkeys(key for row in rows for key in row))
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, fieldnames=header, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([row.get(column) for column in columns] for row in rows)
 
 
 def write_tensors(path: Path, tensors: "Mapping[str, np.ndarray]") -> None:

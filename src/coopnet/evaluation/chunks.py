@@ -4,11 +4,18 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-CHUNK = 1000
+CHUNK = 500
 
 
 def in_chunks(work: Callable[..., Sequence[np.ndarray]], *arrays: np.ndarray) -> list[np.ndarray]:
     """What `work` makes of arrays of N images, whose results have an entry per image too."""
-    starts = range(0, len(arrays[0]), CHUNK)
-    pieces = [work(*(array[start : start + CHUNK] for array in arrays)) for start in starts]
-    return [np.concatenate(piece) for piece in zip(*pieces, strict=True)]
+    count = len(arrays[0])
+    whole: list[np.ndarray] = []
+    for start in range(0, count, CHUNK):
+        part = slice(start, start + CHUNK)
+        made = work(*(array[part] for array in arrays))
+        # Not gathered first: memory that is asked for anew takes longer than what is computed in it.
+        whole = whole or [np.empty((count, *piece.shape[1:]), piece.dtype) for piece in made]
+        for array, piece in zip(whole, made, strict=True):
+            array[part] = piece
+    return whole

@@ -32,7 +32,7 @@ def diversity(logs: np.ndarray) -> dict[str, Any]:
 
 def _divergences(logs: np.ndarray) -> list[np.ndarray]:
     """KL(p‖q) + KL(q‖p) of every pair, [N] each."""
-    logs = np.moveaxis(logs, 1, 0)
+    logs = np.ascontiguousarray(np.moveaxis(logs, 1, 0))
     probabilities = np.exp(logs)
     # Σ (p − q)(log p − log q), of which no term is negative: exactly 0 for equal branches.
     return [

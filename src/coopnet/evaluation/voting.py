@@ -6,7 +6,6 @@ from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
 from coopnet.evaluation.chunks import in_chunks
 from coopnet.evaluation.metrics import Saved, above, accuracy, count, ranks_by_class
@@ -56,21 +55,21 @@ def best_smaller(votes: Iterable[Mapping[str, Any]], branches: int, score: str) 
 def _ranks(saved: Saved, chosen: Iterable[list[int]]) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
     """Ranks of the true classes, [N], in the vote of each subset under each rule."""
     voting = list(chosen)
-    found = iter(in_chunks(partial(_ranks_of, voting), saved.branches, saved.gate, saved.labels))
+    said = (saved.branches, saved.log_probabilities, saved.gate, saved.labels)
+    found = iter(in_chunks(partial(_ranks_of, voting), *said))
     for subset in voting:
         yield subset, {rule: next(found) for rule in RULES}
 
 
 def _ranks_of(
-    voting: Iterable[Sequence[int]], branches: np.ndarray, gate: np.ndarray, labels: np.ndarray
+    voting: Iterable[Sequence[int]], branches: np.ndarray, logs: np.ndarray, gate: np.ndarray, labels: np.ndarray
 ) -> list[np.ndarray]:
     """Ranks of the true classes, [N], subset by subset, and rule by rule in each."""
     # Images last, [B, C, N], so that all that follows runs over contiguous memory.
     weighted = np.ascontiguousarray(branches.transpose(1, 2, 0)) * gate.T[:, None, :]
-    logits = np.moveaxis(branches, 1, 0).astype(np.float64, order="C")
-    probabilities = np.ascontiguousarray(softmax(logits, axis=2).transpose(0, 2, 1))
+    probabilities = np.ascontiguousarray(np.exp(logs).transpose(1, 2, 0))
     predicted, classes = branches.argmax(axis=2).T, np.arange(branches.shape[2])
-    ballots = (predicted[:, None, :] == classes[:, None]).astype(np.int8)
+    ballots = (predicted[:, None, :] == classes[:, None]).view(np.int8)
     logits_of, probabilities_of, ballots_of = map(_sums, (weighted, probabilities, ballots))
     found = []
     for subset in map(tuple, voting):
@@ -85,7 +84,7 @@ def _ranks_of(
 
 
 def _sums(values: np.ndarray) -> Callable[[tuple[int, ...]], np.ndarray]:
-    """The sum of some of the values [B, C, N], as a function of which.
+    """The sum of some of the values [B, C, N], as a function of which; it holds until the next of as many is asked for.
 
     It is that of one less and the last, so depth first each takes one addition, in memory that is in the cache still.
     """

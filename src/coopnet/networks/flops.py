@@ -6,7 +6,6 @@ activation, no pooling, no loss, no optimiser.
 """
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -15,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from coopnet.data.datasets import DATASETS
 from coopnet.networks.loss import Teaching, loss
-from coopnet.networks.network import Architecture, CooperativeNetwork, build, trainable_parameters
+from coopnet.networks.network import Architecture, Outputs, build, trainable_parameters
 from coopnet.settings import Experiment
 
 BATCH = 2
@@ -54,27 +53,24 @@ def _alone(architecture: Architecture, distillation: str | None) -> Counts:
     """Count without a teacher; `distillation` is the kind of loss, None where nothing is trained."""
     network = build(architecture, seed=0)
     images = torch.zeros(BATCH, 3, 32, 32)
-    with torch.no_grad():
-        inference = _per_image(lambda: network.eval()(images))
-    step = _per_image(lambda: _step(network.train(), images, distillation)) if distillation else 0
-    return Counts(trainable_parameters(network), inference, step)
-
-
-def _step(network: CooperativeNetwork, images: Tensor, distillation: str) -> None:
-    """Forward and backward of a batch, whatever its labels and a teacher say."""
-    classes = network.architecture.classes
-    labels = torch.zeros(len(images), dtype=torch.long)
-    lesson = torch.full((len(images), classes), 1 / classes)
-    teaching = Teaching(distillation, network.architecture.gate != "none")
-    loss(network(images), labels, teaching, lesson).total.backward()
-
-
-def _per_image(work: Callable[[], object]) -> int:
-    """FLOPs of some work on a batch, by image; every operation that counts is repeated for each image."""
-    with FlopCounterMode(display=False) as counter:
+    step = 0
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(distillation is not None):
         _spare_the_compiler(counter)
-        work()
-    return int(counter.get_total_flops()) // BATCH
+        outputs = network(images)
+        inference = counter.get_total_flops()  # eval mode convolves and multiplies the same
+        if distillation is not None:
+            _loss(network.architecture, outputs, distillation).backward()
+            step = counter.get_total_flops()
+    # Every operation that counts is repeated for each image.
+    return Counts(trainable_parameters(network), inference // BATCH, step // BATCH)
+
+
+def _loss(architecture: Architecture, outputs: Outputs, distillation: str) -> Tensor:
+    """The loss of a batch, whatever its labels and a teacher say."""
+    images, classes = len(outputs.branches), architecture.classes
+    labels = torch.zeros(images, dtype=torch.long)
+    lesson = torch.full((images, classes), 1 / classes)
+    return loss(outputs, labels, Teaching(distillation, architecture.gate != "none"), lesson).total
 
 
 def _spare_the_compiler(counter: FlopCounterMode) -> None:

@@ -17,6 +17,8 @@ ENSEMBLE, BRANCH, NEUTRAL, GOOD = "#0072B2", "#D55E00", "#6b7280", "#009E73"
 INK, GRID = "#1f2937", "#e5e7eb"
 WIDTH = 9.0
 """Width of a full figure, in inches."""
+PAD = 0.08
+"""Inches of white around a figure."""
 HEIGHT = 9.4
 """Height that a figure may have, in inches: with its caption it fits a page."""
 
@@ -69,7 +71,9 @@ def save(draw: Draw, path: Path) -> None:
         kind = path.suffix.removeprefix(".")
         metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
         with files.replacing(path) as temporary:
-            figure.savefig(temporary, format=kind, dpi=200, metadata=metadata, bbox_inches="tight", pad_inches=0.08)
+            # Not bbox_inches="tight": it draws everything once before, to find a box like this one.
+            box = figure.get_tightbbox().padded(PAD)
+            figure.savefig(temporary, format=kind, dpi=200, metadata=metadata, bbox_inches=box)
 
 
 def canvas(width: float, height: float) -> Figure:

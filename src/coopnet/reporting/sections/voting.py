@@ -1,5 +1,6 @@
 """Votes of fewer branches than a network has."""
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -120,20 +121,18 @@ def _every(tables: Tables, names: Sequence[str]) -> Table:
         *(Column(label, group) for group in ("top-1 (%)", "top-5 (%)") for label in RULES.values()),
     ]
     test = tables.votes[tables.votes["split"] == "test"]
+    means = test.groupby(["experiment", "size", "subset", "rule"])[list(LETTERS)].mean().unstack("rule")
     rows: list[list[Cell]] = []
     first = {}
     for name in names:
         first[name] = len(rows)
-        own = test[test["experiment"] == name]
-        for (_, subset), group in own.groupby(["size", "subset"]):
-            line = [Cell(name if len(rows) == first[name] else "", tone="code"), Cell(str(subset))]
-            for score in LETTERS:
-                line += [Cell(_mean(group.loc[group["rule"] == rule, score])) for rule in RULES]
-            rows.append(line)
+        for subset, line in means.loc[name].droplevel("size").iterrows():
+            head = [Cell(name if len(rows) == first[name] else "", tone="code"), Cell(str(subset))]
+            rows.append(head + [Cell(_mean(line.get((score, rule)))) for score in LETTERS for rule in RULES])
     caption = "Every subset of branches on the test images: means over seeds."
     rules = list(first.values())
     return Table("votes-table", caption, columns, rows, "votes.csv", rules, folded=True)
 
 
-def _mean(values: pd.Series) -> str:
-    return number(float(values.mean())) if len(values) else number(None)
+def _mean(value: float | None) -> str:
+    return number(None if value is None or math.isnan(value) else float(value))

@@ -26,7 +26,6 @@ from coopnet.reporting.tables import (
     step0,
     votes,
 )
-from coopnet.reporting.tables.rows import write
 
 __all__ = ["RunFolder", "StudyInfo", "build"]
 
@@ -47,7 +46,7 @@ def build(runs: Sequence[RunFolder], study: StudyInfo, out: Path) -> None:
     subjects = (accuracy, step0, growth, merges, diversity, votes, distillation, histories, origins)
     for subject in (*subjects, published, compute, reliability):
         for name, (columns, rows) in subject.tables(finished, study, lineage).items():
-            write(out / f"{name}.csv", columns, rows)
+            files.write_rows(out / f"{name}.csv", rows, columns)
     files.write_json(out / "study.json", overall.describe(study, finished))
 
 

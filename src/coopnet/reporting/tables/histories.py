@@ -7,6 +7,7 @@ from coopnet.reporting.runs import Run, StudyInfo, digits, mean
 from coopnet.reporting.tables.rows import Row, Tables
 
 SCHEDULE = ("epoch", "lr", "rampup", "prior_alpha")
+SPLITS = ("train", "validation", "test")
 LOSSES = ("loss", "cross_entropy", "kl")
 FACTOR = "factor_"
 
@@ -28,24 +29,25 @@ def tables(runs: Sequence[Run], study: StudyInfo, lineage: Lineage) -> Tables:
 
 def _epochs(run: Run) -> Iterable[Row]:
     """One row per epoch and split; the digits are those of the run's own history."""
+    columns = list(run.history[0]) if run.history else []
+    of_split = {split: [column for column in columns if column.startswith(f"{split}_")] for split in SPLITS}
+    head = {"experiment": run.experiment, "seed": run.seed}
     for line in run.history:
-        for split in ("train", "validation", "test"):
-            row: Row = {
-                column.removeprefix(f"{split}_"): line[column] for column in line if column.startswith(f"{split}_")
-            }
+        schedule = {column: line.get(column) for column in SCHEDULE}
+        for split, own in of_split.items():
+            row: Row = {column.removeprefix(f"{split}_"): line[column] for column in own}
             if not row.get("loss"):
                 continue  # a split this run does not have, or did not look at after this epoch
             for score in ("top1", "top5"):
-                branches = [float(row[column]) for column in row if column.startswith(f"{score}_branch")]
+                branches = [float(cell) for column, cell in row.items() if column.startswith(f"{score}_branch")]
                 row[f"{score}_branch_mean"] = digits(mean(branches))
-            schedule = {column: line.get(column) for column in SCHEDULE}
-            yield {"experiment": run.experiment, "seed": run.seed, "split": split} | schedule | row
+            yield head | schedule | {"split": split} | row
 
 
 def _factors(run: Run) -> Iterable[Row]:
     """One row per epoch and module, in the modules' order from input to output (`place` from 1)."""
+    modules = [column for column in (run.history[0] if run.history else ()) if column.startswith(FACTOR)]
     for line in run.history:
-        modules = [column for column in line if column.startswith(FACTOR)]
         for place, column in enumerate(modules, start=1):
             head = {"experiment": run.experiment, "seed": run.seed, "epoch": line["epoch"]}
             yield head | {"place": place, "module": column.removeprefix(FACTOR), "factor": line[column]}

@@ -1,24 +1,13 @@
-"""Rows of a table: written, grouped, and averaged over seeds."""
+"""Rows of a table: grouped, and averaged over seeds."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from coopnet import files
 from coopnet.reporting.runs import digits, mean, std
 
 Row = dict[str, Any]
 Tables = dict[str, tuple[Sequence[str], Iterable[Mapping[str, Any]]]]
 """Tables by name: the header and the rows of each."""
-
-
-def write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a table; one without rows keeps its header, so that a reader always finds the file."""
-    complete = [{column: row.get(column) for column in columns} for row in rows]
-    if complete:
-        files.write_rows(path, complete)
-    else:
-        files.write_text(path, ",".join(columns) + "\n")
 
 
 def groups(rows: Iterable[Row], keys: Sequence[str]) -> Iterable[tuple[Row, list[Row]]]:
