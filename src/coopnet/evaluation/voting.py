@@ -85,7 +85,7 @@ def _ranks_of(
 
 
 def _sums(values: np.ndarray) -> Callable[[tuple[int, ...]], np.ndarray]:
-    """The sum of some of the values [B, C, N], as a function of which; it holds until the next of as many is asked for.
+    """The sum of some of the values [B, C, N], as a function of which.
 
     It is that of one less and the last, so depth first each takes one addition, in memory that is in the cache still.
     """
