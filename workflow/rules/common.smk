@@ -85,13 +85,13 @@ TRAINED = set()
 if workflow.is_main_process:
     ALIVE = locks.clear_stale(Path(".snakemake"))
     try:
-        TODO = stamps.refresh(WORKSPACE, STUDY)
+        DUE = stamps.refresh(WORKSPACE, STUDY)
     except CoopNetError as error:
         sys.exit(f"error: {error}")
-    TRAINED = STUDY.runs.keys() - TODO.runs
-    if any(TODO):
+    TRAINED = STUDY.runs.keys() - DUE.runs
+    if any(DUE):
         print(
-            f"{STUDY.name}: {len(TODO.runs)} of {len(STUDY.runs)} runs to make, {len(TODO.evaluations)} more to evaluate",
+            f"{STUDY.name}: {len(DUE.runs)} of {len(STUDY.runs)} runs to make, {len(DUE.evaluations)} more to evaluate",
             file=sys.stderr,
         )
 
