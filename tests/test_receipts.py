@@ -233,10 +233,10 @@ def test_stamps_are_old_only_for_what_is_current(
 ) -> None:
     """A run as planned has a stamp older than everything, one that is missing or damaged a new one."""
     step = steps.evaluate(workspace, plan, run)
-    todo = stamps.refresh(workspace, plan)
+    due = stamps.refresh(workspace, plan)
     current, missing = (stamps.of_run(workspace, plan, "baseline", seed) for seed in (0, 1))
-    assert todo.runs == plan.runs.keys() - {("baseline", 0)}
-    assert todo.evaluations == {("baseline", 0)}
+    assert due.runs == plan.runs.keys() - {("baseline", 0)}
+    assert due.evaluations == {("baseline", 0)}
     assert current.stat().st_mtime > stamps.LONG_AGO
     with receipts.making(workspace, lambda: step):
         for path in step.outputs:

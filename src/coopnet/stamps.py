@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 LONG_AGO = 315532800.0  # 1980: older than any output
 
 
-class Todo(NamedTuple):
+class Due(NamedTuple):
     """What a study still needs, by experiment and seed.
 
     Attributes:
@@ -47,13 +47,13 @@ def of_step(workspace: Workspace, name: str) -> Path:
     return workspace.stamps / name
 
 
-def refresh(workspace: Workspace, plan: Study) -> Todo:
+def refresh(workspace: Workspace, plan: Study) -> Due:
     """Date the stamps of all runs and steps of a study, name what is damaged, and return what is to be done.
 
     Raises:
         CoopNetError: the stamps cannot be written.
     """
-    todo = Todo(set(), set())
+    due = Due(set(), set())
     with remembered(workspace.stamps / plan.name / "digests.json") as digests:
         for place, run in plan.runs.items():
             problem = receipts.of_run(workspace, plan, run, digests)
@@ -61,11 +61,11 @@ def refresh(workspace: Workspace, plan: Study) -> Todo:
                 _order(origins(workspace, plan, run), targets(workspace, plan, run).values(), digests)
             evaluation = _look(workspace, steps.evaluate(workspace, plan, run), digests)
             if problem or evaluation:
-                (todo.runs if problem else todo.evaluations).add(place)
+                (due.runs if problem else due.evaluations).add(place)
             _mark(of_run(workspace, plan, *place), problem, evaluation)
         for step in steps.of_all_runs(workspace, plan):
             _mark(of_step(workspace, step.name), _look(workspace, step, digests))
-    return todo
+    return due
 
 
 def origins(workspace: Workspace, plan: Study, run: Run) -> list[Path]:
