@@ -65,8 +65,9 @@ def test_workflow_is_read_without_heavy_libraries(workspace: Path) -> None:
     assert loaded(workspace, "snakemake.cli", "--dry-run", "--quiet", "all", "--config", "study=tiny") == own
 
 
-def test_prepared_arrays_load_without_what_reads_their_sources() -> None:
-    """A training run reads them, and no Parquet."""
-    code = "import sys, coopnet.data.canonical; print(*{'pyarrow', 'PIL', 'sklearn'} & set(sys.modules))"
+def test_training_loads_what_it_needs() -> None:
+    """A run reads prepared arrays and no Parquet, and all runs but a matched merge do without SciPy."""
+    idle = HEAVY - {"numpy", "torch"}
+    code = f"import sys, coopnet.data.canonical, coopnet.training.job; print(*{idle} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

@@ -1,4 +1,4 @@
-"""Train a run of every kind with whichever version of the package is on the path, and print the digests of its files.
+"""Train a run of every kind with whichever version of the package is on the path; print its key and its files' digests.
 
 Run as a script in a folder with `params.yaml`, `studies/` and prepared digits: `python trained_bits.py STUDY`.
 """
@@ -53,7 +53,8 @@ def main(name: str) -> None:
             sys.exit(f"{run.name} was not trained")
         weights, results = workspace.checkpoint(plan, run), workspace.run(plan, run)
         files = [weights / "model.safetensors", weights / "optimizer.safetensors", results / "history.csv"]
-        bits[run.name] = {path.name: sha256(path) for path in [*files, results / "logits.safetensors"]}
+        digests = {path.name: sha256(path) for path in [*files, results / "logits.safetensors"]}
+        bits[run.name] = {"key": run.key, "files": digests}
     json.dump(bits, sys.stdout)
 
 

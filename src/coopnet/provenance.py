@@ -25,7 +25,7 @@ def libraries() -> dict[str, str]:
 
 def source() -> str:
     """Version of the numerics to the letter: of two that compute the same bits each is one of its own."""
-    return numerics.source_version(Path(numerics.__file__).parent)
+    return numerics.own_version()
 
 
 def code() -> dict[str, Any]:

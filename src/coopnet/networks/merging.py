@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -334,6 +333,8 @@ def _trunk_parameters(network: CooperativeNetwork) -> dict[str, Tensor]:
 
 def _assignment(fixed: Mapping[str, Tensor], moved: Mapping[str, Tensor], axes: Sequence[Axis]) -> Tensor | None:
     """The best order of the channels in `axes`, or None if none is better than the present one."""
+    from scipy.optimize import linear_sum_assignment  # half a second, which no other run has to wait for
+
     # Distances are smallest where inner products are largest: similarity[i, j] of channel i and channel j to be moved.
     similarity = torch.stack(
         [_by_channel(fixed[name], dimension) @ _by_channel(moved[name], dimension).T for name, dimension in axes]
