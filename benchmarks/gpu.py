@@ -5,7 +5,8 @@
 
 A failed test ends it: nothing is measured with code that is wrong. What was finished is not done again, and a run that
 is cut off continues from its last epoch. Tests leave `results/bench/gpu_tests.xml`, the benchmarks their JSON beside
-it, the runs their metrics, histories and provenance in `results/full/`.
+it, the runs their metrics, histories and provenance in `results/full/`. Where time is short, `--steps tests,runs`
+leaves the benchmarks for later.
 """
 
 import subprocess
@@ -28,6 +29,7 @@ FOLDER = Path(__file__).parent.parent
 PARTS = ("foundation", "step2")
 TESTS = ("test_launch.py", "test_trainer.py", "test_network.py", "test_gradient_ratio.py")
 BENCH = FOLDER / "results" / "bench"
+STEPS = ("tests", "bench", "sharing", "runs")
 RESERVE = 30.0
 """Seconds that a run needs to start, or to save itself and stop."""
 
@@ -60,13 +62,18 @@ def main(
     minutes: Annotated[float, typer.Option(min=1, help="of this slice")] = 9,
     name: Annotated[str, typer.Option("--study", help="whose runs to make")] = FULL,
     device: str = "cuda",
+    steps: Annotated[str, typer.Option(help="what to do, in this order")] = ",".join(STEPS),
     parts: Annotated[str, typer.Option(help="of the study")] = ",".join(PARTS),
     jobs: Annotated[int, typer.Option(min=1, help="runs side by side on the device")] = 4,
     pack: Annotated[Path | None, typer.Option(help="also pack results into this .tar.gz")] = None,
 ) -> None:
     """Do what is left, as far as the time goes."""
-    piece = Slice(minutes)
-    code = _checked(piece, device) or _runs(piece, name, parts.split(","), jobs)
+    chosen = steps.split(",")
+    if unknown := set(chosen) - set(STEPS):
+        raise typer.BadParameter(f"--steps: {min(unknown)} is none of {', '.join(STEPS)}")
+    piece, code = Slice(minutes), 0
+    for step in chosen:
+        code = code or (_runs(piece, name, parts.split(","), jobs) if step == "runs" else _once(piece, step, device))
     if pack is not None:
         with tarfile.open(pack, "w:gz") as packed:
             for folder in (BENCH, FOLDER / "results" / name):
@@ -83,24 +90,24 @@ def _small(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return None if member.name.endswith("logits.safetensors") else member
 
 
-def _checked(piece: Slice, device: str) -> int:
-    """Tests, then benchmarks, each once."""
-    commands: dict[str, Sequence[str]] = {
-        "gpu_tests.xml": ("pytest", "--junitxml={}", *(f"tests/{test}" for test in TESTS)),
-        "gpu.json" if device == "cuda" else "cpu.json": ("coopnet", "bench", "--device", device, "--repetitions", "3"),
-        "sharing.json": ("benchmarks.sharing", "--device", device),
-    }
+def _once(piece: Slice, step: str, device: str) -> int:
+    """Tests or a benchmark, unless their result lies here; the exit code."""
+    made, command = {
+        "tests": ("gpu_tests.xml", ("pytest", "--junitxml={}", *(f"tests/{test}" for test in TESTS))),
+        "bench": (
+            "gpu.json" if device == "cuda" else "cpu.json",
+            ("coopnet", "bench", "--device", device, "--repetitions", "3"),
+        ),
+        "sharing": ("sharing.json", ("benchmarks.sharing", "--device", device)),
+    }[step]
+    if (BENCH / made).is_file():
+        return 0
     BENCH.mkdir(parents=True, exist_ok=True)
-    for made, (module, *arguments) in commands.items():
-        if (BENCH / made).is_file():
-            continue
-        unfinished = BENCH / f".{made}"  # under this name until the tests have passed
-        code = piece.run("-m", module, *(argument.format(unfinished) for argument in arguments))
-        if code:
-            return code
-        if unfinished.is_file():
-            unfinished.replace(BENCH / made)
-    return 0
+    unfinished = BENCH / f".{made}"  # under this name until the tests have passed
+    code = piece.run("-m", *(argument.format(unfinished) for argument in command))
+    if not code and unfinished.is_file():
+        unfinished.replace(BENCH / made)
+    return code
 
 
 def _runs(piece: Slice, name: str, parts: Sequence[str], jobs: int) -> int:
@@ -146,11 +153,10 @@ def _done(plan: Study, run: Run) -> bool:
 
 
 def _make(piece: Slice, name: str, run: Run) -> int:
-    """Train a run as long as there is time, then evaluate it; the exit code of what failed."""
+    """Train a run as long as there is time, and evaluate it; the exit code."""
     minutes = max(piece.left - RESERVE, 0) / 60
     which = (name, run.experiment, str(run.seed))
-    code = piece.run("-m", "coopnet", "train", *which, "--max-minutes", f"{minutes:.2f}")
-    return code or piece.run("-m", "coopnet", "evaluate", *which)
+    return piece.run("-m", "coopnet", "train", *which, "--evaluate", "--max-minutes", f"{minutes:.2f}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from coopnet import study
 from coopnet.commands import train as command
 from coopnet.errors import CoopNetError
 from coopnet.store import Store
-from coopnet.workspace import Workspace
+from coopnet.workspace import EVALUATED, Workspace
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -238,6 +238,19 @@ def test_damaged_parent_is_noticed(workspace: Path, name: str, own_store: Path) 
     assert refused.returncode == 1
     assert "parent one3/seed0 of study tiny is not there, is damaged" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_training_can_evaluate_at_once(workspace: Path) -> None:
+    """`--evaluate` leaves the bytes that the command of its own leaves, and nothing where training was stopped."""
+    command, folder = ("coopnet", "train", "tiny", "one3", "0", "--evaluate"), workspace / "results/tiny/one3/seed0"
+    assert call(workspace, *command, "--max-minutes", "0").returncode == 75
+    assert not (folder / "metrics.json").exists()
+    assert call(workspace, *command).returncode == 0
+    made = {name: (folder / name).read_bytes() for name in EVALUATED}
+    for name in EVALUATED:
+        (folder / name).unlink()
+    assert call(workspace, "coopnet", "evaluate", "tiny", "one3", "0").returncode == 0
+    assert {name: (folder / name).read_bytes() for name in EVALUATED} == made
 
 
 def test_logits_of_another_run_are_refused(workspace: Path) -> None:

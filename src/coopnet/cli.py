@@ -3,7 +3,7 @@
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -84,11 +84,16 @@ def train(
     seed: Seed,
     key: Annotated[str | None, typer.Option(help="refuse to train a run of any other key")] = None,
     max_minutes: Annotated[float | None, typer.Option(min=0, help="save and stop (exit code 75) after this")] = None,
+    evaluated: Annotated[bool, typer.Option("--evaluate", help="then compute its metrics, as `evaluate` does")] = False,
 ) -> None:
     """Make one run; the same command continues an interrupted one, and takes a finished one from the store."""
+    from coopnet.commands import torchrun
     from coopnet.commands import train as command
 
-    raise typer.Exit(command.train(_workspace(), study, experiment, seed, key, max_minutes))
+    code = command.train(_workspace(), study, experiment, seed, key, max_minutes)
+    if evaluated and not code and not torchrun.rank():  # in a process of its own it would take twice as long to start
+        evaluate(study, experiment, seed)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -218,6 +223,7 @@ def collect_garbage(yes: Annotated[bool, typer.Option("--yes", help="remove them
 bench = typer.Typer(cls=_OrFirst)
 app.add_typer(bench, name="bench", help="Measure the training loop beside a plain one (`coopnet bench`), or compare.")
 
+Precision = Literal["fp32", "bf16"]
 DeviceKind = Annotated[str | None, typer.Option("--device", help="cpu or cuda", metavar="KIND")]
 
 
@@ -239,11 +245,12 @@ def compare_curves(
     study: Annotated[str, typer.Argument(metavar="[STUDY]")] = "mini",
     experiment: Annotated[str, typer.Argument(metavar="[EXPERIMENT]")] = "one3",
     device: DeviceKind = None,
+    precision: Annotated[Precision | None, typer.Option(help="train ours here too, in this one")] = None,
 ) -> None:
     """Train the plain loop on the settings of an experiment and compare its curves with the results that lie here."""
     from coopnet.commands import bench as command
 
-    command.curves(_workspace(), study, experiment, device)
+    command.curves(_workspace(), study, experiment, device, precision)
 
 
 @bench.command("show")

@@ -33,6 +33,5 @@ for dataset in STUDY.datasets():
             key=lambda wildcards: run_of(wildcards).key,
             limit=time_limit,
         shell:
-            "coopnet train {params.study} {wildcards.experiment} {wildcards.seed} --key {params.key} {params.limit} "
-            "> {log} 2>&1 && "
-            "coopnet evaluate {params.study} {wildcards.experiment} {wildcards.seed} >> {log} 2>&1"
+            "coopnet train {params.study} {wildcards.experiment} {wildcards.seed} --evaluate --key {params.key} "
+            "{params.limit} > {log} 2>&1"
