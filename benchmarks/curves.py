@@ -4,7 +4,7 @@ The rule. Three figures of each seed are compared: the training loss of the last
 over all epochs, and the final top-1 on the test images. With standard deviations s over n seeds, the standard error of
 a difference of means is √(s²/n of ours + s²/n of the reference's); two means agree if they differ by at most 2 of it.
 `within_spread` says that both losses do. The two loops start from the same weights for the same seed and differ in
-the order and the augmentation of the images, in layout and in precision.
+the order and the augmentation of the images, in layout and, where ours is given another one, in precision.
 """
 
 import csv
@@ -15,16 +15,19 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks import reference
-from benchmarks.loops import constants, switch
+from benchmarks.loops import Nowhere, constants, switch, task
 from benchmarks.workload import Arrays, architecture
 from coopnet.data.splits import split
 from coopnet.errors import CoopNetError
 from coopnet.networks.network import build
 from coopnet.seeding import derive
+from coopnet.settings import Training
 from coopnet.study import Run
+from coopnet.training import trainer
 from coopnet.training.trainer import Row
 
 LOSS, TOP1 = "train_loss", "test_top1_ensemble"
@@ -47,7 +50,7 @@ class Watcher:
 
     def end(self, row: Row, timing: Row) -> None:
         """Say it."""
-        self.say(f"reference {self.name}  epoch {int(row['epoch']) + 1}/{self.epochs}  loss {row[LOSS]:.3f}")
+        self.say(f"{self.name}  epoch {int(row['epoch']) + 1}/{self.epochs}  loss {row[LOSS]:.3f}")
 
 
 def check(run: Run) -> None:
@@ -88,18 +91,39 @@ def history(path: Path, run: Run) -> list[Row]:
 def train(run: Run, arrays: Arrays, device: torch.device, threads: int, say: Callable[[str], None]) -> list[Row]:
     """The reference on the settings of a run, from the weights that this run begins with."""
     switch("reference", threads)
-    row, (images, labels) = run.row, arrays["train"]
-    chosen = split(labels, validation=row.data.validation, subset=row.data.training_subset, seed=row.data.split_seed)
-    parts = {"train": (images[chosen.training], labels[chosen.training]), "test": arrays["test"]}
+    row = run.row
     return reference.train(
         build(architecture(row), derive(run.seed, "weights")).to(device),
-        row.training.model_copy(update={"test_every": row.training.epochs}),
-        parts,
+        tested_last(row.training),
+        parts(run, arrays),
         constants(row),
         augment=row.data.augmentation == "crop_flip",
         seed=run.seed,
-        progress=Watcher(run.name, say),
+        progress=Watcher(f"reference {run.name}", say),
     )
+
+
+def train_ours(
+    run: Run, precision: str, arrays: Arrays, device: torch.device, threads: int, say: Callable[[str], None]
+) -> list[Row]:
+    """Our trainer on the settings of a run, but in this precision."""
+    switch("ours", threads)
+    training = tested_last(run.row.training).model_copy(update={"precision": precision})
+    row = run.row.model_copy(update={"training": training})
+    todo = task(row, parts(run, arrays), device, seed=run.seed, weights=derive(run.seed, "weights"))
+    return trainer.train(todo, Nowhere(), Watcher(f"ours in {precision} {run.name}", say), lambda: None).history
+
+
+def tested_last(training: Training) -> Training:
+    """The settings, with test images looked at after the last epoch alone."""
+    return training.model_copy(update={"test_every": training.epochs})
+
+
+def parts(run: Run, arrays: Arrays) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The training and test images of a run, out of those of its dataset."""
+    data, (images, labels) = run.row.data, arrays["train"]
+    chosen = split(labels, validation=data.validation, subset=data.training_subset, seed=data.split_seed)
+    return {"train": (images[chosen.training], labels[chosen.training]), "test": arrays["test"]}
 
 
 def compare(ours: Mapping[int, Sequence[Row]], others: Mapping[int, Sequence[Row]]) -> dict[str, Any]:

@@ -42,14 +42,17 @@ def constants(row: Experiment) -> dict[str, list[float]]:
     return normalization(DATASETS[row.data.dataset], row.data.normalization)
 
 
-def task(row: Experiment, arrays: Arrays, device: torch.device) -> Task:
-    """What our trainer is given for a row: everything on its device, as `coopnet train` puts it there."""
-    network = build(architecture(row), SEED).to(device).to(memory_format=torch.channels_last)
+def task(row: Experiment, arrays: Arrays, device: torch.device, *, seed: int = SEED, weights: int = SEED) -> Task:
+    """What our trainer is given for a row: everything on its device, as `coopnet train` puts it there.
+
+    `seed` is that of order and augmentation, `weights` that of the network.
+    """
+    network = build(architecture(row), weights).to(device).to(memory_format=torch.channels_last)
     mean, std = constants(row)["mean"], constants(row)["std"]
     names = {"train": "training", "test": "test"}
     splits = {names[name]: Images(*arrays[name], mean, std, device) for name in arrays}
     augment = row.data.augmentation == "crop_flip"
-    return Task(Patient(network, {}), row.training, splits, augment=augment, seed=SEED)
+    return Task(Patient(network, {}), row.training, splits, augment=augment, seed=seed)
 
 
 def ours(row: Experiment, arrays: Arrays, device: torch.device, progress: Progress) -> None:

@@ -92,9 +92,10 @@ def agreement(curves: Mapping[str, Any]) -> str:
             f"{name.replace('_', ' ')} {ours} against {other} (difference {difference}, standard error {error})"
         )
     verdict = "agree within" if curves["within_spread"] else "differ by more than"
+    row, seeds = f"`{curves['study']}/{curves['experiment']}`", count(len(curves["seeds"]), "seed")
     return (
-        f"Ours against the reference on `{curves['study']}/{curves['experiment']}`, "
-        f"{count(len(curves['seeds']), 'seed')}: {listing(said)}; the loss curves {verdict} the spread of seeds.\n"
+        f"Ours in {curves['precision']} against the reference on {row}, {curves['device']['name']}, {seeds}: "
+        f"{listing(said)}; the loss curves {verdict} the spread of seeds.\n"
     )
 
 

@@ -1,5 +1,6 @@
 """The benchmark: the reference does what ours does, and what is reported follows from what was measured."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import ceiling, curves, measure, memory, reference, tables, watch
-from benchmarks.loops import LOOPS, constants, switch, task
+from benchmarks.loops import LOOPS, Nowhere, constants, switch, task
 from benchmarks.workload import EPOCH, Workload, architecture, one_epoch, synthetic
 from coopnet import study
 from coopnet.commands import bench
@@ -21,10 +22,12 @@ from coopnet.data.augment import Images
 from coopnet.errors import CoopNetError
 from coopnet.networks.loss import Teaching, loss, rampup
 from coopnet.networks.network import CooperativeNetwork, build, trainable_parameters
+from coopnet.networks.surgery import Patient
 from coopnet.settings import Experiment
 from coopnet.training.engine import Meters, make_deterministic, train_step
 from coopnet.training.optimizer import Optimizer
-from coopnet.training.trainer import Row
+from coopnet.training.setup import load_splits, start
+from coopnet.training.trainer import Row, Task, train
 from coopnet.workspace import Workspace
 
 ROOT = Path(__file__).parent.parent
@@ -237,7 +240,7 @@ def test_ratios_follow_from_the_speeds_beside_them(report: dict[str, Any]) -> No
             cost = report["models"][model][loop]["cost_relative_to_baseline"]["median"]
             assert cost == pytest.approx(quotient(speeds("baseline", loop), speeds(model, loop)))
             own = report["models"][model][loop]
-            rate = report["ceiling"]["flops_per_second"]["fp32"]["highest"]
+            rate = report["ceiling"]["flops_per_second"][own["precision"]]["highest"]
             share = own["images_per_second"]["median"] * own["flops_per_image"] / rate
             assert own["share_of_ceiling"]["matrix_products"] == pytest.approx(share)
     priced = report["deterministic"]
@@ -348,6 +351,35 @@ def test_curves_are_compared_by_the_rule() -> None:
         curves.compare(histories((2.0, 1.0)), histories((2.0, 1.0)))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_curves_of_ours_are_those_of_the_study_in_that_precision(precision: str) -> None:
+    """Trained for a comparison, a run has the history that the study gives it, but for precision and test images."""
+    run = study.load(ROOT, "mini").runs["one3", 1]
+    model = run.row.model.model_copy(update={"depth": 8, "width": WIDTH})
+    training = run.row.training.model_copy(update={"epochs": 2, "batch_size": BATCH, "precision": precision})
+    data = run.row.data.model_copy(update={"training_subset": 100})
+    row = run.row.model_copy(update={"model": model, "training": training, "data": data})
+    run = dataclasses.replace(run, row=row)
+    arrays, said = synthetic(row, {"train": 300, "test": 20}), list[str]()
+    make_deterministic(1)
+    splits = load_splits(run, arrays, CPU)
+    network = start(run, [], splits["training"]).patient.network.to(memory_format=torch.channels_last)
+    meant = train(
+        Task(Patient(network, {}), row.training, splits, augment=True, seed=run.seed),
+        Nowhere(),
+        watch.Stopwatch(CPU),
+        lambda: None,
+    )
+    shown = curves.train_ours(run, precision, arrays, CPU, 1, said.append)
+    columns = [name for name in shown[0] if not name.startswith("test")]
+    assert [[epoch[name] for name in columns] for epoch in shown] == [
+        [epoch[name] for name in columns] for epoch in meant.history
+    ]
+    assert "test_top1_ensemble" not in shown[0]
+    assert shown[1]["test_top1_ensemble"] == meant.history[1]["test_top1_ensemble"]
+    assert said[0].startswith(f"ours in {precision} one3/seed1  epoch 1/2")
+
+
 def committed() -> list[str]:
     """Measurements in the repository."""
     listed = subprocess.run(["git", "ls-files", "results/bench"], cwd=ROOT, capture_output=True, text=True).stdout
@@ -357,7 +389,7 @@ def committed() -> list[str]:
 @pytest.mark.parametrize("name", committed())
 def test_documentation_shows_the_committed_measurements(name: str) -> None:
     """Every committed measurement stands word for word between its marks in the README or a page of the docs."""
-    render = tables.agreement if name.endswith("curves.json") else tables.markdown
+    render = tables.agreement if Path(name).name.startswith("curves") else tables.markdown
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
     shown = [page.read_text().partition(f"<!-- {name} -->\n")[2].partition("<!-- end -->")[0] for page in pages]
     assert render(json.loads((ROOT / name).read_text())) in shown

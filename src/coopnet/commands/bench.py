@@ -38,25 +38,35 @@ def run(
     log.info("written to %s", path)
 
 
-def curves(workspace: Workspace, name: str, experiment: str, device_kind: str | None) -> None:
-    """Train the reference on a row's settings and compare it with our histories, in `results/bench/curves.json`."""
+def curves(
+    workspace: Workspace, name: str, experiment: str, device_kind: str | None, precision: str | None = None
+) -> None:
+    """Train the reference on a row's settings and compare it with our histories, in `results/bench/curves.json`.
+
+    With a `precision` ours is trained here in it, and `curves_<precision>.json` is written.
+    """
     suite, workload, tables = (_part(workspace, part) for part in ("curves", "workload", "tables"))
     from coopnet.data import canonical
     from coopnet.data.datasets import DATASETS
-    from coopnet.training.device import describe
+    from coopnet.training.device import describe, warn_of_emulation
 
     plan = study.load(workspace.root, name)
     runs = [plan.run(experiment, seed) for seed in plan.seeds(experiment)]
     runs = runs or [plan.run(experiment, 0)]  # which says that there is none
     suite.check(runs[0])
-    ours = {run.seed: suite.history(workspace.run(plan, run) / "history.csv", run) for run in runs}
+    if precision is None:
+        ours = {run.seed: suite.history(workspace.run(plan, run) / "history.csv", run) for run in runs}
     dataset = DATASETS[runs[0].row.data.dataset]
     arrays = canonical.load(workspace.prepared(dataset.name), dataset)
     device, threads = _device(device_kind or plan.device), workload.cores()
+    if precision is not None:
+        warn_of_emulation(device, precision)
+        ours = {run.seed: suite.train_ours(run, precision, arrays, device, threads, log.info) for run in runs}
     others = {run.seed: suite.train(run, arrays, device, threads, log.info) for run in runs}
-    report: dict[str, Any] = {"study": name, "experiment": experiment, "precision": runs[0].row.training.precision}
+    computed = precision or runs[0].row.training.precision
+    report: dict[str, Any] = {"study": name, "experiment": experiment, "precision": computed}
     report |= {"device": describe(device)} | suite.compare(ours, others)
-    path = workspace.results("bench") / "curves.json"
+    path = workspace.results("bench") / (f"curves_{precision}.json" if precision else "curves.json")
     files.write_json(path, report)
     print(tables.agreement(report), end="")
     log.info("written to %s", path)
@@ -65,8 +75,9 @@ def curves(workspace: Workspace, name: str, experiment: str, device_kind: str | 
 def show(workspace: Workspace) -> None:
     """Print what was measured last as Markdown."""
     tables, folder = _part(workspace, "tables"), workspace.results("bench")
-    shown = {"cpu.json": tables.markdown, "gpu.json": tables.markdown, "curves.json": tables.agreement}
-    texts = [shown[name](files.read_json(folder / name)) for name in shown if (folder / name).is_file()]
+    measured = [folder / name for name in ("cpu.json", "gpu.json") if (folder / name).is_file()]
+    texts = [tables.markdown(files.read_json(path)) for path in measured]
+    texts += [tables.agreement(files.read_json(path)) for path in sorted(folder.glob("curves*.json"))]
     if not texts:
         raise CoopNetError(f"nothing was measured yet in {folder}; run `coopnet bench` first")
     print("\n".join(texts), end="")
