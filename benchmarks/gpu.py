@@ -13,15 +13,17 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from coopnet import files, study
+from benchmarks import sharing
+from coopnet import files, leases, study
 from coopnet.commands.train import TIME_IS_UP
+from coopnet.errors import CoopNetError
 from coopnet.study import FULL, Run, Study
 from coopnet.workspace import EVALUATED, Workspace
 
@@ -32,6 +34,8 @@ BENCH = FOLDER / "results" / "bench"
 STEPS = ("tests", "bench", "sharing", "runs")
 RESERVE = 30.0
 """Seconds that a run needs to start, or to save itself and stop."""
+GRACE = 10.0
+"""Seconds that whatever is asked to stop has for it."""
 
 
 class Slice:
@@ -49,12 +53,18 @@ class Slice:
         """Whether it is too late to begin anything."""
         return self.left < RESERVE
 
-    def run(self, *command: str) -> int:
-        """Exit code of a command of this Python, killed when the time is up."""
+    def run(self, *command: str, environment: Mapping[str, str] | None = None) -> int:
+        """Exit code of a command of this Python, which is asked to stop when the time is nearly up, and then killed."""
         print("$", *command, flush=True)
+        process = subprocess.Popen([sys.executable, *command], cwd=FOLDER, env=environment)
         try:
-            return subprocess.run([sys.executable, *command], cwd=FOLDER, timeout=max(self.left, 1)).returncode
+            return process.wait(max(self.left - GRACE, 1))
         except subprocess.TimeoutExpired:
+            process.terminate()
+            try:
+                process.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                process.kill()
             return TIME_IS_UP
 
 
@@ -65,15 +75,28 @@ def main(
     steps: Annotated[str, typer.Option(help="what to do, in this order")] = ",".join(STEPS),
     parts: Annotated[str, typer.Option(help="of the study")] = ",".join(PARTS),
     jobs: Annotated[int, typer.Option(min=1, help="runs side by side on the device")] = 4,
+    way: Annotated[
+        str | None, typer.Option(help="they share it: turns or mps; default: what was measured best")
+    ] = None,
     pack: Annotated[Path | None, typer.Option(help="also pack results into this .tar.gz")] = None,
 ) -> None:
     """Do what is left, as far as the time goes."""
     chosen = steps.split(",")
     if unknown := set(chosen) - set(STEPS):
         raise typer.BadParameter(f"--steps: {min(unknown)} is none of {', '.join(STEPS)}")
+    if way not in (None, *sharing.WAYS):
+        raise typer.BadParameter(f"--way: {way} is none of {', '.join(sharing.WAYS)}")
     piece, code = Slice(minutes), 0
-    for step in chosen:
-        code = code or (_runs(piece, name, parts.split(","), jobs) if step == "runs" else _once(piece, step, device))
+    try:
+        for step in chosen:
+            if not code and step != "runs":
+                code = _once(piece, step, device)
+            elif not code:
+                with sharing.WAYS[way or sharing.best_way(BENCH / "sharing.json", jobs)]() as environment:
+                    code = _runs(piece, name, parts.split(","), jobs, environment)
+    except CoopNetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
     if pack is not None:
         with tarfile.open(pack, "w:gz") as packed:
             for folder in (BENCH, FOLDER / "results" / name):
@@ -93,25 +116,27 @@ def _small(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
 def _once(piece: Slice, step: str, device: str) -> int:
     """Tests or a benchmark, unless their result lies here; the exit code."""
     made, command = {
-        "tests": ("gpu_tests.xml", ("pytest", "--junitxml={}", *(f"tests/{test}" for test in TESTS))),
+        # After a graph that failed PyTorch may fail everywhere, so only the first failure tells anything.
+        "tests": ("gpu_tests.xml", ("pytest", "--exitfirst", "--junitxml={}", *(f"tests/{test}" for test in TESTS))),
         "bench": (
             "gpu.json" if device == "cuda" else "cpu.json",
             ("coopnet", "bench", "--device", device, "--repetitions", "3"),
         ),
-        "sharing": ("sharing.json", ("benchmarks.sharing", "--device", device)),
+        "sharing": ("sharing.json", ("benchmarks.sharing", "--device", device, "--out", "{}")),
     }[step]
     if (BENCH / made).is_file():
         return 0
     BENCH.mkdir(parents=True, exist_ok=True)
-    unfinished = BENCH / f".{made}"  # under this name until the tests have passed
+    unfinished = BENCH / f".{made}"  # under this name until the tests have passed, or all ways to share are measured
     code = piece.run("-m", *(argument.format(unfinished) for argument in command))
     if not code and unfinished.is_file():
         unfinished.replace(BENCH / made)
     return code
 
 
-def _runs(piece: Slice, name: str, parts: Sequence[str], jobs: int) -> int:
-    """The runs of some parts, seed by seed, parents first, several at once."""
+def _runs(piece: Slice, name: str, parts: Sequence[str], jobs: int, environment: Mapping[str, str]) -> int:
+    """The runs of some parts, seed by seed, parents first, several at once; each leases its part of the device."""
+    environment = {leases.RUNS_PER_GPU: str(jobs), **environment}
     plan = study.load(FOLDER, name)
     todo = [run for run in _in_order(plan, parts) if not _done(plan, run)]
     finished = {run.key for run in plan.runs.values() if _done(plan, run)}
@@ -122,7 +147,7 @@ def _runs(piece: Slice, name: str, parts: Sequence[str], jobs: int) -> int:
             ready = [run for run in todo if all(parent.key in finished for parent in run.parents)]
             for run in ready[: jobs - len(working)] if not code and not piece.over() else ():
                 todo.remove(run)
-                working[pool.submit(_make, piece, name, run)] = run
+                working[pool.submit(_make, piece, name, run, environment)] = run
             done, _ = wait(working, return_when=FIRST_COMPLETED)
             for future in done:
                 run, ended = working.pop(future), future.result()
@@ -152,11 +177,12 @@ def _done(plan: Study, run: Run) -> bool:
     return files.look(folder / "run.json", "key") == run.key and all((folder / name).is_file() for name in EVALUATED)
 
 
-def _make(piece: Slice, name: str, run: Run) -> int:
+def _make(piece: Slice, name: str, run: Run, environment: Mapping[str, str]) -> int:
     """Train a run as long as there is time, and evaluate it; the exit code."""
     minutes = max(piece.left - RESERVE, 0) / 60
     which = (name, run.experiment, str(run.seed))
-    return piece.run("-m", "coopnet", "train", *which, "--evaluate", "--max-minutes", f"{minutes:.2f}")
+    command = ("-m", "coopnet", "train", *which, "--evaluate", "--max-minutes", f"{minutes:.2f}")
+    return piece.run(*command, environment=environment)
 
 
 if __name__ == "__main__":

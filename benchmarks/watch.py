@@ -27,7 +27,7 @@ def spread(samples: Sequence[float]) -> dict[str, Any]:
 
 
 class Stopwatch:
-    """Watches an epoch of either loop.
+    """Watches the last epoch of either loop.
 
     It waits for the device four times: when the epoch begins, after `warmup` steps, after the last step and at the
     end. Speed is measured between the second and the third: what is chosen, compiled or captured in the first steps,
@@ -41,11 +41,11 @@ class Stopwatch:
 
     def __init__(self, device: torch.device, warmup: int = 0, limit: int | None = None):
         self.device, self.warmup, self.limit = device, warmup, limit
-        self.steps = self.seen = self.unmeasured = 0
 
     def begin(self, epoch: int, epochs: int, images: int, done: int) -> None:
-        """The epoch begins."""
+        """The epoch begins; what was seen of those before is forgotten."""
         self.images = images
+        self.steps = self.seen = self.unmeasured = 0
         self.begun = self.warm = now(self.device)
 
     def advance(self, images: int) -> None:

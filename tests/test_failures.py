@@ -59,6 +59,9 @@ def test_memory_that_runs_out_is_told_from_other_errors() -> None:
     for words in ("DefaultCPUAllocator: can't allocate memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED"):
         assert out_of_memory(RuntimeError(f"[enforce fail] err == 0. {words}. Error code 12")) == words
     assert out_of_memory(RuntimeError("shapes cannot be multiplied")) is None
+    recording = RuntimeError("operation failed due to a previous error during capture")  # by the end of a graph
+    recording.__context__ = torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB.")
+    assert out_of_memory(recording) == "CUDA out of memory"
 
 
 def test_other_errors_of_the_runtime_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

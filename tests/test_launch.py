@@ -5,12 +5,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
 
-from coopnet.networks.loss import Teaching
-from coopnet.networks.network import Architecture, build
-from coopnet.settings import SGD
+from coopnet.data.augment import Images
+from coopnet.networks.loss import Teaching, loss
+from coopnet.networks.network import Architecture, CooperativeNetwork, build
+from coopnet.settings import SGD, Adam, GradientRatio
 from coopnet.training import engine, launch
 from coopnet.training.engine import Meters, make_deterministic, train_step
+from coopnet.training.gradient_ratio import ModuleRates
 from coopnet.training.launch import WARM_UP, CudaGraph, Launch
 from coopnet.training.optimizer import Optimizer
 from coopnet.training.trainer import Interrupted, train
@@ -127,6 +131,63 @@ def test_operations_of_a_training_step(branches: int) -> None:
     assert census.launched.total() <= OPERATIONS[branches], census.launched.most_common()
 
 
+class OnDevice(Census):
+    """Keeps what is dispatched with tensors of the host among its tensors; backward and fused updates are left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixed: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Do it and look where its tensors are."""
+        name = function.overloadpacket.__name__
+        made = None if name.startswith("_fused_") else super().__torch_dispatch__(function, types, args, kwargs)
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, made)) if isinstance(leaf, Tensor)]
+        self.mixed += [name] if any(tensor.device.type == "cpu" for tensor in tensors) else []
+        return made
+
+
+@pytest.mark.parametrize(
+    ("kind", "optimizer", "ratio"),
+    [("on_the_fly", "sgd", False), ("on_the_fly", "adam", True), ("mutual", "sgd", True), ("none", "sgd", False)],
+)
+def test_step_on_a_gpu_touches_nothing_on_the_host(
+    kind: Any, optimizer: str, ratio: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On tensors that only pretend to be on a GPU, a step and an evaluation batch make none elsewhere.
+
+    A number that a step copies from the host makes it wait, and cannot be recorded.
+    """
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    make_deterministic(1)
+    options: Any = SGD(kind="sgd", lr=0.1) if optimizer == "sgd" else Adam(kind="adam", lr=0.1)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"):
+        network = CooperativeNetwork(Architecture("cifar_resnet", 8, "basic", 4, 2, "learned", 4)).train()
+        monkeypatch.setattr(Tensor, "backward", lambda loss: fill_gradients(network))
+        rates = ModuleRates(network, GradientRatio(every=2, smoothing=0.5), torch.device("cuda")) if ratio else None
+        steps, meters = Optimizer(network, options, {}, rates), Meters(2, torch.device("cuda"))
+        images = Images.__new__(Images)  # what its constructor moves over from the host
+        images.padded, images.labels = torch.zeros(70, 40, 40, 3, dtype=torch.uint8), torch.zeros(70, dtype=torch.long)
+        images.scale, images.shift, images.span = torch.ones(3), torch.ones(3), torch.arange(32)
+        batch = torch.arange(16), torch.zeros(16, 2, dtype=torch.long), torch.zeros(16, dtype=torch.bool)
+        teaching = Teaching(kind, gated=True, temperature=3.0, weight=torch.ones(()))
+        with OnDevice() as watched:
+            labels = images.labels[batch[0]]
+            train_step(network, steps, images.augmented(*batch), labels, teaching, "fp32", meters)
+        with torch.inference_mode(), watched:
+            outputs = network.eval()(images.plain(batch[0]))
+            meters.add(outputs, labels, loss(outputs, labels, teaching))
+    assert watched.launched.total() > 100
+    assert watched.mixed == []
+
+
+def fill_gradients(network: CooperativeNetwork) -> None:
+    """Instead of backward, which needs a real device."""
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+
+
 GPU = torch.device("cuda")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -160,4 +221,7 @@ def test_epoch_on_a_gpu_never_waits() -> None:
             self.left -= images
             torch.cuda.set_sync_debug_mode("error" if self.second and self.left else "default")
 
-    train(task(settings(epochs=2), device=GPU), Ram(), Watch(), never)
+    try:
+        train(task(settings(epochs=2), device=GPU), Ram(), Watch(), never)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

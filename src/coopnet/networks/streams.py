@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 def side_by_side(modules: Iterable[nn.Module], inputs: Sequence[Tensor]) -> list[Tensor]:
     """What each module makes of its input, in their order."""
-    if not (inputs[0].is_cuda and torch.cuda.is_current_stream_capturing()):
+    if len(inputs) == 1 or not (inputs[0].is_cuda and torch.cuda.is_current_stream_capturing()):
         return [module(one) for module, one in zip(modules, inputs, strict=True)]
     here, outputs = torch.cuda.current_stream(), []
     streams = [torch.cuda.Stream() for _ in inputs]

@@ -86,8 +86,16 @@ SHORT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory"
 """What PyTorch and its libraries say when there is none left, where the type of the error does not tell."""
 
 
-def out_of_memory(error: RuntimeError | MemoryError) -> str | None:
-    """What an error says, in short, if it says that the device, or the machine, has no memory left."""
+def out_of_memory(error: BaseException) -> str | None:
+    """What an error says, in short, if it says that the device, or the machine, has no memory left.
+
+    Or the error that it came of: a CUDA graph that is cut off while it is recorded fails in its own words.
+    """
+    said, before = _memory_error(error), error.__cause__ or error.__context__
+    return out_of_memory(before) if said is None and before is not None else said
+
+
+def _memory_error(error: BaseException) -> str | None:
     sentences = [sentence.rstrip(".") for sentence in " ".join(str(error).split()).split(". ")]
     telling = [sentence for sentence in sentences if any(words in sentence for words in SHORT_OF_MEMORY)]
     if isinstance(error, torch.OutOfMemoryError | MemoryError):

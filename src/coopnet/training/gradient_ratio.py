@@ -58,7 +58,7 @@ class ModuleRates:
         sizes = torch.stack([self._mean_gradient(names) for names in self.modules.values()])
         ratio = torch.nan_to_num(sizes[-1] / sizes, nan=1.0, posinf=torch.inf)
         ratio = ratio.clamp(self.options.lowest, self.options.highest)
-        ratio[-1] = 1.0
+        ratio[-1].fill_(1.0)  # assigned, the number would be copied from the host, and a step would wait for it
         smoothing = self.options.smoothing
         new = smoothing * self.factors + (1 - smoothing) * ratio
         # Chosen on the device, in place: so a step is the same work whether it is due or not, and can be replayed.

@@ -10,6 +10,7 @@ launched whole. It is recorded once and repeats the same kernels on the same mem
 Source: the PyTorch manual, CUDA semantics, "CUDA Graphs".
 """
 
+import gc
 from collections.abc import Callable
 from typing import Protocol
 
@@ -48,9 +49,19 @@ class CudaGraph:
         torch.cuda.current_stream().wait_stream(self.stream)
 
     def record(self, work: Callable[[], None]) -> None:
-        """Record the work; it must neither wait for the device nor allocate outside PyTorch."""
-        with torch.cuda.graph(self.graph, stream=self.stream):
-            work()
+        """Record the work; it must neither wait for the device nor allocate outside PyTorch.
+
+        Nor may another graph be freed meanwhile: those that nobody needs any more are freed before.
+        """
+        collecting = gc.isenabled()
+        gc.collect()
+        gc.disable()
+        try:
+            with torch.cuda.graph(self.graph, stream=self.stream):
+                work()
+        finally:
+            if collecting:
+                gc.enable()
 
     def replay(self) -> None:
         """Launch the graph on the current stream."""
