@@ -14,6 +14,7 @@ import typer
 from benchmarks import gpu, sharing
 from coopnet import study
 from coopnet.commands.train import TIME_IS_UP
+from coopnet.errors import CoopNetError
 from test_pipeline import edit, prepared, workspace
 
 __all__ = ["prepared", "workspace"]
@@ -201,6 +202,29 @@ def test_ways_to_share_are_measured_once_each(tmp_path: Path) -> None:
     assert sharing.unfinished(path, {"repetitions": 3}, ways) == {}
     path.write_text(json.dumps(settings | measured(turns=1.0, mps=2.0) | {"same_bits": True}))
     assert sharing.unfinished(path, settings, ways) == {}
+
+
+def test_what_failed_is_not_taken_for_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that fail while they take turns end it and leave no result; a service that is not there is only noted."""
+    tried: list[str] = []
+
+    def measure(way: str, *asked: object) -> dict[str, object]:
+        tried.append(way)
+        if way in failing:
+            raise CoopNetError(f"no {way}")
+        return {"runs": {}, "bits": ["a"]}
+
+    monkeypatch.setattr(sharing, "measure", measure)
+    monkeypatch.setattr(sharing, "ways_on", lambda device: ["turns", "mps"])
+    monkeypatch.setattr(sharing.signal, "signal", lambda *asked: None)  # the tests keep their own
+    failing, out = {"turns"}, tmp_path / "sharing.json"
+    with pytest.raises(SystemExit, match="error: no turns"):
+        sharing.main(device="cpu", counts="1", out=out)
+    assert not out.exists()
+    failing = {"mps"}
+    sharing.main(device="cpu", counts="1", out=out)
+    assert json.loads(out.read_text())["ways"]["mps"] == {"error": "no mps"}
+    assert tried == ["turns", "turns", "mps"]
 
 
 def test_runs_side_by_side_have_the_bits_of_one_alone(tmp_path: Path) -> None:
