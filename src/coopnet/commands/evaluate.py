@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from coopnet import files, study
-from coopnet.evaluation.metrics import Saved, measure, ranks, versus, versus_parents, versus_teacher
+from coopnet.evaluation.metrics import Saved, measure, versus, versus_parents, versus_teacher
 from coopnet.evaluation.outcomes import SCORES, outcomes, pack, pack_each
 from coopnet.evaluation.voting import MOST, VOTES, best_smaller, vote, votes
 from coopnet.files.errors import CoopNetError
@@ -16,14 +16,18 @@ from coopnet.runs.workspace import EVALUATED, Workspace
 from coopnet.study import Run, Study
 
 
-def evaluate(workspace: Workspace, name: str, experiment: str, seed: int) -> None:
-    """Write `votes.csv`, `outcomes.safetensors`, `scores.json` and `metrics.json` of a run.
+def evaluate(workspace: Workspace, name: str, experiment: str, seed: int, *, at_transfer: bool = False) -> None:
+    """Write `votes.csv`, `outcomes.safetensors` and `metrics.json` of a run, or of the network at its transfer.
 
     Raises:
         CoopNetError: logits are missing, damaged or not finite, or the run was made with other parameters.
     """
     plan = study.load(workspace.root, name)
     run = plan.run(experiment, seed)
+    if at_transfer:
+        if run.transfer is None:
+            raise CoopNetError(f"{run.name} begins with no transfer; run `coopnet evaluate` without --at-transfer")
+        run = run.transfer
     with receipts.making(workspace, lambda: steps.evaluate(workspace, plan, run)):
         _evaluate(workspace, plan, run)
 
@@ -32,16 +36,10 @@ def _evaluate(workspace: Workspace, plan: Study, run: Run) -> None:
     folder = workspace.run(plan, run)
     saved = logits_of(folder, run)
     parents = [logits_of(workspace.run(plan, parent), parent) for parent in run.parents]
-    metrics: dict[str, Any] = {"key": run.key}
-    bits: dict[str, np.ndarray] = {}
-    for part, said in saved.items():
-        stage, _, split = part.rpartition("_")
-        measured = measure(said) | compare(run, said, [parent[split] for parent in parents])
-        metrics.setdefault(stage or "final", {})[split] = measured
-        if part == "test":
-            bits |= {f"final/{model}": packed for model, packed in pack(outcomes(said)).items()}
-        elif part == "step0_test":
-            bits |= pack({"step0/ensemble": ranks(said.ensemble, said.labels)})
+    metrics: dict[str, Any] = {"key": run.key, "final": {}}
+    for split, said in saved.items():
+        metrics["final"][split] = measure(said) | compare(run, said, [parent[split] for parent in parents])
+    bits = {f"final/{model}": packed for model, packed in pack(outcomes(saved["test"])).items()}
     rows = {split: votes(saved[split]) for split in metrics["final"]}
     branches = saved["test"].branches.shape[1]
     if "validation" in rows and 1 < branches <= MOST:
@@ -50,29 +48,8 @@ def _evaluate(workspace: Workspace, plan: Study, run: Run) -> None:
         bits["final/picked"] = pack_each(cast)
     write_votes(folder / "votes.csv", rows)
     files.write_tensors(folder / "outcomes.safetensors", bits)
-    files.write_json(folder / "scores.json", headline(metrics))
     metrics["files"] = {name: files.sha256(folder / name) for name in EVALUATED if name != "metrics.json"}
     files.write_json(folder / "metrics.json", metrics)  # last: who finds it takes the run for evaluated
-
-
-def headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run is judged by at a glance, without lists, so that `dvc metrics` can lay runs side by side.
-
-    Args:
-        metrics: content of `metrics.json`.
-
-    Returns:
-        Of each split, and of `step0` (test images, right after surgery) where there was one: top-1, top-5 and ECE in
-        percent and NLL in nats of the `ensemble`, top-1 and top-5 of `branch1`.
-    """
-    parts = metrics["final"] | ({"step0": metrics["step0"]["test"]} if "step0" in metrics else {})
-    return {
-        part: {
-            "ensemble": measured["ensemble"],
-            "branch1": {score: measured["branches"][0][score] for score in SCORES},
-        }
-        for part, measured in parts.items()
-    }
 
 
 def compare(run: Run, said: Saved, parents: Sequence[Saved]) -> dict[str, Any]:
@@ -106,7 +83,7 @@ def checked_record(folder: Path, run: Run) -> dict[str, Any]:
     Raises:
         CoopNetError: it is missing, or the record of another key.
     """
-    record: dict[str, Any] = files.read_json(folder / "run.json")
+    record = files.read_sealed(folder / "run.json")
     if record.get("key") != run.key:
         raise CoopNetError(
             f"{folder} was made with other parameters or other source than the plan has now for {run.name}; "
@@ -116,7 +93,7 @@ def checked_record(folder: Path, run: Run) -> dict[str, Any]:
 
 
 def read_logits(folder: Path, record: dict[str, Any]) -> dict[str, Saved]:
-    """Saved logits by split (`test`, `validation`, `step0_test`, …), checked against the run's record."""
+    """Saved logits by split, `test` and `validation`, checked against the run's record."""
     path = folder / "logits.safetensors"
     if not path.is_file():
         raise CoopNetError(f"{path} is missing: make the run again (`coopnet train`, or the workflow)")
@@ -125,5 +102,6 @@ def read_logits(folder: Path, record: dict[str, Any]) -> dict[str, Saved]:
     tensors = files.read_tensors(path)
     return {
         split: Saved(tensors[f"{split}/branches"], tensors[f"{split}/gate"], tensors[f"{split}/labels"].astype(int))
-        for split in sorted({name.partition("/")[0] for name in tensors})
+        for split in ("test", "validation")
+        if f"{split}/branches" in tensors
     }

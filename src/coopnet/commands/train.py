@@ -18,8 +18,9 @@ from coopnet.files.digests import Digests
 from coopnet.files.errors import CoopNetError, TrainingFailed
 from coopnet.runs import failures, leases, receipts, store
 from coopnet.runs.store import Store
-from coopnet.runs.workspace import CHECKPOINT, Workspace, targets
+from coopnet.runs.workspace import Workspace, targets
 from coopnet.study import Run, Study, imported_record
+from coopnet.study.settings import GROWING, JOINING
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +41,37 @@ def train(
         max_minutes: stop cleanly after so many minutes.
     """
     plan = study.load(workspace.root, name)
+    return make(workspace, plan, plan.run(experiment, seed), key, Stop(max_minutes))
+
+
+def transfer(workspace: Workspace, name: str, experiment: str, seed: int, key: str | None) -> Run:
+    """Build the network that a run starts from, out of its parents' checkpoints, and put its files in place.
+
+    Returns:
+        What was made: the transfer that the run begins with, or the run itself where it is not trained further.
+
+    Raises:
+        CoopNetError: the run starts from no transfer; or as `train`.
+    """
+    plan = study.load(workspace.root, name)
     run = plan.run(experiment, seed)
+    if run.transfer is None and run.row.start.kind not in (*GROWING, *JOINING):
+        raise CoopNetError(
+            f"{run.name} has start {run.row.start.kind}, which transfers nothing; run `coopnet train` for it"
+        )
+    made = run.transfer or run
+    make(workspace, plan, made, key, Stop(None))
+    return made
+
+
+def make(workspace: Workspace, plan: Study, run: Run, key: str | None, stop: "Stop") -> int:
+    """Make a run or a transfer, or take it from the store; return the exit code."""
     if key is not None and key != run.key:
         raise CoopNetError(
-            f"{run.name} of study {name} has changed since the workflow was started "
+            f"{run.name} of study {plan.name} has changed since the workflow was started "
             f"(params.yaml, an overlay or the source was edited); start the workflow again"
         )
     runs = Store(store.default_place(workspace.root))
-    stop = Stop(max_minutes)
     with _held(runs, run, stop) as held:
         if not held:
             return _late(run)
@@ -97,7 +121,7 @@ def _held(runs: Store, run: Run, stop: "Stop") -> Iterator[bool]:
 def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop") -> int:
     """Train a run into the store and put it in place; return the exit code."""
     # Looked up before torch is imported, which takes seconds: a missing parent should be heard of at once.
-    ancestors = [parent_files(workspace, plan, parent, runs) for parent in run.parents]
+    ancestors = [checkpoint_of(workspace, plan, source, runs) for source in run.sources]
     if run.row.start.kind == "imported":
         ancestors = [imported_files(workspace, run)]
     if not _leased(plan, run, stop):
@@ -136,7 +160,7 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
     runs.add(run.key, made, {"first_made_as": name})
     runs.note("finished", run.key, name)
     shutil.rmtree(memory, ignore_errors=True)
-    if study.load(workspace.root, plan.name).run(run.experiment, run.seed).key != run.key:
+    if _planned(study.load(workspace.root, plan.name), run).key != run.key:
         raise CoopNetError(
             f"the parameters of {run.name} were edited while it was trained; its result is kept in the run store "
             "under the parameters it was trained with. Run the same command again for the new ones"
@@ -144,6 +168,12 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
     if not runs.take(run.key, targets(workspace, plan, run)):
         raise CoopNetError(f"the result of {run.name} was damaged while it was written; run the same command again")
     return 0
+
+
+def _planned(plan: Study, run: Run) -> Run:
+    """The run, or the transfer, as another reading of the study has it."""
+    now = plan.run(run.experiment, run.seed)
+    return now.transfer or now if run.at_transfer else now
 
 
 @contextmanager
@@ -174,31 +204,33 @@ def _failing(workspace: Workspace, plan: Study, run: Run) -> Iterator[None]:
         raise failed from error
 
 
-def parent_files(workspace: Workspace, plan: Study, parent: Run, runs: Store) -> tuple[Path, dict[str, Any]]:
-    """Folder and record of a parent's checkpoint, from the workspace or else from the store.
+def checkpoint_of(workspace: Workspace, plan: Study, source: Run, runs: Store) -> tuple[Path, dict[str, Any]]:
+    """Folder and record of the checkpoint of a run, from the workspace or else from the store.
 
     Raises:
         CoopNetError: neither has the run that the plan names.
     """
-    stored = runs.folder(parent.key)
-    for folder, results in ((workspace.checkpoint(plan, parent), workspace.run(plan, parent)), (stored, stored)):
-        path, twin = folder / "model.json", results / "run.json"
-        if files.look(path, "key") != parent.key:
+    for folder in (workspace.run(plan, source), runs.folder(source.key)):
+        path = folder / "run.json"
+        if files.look(path, "key") != source.key:
             continue
-        record = files.read_json(path, files.LARGEST_RECORD)
-        weights = [folder / name for name in CHECKPOINT if name != path.name]
+        try:
+            record = files.read_sealed(path, files.LARGEST_RECORD)
+        except CoopNetError as error:
+            log.warning("%s", error)
+            continue
         digests = record.get("files")
         known = digests if isinstance(digests, dict) else {}
+        weights = [folder / name for name in ("model.safetensors", "optimizer.safetensors")]
         damaged = [p for p in weights if not p.is_file() or files.sha256(p) != known.get(p.name)]
-        if files.look(twin, "key") == parent.key and files.read_json(twin) != record:
-            damaged.append(path)
         if not damaged:
             return folder, record
         log.warning("%s is missing or not what its record says", damaged[0])
+    verb = "transfer" if source.at_transfer else "train"
     raise CoopNetError(
-        f"the parent {parent.name} of study {plan.name} is not there, is damaged, or was made with other parameters "
-        f"({workspace.checkpoint(plan, parent) / 'model.json'}); "
-        f"run `coopnet train {plan.name} {parent.experiment} {parent.seed}` first"
+        f"{source.name} of study {plan.name} is not there, is damaged, or was made with other parameters "
+        f"({workspace.run(plan, source) / 'run.json'}); "
+        f"run `coopnet {verb} {plan.name} {source.experiment} {source.seed}` first"
     )
 
 

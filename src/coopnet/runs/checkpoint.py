@@ -1,7 +1,7 @@
 """A trained network on disk: weights and optimiser state as safetensors, and a JSON record of what they are.
 
 No file of ours is ever unpickled. A checkpoint folder holds `model.safetensors`, `optimizer.safetensors` and
-`model.json`; the record names the architecture and the SHA-256 of both others.
+`run.json`; the record names the architecture and the SHA-256 of both others.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,9 @@ from coopnet.networks.tensors import check_count, finite
 from coopnet.networks.transfer import OptimizerState, TrainedNetwork
 from coopnet.study.settings import Model
 
-WEIGHTS, SLOTS, RECORD = "model.safetensors", "optimizer.safetensors", "model.json"
+WEIGHTS, SLOTS, RECORD = "model.safetensors", "optimizer.safetensors", "run.json"
+IMPORTED = "model.json"
+"""The record beside weights that were imported, which no run has made."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

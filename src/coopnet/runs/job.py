@@ -38,7 +38,7 @@ def produce(
     Args:
         run: what to do.
         arrays: canonical `train` and `test` images and labels.
-        ancestors: folder and record of each parent's checkpoint, or of the imported one.
+        ancestors: folder and record of each checkpoint that it reads: its transfer's, its parents', or the imported one.
         device_kind: `cpu` or `cuda`.
         memory: the folder in which the run keeps its state, and in which its files are made.
         progress: is told how it goes.
@@ -65,7 +65,6 @@ def produce(
 
     made = memory / "files"
     shutil.rmtree(made, ignore_errors=True)
-    step0 = all_logits(initial, splits, "step0_") if run.row.start.kind != "random" else {}
     task = Task(
         initial,
         run.row.training,
@@ -77,7 +76,7 @@ def produce(
     )
     trained = train(task, ResumeFolder(memory, identity), progress, stop)
     done = TrainedNetwork(trained.network, trained.slots)
-    checkpoint.write_tensors(made / "logits.safetensors", step0 | all_logits(done, splits))
+    checkpoint.write_tensors(made / "logits.safetensors", all_logits(done, splits))
     files.write_rows(made / "history.csv", trained.history)
     files.write_rows(made / "timing.csv", trained.timing)
     checkpoint.write_network(made, done.network, done.slots)
@@ -95,25 +94,24 @@ def produce(
             "files": {
                 path.relative_to(made).as_posix(): files.sha256(path)
                 for path in sorted(made.rglob("*"))
-                if path.is_file() and path.name not in ("timing.csv", "run.json", checkpoint.RECORD)
+                if path.is_file() and path.name not in ("timing.csv", checkpoint.RECORD)
             },
         }
         | known
         | {"code": code}
     )
-    for name in (checkpoint.RECORD, "run.json"):
-        files.write_json(made / name, record)
+    files.write_json(made / checkpoint.RECORD, files.sealed(record))
     return made
 
 
-def all_logits(trained: TrainedNetwork, splits: Mapping[str, Images], prefix: str = "") -> dict[str, Tensor]:
+def all_logits(trained: TrainedNetwork, splits: Mapping[str, Images]) -> dict[str, Tensor]:
     """What a network says about the test and validation images, and the labels beside it.
 
-    Tensors are named `<prefix><split>/branches` [N, B, C], `/gate` [N, B] and `/labels` [N].
+    Tensors are named `<split>/branches` [N, B, C], `/gate` [N, B] and `/labels` [N].
     """
     tensors: dict[str, Tensor] = {}
     for name in ("test", "validation"):
         if name in splits:
             said = logits(trained.network, splits[name]) | {"labels": splits[name].labels.to(torch.uint8)}
-            tensors |= {f"{prefix}{name}/{part}": tensor for part, tensor in said.items()}
+            tensors |= {f"{name}/{part}": tensor for part, tensor in said.items()}
     return tensors

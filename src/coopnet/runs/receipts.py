@@ -41,13 +41,12 @@ def of_run(workspace: Workspace, plan: Study, run: Run, digests: Digests) -> Pro
     wanted = targets(workspace, plan, run)
     path = wanted["run.json"]
     try:
-        record = files.read_json(path)
+        record = files.read_sealed(path)
     except CoopNetError as error:
         return Problem("damaged", str(error)) if path.exists() else Problem("missing", f"{path} is missing")
-    if not isinstance(record, dict) or record.get("key") != run.key:
+    if record.get("key") != run.key:
         return Problem("stale", f"{path} is of other parameters, source or parents than {run.name} has now")
     listed = {name: digest for name, digest in (record.get("files") or {}).items() if name in wanted}
-    listed["model.json"] = digests(path)  # the same record, once beside the weights
     there = {name: path for name, path in wanted.items() if path.is_file()}
     damaged = [str(path) for name, path in there.items() if name in listed and digests(path) != listed[name]]
     if "timing.csv" in there and not _is_timing(there["timing.csv"]):
@@ -125,8 +124,8 @@ def _refuse_damaged(workspace: Workspace, step: Step, digests: Digests) -> None:
     Raises:
         CoopNetError: naming what is damaged, and the command that makes it again.
     """
-    for path, twin in step.records:
-        if wrong := _of_record(path, twin, digests):
+    for path in step.records:
+        if wrong := _of_record(path, digests):
             raise CoopNetError(wrong)
     for maker in step.makers:
         if damaged := _damaged(workspace, maker, digests):
@@ -146,19 +145,20 @@ def _damaged(workspace: Workspace, name: str, digests: Digests) -> list[str]:
     return [path for path, digest in there.items() if digests(workspace.root / path) != digest]
 
 
-def _of_record(path: Path, twin: Path, digests: Digests) -> str | None:
+def _of_record(path: Path, digests: Digests) -> str | None:
     """What is wrong with a run's record and its history; None where nothing speaks against them.
 
     What is missing is for those to miss who need it.
     """
     if not path.exists():
         return None
-    record = files.read_json(path)
-    remedy = "run `coopnet train` for that run again"
-    if not isinstance(record, dict) or not isinstance(record.get("files"), dict):
+    remedy = "make that run again (`coopnet train`, or the workflow)"
+    try:
+        record = files.read_sealed(path)
+    except CoopNetError as error:
+        return f"{error}; {remedy}"
+    if not isinstance(record.get("files"), dict):
         return f"{path} is damaged (not the record of a run); {remedy}"
-    if files.look(twin, "key") == record.get("key") and digests(twin) != digests(path):
-        return f"{path} and {twin} should be the same record, so one of them is damaged; {remedy}"
     history = path.with_name("history.csv")
     if history.exists() and digests(history) != record["files"].get(history.name):
         return f"{history} is not the file that {path} names; {remedy}"

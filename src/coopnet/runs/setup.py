@@ -1,4 +1,4 @@
-"""What a run begins with: its images, its network and what surgery or a teacher have to do with it."""
+"""What a run begins with: its images, its network, and a transfer or a teacher where it has one."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,10 +41,14 @@ def start(run: Run, ancestors: Sequence[TrainedNetwork], training: Images) -> Be
 
     Args:
         run: what to do.
-        ancestors: its parents, in the order of its row, or the imported checkpoint.
-        training: its training images, on the device where surgery that looks at them is done.
+        ancestors: the network at transfer where it has one; else its parents, in the order of its row, or the imported
+            checkpoint.
+        training: its training images, on the device where a transfer that looks at them is done.
     """
     row = run.row
+    if run.transfer is not None:
+        (at_transfer,) = ancestors
+        return Beginning(at_transfer, opening(run))
     architecture = Architecture(**row.model.model_dump(), classes=DATASETS[row.data.dataset].classes)
     seed = derive(run.seed, "weights")
     match row.start:
@@ -62,26 +66,26 @@ def start(run: Run, ancestors: Sequence[TrainedNetwork], training: Images) -> Be
         case Combine() | Merge():
             return Beginning(join(run, ancestors, training, seed))
     (parent,) = ancestors
-    return grow(run, parent, seed)
+    return Beginning(grow(run, parent, seed))
 
 
 def join(run: Run, ancestors: Sequence[TrainedNetwork], training: Images, seed: int) -> TrainedNetwork:
     """Several one-branch networks as one."""
-    surgery = run.row.start
-    if isinstance(surgery, Combine):
-        return combine(ancestors, gate=run.row.model.gate, gate_rows=surgery.gate_rows, seed=seed)
-    assert isinstance(surgery, Merge)
+    how = run.row.start
+    if isinstance(how, Combine):
+        return combine(ancestors, gate=run.row.model.gate, gate_rows=how.gate_rows, seed=seed)
+    assert isinstance(how, Merge)
     device = training.labels.device
     for parent in ancestors:
         parent.network.to(device)
     return merge(
         ancestors,
-        trunk=surgery.trunk,
-        reestimate=surgery.reestimate,
-        gate_rows=surgery.gate_rows,
+        trunk=how.trunk,
+        reestimate=how.reestimate,
+        gate_rows=how.gate_rows,
         seed=seed,
-        images=partial(some_images, training, surgery.images, derive(run.seed, "surgery")),
-        ridge=surgery.ridge,
+        images=partial(some_images, training, how.images, derive(run.seed, "surgery")),
+        ridge=how.ridge,
     )
 
 
@@ -92,15 +96,20 @@ def some_images(training: Images, count: int | None, seed: int) -> Iterator[Tens
         yield training.plain(indices)
 
 
-def grow(run: Run, parent: TrainedNetwork, seed: int) -> Beginning:
+def grow(run: Run, parent: TrainedNetwork, seed: int) -> TrainedNetwork:
     """One network with more branches."""
     row = run.row
-    surgery = {"donors": row.start.donors, "noise": row.start.noise} if isinstance(row.start, Split) else {}
-    grown = expand(parent, row.model.branches, kind=row.start.kind, seed=seed, **surgery)  # type: ignore[arg-type]
-    if not isinstance(row.start, Masked) or not row.start.opens:
-        return Beginning(grown)
-    new = range(parent.network.architecture.branches, row.model.branches)
-    return Beginning(grown, Opening(tuple(new), row.start.closed_until, row.start.open_from))
+    options = {"donors": row.start.donors, "noise": row.start.noise} if isinstance(row.start, Split) else {}
+    return expand(parent, row.model.branches, kind=row.start.kind, seed=seed, **options)  # type: ignore[arg-type]
+
+
+def opening(run: Run) -> Opening | None:
+    """How the log-prior of the new branches opens while the run is trained; None where it stays as it is."""
+    start = run.row.start
+    if not isinstance(start, Masked) or not start.opens:
+        return None
+    new = range(run.parents[0].row.model.branches, run.row.model.branches)
+    return Opening(tuple(new), start.closed_until, start.open_from)
 
 
 def load_splits(run: Run, arrays: Arrays, where: torch.device) -> dict[str, Images]:

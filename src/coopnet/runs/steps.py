@@ -16,7 +16,7 @@ from typing import Any
 
 from coopnet import files
 from coopnet.runs.failures import Lost
-from coopnet.runs.workspace import EVALUATED, REPORT, TABLES, Workspace
+from coopnet.runs.workspace import EVALUATED, GATHERED, REPORT, TABLES, Workspace
 from coopnet.study import Run, Study, numerics
 
 PACKAGE = Path(numerics.__file__).parent.parent
@@ -62,7 +62,7 @@ class Step:
         outputs: what it writes.
         words: fingerprint of what it takes from `params.yaml` and the overlay besides.
         makers: names of the steps that made its inputs; their receipts know what these have to be.
-        records: `run.json` of each run among its inputs, and the same record beside the run's weights.
+        records: `run.json` of each run among its inputs.
     """
 
     name: str
@@ -71,13 +71,14 @@ class Step:
     outputs: tuple[Path, ...]
     words: str = ""
     makers: tuple[str, ...] = field(default=(), compare=False)
-    records: tuple[tuple[Path, Path], ...] = field(default=(), compare=False)
+    records: tuple[Path, ...] = field(default=(), compare=False)
 
 
 def command(name: str) -> str:
     """What a user types to make a step."""
-    study, verb, *run = name.split("/")
-    return " ".join(["coopnet", verb, study, *(part.removeprefix("seed") for part in run)])
+    study, verb, *run = name.removesuffix(" at transfer").split("/")
+    options = ["--at-transfer"] if name.endswith(" at transfer") else []
+    return " ".join(["coopnet", verb, study, *(part.removeprefix("seed") for part in run), *options])
 
 
 def evaluate(workspace: Workspace, plan: Study, run: Run) -> Step:
@@ -86,7 +87,7 @@ def evaluate(workspace: Workspace, plan: Study, run: Run) -> Step:
     return Step(
         _evaluation(plan, run),
         "evaluation",
-        tuple(beside_results for beside_results, _ in records),
+        records,
         tuple(workspace.run(plan, run) / name for name in EVALUATED),
         records=records,
     )
@@ -99,25 +100,22 @@ def tables(workspace: Workspace, plan: Study, lost: Collection[Lost] = ()) -> St
         f"{plan.name}/tables",
         "reporting",
         (workspace.published, *_records(workspace, plan, lost)),
-        tuple(workspace.tables(plan.name) / name for name in (*TABLES, "timing.csv")),
+        (
+            *(workspace.results(plan.name) / name for name in GATHERED),
+            *(workspace.tables(plan.name) / name for name in (*TABLES, "timing.csv")),
+        ),
         _digest([json.dumps([plan.title, plan.description, plan.device, plan.threads, rows], sort_keys=True)]),
         makers=_evaluations(plan, lost),
-        records=_both_records(workspace, plan, lost),
+        records=tuple(_record(workspace, plan, run) for run in _there(plan, lost)),
     )
 
 
-def claims(workspace: Workspace, plan: Study, lost: Collection[Lost] = ()) -> Step:
-    """The verdict of every claim, as far as that can be had without the runs that are lost."""
-    compute = workspace.tables(plan.name) / "compute.csv"
-    inputs = (workspace.stated, compute, *_records(workspace, plan, lost))
-    return Step(
-        f"{plan.name}/claims",
-        "claims",
-        inputs,
-        (workspace.claims(plan.name),),
-        makers=(*_evaluations(plan, lost), f"{plan.name}/tables"),
-        records=_both_records(workspace, plan, lost),
-    )
+def claims(workspace: Workspace, name: str) -> Step:
+    """The verdict of every claim on the study `name`, as far as its runs are there."""
+    gathered = tuple(workspace.results(name) / file for file in ("metrics.json", "outcomes.safetensors"))
+    compute = workspace.tables(name) / "compute.csv"
+    inputs = (workspace.stated, compute, *gathered)
+    return Step(f"{name}/claims", "claims", inputs, (workspace.claims(name),), makers=(f"{name}/tables",))
 
 
 def report(workspace: Workspace, name: str) -> Step:
@@ -136,7 +134,7 @@ def timing(workspace: Workspace, name: str) -> Step:
 
 def steps(workspace: Workspace, plan: Study) -> Iterator[Step]:
     """All steps of a study, in an order in which each finds what it reads."""
-    for run in plan.runs.values():
+    for run in plan.everything():
         yield evaluate(workspace, plan, run)
     yield from of_all_runs(workspace, plan)
 
@@ -144,7 +142,7 @@ def steps(workspace: Workspace, plan: Study) -> Iterator[Step]:
 def of_all_runs(workspace: Workspace, plan: Study) -> Iterator[Step]:
     """The steps that read what all runs of a study left, in an order in which each finds what it reads."""
     yield tables(workspace, plan)
-    yield claims(workspace, plan)
+    yield claims(workspace, plan.name)
     yield report(workspace, plan.name)
     yield timing(workspace, plan.name)
 
@@ -157,12 +155,8 @@ def _evaluations(plan: Study, lost: Collection[Lost]) -> tuple[str, ...]:
     return tuple(_evaluation(plan, run) for run in _there(plan, lost))
 
 
-def _both_records(workspace: Workspace, plan: Study, lost: Collection[Lost]) -> tuple[tuple[Path, Path], ...]:
-    return tuple(_record(workspace, plan, run) for run in _there(plan, lost))
-
-
-def _record(workspace: Workspace, plan: Study, run: Run) -> tuple[Path, Path]:
-    return workspace.run(plan, run) / "run.json", workspace.checkpoint(plan, run) / "model.json"
+def _record(workspace: Workspace, plan: Study, run: Run) -> Path:
+    return workspace.run(plan, run) / "run.json"
 
 
 def _records(workspace: Workspace, plan: Study, lost: Collection[Lost]) -> list[Path]:
@@ -173,6 +167,6 @@ def _records(workspace: Workspace, plan: Study, lost: Collection[Lost]) -> list[
 
 
 def _there(plan: Study, lost: Collection[Lost]) -> list[Run]:
-    """The runs that are not lost."""
+    """The runs, and the transfers they begin with, that are not lost."""
     left_out = {(one.run.experiment, one.run.seed) for one in lost}  # not keys: rows that agree share one
-    return [run for place, run in plan.runs.items() if place not in left_out]
+    return [run for run in plan.everything() if (run.experiment, run.seed) not in left_out]

@@ -5,14 +5,16 @@ from pathlib import Path
 
 from coopnet.study import Run, Study
 
-CHECKPOINT = ("model.safetensors", "optimizer.safetensors", "model.json")
-RESULTS = ("run.json", "history.csv", "timing.csv", "logits.safetensors")
-"""The files of a run; `run.json` and `model.json` are the same record, once beside results, once beside weights."""
+MADE = (
+    *("model.safetensors", "optimizer.safetensors", "logits.safetensors"),
+    *("history.csv", "timing.csv", "run.json"),
+)
+"""The files of a run; its record `run.json` has the digests of the others, but for the wall-clock figures."""
 
 PREPARED = ("manifest.json", "test.safetensors", "train.safetensors")
 """The canonical arrays of a dataset, and what they are."""
 
-EVALUATED = ("metrics.json", "scores.json", "votes.csv", "outcomes.safetensors")
+EVALUATED = ("metrics.json", "votes.csv", "outcomes.safetensors")
 """What is computed from a run's logits and its parents'."""
 
 TABLES = (
@@ -20,6 +22,11 @@ TABLES = (
     *("merges.csv", "diversity.csv", "votes.csv", "votes_best.csv", "distillation.csv", "factors.csv", "history.csv"),
     *("provenance.csv", "compute.csv", "reliability.csv", "published.csv"),
 )
+
+GATHERED = ("records.json", "metrics.json", "scores.json", "outcomes.safetensors")
+"""What is gathered from all runs: their records, their metrics, their accuracies at a glance, and which test images
+each network gets right. With the tables it is all that claims and report are made from."""
+
 """The tables of a study; `timing.csv` beside them is never the same twice, and nothing else depends on it."""
 
 REPORT = ("index.html", "report.pdf", "claims.md", "figures/overview.png")
@@ -63,18 +70,17 @@ class Workspace:
         """All results of a study."""
         return self.root / "results" / name
 
+    def checkpoints(self, name: str, phase: str) -> Path:
+        """All runs that a phase of a study makes."""
+        return self.root / "checkpoints" / name / phase
+
     def run(self, study: Study, run: Run) -> Path:
-        """History, metrics, logits and record of a run."""
-        return self.results(study.name) / run.experiment / f"seed{run.seed}"
+        """Weights, optimiser state, history, logits, metrics and record of a run."""
+        return self.checkpoints(study.name, run.phase) / run.experiment / f"seed{run.seed}"
 
     def failure(self, study: Study, run: Run) -> Path:
         """Why a run failed, if it did."""
         return self.run(study, run) / "failure.json"
-
-    def checkpoint(self, study: Study, run: Run) -> Path:
-        """Weights, optimiser state and record of a run."""
-        dataset = run.row.data.dataset
-        return self.root / "checkpoints" / dataset / study.name / run.experiment / f"seed{run.seed}"
 
     def tables(self, name: str) -> Path:
         """The tables that the report is made from."""
@@ -91,6 +97,4 @@ class Workspace:
 
 def targets(workspace: Workspace, study: Study, run: Run) -> dict[str, Path]:
     """Where each file of a run's store entry belongs."""
-    checkpoint, results = workspace.checkpoint(study, run), workspace.run(study, run)
-    entry = {name: checkpoint / name for name in CHECKPOINT}
-    return entry | {name: results / name for name in RESULTS}
+    return {name: workspace.run(study, run) / name for name in MADE}

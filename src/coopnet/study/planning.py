@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -22,7 +22,7 @@ from coopnet.data.datasets import DATASETS
 from coopnet.data.normalization import normalization
 from coopnet.files import yaml_files
 from coopnet.files.errors import CoopNetError
-from coopnet.study import numerics
+from coopnet.study import numerics, phases
 from coopnet.study.settings import GROWING, JOINING, Experiment, OnTheFly, Overlay, Parameters, Part
 
 FULL = "full"
@@ -41,7 +41,11 @@ class Run:
     """One experiment with one seed.
 
     Attributes:
+        phase: the link of the chain that makes it.
         key: hash of all that decides the result: resolved row, seed, threads, data, parents' keys, numerics' source.
+        transfer: the run that builds the network which this one trains on, out of the parents; None where there is
+            nothing to build.
+        at_transfer: whether this is such a run: a network right after its transfer.
     """
 
     experiment: str
@@ -49,12 +53,20 @@ class Run:
     row: Experiment
     parents: tuple["Run", ...]
     threads: int
+    phase: str
     key: str
+    transfer: "Run | None" = None
+    at_transfer: bool = False
 
     @property
     def name(self) -> str:
-        """For messages: `one3/seed0`."""
-        return f"{self.experiment}/seed{self.seed}"
+        """For messages: `one3/seed0`, `one3_to_5_split/seed0 at transfer`."""
+        return f"{self.experiment}/seed{self.seed}" + " at transfer" * self.at_transfer
+
+    @property
+    def sources(self) -> tuple["Run", ...]:
+        """The runs whose checkpoints it reads: its transfer where it has one, else its parents."""
+        return (self.transfer,) if self.transfer else self.parents
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,17 @@ class Study:
             seeds = self.seeds(experiment)
             raise CoopNetError(f"experiment {experiment} of study {self.name} has seeds {seeds}, not {seed}")
         return self.runs[experiment, seed]
+
+    def everything(self) -> Iterator[Run]:
+        """All runs and the transfers that they begin with, each after what it is made from."""
+        for run in self.runs.values():
+            if run.transfer:
+                yield run.transfer
+            yield run
+
+    def of_phase(self, phase: str) -> list[Run]:
+        """The runs, or transfers, that a phase makes."""
+        return [run for run in self.everything() if run.phase == phase]
 
     def seeds(self, experiment: str) -> list[int]:
         """The seeds of an experiment: its own, and those that its children need."""
@@ -332,7 +355,16 @@ def plan(
             )
         m = len(row.parents)
         parents = tuple(add(parent, m * seed + j, name) for j, parent in enumerate(row.parents))
-        run = Run(name, seed, row, parents, threads, run_key(row, seed, threads, parents, root))
+        above = [experiments[parent] for parent in row.parents]
+
+        def made(row: Experiment, phase: str, transfer: Run | None = None, *, at_transfer: bool = False) -> Run:
+            key = run_key(row, seed, threads, parents, root)
+            return Run(name, seed, row, parents, threads, phase, key, transfer, at_transfer)
+
+        transfer = None
+        if phases.begins_with_transfer(row):
+            transfer = made(phases.untrained(row), phases.of_transfer(row, above), at_transfer=True)
+        run = made(row, phases.of_run(row, above), transfer)
         runs[name, seed] = run
         return run
 

@@ -1,0 +1,104 @@
+"""What all runs of a study say, in four files: with the tables, all that claims and report are made from.
+
+    records.json           the record of each run, and of each network at transfer, by name
+    metrics.json           the metrics of each run; where it began with a transfer, those at transfer as `step0`
+    scores.json            accuracies of each experiment at a glance, means over its seeds
+    outcomes.safetensors   which test images each network gets right, as bits, `<experiment>/seed<k>/<network>`
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from coopnet import files
+from coopnet.files.errors import CoopNetError
+
+
+class RunFolder(NamedTuple):
+    """Where the files of one run lie, and those of the network at its transfer."""
+
+    experiment: str
+    seed: int
+    folder: Path
+    at_transfer: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """`one3/seed0`."""
+        return f"{self.experiment}/seed{self.seed}"
+
+    def __str__(self) -> str:
+        """As messages name it."""
+        return f"{self.experiment} seed {self.seed}"
+
+
+def metrics_of(run: RunFolder) -> dict[str, Any]:
+    """The metrics of a run; `step0` are those of the network at transfer, where it began with one.
+
+    Raises:
+        CoopNetError: a file is missing or damaged.
+    """
+    metrics: dict[str, Any] = files.read_json(run.folder / "metrics.json")
+    if run.at_transfer is not None:
+        metrics["step0"] = files.read_json(run.at_transfer / "metrics.json")["final"]
+    elif _is_transfer(run):
+        metrics["step0"] = metrics["final"]
+    return metrics
+
+
+def _is_transfer(run: RunFolder) -> bool:
+    """Whether a run is a network at transfer that is not trained any further."""
+    record = files.read_json(run.folder / "run.json")
+    return record["row"]["training"]["epochs"] == 0 and record["row"]["start"]["kind"] not in ("random", "continue")
+
+
+def outcomes_of(run: RunFolder) -> dict[str, np.ndarray]:
+    """Which test images each network of a run gets right, at its end and at transfer.
+
+    Raises:
+        CoopNetError: a file is missing, damaged, or not the one that was evaluated.
+    """
+    tensors = dict(_checked(run.folder))
+    if run.at_transfer is not None:
+        tensors |= {"step0/ensemble": _checked(run.at_transfer)["final/ensemble"]}
+    elif _is_transfer(run):
+        tensors |= {"step0/ensemble": tensors["final/ensemble"]}
+    return tensors
+
+
+def _checked(folder: Path) -> dict[str, np.ndarray]:
+    path = folder / "outcomes.safetensors"
+    if files.sha256(path) != files.read_json(folder / "metrics.json")["files"].get(path.name):
+        raise CoopNetError(f"{path} is not the file that was evaluated; run `coopnet evaluate` for it again")
+    return files.read_tensors(path)
+
+
+def write(runs: Sequence[RunFolder], out: Path) -> None:
+    """Write the four files of a study to a folder.
+
+    Raises:
+        CoopNetError: a file is missing or damaged.
+    """
+    records = {run.name: files.read_sealed(run.folder / "run.json") for run in runs}
+    records |= {
+        f"{run.name} at transfer": files.read_sealed(run.at_transfer / "run.json") for run in runs if run.at_transfer
+    }
+    metrics = {run.name: metrics_of(run) for run in runs}
+    bits = {f"{run.name}/{network}": tensor for run in runs for network, tensor in outcomes_of(run).items()}
+    files.write_tensors(out / "outcomes.safetensors", bits)
+    files.write_json(out / "records.json", records)
+    files.write_json(out / "scores.json", _at_a_glance(runs, metrics))
+    files.write_json(out / "metrics.json", metrics)
+
+
+def _at_a_glance(runs: Sequence[RunFolder], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Mean top-1 and top-5 in percent of each experiment's ensemble over its seeds, for `dvc metrics`."""
+    found: dict[str, list[Mapping[str, float]]] = {}
+    for run in runs:
+        found.setdefault(run.experiment, []).append(metrics[run.name]["final"]["test"]["ensemble"])
+    return {
+        experiment: {score: round(float(np.mean([one[score] for one in scores])), 4) for score in ("top1", "top5")}
+        for experiment, scores in found.items()
+    }

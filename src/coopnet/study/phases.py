@@ -1,0 +1,48 @@
+"""The links of the method's chain: which of them makes a run, and which builds the network that it starts from."""
+
+from collections.abc import Sequence
+
+from coopnet.study.settings import GROWING, JOINING, Experiment
+
+TRAINING = ("train_baseline", "train_one", "transfer", "expand", "merge", "ensemble", "distil", "finetune")
+"""The phases that make networks, in their usual order."""
+
+PHASES = ("prepare", *TRAINING, "tables", "claims", "report", "timing")
+"""All phases. A row may go on from any network, so nothing rests on their order."""
+
+
+def of_run(row: Experiment, parents: Sequence[Experiment]) -> str:
+    """The phase that makes a run of this row, whose parents are those rows."""
+    kind = row.start.kind
+    if kind == "random":
+        taught = bool(parents) or row.training.distillation.kind == "mutual"
+        if taught:
+            return "distil"
+        return "train_baseline" if row.model.gate == "none" else "train_one"
+    if row.training.epochs == 0 and kind in (*GROWING, *JOINING):
+        return of_transfer(row, parents)
+    return "finetune"
+
+
+def of_transfer(row: Experiment, parents: Sequence[Experiment]) -> str:
+    """The phase that builds the first weights of a run of this row out of its parents'."""
+    if row.start.kind in GROWING:
+        return "transfer" if parents[0].model.branches > 1 else "expand"
+    plain = row.start.kind == "combine" and row.model.gate == "mean"
+    return "ensemble" if plain else "merge"
+
+
+def begins_with_transfer(row: Experiment) -> bool:
+    """Whether a run of this row trains a network that a transfer built."""
+    return row.start.kind in (*GROWING, *JOINING) and row.training.epochs > 0
+
+
+def untrained(row: Experiment) -> Experiment:
+    """The row of the transfer alone: what the network is at transfer, whatever its training will be.
+
+    Rows that differ in their training share it.
+    """
+    plain = {"epochs": 0, "optimizer": {"kind": "sgd", "lr": 1.0}}
+    start = row.start.model_copy(update={"opens": False}) if row.start.kind == "masked" else row.start
+    training = type(row.training).model_validate(plain)
+    return row.model_copy(update={"training": training, "start": start})
