@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from coopnet.claims.inference import Estimate, Source
-from coopnet.errors import CoopNetError
+from coopnet.files.errors import CoopNetError
 from coopnet.study import Run
 
 

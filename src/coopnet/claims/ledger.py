@@ -29,8 +29,8 @@ from coopnet.claims.entries import Comparison, Cost, Kept, Reference, Stated
 from coopnet.claims.inference import Estimate
 from coopnet.claims.outcomes import Outcomes
 from coopnet.claims.pairing import Replicates, pair
-from coopnet.errors import CoopNetError
 from coopnet.evaluation.outcomes import SCORES
+from coopnet.files.errors import CoopNetError
 from coopnet.study import Run, Study
 
 THESE_NETWORKS = "these networks"

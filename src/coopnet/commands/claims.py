@@ -4,13 +4,14 @@ import logging
 from collections import Counter
 from pathlib import Path
 
-from coopnet import failures, files, receipts, steps, study
+from coopnet import files, study
 from coopnet.claims import costs, entries, ledger
 from coopnet.claims.decisions import Decision
 from coopnet.claims.outcomes import Outcomes
-from coopnet.steps import Step
+from coopnet.runs import failures, receipts, steps
+from coopnet.runs.steps import Step
+from coopnet.runs.workspace import Workspace
 from coopnet.study import Run, Study
-from coopnet.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

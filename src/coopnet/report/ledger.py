@@ -1,0 +1,106 @@
+"""The claims ledger of a study, read back from the file that `coopnet claims` wrote.
+
+A claim about accuracy is decided for top-1 and for top-5; each of them is one `Decision`. What is decided, and how, is
+none of this module's business: `coopnet.claims.decisions` has the form of the file, for who writes it and who reads it.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from coopnet import files
+from coopnet.claims.decisions import Decision
+from coopnet.files.errors import CoopNetError
+
+SYMBOLS = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not decided": "!", "not run": "–"}
+"""Verdicts, in the order in which they are counted, and the sign that says the same."""
+SCORES = {"top1": "top-1", "top5": "top-5", None: "decided once"}
+
+
+def plotted(decision: Decision) -> bool:
+    """Whether a decision has a place on an axis of percentage points."""
+    return decision.ran and decision.unit == "points" and decision.estimate is not None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim with its decisions: one per score, or a single one."""
+
+    decisions: list[Decision]
+
+    @property
+    def number(self) -> str:
+        """Its number in the list of claims."""
+        return self.decisions[0].number
+
+    @property
+    def text(self) -> str:
+        """What it says."""
+        return self.decisions[0].text
+
+    @property
+    def source(self) -> str:
+        """Who says so."""
+        return self.decisions[0].source
+
+    @property
+    def section(self) -> str:
+        """The id of the report's section that it rests on."""
+        return self.decisions[0].section
+
+
+def load(path: Path, study: str) -> list[Claim]:
+    """Read a study's ledger.
+
+    Args:
+        path: `results/<study>/claims.json`.
+        study: the study's name.
+
+    Raises:
+        CoopNetError: the file is missing, damaged or of another form.
+    """
+    remedy = f"run `coopnet claims {study}`"
+    if not path.is_file():
+        raise CoopNetError(f"{path} is missing; {remedy} first")
+    content = files.read_json(path)
+    try:
+        decisions = TypeAdapter(list[Decision]).validate_python(content)
+        return _by_claim(decisions)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = _place(first["loc"], content)
+        raise CoopNetError(f"{path} is damaged: {where}{first['msg']}; {remedy} again") from None
+    except ValueError as error:
+        raise CoopNetError(f"{path} is damaged: {error}; {remedy} again") from None
+
+
+def _place(location: Sequence[int | str], content: object) -> str:
+    """`one_over_baseline/top1, parts.0.kind: `: the entry by its id where it has one."""
+    if not location or not isinstance(content, list):
+        return ""
+    index, *fields = location
+    entry = content[int(index)]
+    name = entry["id"] if isinstance(entry, dict) and isinstance(entry.get("id"), str) else f"entry {index}"
+    return ", ".join([name, ".".join(map(str, fields))] if fields else [name]) + ": "
+
+
+def _by_claim(decisions: Sequence[Decision]) -> list[Claim]:
+    """Claims in the file's order.
+
+    Raises:
+        ValueError: the entries of a claim are apart, disagree on what it is, or decide a score twice.
+    """
+    claims = [Claim(list(group)) for _, group in itertools.groupby(decisions, key=lambda decision: decision.claim)]
+    names = [claim.decisions[0].claim for claim in claims]
+    for claim, name in zip(claims, names, strict=True):
+        if names.count(name) > 1:
+            raise ValueError(f"{name}: its entries are not together")
+        if len({(one.number, one.text, one.source, one.section) for one in claim.decisions}) > 1:
+            raise ValueError(f"{name}: its entries disagree on what the claim is")
+        scores = [one.score for one in claim.decisions]
+        if len(set(scores)) < len(scores) or (None in scores and len(scores) > 1):
+            raise ValueError(f"{name}: a score is decided twice")
+    return claims

@@ -1,0 +1,338 @@
+"""Which claims hold: the ledger, one line per claim, and how each of them was decided."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from coopnet.claims.decisions import FEWEST, UNDECIDED, Decision, Measured, Outcome, Part
+from coopnet.claims.inference import LEVEL
+from coopnet.report.document import Cell, Column, Picture, Section, Table
+from coopnet.report.figures.claims import pages
+from coopnet.report.frames import Tables
+from coopnet.report.ledger import SCORES, SYMBOLS, Claim
+from coopnet.report.wording import DOT, MINUS, count, listing, number, span
+
+SOURCE = "../claims.json"
+FIXED = "\u00a0"
+MARKUP = re.compile(r"[\\`*\[\]<>&$~]|(?<!\w)_|_(?!\w)")
+"""What Markdown would read as more than a letter; between letters, _ is one."""
+"""A space at which no line breaks."""
+LARGE = 100
+"""Degrees of freedom from which on their decimals say nothing."""
+TONES = {"supported": "yes", "contradicted": "no"}
+
+
+def section(tables: Tables, titles: Mapping[str, str]) -> Section | None:
+    """The ledger, its picture, and every part of every claim.
+
+    Args:
+        tables: the study's tables.
+        titles: titles of the report's other sections, by id.
+    """
+    claims = tables.claims
+    if not claims:
+        return None
+    decisions = [decision for claim in claims for decision in claim.decisions]
+    sentences = [*_verdicts(claims, decisions), *_certainty(decisions), _scale(tables)]
+    return Section(
+        "claims",
+        "Which claims hold",
+        sentences,
+        [_ledger(claims, titles), *_pictures(claims), _parts(decisions)],
+    )
+
+
+# Sentences -----------------------------------------------------------------------------------------
+
+
+def _verdicts(claims: Sequence[Claim], decisions: Sequence[Decision]) -> list[str]:
+    """How many verdicts of each kind there are; what was tested and what was counted are never added up."""
+    several = " (claims about accuracy are decided for top-1 and for top-5)" if len(decisions) > len(claims) else ""
+    sentences = [f"{count(len(claims), 'claim')} with {count(len(decisions), 'verdict')}{several}."]
+    tested = Counter[str](one.verdict for one in decisions if one.basis == "tested")
+    counted = Counter[str](one.verdict for one in decisions if one.basis == "counted")
+    for found, how in ((tested, "tested"), (counted, "counted exactly, in these runs and on these images")):
+        if found:
+            sentences.append(f"{found.total()} of them {'is' if found.total() == 1 else 'are'} {how}: {_tally(found)}.")
+    if few := sum(one.basis == "too few seeds" for one in decisions):
+        verb = "rests" if few == 1 else "rest"
+        sentences.append(f"{few} {verb} on fewer than {FEWEST} seeds, which say nothing about networks in general.")
+    if rest := Counter[str](one.verdict for one in decisions if not one.ran):
+        sentences.append(f"{_tally(rest).capitalize()}.")
+    return sentences
+
+
+def _tally(found: Counter[str]) -> str:
+    return listing(f"{found[verdict]} {verdict}" for verdict in SYMBOLS if found[verdict])
+
+
+def _certainty(decisions: Sequence[Decision]) -> list[str]:
+    """What Holm's correction leaves, and what intervals take as given."""
+    decided = [decision for decision in decisions if decision.survives_holm is not None]
+    lost = sum(not decision.survives_holm for decision in decided)
+    sentences = []
+    if decided:
+        verb = "survive" if not lost else "does not survive" if lost == 1 else "do not survive"
+        sentences.append(
+            f"{lost or 'All'} of {count(len(decided), 'tested verdict')} for or against a claim {verb} Holm's "
+            "correction over the whole ledger."
+        )
+    shared = dict.fromkeys(words for one in decisions if one.ran for words in one.given if "all seeds" in words)
+    if shared:
+        sentences.append(
+            f"No interval allows for another choice of training images: there is {listing(shared)}, and no choice can "
+            "be drawn again without training again."
+        )
+    return sentences
+
+
+def _scale(tables: Tables) -> str:
+    """On what the claims were decided."""
+    rows = tables.experiments
+    networks = listing(dict.fromkeys(row["backbone"] for row in rows))
+    images = span(row["images"]["train"] for row in rows)
+    epochs = count(max(row["epochs"] for row in rows), "epoch")
+    return (
+        f"Decided at the scale of this study: {networks} on {listing(tables.by_dataset(tables.names))}, {images} "
+        f"training images, at most {epochs} of training."
+    )
+
+
+# The ledger ----------------------------------------------------------------------------------------
+
+
+def _ledger(claims: Sequence[Claim], titles: Mapping[str, str]) -> Table:
+    columns = [
+        Column("", numeric=False),
+        Column("Claim", numeric=False, wide=True),
+        *(
+            Column(label, group, numeric=False)
+            for group in ("top-1, or decided once", "top-5")
+            for label in ("verdict", "estimate")
+        ),
+        Column("Rests on", numeric=False),
+    ]
+    caption = (
+        "One line per claim. Estimates are differences in percentage points unless a unit stands there, with the "
+        "interval that decides, over n seeds. Below a verdict stands what it is worth: whether it survives Holm's "
+        "correction over the whole ledger, that it was counted and not tested, or that there are too few seeds."
+    )
+    return Table("claims-table", caption, columns, [_line(claim, titles) for claim in claims], SOURCE)
+
+
+def markdown(claims: Sequence[Claim]) -> str:
+    """The ledger as a table in Markdown, for a README: number, claim, and the outcome for each score."""
+    lines = ["| | claim | top-1, or decided once | top-5 |", "| --- | --- | --- | --- |"]
+    for claim in claims:
+        number, text, *outcomes = (cell.text for cell in _line(claim, {})[:-1])
+        text = MARKUP.sub(r"\\\g<0>", text)
+        details = [cell.detail for cell in _line(claim, {})[2:-1]]
+        verdict, estimate, fifth, another = (
+            " ".join(filter(None, [said, detail])) for said, detail in zip(outcomes, details, strict=True)
+        )
+        cells = [number, text, f"{verdict} {estimate}", f"{fifth} {another}"]
+        lines.append(f"| {' | '.join(cell.replace('|', '/').strip(' –') for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _line(claim: Claim, titles: Mapping[str, str]) -> list[Cell]:
+    by_score = {decision.score: decision for decision in claim.decisions}
+    first = by_score.get("top1") or by_score.get(None)
+    rests = Cell("–")
+    if claim.section in titles:
+        rests = Cell(titles[claim.section].split(":")[0], link=claim.section)
+    return [
+        Cell(claim.number),
+        Cell(claim.text, DOT.join([claim.source, *_remarks(claim.decisions)])),
+        *_outcome(first),
+        *_outcome(by_score.get("top5")),
+        rests,
+    ]
+
+
+def _remarks(decisions: Sequence[Decision]) -> list[str]:
+    """Notes, and what is missing; with its score where it is not the same for all."""
+    remarks = {decision.score: _remark(decision) for decision in decisions}
+    if len(set(remarks.values())) == 1:
+        return [remark] if (remark := next(iter(remarks.values()))) else []
+    return [f"{SCORES[score]}: {remark}" for score, remark in remarks.items() if remark]
+
+
+def _remark(decision: Decision) -> str:
+    missing = f"needs {listing(decision.missing)}" if decision.missing else ""
+    given = f"given {listing(decision.given)}" if decision.given else ""
+    return "; ".join(words for words in (decision.note, decision.caution, missing, given) if words)
+
+
+def _outcome(decision: Decision | None) -> list[Cell]:
+    """Verdict and estimate."""
+    if decision is None:
+        return [Cell(""), Cell("")]
+    return [
+        _verdict(decision, decision.worth),
+        _estimate(decision, f"n{FIXED}={FIXED}{decision.n}"),
+    ]
+
+
+def _verdict(statement: Outcome, detail: str = "") -> Cell:
+    verdict = statement.verdict
+    return Cell(f"{SYMBOLS[verdict]}{FIXED}{verdict}", detail, TONES.get(verdict, ""))
+
+
+def _estimate(measured: Outcome, more: str = "") -> Cell:
+    """A value, its interval below it; a dash where nothing was measured or what was is infinite."""
+    if measured.verdict in UNDECIDED:
+        return Cell("–")
+    value = "–" if measured.estimate is None else _amount(measured.estimate, measured.unit)
+    return Cell(value, ", ".join(words for words in (_interval(measured, measured.unit), more) if words))
+
+
+def _interval(measured: Measured, unit: str) -> str:
+    if not measured.interval:
+        return ""
+    low, high = measured.interval
+    lower = f"{MINUS}∞" if low is None else _value(low, unit)
+    return f"[{lower},{FIXED}{'∞' if high is None else _value(high, unit)}]"
+
+
+def _amount(value: float, unit: str) -> str:
+    word = {"points": "", "change": "%"}.get(unit, unit)
+    if abs(value) == 1:
+        word = {"images": "image", "epochs": "epoch"}.get(word, word)
+    return f"{_value(value, unit)} {word}".rstrip()
+
+
+def _value(value: float, unit: str) -> str:
+    """Counts have no places unless they are means; differences have their sign; a change is a share, in percent."""
+    signed = unit != "images"
+    match unit:
+        case "images" | "epochs":
+            places = 0 if value.is_integer() else 1
+        case "change":
+            value, places = 100 * value, 1
+        case "nats" | "":
+            places = 4
+        case "ECE points":
+            places = 3
+        case _:
+            places = 2
+    return number(value, places, sign=signed)
+
+
+# Pictures ------------------------------------------------------------------------------------------
+
+
+def _pictures(claims: Sequence[Claim]) -> list[Picture]:
+    figures = pages(claims)
+    drawn = sum(len(shown) for shown in figures.values())
+    none_run = sum(not any(decision.ran for decision in claim.decisions) for claim in claims)
+    others = len(claims) - drawn - none_run
+    lost = any(decision.verdict == "not decided" for claim in claims for decision in claim.decisions)
+    verb = "not run or not decided" if lost else "not run"
+    left = [f"{count(none_run, 'claim')} {verb}" if none_run else "", f"{others} in other units" if others else ""]
+    without = listing(words for words in left if words)
+    return [
+        Picture(
+            name,
+            f"The interval that decided each claim ({shown[0].number} to {shown[-1].number}): circles for top-1, "
+            "squares for top-5, triangles where a claim is decided once; strokes where an interval has to lie above or "
+            "between; filled where it is supported, crossed where "
+            "it is contradicted, open where it is inconclusive, which the sign at the right says again."
+            + (f" Not drawn: {without}." if without else ""),
+            SOURCE,
+        )
+        for name, shown in figures.items()
+    ]
+
+
+# How each was decided ------------------------------------------------------------------------------
+
+
+def _parts(decisions: Sequence[Decision]) -> Table:
+    labels = ("Claim", "What is compared", "Holds if", "Verdict", "Estimate", "n", "df", "p", "p (Holm)", "Beside it")
+    wide = ("What is compared", "Holds if", "Beside it")
+    columns = [Column(label, numeric=False, wide=label in wide) for label in labels]
+    rows: list[list[Cell]] = []
+    rules = []
+    for decision in decisions:
+        rules.append(len(rows))
+        lines = [_part(part) for part in decision.parts]
+        if len(lines) != 1:
+            lines.insert(0, _together(decision))
+        lines[0] = [Cell(decision.number, SCORES[decision.score]), *lines[0]]
+        lines[0][8] = Cell(_probability(decision.p_holm))
+        rows += [lines[0], *([Cell(""), *line] for line in lines[1:])]
+    caption = (
+        "How each claim was decided: what is compared, where its 95 % interval has to lie, and where it lies. df: the "
+        "interval's effective degrees of freedom. p is two-sided, and at most 0.05 exactly where a verdict is decided. "
+        "A claim of several parts holds when every part does, and reports its weakest part; where each of them could "
+        "refute it, p and interval of all together allow for that. p (Holm) is corrected over the ledger."
+    )
+    return Table("claims-parts", caption, columns, rows, SOURCE, rules, folded=True)
+
+
+def _together(decision: Decision) -> list[Cell]:
+    """The line of all parts together."""
+    level = "" if decision.level == LEVEL else f"{number(100 * decision.level)} % interval"
+    return [
+        Cell(f"{len(decision.parts)} parts together", _remark(decision)),
+        Cell("every part holds"),
+        _verdict(decision, decision.worth),
+        _estimate(decision, level),
+        Cell(str(decision.n) if decision.n else "–"),
+        Cell(_freedom(decision)),
+        Cell(_probability(decision.p)),
+        Cell(""),
+        Cell(""),
+    ]
+
+
+def _part(part: Part) -> list[Cell]:
+    beside_unit = "" if part.kind == "predictions_kept" else part.unit  # scores of several units, beside a count
+    beside = [
+        f"{name}: {_amount(other.estimate, beside_unit)} {_interval(other, beside_unit)}".rstrip()
+        for name, other in part.beside.items()
+        if other.estimate is not None
+    ]
+    given = f"given {listing(part.given)}" if part.given else ""
+    return [
+        Cell(part.text, "; ".join(words for words in (part.note, given) if words)),
+        Cell(_rule(part)),
+        _verdict(part, part.basis or ""),
+        _estimate(part),
+        Cell(str(part.n) if part.n else "–", "paired" if part.paired else ""),
+        Cell(_freedom(part)),
+        Cell(_probability(part.p)),
+        Cell(""),
+        Cell("; ".join(beside)),
+    ]
+
+
+def _freedom(found: Outcome) -> str:
+    return "–" if found.df is None else number(found.df, 1 if found.df < LARGE else 0)
+
+
+def _rule(part: Part) -> str:
+    """Where the interval has to lie, in words."""
+    low, high = part.region or (None, None)
+    lower, upper = (number(edge, 3 if part.unit in ("nats", "ECE points") else 2) for edge in (low, high))
+    match part.kind:
+        case "better":
+            return "better: above 0"
+        case "not_worse":
+            return f"not worse: above {lower}"
+        case "nothing":
+            return f"nothing gained or lost: between {lower} and {upper}"
+        case "about":
+            target = " to ".join(dict.fromkeys(number(value) for value in part.target or []))
+            return f"gains about {target}: between {lower} and {upper}"
+        case "predictions_kept":
+            return "kept: nothing changed"
+        case "calibration_kept":
+            return f"not raised: below {upper} {part.unit}"
+        case _:
+            return "less: below 0"
+
+
+def _probability(value: float | None) -> str:
+    return "< 0.001" if value is not None and value < 0.001 else number(value, 3)
