@@ -76,8 +76,8 @@ def _validation(path: Path, score: str) -> np.ndarray:
         raise CoopNetError(f"{path} has no validation accuracy of every epoch ({error!r})") from error
 
 
-def until(curve: np.ndarray, target: float, price: np.ndarray) -> float:
-    """What all epochs up to the first that reaches a target cost together; infinite where none does.
+def until(curve: np.ndarray, target: float, price: np.ndarray) -> tuple[float, bool]:
+    """What all epochs up to the first that reaches a target cost together, and whether there is one; else all epochs.
 
     Args:
         curve: accuracy by epoch, [E].
@@ -85,47 +85,63 @@ def until(curve: np.ndarray, target: float, price: np.ndarray) -> float:
         price: what each epoch costs, [E].
     """
     reached = curve >= target
-    return float(np.cumsum(price)[reached.argmax()]) if reached.any() else math.inf
+    epochs = int(reached.argmax()) + 1 if reached.any() else len(curve)
+    return float(price[:epochs].sum()), bool(reached.any())
+
+
+class Compared(NamedTuple):
+    """What `of` costs against `than` until the target, and whether it reaches the target at all."""
+
+    value: float
+    reached: bool
+    slopes: tuple[float, float]
+    """By how much the value moves with the cost of `of`, and with that of `than`."""
+
+
+def compare(of: Curves, than: Curves, *, ratio: bool) -> Compared:
+    """Costs until the mean curve reaches the end of the mean curve of `than`, which `than` itself always does."""
+    first, second = of.accuracy.mean(axis=0), than.accuracy.mean(axis=0)
+    own, reached = until(first, second[-1], of.price)
+    other, _ = until(second, second[-1], than.price)
+    if ratio:
+        return Compared(own / other - 1, reached, (1 / other, own / other**2))
+    return Compared(own - other, reached, (1.0, 1.0))
 
 
 def to_target(of: Curves, than: Curves, *, ratio: bool) -> Estimate:
     """What `of` costs until it reaches the accuracy that `than` ends with, against what `than` itself costs until then.
 
-    Curves are means over seeds, and the target is the end of the mean curve, so `than` always reaches it. The variance
-    is the jackknife's: each seed is left out in turn (Efron and Stein, Annals of Statistics 9(3), 1981). Degrees of
-    freedom are those of the smaller group alone. An epoch at which a target is reached is a whole number, so that even
-    seeds that agree leave an error of rounding, 1/12 of the squared price of an epoch on either side. Where one that is
-    left out decides whether the target is reached at all, nothing is known of the certainty, and nothing is concluded.
+    The variance is the jackknife's, which leaves out each seed in turn (Efron and Stein, Annals of Statistics 9(3),
+    1981), with the degrees of freedom of the smaller group. An epoch at which a target is reached is a whole number, so
+    that even seeds that agree leave an error of rounding: 1/12 of the squared price of an epoch on either side.
+
+    Where `of` never reaches the target, it costs at least all of its epochs. That can contradict a claim of lower cost,
+    but cannot support it: then nothing is known of the certainty, nor where this depends on a single seed.
 
     Args:
         of: the curves of the experiment that is said to cost less.
         than: the curves of the one that sets the target.
         ratio: give the quotient minus 1, not the difference.
     """
-
-    def costs(own: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-        first, second = own.mean(axis=0), other.mean(axis=0)
-        return until(first, second[-1], of.price), until(second, second[-1], than.price)
-
-    def compared(own: np.ndarray, other: np.ndarray) -> float:
-        first, second = costs(own, other)
-        return first / second - 1 if ratio else first - second
-
-    own, other = of.accuracy, than.accuracy
-    value, n = compared(own, other), min(len(own), len(other))
-    if n == 1 or math.isinf(value):
-        return Estimate(value, n)
-    left_out = (
-        [compared(np.delete(own, place, axis=0), other) for place in range(len(own))],
-        [compared(own, np.delete(other, place, axis=0)) for place in range(len(other))],
+    whole, n = compare(of, than, ratio=ratio), min(len(of.accuracy), len(than.accuracy))
+    if n == 1:
+        return Estimate(whole.value, n)
+    groups = (
+        [compare(fewer, than, ratio=ratio) for fewer in _one_left_out(of)],
+        [compare(of, fewer, ratio=ratio) for fewer in _one_left_out(than)],
     )
-    seeds = math.inf
-    if np.isfinite(np.concatenate(left_out)).all():
-        seeds = sum((len(group) - 1) * float(np.var(group)) for group in left_out)
-    first, second = costs(own, other)
-    slopes = (1 / second, first / second**2) if ratio else (1.0, 1.0)
-    rounding = sum((slope * curves.price.max()) ** 2 / 12 for slope, curves in zip(slopes, (of, than), strict=True))
-    return Estimate(value, n, (Source(seeds, n - 1), Source(float(rounding), math.inf)))
+    seeds = sum((len(group) - 1) * float(np.var([one.value for one in group])) for group in groups)
+    if whole.value < 0 and not all(one.reached for one in (whole, *groups[0], *groups[1])):
+        seeds = math.inf
+    prices = (of.price.max(), than.price.max())
+    rounding = sum((slope * float(price)) ** 2 / 12 for slope, price in zip(whole.slopes, prices, strict=True))
+    return Estimate(whole.value, n, (Source(seeds, n - 1), Source(rounding, math.inf)))
+
+
+def _one_left_out(curves: Curves) -> list[Curves]:
+    return [
+        curves._replace(accuracy=np.delete(curves.accuracy, place, axis=0)) for place in range(len(curves.accuracy))
+    ]
 
 
 def stages(run: Run) -> list[Run]:

@@ -243,7 +243,7 @@ def region(kind: Kind, margin: float = 0.0, target: Sequence[float] | None = Non
             return -math.inf, 0.0
 
 
-class Tested:
+class Judgement:
     """An estimate against the region of a claim."""
 
     def __init__(self, found: Estimate, kind: Kind, margin: float = 0.0, target: Sequence[float] | None = None):
@@ -304,7 +304,7 @@ def finite(value: float | None) -> float | None:
     return float(f"{value:.10g}") if value is not None and math.isfinite(value) else None
 
 
-Judged = tuple[Part, Tested | None]
+Judged = tuple[Part, Judgement | None]
 """A part and, where it was sampled, what it was decided by."""
 
 

@@ -32,8 +32,8 @@ LEVEL = 0.95
 ALPHA = 0.05
 """A claim is decided where its two-sided p value is at most this; the interval of `LEVEL` then says the same."""
 
-SMALLEST = 1e-300
-"""P values below are 0."""
+SMALLEST = 1e-100
+"""P values below are 0; SciPy has no quantiles of Student's t at much smaller ones."""
 
 
 class Source(NamedTuple):
@@ -51,7 +51,7 @@ class Estimate:
     """A mean, and how sure it is.
 
     Attributes:
-        value: the estimate; infinite where it has no bound.
+        value: the estimate.
         n: replicates; of two groups the smaller one.
         sources: the independent causes of its variance; without any nothing is known of its certainty.
         images: the variance that images alone cause, seeds being as they are.
@@ -65,7 +65,7 @@ class Estimate:
     @property
     def known(self) -> bool:
         """Whether there is an interval."""
-        return bool(self.sources) and math.isfinite(self.value)
+        return bool(self.sources)
 
     def half_width(self, level: float = LEVEL) -> float:
         """Half the width of the interval of a level."""

@@ -1,6 +1,5 @@
 """All claims of a study, decided."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,9 +15,9 @@ from coopnet.claims.decisions import (
     FEWEST,
     Decision,
     Judged,
+    Judgement,
     Measured,
     Part,
-    Tested,
     Verdict,
     conjunction,
     ends,
@@ -196,7 +195,7 @@ def _judged(claim: Stated, part: Comparison | Kept | Cost, score: str | None, ev
 
 
 def _compared(one: Pairing, score: int, margin: float, evidence: Evidence) -> Judged:
-    tested = Tested(_difference(one, score, evidence.outcomes), one.part.kind, margin, one.part.target)
+    tested = Judgement(_difference(one, score, evidence.outcomes), one.part.kind, margin, one.part.target)
     beside = {}
     if one.averaged() != one:
         other = _difference(one.averaged(), score, evidence.outcomes)
@@ -238,7 +237,7 @@ def _kept(part: Kept, score: str, evidence: Evidence) -> Iterator[Judged]:
     given = _given(runs) if len(runs) > 1 else [THESE_NETWORKS]
     if part.tolerance is not None:
         for name, unit, most in (("nll", "nats", part.tolerance.nll), ("ece", "ECE points", part.tolerance.ece)):
-            tested = Tested(inference.over_seeds(changes[name]), part.kind, most)
+            tested = Judgement(inference.over_seeds(changes[name]), part.kind, most)
             text = f"{name.upper()} of {part.of.experiment} at transfer \N{MINUS SIGN} its parent's"
             yield tested.part(text, unit=unit, paired=True, given=[THESE_IMAGES, *given]), tested
         return
@@ -278,11 +277,12 @@ def _cost(part: Cost, score: str, evidence: Evidence) -> Judged:
         return _counted(part, of, than, evidence), None
     per_flop = part.kind == "less_compute_to_target"
     curves = [_curves(name, score, evidence, epochs=not per_flop) for name in (of, than)]
-    tested = Tested(costs.to_target(curves[0], curves[1], ratio=per_flop), part.kind)
+    reached = costs.compare(curves[0], curves[1], ratio=per_flop).reached
+    tested = Judgement(costs.to_target(curves[0], curves[1], ratio=per_flop), part.kind)
     text = f"epochs until the target, {of} \N{MINUS SIGN} {than}"
     if per_flop:
         text = f"training FLOPs until the target, {of} / {than} \N{MINUS SIGN} 1"
-    note = f"{of} never reaches where {than} ends" if math.isinf(tested.found.value) else ""
+    note = "" if reached else f"{of} never reaches where {than} ends, so it costs at least this"
     shared = _given([*evidence.runs[of], *evidence.runs[than]]) if tested.found.n > 1 else [THESE_NETWORKS]
     unit = "change" if per_flop else "epochs"
     return tested.part(text, unit=unit, paired=False, given=["these validation images", *shared], note=note), tested
