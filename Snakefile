@@ -1,17 +1,29 @@
-# The flow of a study: data → training and surgery → metrics → tables → report.
+# The flow of a study: data → training → transfer → fine-tuning → tables → claims → report.
 #   snakemake --cores 8 --resources gpu=1       the full study (params.yaml)
 #   snakemake --cores 2 --config study=demo     another one (studies/demo.yaml)
+#   snakemake --cores 8 transfer                one phase, with what it needs; phases are the rules below
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/data.smk"
+include: "workflow/rules/prepare.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/transfer.smk"
+include: "workflow/rules/finetune.smk"
 include: "workflow/rules/report.smk"
 
 
 # On a cluster these stay where Snakemake runs: the first may need the network, the others take seconds.
 localrules:
     prepare,
+    prepare_dataset,
+    train_baseline,
+    train_one,
+    distil,
+    transfer,
+    expand,
+    merge,
+    ensemble,
+    finetune,
     tables,
     claims,
     report,

@@ -91,16 +91,37 @@ def train(
 
     code = command.train(_workspace(), study, experiment, seed, key, max_minutes)
     if evaluated and not code:  # in a process of its own it would take twice as long to start
-        evaluate(study, experiment, seed)
+        evaluate(study, experiment, seed, at_transfer=False)
     raise typer.Exit(code)
 
 
 @app.command()
-def evaluate(study: StudyName, experiment: ExperimentName, seed: Seed) -> None:
+def transfer(
+    study: StudyName,
+    experiment: ExperimentName,
+    seed: Seed,
+    key: Annotated[str | None, typer.Option(help="refuse to make a network of any other key")] = None,
+    evaluated: Annotated[bool, typer.Option("--evaluate", help="then compute its metrics, as `evaluate` does")] = False,
+) -> None:
+    """Build the network that a run starts from, by growing, expanding, merging or combining its parents'."""
+    from coopnet.commands import train as command
+
+    made = command.transfer(_workspace(), study, experiment, seed, key)
+    if evaluated:
+        evaluate(study, experiment, seed, at_transfer=made.at_transfer)
+
+
+@app.command()
+def evaluate(
+    study: StudyName,
+    experiment: ExperimentName,
+    seed: Seed,
+    at_transfer: Annotated[bool, typer.Option("--at-transfer", help="of the network before its training")] = False,
+) -> None:
     """Compute a run's metrics and votes from its saved logits."""
     from coopnet.commands import evaluate as command
 
-    command.evaluate(_workspace(), study, experiment, seed)
+    command.evaluate(_workspace(), study, experiment, seed, at_transfer=at_transfer)
 
 
 @app.command()
@@ -148,24 +169,6 @@ def import_checkpoint(
 
 
 @app.command()
-def stages(
-    check: Annotated[bool, typer.Option("--check", help="write nothing, fail if a file is out of date")] = False,
-) -> None:
-    """Write the stages that DVC reads, from params.yaml and the studies; needed after experiments or seeds changed."""
-    from coopnet.commands import stages as command
-
-    command.write(_workspace(), check=check)
-
-
-@app.command()
-def source() -> None:
-    """Write fingerprints of the source that decides results, for DVC: a comment changes none of them."""
-    from coopnet.commands import stages as command
-
-    command.source(_workspace())
-
-
-@app.command()
 def record(
     study: StudyName,
     if_possible: Annotated[bool, typer.Option("--if-possible", help="outside a DVC repository do nothing")] = False,
@@ -180,14 +183,6 @@ def record(
             logging.getLogger(__name__).info("not recorded: %s", error)
             return
     command.record(_workspace(), study)
-
-
-@app.command()
-def restore(study: StudyName) -> None:
-    """Fetch all that DVC recorded of a study from its remote, so that neither engine has anything to do."""
-    from coopnet.commands import record as command
-
-    command.restore(_workspace(), study)
 
 
 class _OrFirst(TyperGroup):

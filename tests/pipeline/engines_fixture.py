@@ -5,7 +5,6 @@ code keeps in the run store.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -22,13 +21,24 @@ from typing import Any
 import yaml
 
 from coopnet import files, study
+from coopnet.study.phases import TRAINING
 from coopnet.study.settings import Experiment
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
 NAME = "tiny"
-PARTS = ("Snakefile", "workflow", "profiles", "src", ".dvc/config", ".dvc/plots", ".dvcignore", ".gitignore")
+PARTS = (
+    "Snakefile",
+    "dvc.yaml",
+    "workflow",
+    "profiles",
+    "src",
+    ".dvc/config",
+    ".dvc/plots",
+    ".dvcignore",
+    ".gitignore",
+)
 
 GRANDCHILD = {
     "about": "one3_to_5_split trained on",
@@ -61,7 +71,7 @@ GROWN = EVERYTHING[2:]
 """`one3_to_5_split` and what descends from it."""
 
 ENGINES = ("snakemake", "dvc")
-TARGET = f"dvc/{NAME}/dvc.yaml"
+TARGET = f"studies/dvc.yaml:report@{NAME}"
 
 OWN_WORDS = {
     **{f"GIT_{who}_{what}": "tests@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
@@ -236,8 +246,13 @@ class Project:
         return None
 
     def status(self, *stages: str) -> str:
-        """What DVC says of stages such as `train@one3/seed0` or `tables`, or of the whole study without any."""
-        return self.dvc("status", *map(address, stages) if stages else ("--with-deps", TARGET)).said
+        """What DVC says of the phases of runs such as `one3/seed0`, of `tables`, or of the whole study without any."""
+        return self.dvc("status", *map(self.address, stages) if stages else ("--with-deps", TARGET)).said
+
+    def address(self, stage: str) -> str:
+        """How DVC calls the phase that makes a run, or a phase of the whole study."""
+        phases = {run.name: run.phase for run in study.load(self.root, NAME).everything()}
+        return f"studies/dvc.yaml:{phases.get(stage, stage)}@{NAME}"
 
     def assert_clean(self) -> None:
         """Both engines find nothing to do, and all that DVC has recorded is true."""
@@ -246,41 +261,51 @@ class Project:
         planned = self.snakemake("-n").said
         assert "Nothing to be done" in planned, planned
         plan = study.load(self.root, NAME)
-        assert self.recorded() == sorted(run.name for run in plan.runs.values())
+        assert self.recorded() == sorted(run.name for run in plan.everything())
 
     def recorded(self) -> list[str]:
-        """The runs that DVC has recorded, after a look at each: it was trained with these very parameters.
+        """The runs that DVC has recorded, after a look at each: it was made with these very parameters.
 
-        What a run was made with it says itself, in its `run.json`; DVC's lock names that by its digest.
+        DVC's lock names the folder of a phase by its digest, the folder's list in the cache names each file by its own,
+        and what a run was made with its record says.
         """
-        records = {
-            md5(path): json.loads(path.read_text())
-            for path in [*(self.root / "results" / NAME).rglob("run.json"), *self.store.glob("runs/*/run.json")]
-        }
+        lock = yaml.safe_load((self.root / "studies" / "dvc.lock").read_text())["stages"]
+        runs = {run.name: run for run in study.load(self.root, NAME).everything()}
         names = []
-        for lock in sorted((self.root / "dvc" / NAME).glob("*/dvc.lock")):
-            for stage, content in yaml.safe_load(lock.read_text())["stages"].items():
-                kind, _, seed = stage.partition("@")
-                if kind == "train":
-                    self.check_record(content, lock.parent.name, seed, records)
-                    names.append(f"{lock.parent.name}/{seed}")
+        for phase in TRAINING:
+            stage = lock.get(f"{phase}@{NAME}")
+            if stage is None:
+                continue
+            (folder,) = stage["outs"]
+            assert folder["path"] == f"checkpoints/{NAME}/{phase}"
+            members = {one["relpath"]: one["md5"] for one in json.loads(self.cached(folder["md5"]).read_text())}
+            for path in sorted(path for path in members if path.endswith("/run.json")):
+                name = path.removesuffix("/run.json") + " at transfer" * (phase in ("transfer", "expand"))
+                if name in runs:  # else of a row that was there before
+                    self.check_record(phase, path.removesuffix("/run.json"), stage["params"], members)
+                    names.append(name)
         return sorted(names)
 
-    def check_record(
-        self, content: Mapping[str, Any], experiment: str, seed: str, records: Mapping[str, Mapping[str, Any]]
-    ) -> None:
+    def check_record(self, phase: str, run: str, parameters: Mapping[str, Any], members: Mapping[str, str]) -> None:
         """Compare what DVC has recorded of a run with what the run says itself."""
-        stage = f"{experiment}/{seed}"
-        outs = {Path(out["path"]).name: out["md5"] for out in content["outs"]}
-        record = records[outs["run.json"]]
-        assert outs["model.json"] == outs["run.json"], stage
-        assert row_of(content["params"], experiment) == record["row"], stage
-        assert threads_of(content["params"]) == record["threads"], stage
-        assert seed == f"seed{record['seed']}", stage
-        assert parents_of(content, records) == {parent["key"] for parent in record["parents"]}, stage
+        experiment, _, seed = run.partition("/")
+        record = files.read_sealed(self.cached(members[f"{run}/run.json"]))
+        row = row_of(parameters, experiment)
+        at_transfer = phase in ("transfer", "expand")
+        if at_transfer:  # its training is its run's, not its own
+            assert {key: value for key, value in row.items() if key not in ("training", "start")} == {
+                key: value for key, value in record["row"].items() if key not in ("training", "start")
+            }, run
+        else:
+            assert row == record["row"], run
+        assert threads_of(parameters) == record["threads"], run
+        assert seed == f"seed{record['seed']}", run
         for name in ("model.safetensors", "optimizer.safetensors", "logits.safetensors"):
-            cached = self.root / ".dvc" / "cache" / "files" / "md5" / outs[name][:2] / outs[name][2:]
-            assert files.sha256(cached) == record["files"][name], (stage, name)
+            assert files.sha256(self.cached(members[f"{run}/{name}"])) == record["files"][name], (run, name)
+
+    def cached(self, digest: str) -> Path:
+        """A file in DVC's cache, by its digest."""
+        return self.root / ".dvc" / "cache" / "files" / "md5" / digest[:2] / digest[2:]
 
     def results(self) -> dict[str, bytes]:
         """Every file whose content is promised, by its path: all results and reports but wall-clock figures."""
@@ -333,13 +358,6 @@ class Started(Watched):
         self.process.wait()
 
 
-def address(stage: str) -> str:
-    """How DVC calls `train@one3/seed0`, or a stage of the whole study."""
-    kind, _, run = stage.partition("@")
-    experiment, _, seed = run.partition("/")
-    return f"dvc/{NAME}/{experiment}/dvc.yaml:{kind}@{seed}" if run else f"{TARGET}:{kind}"
-
-
 def snakemake(*arguments: str, cores: int = 2) -> Sequence[str]:
     """The command that makes the study with Snakemake."""
     return ("snakemake", "--cores", str(cores), *arguments, "--config", f"study={NAME}")
@@ -360,8 +378,11 @@ def fresh(folder: Path) -> Project:
     project.overlay.parent.mkdir()
     for path, content in {**smaller(), f"studies/{NAME}.yaml": TINY}.items():
         (folder / path).write_text(yaml.safe_dump(content, sort_keys=False))
+    stages = (ROOT / "studies" / "dvc.yaml").read_text()
+    listed = re.sub(r"studies: \[.*\]", f"studies: [{NAME}]", stages)
+    assert listed != stages
+    (folder / "studies" / "dvc.yaml").write_text(listed)
     project.run("git", "init", "-q", "-b", "main", ".")
-    project.coopnet("stages")
     project.coopnet("prepare", "digits")
     project.commit()
     return project
@@ -396,26 +417,16 @@ def own(folder: Path, user: str) -> None:
         subprocess.run(["chown", "-R", "65534:65534", folder], check=True)
 
 
-def md5(path: Path) -> str:
-    """MD5 of a file, by which DVC names it."""
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-
-
 def row_of(parameters: Mapping[str, Any], experiment: str) -> dict[str, Any]:
-    """The row that DVC's lock says a run was trained with, filled in as the study does."""
+    """The row that DVC's lock says a run was made with, filled in as the study does."""
     general, own = parameters["params.yaml"], parameters[f"studies/{NAME}.yaml"]
-    row = study.merge(general["defaults"], general[f"experiments.{experiment}"])
+    row = study.merge(general["defaults"], general["experiments"][experiment])
     row = study.merge(row, own["every_experiment"])
-    row = study.merge(row, own.get(f"experiments.{experiment}", {}))
+    row = study.merge(row, own["experiments"].get(experiment, {}))
     content = study.scale(study.check(Experiment, row, "dvc.lock"), own["time_scale"]).decisive()
     return dict(json.loads(json.dumps(content)))
 
 
 def threads_of(parameters: Mapping[str, Any]) -> int:
-    """The threads that DVC's lock says a run was trained with."""
+    """The threads that DVC's lock says a run was made with."""
     return int(parameters[f"studies/{NAME}.yaml"].get("threads", parameters["params.yaml"]["threads"]))
-
-
-def parents_of(stage: Mapping[str, Any], records: Mapping[str, Any]) -> set[str]:
-    """Keys of the parents that DVC's lock says a run started from."""
-    return {records[dep["md5"]]["key"] for dep in stage["deps"] if dep["path"].endswith("/run.json")}

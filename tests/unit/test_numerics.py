@@ -178,6 +178,7 @@ HARMLESS = {
     "__init__.py": "the version, which is recorded beside the result",
     "files/errors.py": "the type of a message",
     "study/settings.py": "checks the row; the row itself, defaults filled in, is in the key",
+    "study/phases.py": "names the phase of a row, and the row of its transfer, which is in the transfer's key",
     "study/planning.py": "computes the key, from rows already scaled and merged",
     "files/__init__.py": "reads and writes, and every file is checked against its digest",
     "study/numerics.py": "computes the fingerprint",

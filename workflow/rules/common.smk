@@ -10,6 +10,7 @@ from coopnet.claims import entries
 from coopnet.files.errors import CoopNetError
 from coopnet.report import published
 from coopnet.runs.workspace import PREPARED, Workspace
+from coopnet.study.phases import TRAINING
 
 
 def read_study():
@@ -36,22 +37,77 @@ os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 )
 
-# Of the plan and the graph of jobs, which are made next, nothing is garbage; to look for it takes a tenth of that time.
+# Nothing that is made while the graph is built becomes garbage, and looking for it takes a tenth of that time.
 gc.disable()
+
+# DVC calls Snakemake for each of its stages, and records their outputs itself.
+UNDER_DVC = "DVC_STAGE" in os.environ
 
 STUDY = read_study()
 WORKSPACE = Workspace(Path())
 LOGS = f"logs/{STUDY.name}"
+RUNS = {(run.phase, run.experiment, run.seed): run for run in STUDY.everything()}
 
 
-def run_of(wildcards):
-    """The planned run that a rule's wildcards name."""
-    return STUDY.run(wildcards.experiment, int(wildcards.seed))
+def run_of(phase, wildcards):
+    """The run, or the network at transfer, that a phase makes of an experiment and a seed."""
+    place = phase, wildcards.experiment, int(wildcards.seed)
+    if place not in RUNS:
+        STUDY.run(*place[1:])  # says so, where there is no such run at all
+        raise CoopNetError(
+            f"{place[1]}/seed{place[2]} of study {STUDY.name} has nothing that {phase} makes"
+        )
+    return RUNS[place]
 
 
-def trains(wildcards):
-    """Whether that run is trained, and not only evaluated anew."""
-    return (wildcards.experiment, int(wildcards.seed)) not in TRAINED
+def of(phase, what):
+    """What `what` says of the run that a job of this phase makes."""
+    return lambda wildcards: what(run_of(phase, wildcards))
+
+
+def made_from(run):
+    """The files that a run reads."""
+    return stamps.origins(WORKSPACE, STUDY, run)
+
+
+def records_of(phase):
+    """Pattern of what a job of this phase makes: the two records of a run.
+
+    They are written last and hold the digests of its other files, for which the stamp speaks. They are not deleted
+    beforehand, because a result is replaced in one step, and only by a better one.
+    """
+    folder = WORKSPACE.checkpoints(STUDY.name, phase) / "{experiment}" / "seed{seed}"
+    return [update(str(folder / name)) for name in ("run.json", "metrics.json")]
+
+
+def all_of(phase):
+    """The records of all that a phase makes."""
+    return [WORKSPACE.run(STUDY, run) / "metrics.json" for run in STUDY.of_phase(phase)]
+
+
+def log_of(phase):
+    return f"{LOGS}/{phase}/{{experiment}}-seed{{seed}}.log"
+
+
+def stamp_of(phase):
+    return stamps.of_run(WORKSPACE, STUDY, phase, "{experiment}", "{seed}")
+
+
+def key_of(run):
+    return run.key
+
+
+def threads_of(run):
+    """The study's threads; one where the run is only evaluated anew."""
+    return STUDY.threads if trains(run) else 1
+
+
+def gpus_of(run):
+    return int(STUDY.device == "cuda" and trains(run))
+
+
+def trains(run):
+    return (run.phase, run.experiment, run.seed) not in TRAINED
 
 
 def time_limit(wildcards, resources):
@@ -63,21 +119,14 @@ def time_limit(wildcards, resources):
     return f"--max-minutes {max(runtime - 5, runtime / 2):g}" if runtime else ""
 
 
-def experiments_on(dataset):
-    """A pattern of the experiments on a dataset; of a study on one alone it need not list them.
-
-    Snakemake writes it into the path of every file and searches it once per job: with thousands of names in it, that
-    took longer than all else.
-    """
-    rows = STUDY.experiments.items()
-    if STUDY.datasets() == [dataset]:
-        return "[a-z0-9_]+"
-    return "|".join(name for name, row in rows if row.data.dataset == dataset)
-
-
-def prepared(dataset):
-    return [str(WORKSPACE.prepared(dataset) / name) for name in PREPARED]
-
+TRAIN = (
+    "coopnet train {params.study} {wildcards.experiment} {wildcards.seed} --evaluate --key {params.key} {params.limit} "
+    "> {log} 2>&1"
+)
+TRANSFER = (
+    "coopnet transfer {params.study} {wildcards.experiment} {wildcards.seed} --evaluate --key {params.key} "
+    "> {log} 2>&1"
+)
 
 # Runs that need no training. Jobs on a cluster do not ask: they were given what they need.
 TRAINED = set()
@@ -87,17 +136,23 @@ if workflow.is_main_process:
         DUE = stamps.refresh(WORKSPACE, STUDY)
     except CoopNetError as error:
         sys.exit(f"error: {error}")
-    TRAINED = STUDY.runs.keys() - DUE.runs
+    TRAINED = RUNS.keys() - DUE.runs
     if any(DUE):
         print(
-            f"{STUDY.name}: {len(DUE.runs)} of {len(STUDY.runs)} runs to make, {len(DUE.evaluations)} more to evaluate",
+            f"{STUDY.name}: {len(DUE.runs)} of {len(RUNS)} networks to make, {len(DUE.evaluations)} more to evaluate",
             file=sys.stderr,
         )
+    if (
+        UNDER_DVC
+    ):  # which wants the folder of a phase that makes nothing in this study, too
+        for phase in TRAINING:
+            WORKSPACE.checkpoints(STUDY.name, phase).mkdir(parents=True, exist_ok=True)
 
 
 def record():
-    """Tell DVC what was made; what it says of that is for the user, and no reason to fail."""
-    subprocess.run(["coopnet", "record", STUDY.name, "--if-possible"])
+    """Tell DVC what was made, unless it is DVC that asked; what it says of that is no reason to fail."""
+    if not UNDER_DVC:
+        subprocess.run(["coopnet", "record", STUDY.name, "--if-possible"])
 
 
 def report_failures():

@@ -1,6 +1,6 @@
 # What is computed from all runs at once; `steps.py` says what each step reads and writes.
 TABLES = steps.tables(WORKSPACE, STUDY)
-CLAIMS = steps.claims(WORKSPACE, STUDY)
+CLAIMS = steps.claims(WORKSPACE, STUDY.name)
 REPORT = steps.report(WORKSPACE, STUDY.name)
 TIMING = steps.timing(WORKSPACE, STUDY.name)
 

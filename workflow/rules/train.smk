@@ -1,37 +1,85 @@
-# One rule per dataset, because the path of a checkpoint names it.
-for dataset in STUDY.datasets():
+# Networks that are trained from their own random weights.
 
-    # Training and evaluation are one job: half as many for Snakemake to plan and for a cluster to queue.
-    rule:
-        name:
-            f"train_{dataset}"
-        input:
-            stamps.of_run(WORKSPACE, STUDY, "{experiment}", "{seed}"),
-            lambda wildcards: stamps.origins(WORKSPACE, STUDY, run_of(wildcards)),
-        output:
-            # Its records alone: they are written last and hold the digests of its other files, for which the stamp speaks.
-            # Not deleted beforehand: the trainer replaces what differs, at once and only when it has something better.
-            update(
-                f"checkpoints/{dataset}/{STUDY.name}/{{experiment}}/seed{{seed}}/model.json"
-            ),
-            [
-                update(f"results/{STUDY.name}/{{experiment}}/seed{{seed}}/{record}")
-                for record in ("run.json", "metrics.json")
-            ],
-        log:
-            f"{LOGS}/train/{{experiment}}-seed{{seed}}.log",
-        wildcard_constraints:
-            experiment=experiments_on(dataset),
-        conda:
-            "../envs/coopnet.yaml"
-        threads: lambda wildcards: STUDY.threads if trains(wildcards) else 1
-        resources:
-            gpu=lambda wildcards: int(STUDY.device == "cuda" and trains(wildcards)),
-        params:
-            study=STUDY.name,
-            # If params.yaml is edited before the job begins, the job refuses.
-            key=lambda wildcards: run_of(wildcards).key,
-            limit=time_limit,
-        shell:
-            "coopnet train {params.study} {wildcards.experiment} {wildcards.seed} --evaluate --key {params.key} "
-            "{params.limit} > {log} 2>&1"
+
+rule train_baseline:
+    """All plain networks."""
+    input:
+        all_of("train_baseline"),
+
+
+rule train_baseline_run:
+    """Train and evaluate a plain network: one branch and no gate."""
+    input:
+        stamp_of("train_baseline"),
+        of("train_baseline", made_from),
+    output:
+        records_of("train_baseline"),
+    log:
+        log_of("train_baseline"),
+    conda:
+        "../envs/coopnet.yaml"
+    threads: of("train_baseline", threads_of)
+    resources:
+        gpu=of("train_baseline", gpus_of),
+    params:
+        study=STUDY.name,
+        key=of("train_baseline", key_of),  # the job refuses if params.yaml was edited before it began
+        limit=time_limit,
+    shell:
+        TRAIN
+
+
+rule train_one:
+    """All cooperative networks that start from random weights."""
+    input:
+        all_of("train_one"),
+
+
+rule train_one_run:
+    """Train and evaluate a cooperative network: the ensemble of its branches teaches them while they learn."""
+    input:
+        stamp_of("train_one"),
+        of("train_one", made_from),
+    output:
+        records_of("train_one"),
+    log:
+        log_of("train_one"),
+    conda:
+        "../envs/coopnet.yaml"
+    threads: of("train_one", threads_of)
+    resources:
+        gpu=of("train_one", gpus_of),
+    params:
+        study=STUDY.name,
+        key=of("train_one", key_of),  # the job refuses if params.yaml was edited before it began
+        limit=time_limit,
+    shell:
+        TRAIN
+
+
+rule distil:
+    """All networks taught by trained ones, and those that learn mutually."""
+    input:
+        all_of("distil"),
+
+
+rule distil_run:
+    """Train and evaluate a network that learns from a trained teacher, or mutually from another one."""
+    input:
+        stamp_of("distil"),
+        of("distil", made_from),
+    output:
+        records_of("distil"),
+    log:
+        log_of("distil"),
+    conda:
+        "../envs/coopnet.yaml"
+    threads: of("distil", threads_of)
+    resources:
+        gpu=of("distil", gpus_of),
+    params:
+        study=STUDY.name,
+        key=of("distil", key_of),  # the job refuses if params.yaml was edited before it began
+        limit=time_limit,
+    shell:
+        TRAIN

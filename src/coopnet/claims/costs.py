@@ -52,28 +52,15 @@ class Curves(NamedTuple):
     price: np.ndarray
 
 
-def curves(histories: Sequence[Sequence[Path]], prices: Sequence[float], score: str) -> Curves:
-    """Read the histories of each replicate, its ancestors' first.
+def curves(stages: Sequence[Sequence[np.ndarray]], prices: Sequence[float]) -> Curves:
+    """Join the curves of each replicate's stages, its ancestors' first.
 
     Args:
-        histories: per replicate the files `history.csv` of the stages it went through.
+        stages: per replicate the accuracies by epoch of the stages it went through.
         prices: what an epoch of each stage costs.
-        score: `top1` or `top5`.
-
-    Raises:
-        CoopNetError: a history is missing or has no validation accuracy for every epoch.
     """
-    stages = [[_validation(path, score) for path in paths] for paths in histories]
     price = [np.full(len(stage), cost) for stage, cost in zip(stages[0], prices, strict=True)]
     return Curves(np.array([np.concatenate(one) for one in stages]), np.concatenate(price))
-
-
-def _validation(path: Path, score: str) -> np.ndarray:
-    try:
-        with path.open(newline="", encoding="utf-8") as handle:
-            return np.array([float(row[f"validation_{score}_ensemble"]) for row in csv.DictReader(handle)])
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise CoopNetError(f"{path} has no validation accuracy of every epoch ({error!r})") from error
 
 
 def until(curve: np.ndarray, target: float, price: np.ndarray) -> tuple[float, bool]:

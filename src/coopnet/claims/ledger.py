@@ -1,9 +1,8 @@
 """All claims of a study, decided."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,14 +45,12 @@ class Evidence:
     Attributes:
         plan: the study; it may lack experiments that a claim needs.
         outcomes: which images its runs got right.
-        folder: where the files of a run lie.
         compute: counted FLOPs by experiment.
         lost: what became of runs without results, by experiment and seed.
     """
 
     plan: Study
     outcomes: Outcomes
-    folder: Callable[[Run], Path]
     compute: Mapping[str, Compute]
     lost: Mapping[tuple[str, int], str] = field(default_factory=dict)
 
@@ -310,4 +307,4 @@ def _curves(experiment: str, score: str, evidence: Evidence, *, epochs: bool) ->
     # A first stage may be an imported checkpoint, which has no epochs here to put a price on.
     own = [evidence.compute[run.experiment].own / max(1, run.row.training.epochs) for run in lines[0]]
     prices = [1.0] * len(own) if epochs else own
-    return costs.curves([[evidence.folder(run) / "history.csv" for run in line] for line in lines], prices, score)
+    return costs.curves([[evidence.outcomes.validation_curve(run, score) for run in line] for line in lines], prices)

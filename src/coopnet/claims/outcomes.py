@@ -1,6 +1,5 @@
-"""Which test images the runs of a study got right, read from what `coopnet evaluate` left."""
+"""Which test images the runs of a study got right, read from what `coopnet tables` gathered."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +13,46 @@ from coopnet.study import Run
 
 
 class Outcomes:
-    """What is right where, read once per run and kept as bits until it is asked for."""
+    """What is right where, as it was gathered from all runs, unpacked when it is asked for."""
 
-    def __init__(self, folder: Callable[[Run], Path]):
-        """Read nothing yet; `folder` says where the files of a run lie."""
-        self.folder = folder
-        self._metrics: dict[tuple[str, int], dict[str, Any]] = {}
-        self._bits: dict[tuple[str, int], dict[str, np.ndarray]] = {}
-
-    def metrics(self, run: Run) -> dict[str, Any]:
-        """`metrics.json` of a run.
+    def __init__(self, results: Path):
+        """Read `metrics.json` and `outcomes.safetensors` of a study.
 
         Raises:
-            CoopNetError: it is missing, or that of a run with other parameters.
+            CoopNetError: one is missing or damaged.
         """
-        place = run.experiment, run.seed
-        if place not in self._metrics:
-            path = self.folder(run) / "metrics.json"
-            content = files.read_json(path)
-            if not isinstance(content, dict) or content.get("key") != run.key or "files" not in content:
-                raise CoopNetError(
-                    f"{path} is not that of the run the plan has now; run `coopnet evaluate` for {run.name} again"
-                )
-            self._metrics[place] = content
-        return self._metrics[place]
+        self.results = results
+        path = results / "metrics.json"
+        content = files.read_json(path)
+        if not isinstance(content, dict):
+            raise CoopNetError(f"{path} is damaged (no mapping of runs); run `coopnet tables` again")
+        self._metrics: dict[str, Any] = content
+        self._bits = files.read_tensors(results / "outcomes.safetensors")
+
+    def metrics(self, run: Run) -> dict[str, Any]:
+        """Metrics of a run.
+
+        Raises:
+            CoopNetError: they are missing, or those of a run with other parameters.
+        """
+        content = self._metrics.get(run.name)
+        if not isinstance(content, dict) or content.get("key") != run.key or "final" not in content:
+            raise CoopNetError(
+                f"{self.results / 'metrics.json'} has no metrics of {run.name} as the plan has it now; make the run, "
+                "then run `coopnet tables` again"
+            )
+        return content
+
+    def validation_curve(self, run: Run, score: str) -> np.ndarray:
+        """Accuracy of the ensemble on validation images after each epoch, percent, [E].
+
+        Raises:
+            CoopNetError: it was not measured after every epoch.
+        """
+        try:
+            return np.array(self.metrics(run)["validation_curve"][score], dtype=float)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CoopNetError(f"{run.name} has no validation accuracy of every epoch ({error!r})") from error
 
     def images(self, run: Run) -> int:
         """How many test images it was evaluated on."""
@@ -54,17 +69,12 @@ class Outcomes:
         """Whether each test image is right in top-1 and in top-5, [2, N].
 
         Raises:
-            CoopNetError: the file is missing, damaged, or not the one that was evaluated.
+            CoopNetError: there is nothing of that network, or it is damaged.
         """
-        place = run.experiment, run.seed
-        if place not in self._bits:
-            path = self.folder(run) / "outcomes.safetensors"
-            if files.sha256(path) != self.metrics(run)["files"].get(path.name):
-                raise CoopNetError(f"{path} is not the file that was evaluated; run `coopnet evaluate` for it again")
-            self._bits[place] = files.read_tensors(path)
         try:
-            return unpack(self._bits[place][network], self.images(run))
+            return unpack(self._bits[f"{run.name}/{network}"], self.images(run))
         except (KeyError, ValueError) as error:
             raise CoopNetError(
-                f"{self.folder(run)} holds no usable outcomes of {network} ({error}); run `coopnet evaluate` again"
+                f"{self.results / 'outcomes.safetensors'} holds no usable outcomes of {run.name} {network} ({error}); "
+                "run `coopnet tables` again"
             ) from error

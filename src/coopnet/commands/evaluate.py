@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from coopnet import files, study
 from coopnet.evaluation.metrics import Saved, measure, versus, versus_parents, versus_teacher
 from coopnet.evaluation.outcomes import SCORES, outcomes, pack, pack_each

@@ -1,4 +1,4 @@
-"""`coopnet record` and `coopnet restore`: DVC learns what was made here, and brings it into another clone."""
+"""`coopnet record`: DVC learns what was made here without it."""
 
 import json
 import logging
@@ -9,51 +9,55 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from coopnet import files, study
-from coopnet.commands import stages
 from coopnet.data.datasets import DATASETS
 from coopnet.files.digests import Digests, remembered
 from coopnet.files.errors import CoopNetError
-from coopnet.runs import receipts, steps, store
-from coopnet.runs.store import Store
-from coopnet.runs.workspace import Workspace, targets
+from coopnet.runs import receipts, steps
+from coopnet.runs.receipts import Problem
+from coopnet.runs.workspace import Workspace
 from coopnet.study import FULL, Run, Study
+from coopnet.study.phases import TRAINING
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 600.0
 """Seconds to wait for another DVC to let go of its locks."""
 
-WHOLE = ("tables", "claims", "report", "timing")
-"""Stages of a whole study."""
+LAST = ("tables", "claims", "report", "report")
+"""The stage of each step that follows the runs; the page of timings is recorded with the report."""
+
+RECORDED = (*TRAINING, *dict.fromkeys(LAST))
+"""The stages of a study."""
 
 BUSY = ("Unable to acquire lock", "is busy")
 """What DVC says when another one has them."""
 
 
 def record(workspace: Workspace, name: str) -> None:
-    """Write into DVC's locks and cache what lies here of a study, each run as what its own record says it is.
+    """Have DVC record the phases of a study whose networks, or outputs, are all as the plan has them.
 
-    What is missing is left out. What was made from something else than the plan has now, or is damaged, is refused.
+    What is not all there is left out. What was made from something else than the plan has now, or is damaged, is
+    refused.
 
     Raises:
-        CoopNetError: naming every run and step that was refused, after the others were recorded; or parameters were
-            edited meanwhile, and then nothing is recorded; or DVC fails.
+        CoopNetError: naming every run and step that was refused, after the other phases were recorded; or parameters
+            were edited meanwhile, and then nothing is recorded; or DVC fails.
     """
     check_repository(workspace)
-    stages.write(workspace, check=False)
-    stages.write_fingerprints(workspace)
     plan = study.load(workspace.root, name)
     with remembered(workspace.stamps / name / "digests.json") as digests:
         sound, refused = _sort(workspace, plan, digests)
-    known = _locks(workspace, name)
-    before = {path: path.read_bytes() for path in known if path.is_file()}
+    lock = workspace.root / ("dvc.lock" if name == FULL else "studies/dvc.lock")
+    before = lock.read_text(encoding="utf-8") if lock.is_file() else None
+    for phase in sound:  # DVC wants the folder of a phase that makes nothing in this study, too
+        if phase in TRAINING:
+            workspace.checkpoints(name, phase).mkdir(parents=True, exist_ok=True)
     prepared = [f"prepare@{dataset}" for dataset in plan.datasets() if _prepared(workspace, dataset)]
-    _commit(workspace, "source", *prepared, *_shortest(plan, sound))
-    if [run.key for run in study.load(workspace.root, name).runs.values()] != [run.key for run in plan.runs.values()]:
-        for path in known:
-            files.write_text(path, before[path].decode()) if path in before else path.unlink(missing_ok=True)
+    _commit(workspace, *prepared, *(_address(name, phase) for phase in sound))
+    if [run.key for run in study.load(workspace.root, name).everything()] != [run.key for run in plan.everything()]:
+        lock.unlink(missing_ok=True) if before is None else files.write_text(lock, before)
         raise CoopNetError("parameters were edited while DVC recorded, so nothing is recorded; run it again")
-    log.info("recorded in DVC: %d of %d stages of %s", len(sound), len(_addresses(plan)), name)
+    log.info("recorded in DVC: %d of %d phases of %s", len(sound), len(RECORDED), name)
     if refused:
         raise CoopNetError("not recorded: " + "; ".join(refused))
 
@@ -83,7 +87,7 @@ def _commit(workspace: Workspace, *addresses: str) -> None:
 
 def _half_written(workspace: Workspace) -> list[Path]:
     """Files that DVC writes in place and that lack their end."""
-    locks = [workspace.root / "dvc.lock", *sorted((workspace.root / "dvc").rglob("dvc.lock"))]
+    locks = [workspace.root / "dvc.lock", workspace.root / "studies" / "dvc.lock"]
     half = [path for path in locks if path.is_file() and not _is_whole(path.read_bytes())]
     users = workspace.root / ".dvc" / "tmp" / "rwlock"  # who reads and writes what
     return half + [users] * (users.is_file() and not _is_json(users.read_bytes()))
@@ -102,39 +106,6 @@ def _is_json(text: bytes) -> bool:
     return True
 
 
-def restore(workspace: Workspace, name: str) -> None:
-    """Fetch what DVC recorded of a study from its remote, and take it for what this clone has made itself.
-
-    Raises:
-        CoopNetError: no remote is configured, DVC fails, or what is fetched is not all that the study has now; then
-            the runs that are sound are kept all the same.
-    """
-    check_repository(workspace)
-    if not _dvc(workspace, "remote", "list"):
-        raise CoopNetError("DVC has no remote to fetch from; name one: dvc remote add --default NAME FOLDER_OR_URL")
-    stages.source(workspace)
-    plan = study.load(workspace.root, name)
-    everything = _shortest(plan, set(_addresses(plan)))
-    data = [f"prepare@{dataset}" for dataset in plan.datasets()]
-    _dvc(workspace, "pull", "--quiet", *data, *everything)
-    _dvc(workspace, "commit", "--quiet", "--force", "source")  # it is of this clone, and nothing that is fetched
-    runs = Store(store.default_place(workspace.root))
-    with remembered(workspace.stamps / name / "digests.json") as digests:
-        for run in plan.runs.values():
-            if receipts.of_run(workspace, plan, run, digests) is None and not runs.finished(run.key):
-                runs.adopt(run.key, targets(workspace, plan, run), f"{name}/{run.name}")
-        changed = json.loads(_dvc(workspace, "status", "--json", *data, *everything))
-        for step, address in zip(steps.steps(workspace, plan), _step_addresses(plan), strict=True):
-            if address not in changed:
-                receipts.give(workspace, step, digests)
-    if changed:
-        raise CoopNetError(
-            f"restored, but {len(changed)} stages are not what DVC recorded, the first {next(iter(changed))}: "
-            f"`dvc status {next(iter(changed))}` says why, and either engine makes them"
-        )
-    log.info("restored %s: %d runs", name, len(plan.runs))
-
-
 def check_repository(workspace: Workspace) -> None:
     """Refuse a folder in which DVC cannot work.
 
@@ -146,76 +117,46 @@ def check_repository(workspace: Workspace) -> None:
             raise CoopNetError(f"{workspace.root.absolute()} has no {folder}, so DVC cannot record here; `{remedy}`")
 
 
-def _sort(workspace: Workspace, plan: Study, digests: Digests) -> tuple[set[str], list[str]]:
-    """Addresses of the stages whose outputs are as the plan has them, and what is wrong with others that lie there."""
-    sound, refused = set(), []
-    for run in plan.runs.values():  # parents come first
-        problem = receipts.of_run(workspace, plan, run, digests)
+def _sort(workspace: Workspace, plan: Study, digests: Digests) -> tuple[list[str], list[str]]:
+    """The phases that are whole and as the plan has them, and what is wrong with what lies there."""
+    refused: list[str] = []
+    incomplete: set[str] = set()
+    for run in plan.everything():
+        problem = receipts.of_run(workspace, plan, run, digests) or receipts.of_step(
+            workspace, steps.evaluate(workspace, plan, run), digests
+        )
+        if problem is None and (other := _other_source(workspace, plan, run)):
+            problem = Problem("stale", f"{run.name} was made from other weights of {other} than lie here")
         if problem is not None:
+            incomplete.add(run.phase)
             refused += [problem.text] if problem.kind != "missing" else []
-        elif other := _other_parent(workspace, plan, run):
-            refused.append(f"{run.name} was made from other weights of {other} than lie here")
-        elif all(_address(plan, f"train/{parent.name}") in sound for parent in run.parents):
-            sound.add(_address(plan, f"train/{run.name}"))
-    for step, address in zip(steps.steps(workspace, plan), _step_addresses(plan), strict=True):
+    for phase, step in zip(LAST, steps.of_all_runs(workspace, plan), strict=True):
         problem = receipts.of_step(workspace, step, digests)
-        if problem is None:
-            sound.add(address)
-        elif problem.kind == "damaged":
-            refused.append(problem.text)
+        if problem is not None:
+            incomplete.add(phase)
+            refused += [problem.text] if problem.kind == "damaged" else []
     losses = files.look(workspace.tables(plan.name) / "study.json", "losses")
     if losses:  # the pages are what such tables give, but not what this study gives
-        sound -= {_address(plan, stage) for stage in WHOLE}
+        incomplete |= set(LAST)
         missing = [f"{loss['experiment']}/seed{loss['seed']}" for loss in losses]
         refused.append(f"tables, claims and report of {plan.name}, which were made without {', '.join(missing)}")
-    return sound, refused
+    return [phase for phase in RECORDED if phase not in incomplete], refused
 
 
-def _other_parent(workspace: Workspace, plan: Study, run: Run) -> str | None:
-    """The parent that lies here with other weights than the run says it was made from."""
+def _other_source(workspace: Workspace, plan: Study, run: Run) -> str | None:
+    """The run whose checkpoint lies here with other weights than the one that this run says it was made from."""
     said = files.look(workspace.run(plan, run) / "run.json", "parents") or []
-    for parent, known in zip(run.parents, said, strict=True):
-        listed = files.look(workspace.run(plan, parent) / "run.json", "files")
-        if listed is not None and listed.get("model.safetensors") != known["digest"]:
-            return parent.name
+    known = {parent.get("key"): parent.get("digest") for parent in said}
+    for source in run.sources:
+        listed = files.look(workspace.run(plan, source) / "run.json", "files")
+        if source.key in known and listed is not None and listed.get("model.safetensors") != known[source.key]:
+            return source.name
     return None
 
 
-def _address(plan: Study, stage: str) -> str:
-    """How DVC calls a stage: `tables`, or `train/<experiment>/seed<k>`."""
-    command, *run = stage.split("/")
-    if run:
-        return f"dvc/{plan.name}/{run[0]}/dvc.yaml:{command}@{run[1]}"
-    return command if plan.name == FULL else f"dvc/{plan.name}/dvc.yaml:{command}"
-
-
-def _step_addresses(plan: Study) -> list[str]:
-    """Addresses of the steps of a study, in the order of `steps.steps`."""
-    evaluated = [f"evaluate/{run.name}" for run in plan.runs.values()]
-    return [_address(plan, stage) for stage in (*evaluated, *WHOLE)]
-
-
-def _addresses(plan: Study) -> list[str]:
-    """Addresses of all stages of a study."""
-    return [*(_address(plan, f"train/{run.name}") for run in plan.runs.values()), *_step_addresses(plan)]
-
-
-def _shortest(plan: Study, stages_: set[str]) -> list[str]:
-    """The same stages, whole files by the name of the file: DVC looks at every target by itself."""
-    groups: dict[str, list[str]] = {}
-    for address in _addresses(plan):
-        groups.setdefault(address.partition(":")[0], []).append(address)
-    found: list[str] = []
-    for file, addresses in groups.items():
-        whole = file.endswith(".yaml") and stages_.issuperset(addresses)
-        found += [file] if whole else [address for address in addresses if address in stages_]
-    return found
-
-
-def _locks(workspace: Workspace, name: str) -> list[Path]:
-    """The lock files that recording a study writes."""
-    written = sorted((workspace.root / "dvc" / name).rglob("dvc.yaml"))
-    return [workspace.root / "dvc.lock", *(path.with_name("dvc.lock") for path in written)]
+def _address(name: str, phase: str) -> str:
+    """How DVC calls a phase of a study."""
+    return phase if name == FULL else f"studies/dvc.yaml:{phase}@{name}"
 
 
 def _prepared(workspace: Workspace, dataset: str) -> bool:

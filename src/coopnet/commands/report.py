@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from coopnet import study
+from coopnet.evaluation import gather
+from coopnet.evaluation.gather import RunFolder
 from coopnet.files.errors import CoopNetError
 from coopnet.report import published
 from coopnet.report.published import Published
-from coopnet.report.runs import Loss, RunFolder, StudyInfo
+from coopnet.report.runs import Loss, StudyInfo
 from coopnet.runs import failures, receipts, steps
 from coopnet.runs.failures import Lost
 from coopnet.runs.steps import Step
@@ -46,10 +48,12 @@ def _tables(workspace: Workspace, plan: Study) -> None:
     for place, run in plan.runs.items():
         if place in lost:
             continue
-        folder = workspace.run(plan, run)
-        checked_record(folder, run)
-        folders.append(RunFolder(run.experiment, run.seed, folder))
+        for made in filter(None, (run, run.transfer)):
+            checked_record(workspace.run(plan, made), made)
+        at_transfer = workspace.run(plan, run.transfer) if run.transfer else None
+        folders.append(RunFolder(run.experiment, run.seed, workspace.run(plan, run), at_transfer))
     results.build(folders, describe(plan, figures, lost), workspace.tables(plan.name))
+    gather.write(folders, workspace.results(plan.name))
     if lost:
         log.warning("warning: made without %s", failures.said(lost))
 

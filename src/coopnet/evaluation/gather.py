@@ -1,11 +1,12 @@
 """What all runs of a study say, in four files: with the tables, all that claims and report are made from.
 
-    records.json           the record of each run, and of each network at transfer, by name
-    metrics.json           the metrics of each run; where it began with a transfer, those at transfer as `step0`
-    scores.json            accuracies of each experiment at a glance, means over its seeds
-    outcomes.safetensors   which test images each network gets right, as bits, `<experiment>/seed<k>/<network>`
+records.json           the record of each run, and of each network at transfer, by name
+metrics.json           the metrics of each run; where it began with a transfer, those at transfer as `step0`
+scores.json            accuracies of each experiment at a glance, means over its seeds
+outcomes.safetensors   which test images each network gets right, as bits, `<experiment>/seed<k>/<network>`
 """
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +45,7 @@ def metrics_of(run: RunFolder) -> dict[str, Any]:
     if run.at_transfer is not None:
         metrics["step0"] = files.read_json(run.at_transfer / "metrics.json")["final"]
     elif _is_transfer(run):
-        metrics["step0"] = metrics["final"]
+        metrics.setdefault("step0", metrics["final"])
     return metrics
 
 
@@ -85,12 +86,22 @@ def write(runs: Sequence[RunFolder], out: Path) -> None:
     records |= {
         f"{run.name} at transfer": files.read_sealed(run.at_transfer / "run.json") for run in runs if run.at_transfer
     }
-    metrics = {run.name: metrics_of(run) for run in runs}
+    metrics = {run.name: metrics_of(run) | _curve(run.folder / "history.csv") for run in runs}
     bits = {f"{run.name}/{network}": tensor for run in runs for network, tensor in outcomes_of(run).items()}
     files.write_tensors(out / "outcomes.safetensors", bits)
     files.write_json(out / "records.json", records)
     files.write_json(out / "scores.json", _at_a_glance(runs, metrics))
     files.write_json(out / "metrics.json", metrics)
+
+
+def _curve(history: Path) -> dict[str, Any]:
+    """Validation accuracy of the ensemble after each epoch, percent, where it was measured."""
+    columns = {score: f"validation_{score}_ensemble" for score in ("top1", "top5")}
+    with history.open(newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    if not rows or not all(column in rows[0] for column in columns.values()):
+        return {}
+    return {"validation_curve": {score: [float(row[column]) for row in rows] for score, column in columns.items()}}
 
 
 def _at_a_glance(runs: Sequence[RunFolder], metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from coopnet import files
+from coopnet.evaluation.gather import RunFolder, metrics_of
 from coopnet.files.errors import CoopNetError
 from coopnet.report import starts
 from coopnet.report.published import Published
@@ -19,19 +20,6 @@ UNCHANGED = ("random", "continue", "imported")
 """Starts without surgery: fresh weights, or those of a parent or a checkpoint as they are."""
 
 Scores = dict[str, float]
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """Where the files of one run lie."""
-
-    experiment: str
-    seed: int
-    folder: Path
-
-    def __str__(self) -> str:
-        """As messages name it."""
-        return f"{self.experiment} seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -173,8 +161,8 @@ def read(run: RunFolder, row: Mapping[str, Any]) -> Run:
         CoopNetError: a file is missing, damaged, or of another run.
     """
     try:
-        metrics = files.read_json(run.folder / "metrics.json")
-        record = files.read_json(run.folder / "run.json")
+        metrics = metrics_of(run)
+        record = files.read_sealed(run.folder / "run.json")
         history = _read_csv(run.folder / "history.csv")
         timing = _read_csv(run.folder / "timing.csv")
         votes = _read_csv(run.folder / "votes.csv")

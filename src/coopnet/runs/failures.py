@@ -83,7 +83,7 @@ def lost(workspace: Workspace, plan: Study) -> dict[tuple[str, int], Lost]:
         above = [found[_place(parent)] for parent in run.parents if _place(parent) in found]
         if above:
             found[place] = Lost(run, tuple({_place(cause): cause for one in above for cause in one.causes}.values()))
-        elif failure := _failure(workspace, plan, run):
+        elif failure := (run.transfer and _failure(workspace, plan, run.transfer)) or _failure(workspace, plan, run):
             found[place] = Lost(run, (run,), failure)
     return found
 

@@ -38,7 +38,7 @@ def produce(
     Args:
         run: what to do.
         arrays: canonical `train` and `test` images and labels.
-        ancestors: folder and record of each checkpoint that it reads: its transfer's, its parents', or the imported one.
+        ancestors: folder and record of each checkpoint that it reads: its transfer, its parents, or the imported one.
         device_kind: `cpu` or `cuda`.
         memory: the folder in which the run keeps its state, and in which its files are made.
         progress: is told how it goes.

@@ -70,9 +70,9 @@ def of_step(workspace: Workspace, step: Step, digests: Digests) -> Problem | Non
     for path in step.outputs:
         if not path.is_file():
             return Problem("missing", f"{path} is missing")
-    receipt = workspace.receipt(step.name)
+    receipt = step.record
     try:
-        known = files.read_json(receipt)
+        known = files.read_sealed(receipt)
         inputs, outputs = dict(known["inputs"]), dict(known["outputs"])
     except (CoopNetError, KeyError, TypeError, ValueError):
         return Problem("stale", f"{receipt} does not say what {step.name} was made from")
@@ -104,7 +104,7 @@ def making(workspace: Workspace, planned: Callable[[], Step]) -> Iterator[None]:
     step, digests = planned(), Digests()
     before = _digests(workspace, step.inputs, digests)
     _refuse_damaged(workspace, step, digests)
-    receipt = workspace.receipt(step.name)
+    receipt = step.record
     try:
         receipt.unlink(missing_ok=True)
     except OSError as error:
@@ -127,15 +127,15 @@ def _refuse_damaged(workspace: Workspace, step: Step, digests: Digests) -> None:
     for path in step.records:
         if wrong := _of_record(path, digests):
             raise CoopNetError(wrong)
-    for maker in step.makers:
-        if damaged := _damaged(workspace, maker, digests):
+    for maker, record in step.makers:
+        if damaged := _damaged(workspace, record, digests):
             raise CoopNetError(f"not what {maker} made: {', '.join(damaged)}; run `{command(maker)}` again")
 
 
-def _damaged(workspace: Workspace, name: str, digests: Digests) -> list[str]:
+def _damaged(workspace: Workspace, record: Path, digests: Digests) -> list[str]:
     """What a step made and now is something else; nothing where its receipt is of other inputs, or does not tell."""
     try:
-        known = files.read_json(workspace.receipt(name))
+        known = files.read_sealed(record)
         inputs, outputs = dict(known["inputs"]), dict(known["outputs"])
     except (CoopNetError, KeyError, TypeError, ValueError):
         return []
@@ -165,15 +165,10 @@ def _of_record(path: Path, digests: Digests) -> str | None:
     return None
 
 
-def give(workspace: Workspace, step: Step, digests: Digests) -> None:
-    """Leave a receipt for what lies there, on somebody else's word that it is what the step would write."""
-    _write(workspace, step, _digests(workspace, step.inputs, digests), digests)
-
-
 def _write(workspace: Workspace, step: Step, inputs: dict[str, Any], digests: Digests) -> None:
     content = {"source": fingerprint(step.source), "words": step.words, "inputs": inputs}
     content["outputs"] = _digests(workspace, step.outputs, digests)
-    files.write_json(workspace.receipt(step.name), content)
+    files.write_json(step.record, files.sealed(content))
 
 
 def _digests(workspace: Workspace, paths: tuple[Path, ...], digests: Digests) -> dict[str, Any]:

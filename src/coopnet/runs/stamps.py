@@ -27,24 +27,24 @@ LONG_AGO = 315532800.0  # 1980: older than any output
 
 
 class Due(NamedTuple):
-    """What a study still needs, by experiment and seed.
+    """What a study still needs, by phase, experiment and seed.
 
     Attributes:
         runs: those that are not as planned: to be taken from the run store, or trained.
         evaluations: of the others, those whose evaluation alone is not.
     """
 
-    runs: set[tuple[str, int]]
-    evaluations: set[tuple[str, int]]
+    runs: set[tuple[str, str, int]]
+    evaluations: set[tuple[str, str, int]]
 
 
-def of_run(workspace: Workspace, plan: Study, experiment: str, seed: int | str) -> Path:
+def of_run(workspace: Workspace, plan: Study, phase: str, experiment: str, seed: int | str) -> Path:
     """The stamp of a run and its evaluation."""
-    return workspace.stamps / plan.name / "train" / f"{experiment}-seed{seed}"
+    return workspace.stamps / plan.name / phase / f"{experiment}-seed{seed}"
 
 
 def of_step(workspace: Workspace, name: str) -> Path:
-    """The stamp of a step that reads all runs, by its name."""
+    """The stamp of a step that reads all runs, by its name: `mini/tables`."""
     return workspace.stamps / name
 
 
@@ -56,7 +56,8 @@ def refresh(workspace: Workspace, plan: Study) -> Due:
     """
     due = Due(set(), set())
     with remembered(workspace.stamps / plan.name / "digests.json") as digests:
-        for place, run in plan.runs.items():
+        for run in plan.everything():
+            place = run.phase, run.experiment, run.seed
             problem = receipts.of_run(workspace, plan, run, digests)
             if problem is None:
                 _order(origins(workspace, plan, run), targets(workspace, plan, run).values(), digests)
@@ -70,12 +71,12 @@ def refresh(workspace: Workspace, plan: Study) -> Due:
 
 
 def origins(workspace: Workspace, plan: Study, run: Run) -> list[Path]:
-    """The files that a run is made from: images, and the records of its parents' checkpoints or of an imported one."""
-    folders = [workspace.checkpoint(plan, parent) for parent in run.parents]
+    """The files that a run is made from, and compared with: images, and records of its transfer and its parents."""
+    made_before = (*run.sources, *run.parents)
+    records = list(dict.fromkeys(workspace.run(plan, one) / "run.json" for one in made_before))
     if run.row.start.kind == "imported":
-        folders.append(workspace.root / run.row.start.path)
-    data = [workspace.prepared(run.row.data.dataset) / name for name in PREPARED]
-    return data + [folder / "model.json" for folder in folders]
+        records.append(workspace.root / run.row.start.path / "model.json")
+    return [workspace.prepared(run.row.data.dataset) / name for name in PREPARED] + records
 
 
 def _look(workspace: Workspace, step: Step, digests: Digests) -> Problem | None:

@@ -56,21 +56,23 @@ class Step:
     """A command that computes files from files.
 
     Attributes:
-        name: what it is called in messages; its receipt is `.stamps/<name>.json`.
+        name: what it is called in messages.
+        record: says what its outputs were made from, and lies beside them.
         source: the kind of source that decides its outputs.
         inputs: what it reads.
         outputs: what it writes.
         words: fingerprint of what it takes from `params.yaml` and the overlay besides.
-        makers: names of the steps that made its inputs; their receipts know what these have to be.
+        makers: names and records of the steps that made its inputs; the records know what these have to be.
         records: `run.json` of each run among its inputs.
     """
 
     name: str
+    record: Path
     source: str
     inputs: tuple[Path, ...]
     outputs: tuple[Path, ...]
     words: str = ""
-    makers: tuple[str, ...] = field(default=(), compare=False)
+    makers: tuple[tuple[str, Path], ...] = field(default=(), compare=False)
     records: tuple[Path, ...] = field(default=(), compare=False)
 
 
@@ -85,7 +87,7 @@ def evaluate(workspace: Workspace, plan: Study, run: Run) -> Step:
     """Metrics and votes of a run, from its logits and its parents'."""
     records = tuple(_record(workspace, plan, one) for one in (run, *run.parents))
     return Step(
-        _evaluation(plan, run),
+        *_evaluation(workspace, plan, run),
         "evaluation",
         records,
         tuple(workspace.run(plan, run) / name for name in EVALUATED),
@@ -98,6 +100,7 @@ def tables(workspace: Workspace, plan: Study, lost: Collection[Lost] = ()) -> St
     rows: list[Any] = [[name, row.model_dump(mode="json")] for name, row in plan.experiments.items()]
     return Step(
         f"{plan.name}/tables",
+        workspace.made(plan.name, "tables"),
         "reporting",
         (workspace.published, *_records(workspace, plan, lost)),
         (
@@ -105,7 +108,7 @@ def tables(workspace: Workspace, plan: Study, lost: Collection[Lost] = ()) -> St
             *(workspace.tables(plan.name) / name for name in (*TABLES, "timing.csv")),
         ),
         _digest([json.dumps([plan.title, plan.description, plan.device, plan.threads, rows], sort_keys=True)]),
-        makers=_evaluations(plan, lost),
+        makers=tuple(_evaluation(workspace, plan, run) for run in _there(plan, lost)),
         records=tuple(_record(workspace, plan, run) for run in _there(plan, lost)),
     )
 
@@ -115,21 +118,24 @@ def claims(workspace: Workspace, name: str) -> Step:
     gathered = tuple(workspace.results(name) / file for file in ("metrics.json", "outcomes.safetensors"))
     compute = workspace.tables(name) / "compute.csv"
     inputs = (workspace.stated, compute, *gathered)
-    return Step(f"{name}/claims", "claims", inputs, (workspace.claims(name),), makers=(f"{name}/tables",))
+    record, made = workspace.made(name, "claims"), (workspace.claims(name),)
+    return Step(f"{name}/claims", record, "claims", inputs, made, makers=(_maker(workspace, name, "tables"),))
 
 
 def report(workspace: Workspace, name: str) -> Step:
     """Page and PDF of the study `name`."""
     made_from = (*(workspace.tables(name) / table for table in TABLES), workspace.claims(name))
     made = tuple(workspace.report(name) / page for page in REPORT)
-    return Step(f"{name}/report", "reporting", made_from, made, makers=(f"{name}/tables", f"{name}/claims"))
+    makers = tuple(_maker(workspace, name, step) for step in ("tables", "claims"))
+    return Step(f"{name}/report", workspace.made(name, "report"), "reporting", made_from, made, makers=makers)
 
 
 def timing(workspace: Workspace, name: str) -> Step:
     """The page of timings of the study `name`."""
     made_from = tuple(workspace.tables(name) / table for table in ("study.json", "timing.csv"))
     made = (workspace.report(name) / "timing.html",)
-    return Step(f"{name}/timing", "reporting", made_from, made, makers=(f"{name}/tables",))
+    record, makers = workspace.made(name, "timing"), (_maker(workspace, name, "tables"),)
+    return Step(f"{name}/timing", record, "reporting", made_from, made, makers=makers)
 
 
 def steps(workspace: Workspace, plan: Study) -> Iterator[Step]:
@@ -147,12 +153,12 @@ def of_all_runs(workspace: Workspace, plan: Study) -> Iterator[Step]:
     yield timing(workspace, plan.name)
 
 
-def _evaluation(plan: Study, run: Run) -> str:
-    return f"{plan.name}/evaluate/{run.name}"
+def _evaluation(workspace: Workspace, plan: Study, run: Run) -> tuple[str, Path]:
+    return f"{plan.name}/evaluate/{run.name}", workspace.run(plan, run) / "evaluation.json"
 
 
-def _evaluations(plan: Study, lost: Collection[Lost]) -> tuple[str, ...]:
-    return tuple(_evaluation(plan, run) for run in _there(plan, lost))
+def _maker(workspace: Workspace, name: str, step: str) -> tuple[str, Path]:
+    return f"{name}/{step}", workspace.made(name, step)
 
 
 def _record(workspace: Workspace, plan: Study, run: Run) -> Path:

@@ -51,12 +51,13 @@ class Workspace:
 
     @property
     def stamps(self) -> Path:
-        """What this clone remembers of what was made: receipts, and stamps for Snakemake."""
+        """What this clone remembers: stamps for Snakemake, and digests of files by their dates."""
         return self.root / ".stamps"
 
-    def receipt(self, step: str) -> Path:
-        """What a step was made from, by its name."""
-        return self.stamps / f"{step}.json"
+    def made(self, name: str, step: str) -> Path:
+        """The record of the step `tables`, `claims`, `report` or `timing` of a study: what its outputs were made from."""
+        folder = self.results(name) if step in ("tables", "claims") else self.report(name)
+        return folder / f"{step}.record.json"
 
     def raw(self, dataset: str) -> Path:
         """Where the official download of a dataset is kept."""

@@ -27,7 +27,7 @@ from coopnet.study.settings import GROWING, JOINING, Experiment, OnTheFly, Overl
 
 FULL = "full"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
-RESERVED = ("bench", "source")
+RESERVED = ("bench", "dvc")
 """What would be a study's folder below `results/` and `dvc/` is another thing there."""
 GENERATIONS = 100
 """Experiments, each a child of the one before, at most."""
@@ -166,7 +166,7 @@ def names(root: Path) -> list[str]:
     Raises:
         CoopNetError: an overlay is called what no study can be called.
     """
-    overlays = sorted(path.stem for path in (root / "studies").glob("*.yaml"))
+    overlays = sorted(path.stem for path in (root / "studies").glob("*.yaml") if path.name != "dvc.yaml")
     for name in overlays:
         if name == FULL or name in RESERVED or not NAME.fullmatch(name):
             raise CoopNetError(f"studies: {_short(repr(name + '.yaml'))} cannot be a study; rename the file: {RULE}")

@@ -1,0 +1,109 @@
+# Networks whose weights are built out of trained ones, without training. They are evaluated at transfer.
+
+
+rule transfer:
+    """All networks grown from several branches into more."""
+    input:
+        all_of("transfer"),
+
+
+rule transfer_run:
+    """Grow a network by branches: three into five."""
+    input:
+        stamp_of("transfer"),
+        of("transfer", made_from),
+    output:
+        records_of("transfer"),
+    log:
+        log_of("transfer"),
+    conda:
+        "../envs/coopnet.yaml"
+    threads: of("transfer", threads_of)
+    resources:
+        gpu=of("transfer", gpus_of),
+    params:
+        study=STUDY.name,
+        key=of("transfer", key_of),  # the job refuses if params.yaml was edited before it began
+    shell:
+        TRANSFER
+
+
+rule expand:
+    """All networks expanded from one branch."""
+    input:
+        all_of("expand"),
+
+
+rule expand_run:
+    """Expand a network of one branch into several."""
+    input:
+        stamp_of("expand"),
+        of("expand", made_from),
+    output:
+        records_of("expand"),
+    log:
+        log_of("expand"),
+    conda:
+        "../envs/coopnet.yaml"
+    threads: of("expand", threads_of)
+    resources:
+        gpu=of("expand", gpus_of),
+    params:
+        study=STUDY.name,
+        key=of("expand", key_of),  # the job refuses if params.yaml was edited before it began
+    shell:
+        TRANSFER
+
+
+rule merge:
+    """All merged and combined networks."""
+    input:
+        all_of("merge"),
+
+
+rule merge_run:
+    """Merge one-branch networks onto one trunk, or combine them under one gate."""
+    input:
+        stamp_of("merge"),
+        of("merge", made_from),
+    output:
+        records_of("merge"),
+    log:
+        log_of("merge"),
+    conda:
+        "../envs/coopnet.yaml"
+    threads: of("merge", threads_of)
+    resources:
+        gpu=of("merge", gpus_of),
+    params:
+        study=STUDY.name,
+        key=of("merge", key_of),  # the job refuses if params.yaml was edited before it began
+    shell:
+        TRANSFER
+
+
+rule ensemble:
+    """All plain ensembles."""
+    input:
+        all_of("ensemble"),
+
+
+rule ensemble_run:
+    """Put trained networks side by side: the plain mean of their logits."""
+    input:
+        stamp_of("ensemble"),
+        of("ensemble", made_from),
+    output:
+        records_of("ensemble"),
+    log:
+        log_of("ensemble"),
+    conda:
+        "../envs/coopnet.yaml"
+    threads: of("ensemble", threads_of)
+    resources:
+        gpu=of("ensemble", gpus_of),
+    params:
+        study=STUDY.name,
+        key=of("ensemble", key_of),  # the job refuses if params.yaml was edited before it began
+    shell:
+        TRANSFER
