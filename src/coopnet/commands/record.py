@@ -145,9 +145,10 @@ def _sort(workspace: Workspace, plan: Study, digests: Digests) -> tuple[list[str
 
 def _other_source(workspace: Workspace, plan: Study, run: Run) -> str | None:
     """The run whose checkpoint lies here with other weights than the one that this run says it was made from."""
-    said = files.look(workspace.run(plan, run) / "run.json", "parents") or []
-    known = {parent.get("key"): parent.get("digest") for parent in said}
-    for source in run.sources:
+    record = workspace.run(plan, run) / "run.json"
+    said = [*(files.look(record, "parents") or []), files.look(record, "transfer") or {}]
+    known = {one.get("key"): one.get("digest") for one in said}
+    for source in (*run.sources, *run.parents):
         listed = files.look(workspace.run(plan, source) / "run.json", "files")
         if source.key in known and listed is not None and listed.get("model.safetensors") != known[source.key]:
             return source.name

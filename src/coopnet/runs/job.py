@@ -88,7 +88,7 @@ def produce(
             "seed": run.seed,
             "threads": run.threads,
             "selected_epoch": trained.selected_epoch,
-            "parents": [{"key": one.get("key"), "digest": one["files"][checkpoint.WEIGHTS]} for _, one in ancestors],
+            **descent(run, [record for _, record in ancestors]),
             "data": {"dataset": run.row.data.dataset, "digest": DATASETS[run.row.data.dataset].digest},
             "preprocessing": normalization(DATASETS[run.row.data.dataset], run.row.data.normalization),
             "files": {
@@ -102,6 +102,20 @@ def produce(
     )
     files.write_json(made / checkpoint.RECORD, files.sealed(record))
     return made
+
+
+def descent(run: Run, sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a run's record says of the networks that it came from: keys, and digests of weights.
+
+    Args:
+        run: which.
+        sources: the records of the checkpoints that it reads.
+    """
+    read = [{"key": one.get("key"), "digest": one["files"][checkpoint.WEIGHTS]} for one in sources]
+    if run.transfer is None:
+        return {"parents": read}
+    (transfer,) = sources
+    return {"parents": transfer["parents"], "transfer": read[0]}
 
 
 def all_logits(trained: TrainedNetwork, splits: Mapping[str, Images]) -> dict[str, Tensor]:

@@ -55,7 +55,7 @@ class Workspace:
         return self.root / ".stamps"
 
     def made(self, name: str, step: str) -> Path:
-        """The record of the step `tables`, `claims`, `report` or `timing` of a study: what its outputs were made from."""
+        """What the outputs of a step of a study, `tables`, `claims`, `report` or `timing`, were made from."""
         folder = self.results(name) if step in ("tables", "claims") else self.report(name)
         return folder / f"{step}.record.json"
 
