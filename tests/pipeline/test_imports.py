@@ -36,10 +36,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Path:
     [
         ("--version", ""),
         ("runs tiny", ""),
-        ("stages", ""),
-        ("source", ""),
         ("record tiny --if-possible", ""),
-        ("restore tiny", ""),
         ("evaluate tiny one3 0", "numpy scipy"),
         ("claims tiny", "numpy scipy"),
         ("tables tiny", "numpy scipy"),

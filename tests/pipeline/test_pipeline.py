@@ -76,21 +76,34 @@ def call(workspace: Path, *arguments: str, store: str | None = None) -> subproce
 
 
 def train(
-    workspace: Path, experiment: str, *, key: str | None = None, max_minutes: float | None = None
+    workspace: Path,
+    experiment: str,
+    *,
+    key: str | None = None,
+    max_minutes: float | None = None,
+    of_transfer: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """`coopnet train` of the tiny study, seed 0, in this process: torch takes seconds to import."""
+    """`coopnet train` or `transfer` of the tiny study, seed 0, in this process: torch takes seconds to import."""
     said = io.StringIO()
     handler = logging.StreamHandler(said)
     logging.getLogger("coopnet").addHandler(handler)
     logging.getLogger("coopnet").setLevel(logging.INFO)
     try:
-        code = command.train(Workspace(workspace), "tiny", experiment, 0, key, max_minutes)
+        if of_transfer:
+            code = 0 if command.transfer(Workspace(workspace), "tiny", experiment, 0, key) else 1
+        else:
+            code = command.train(Workspace(workspace), "tiny", experiment, 0, key, max_minutes)
     except CoopNetError as error:
         code = 1
         said.write(f"{error}\n")
     finally:
         logging.getLogger("coopnet").removeHandler(handler)
     return subprocess.CompletedProcess([], code, "", said.getvalue())
+
+
+def transfer(workspace: Path, experiment: str) -> subprocess.CompletedProcess[str]:
+    """`coopnet transfer` of the tiny study, seed 0, in this process."""
+    return train(workspace, experiment, of_transfer=True)
 
 
 def bits(workspace: Path) -> dict[str, bytes]:
@@ -144,7 +157,7 @@ def test_time_limit_stops_cleanly_and_continues(workspace: Path) -> None:
     stopped = train(workspace, "one3", max_minutes=0)
     assert stopped.returncode == 75
     assert "the same command again continues" in stopped.stderr
-    assert not (workspace / "results").exists()
+    assert not (workspace / "checkpoints").exists()
     assert "continuing at epoch 0, step 1" in train(workspace, "one3").stderr
 
 
@@ -152,9 +165,9 @@ def test_finished_runs_are_taken_from_the_store(workspace: Path, own_store: Path
     """Removed outputs come back without training and without torch; damaged outputs do not reach the store."""
     assert trained(train(workspace, "one3"))
     before = bits(workspace)
-    weights = workspace / "checkpoints/digits/tiny/one3/seed0/model.safetensors"
+    weights = workspace / "checkpoints/tiny/train_one/one3/seed0/model.safetensors"
     weights.write_bytes(b"damaged")
-    shutil.rmtree(workspace / "results")
+    weights.with_name("run.json").unlink()
     [entry] = (own_store / "runs").iterdir()
     (own_store / "unfinished" / entry.name / "a").mkdir(parents=True)  # of who was killed when all was done
     again = train(workspace, "one3")
@@ -178,13 +191,18 @@ def test_renaming_is_free_and_editing_is_not(workspace: Path) -> None:
 
 def test_child_of_a_missing_or_stale_parent_is_refused(workspace: Path) -> None:
     """Nothing grows out of a network that is not there, or not the one of the plan; the message names it."""
-    refused = train(workspace, "one3_to_5_split")
+    refused = transfer(workspace, "one3_to_5_split")
     assert refused.returncode == 1
-    assert "parent one3/seed0" in refused.stderr
+    assert refused.stderr.startswith("one3/seed0 of study tiny is not there")
     assert "coopnet train tiny one3 0" in refused.stderr
     train(workspace, "one3")
+    refused = train(workspace, "one3_to_5_split")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("one3_to_5_split/seed0 at transfer of study tiny is not there")
+    assert "coopnet transfer tiny one3_to_5_split 0" in refused.stderr
+    assert "transfers nothing" in transfer(workspace, "one3_continued").stderr
     edit(workspace, lambda study: study.update(experiments={"one3": {"training": {"batch_size": 40}}}))
-    assert train(workspace, "one3_to_5_split").returncode == 1
+    assert transfer(workspace, "one3_to_5_split").returncode == 1
 
 
 def test_parameters_edited_under_a_running_workflow_are_refused(workspace: Path) -> None:
@@ -226,23 +244,27 @@ def test_damaged_state_is_noticed(workspace: Path, own_store: Path) -> None:
 def test_damaged_parent_is_noticed(workspace: Path, name: str, own_store: Path) -> None:
     """A parent's file that is not the recorded one is named; the store's takes its place, or nothing grows."""
     train(workspace, "one3")
-    path = workspace / "checkpoints/digits/tiny/one3/seed0" / name
+    path = workspace / "checkpoints/tiny/train_one/one3/seed0" / name
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    healed = train(workspace, "one3_to_5_split", max_minutes=0)
+    healed = transfer(workspace, "one3_to_5_split")
     assert f"{name} is missing or not what its record says" in healed.stderr
-    assert healed.returncode == 75
+    assert healed.returncode == 0
     shutil.rmtree(own_store / "runs")
-    refused = train(workspace, "one3_to_5_split")
+    shutil.rmtree(workspace / "checkpoints/tiny/transfer")
+    refused = transfer(workspace, "one3_to_5_split")
     assert refused.returncode == 1
-    assert "parent one3/seed0 of study tiny is not there, is damaged" in refused.stderr
+    assert "one3/seed0 of study tiny is not there, is damaged" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
 def test_training_can_evaluate_at_once(workspace: Path) -> None:
     """`--evaluate` leaves the bytes that the command of its own leaves, and nothing where training was stopped."""
-    command, folder = ("coopnet", "train", "tiny", "one3", "0", "--evaluate"), workspace / "results/tiny/one3/seed0"
+    command, folder = (
+        ("coopnet", "train", "tiny", "one3", "0", "--evaluate"),
+        workspace / "checkpoints/tiny/train_one/one3/seed0",
+    )
     assert call(workspace, *command, "--max-minutes", "0").returncode == 75
     assert not (folder / "metrics.json").exists()
     assert call(workspace, *command).returncode == 0
@@ -256,7 +278,7 @@ def test_training_can_evaluate_at_once(workspace: Path) -> None:
 def test_logits_of_another_run_are_refused(workspace: Path) -> None:
     """Metrics are computed from the logits that the run's record names, and from no others."""
     train(workspace, "one3")
-    path = workspace / "results/tiny/one3/seed0/logits.safetensors"
+    path = workspace / "checkpoints/tiny/train_one/one3/seed0/logits.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -301,28 +323,40 @@ def test_study_does_not_depend_on_cores(workspace: Path, prepared: Path, tmp_pat
     assert bits(workspace) == bits(other)
     for name in ("index.html", "report.pdf"):
         assert (workspace / "reports/tiny" / name).read_bytes() == (other / "reports/tiny" / name).read_bytes()
-    metrics = json.loads((workspace / "results/tiny/one3_to_5_masked/seed0/metrics.json").read_text())
-    assert metrics["step0"]["test"]["versus_parent"]["exact"]
+    masked = workspace / "checkpoints/tiny/transfer/one3_to_5_masked/seed0/metrics.json"
+    assert json.loads(masked.read_text())["final"]["test"]["versus_parent"]["exact"]
+    gathered = json.loads((workspace / "results/tiny/metrics.json").read_text())
+    assert gathered["one3_to_5_masked/seed0"]["step0"] == json.loads(masked.read_text())["final"]
 
 
 def test_edited_row_reruns_itself_and_its_descendants_alone(workspace: Path) -> None:
     """Snakemake asks again exactly for what an edit decides; a new title asks for no training."""
     arguments = ("snakemake", "--cores", "2", "--config", "study=tiny")
     for experiment in TINY["only"]:  # type: ignore[attr-defined]
+        if "_to_5_" in experiment:
+            assert transfer(workspace, experiment).returncode == 0
+            assert call(workspace, "coopnet", "evaluate", "tiny", experiment, "0", "--at-transfer").returncode == 0
         assert train(workspace, experiment).returncode == 0
         assert call(workspace, "coopnet", "evaluate", "tiny", experiment, "0").returncode == 0
 
-    def planned() -> set[str]:
+    def planned() -> set[tuple[str, str]]:
         dry = call(workspace, *arguments, "--dry-run")
         lines = (dry.stdout + dry.stderr).splitlines()
-        jobs = [i for i, line in enumerate(lines) if line.startswith("rule train_")]
-        names = [line.partition("experiment=")[2].split(",")[0] for i in jobs for line in lines[i : i + 8]]
-        return {name for name in names if name}
+        jobs = [(i, re.fullmatch(r"rule (\w+)_run:", line)) for i, line in enumerate(lines)]
+        return {
+            (rule[1], line.partition("experiment=")[2].split(",")[0])
+            for i, rule in jobs
+            if rule
+            for line in lines[i : i + 8]
+            if "experiment=" in line
+        }
 
+    split = {("transfer", "one3_to_5_split"), ("finetune", "one3_to_5_split")}
+    masked = {("transfer", "one3_to_5_masked"), ("finetune", "one3_to_5_masked")}
     edit(workspace, lambda study: study.update(experiments={"one3_to_5_split": {"start": {"noise": 0.3}}}))
-    assert planned() == {"one3_to_5_split"}
+    assert planned() == split
     edit(workspace, lambda study: study.update(experiments={"one3": {"training": {"batch_size": 40}}}))
-    assert planned() == set(TINY["only"])  # type: ignore[call-overload]
+    assert planned() == {("train_one", "one3"), ("finetune", "one3_continued")} | split | masked
     edit(workspace, lambda study: study.update(experiments={}, title="Another"))
     assert planned() == set()
 
@@ -332,12 +366,14 @@ def test_what_was_only_evaluated_otherwise_waits_for_no_gpu(workspace: Path) -> 
     edit(workspace, lambda study: study.update(only=["one3", "one3_continued", "one3_to_5_split"], threads=2))
     for experiment in ("one3", "one3_continued"):
         assert train(workspace, experiment).returncode == 0
+    assert transfer(workspace, "one3_to_5_split").returncode == 0
+    assert call(workspace, "coopnet", "evaluate", "tiny", "one3_to_5_split", "0", "--at-transfer").returncode == 0
     assert call(workspace, "coopnet", "evaluate", "tiny", "one3", "0").returncode == 0
     edit(workspace, lambda study: study.update(device="cuda"))
     dry = call(workspace, "snakemake", "--dry-run", "--cores", "2", "--config", "study=tiny")
     said = dry.stdout + dry.stderr
-    assert "tiny: 1 of 3 runs to make, 1 more to evaluate" in said, said
-    jobs = {job.partition("experiment=")[2].partition(",")[0]: job for job in said.split("rule train_digits:")[1:]}
+    assert "tiny: 1 of 4 networks to make, 1 more to evaluate" in said, said
+    jobs = {job.partition("experiment=")[2].partition(",")[0]: job for job in said.split("rule finetune_run:")[1:]}
     assert sorted(jobs) == ["one3_continued", "one3_to_5_split"]
     assert "gpu=0" in jobs["one3_continued"]
     assert "threads:" not in jobs["one3_continued"]
@@ -347,7 +383,7 @@ def test_what_was_only_evaluated_otherwise_waits_for_no_gpu(workspace: Path) -> 
 
 @pytest.mark.parametrize("name", ["full", "mini"])
 def test_dry_run_plans_every_run(name: str, tmp_path: Path) -> None:
-    """`snakemake -n` plans one job per experiment and seed, and asks for a GPU in the full study alone."""
+    """`snakemake -n` plans a job per run and per transfer, by phase, and asks for a GPU in the full study alone."""
     folder = tmp_path / "empty"
     folder.mkdir()
     for part in ("params.yaml", "claims.yaml", "figures.yaml", "Snakefile", "studies", "workflow", "profiles"):
@@ -356,8 +392,8 @@ def test_dry_run_plans_every_run(name: str, tmp_path: Path) -> None:
     output = planned.stdout + planned.stderr
     assert planned.returncode == 0, output
     counts = dict(line.split() for line in output.splitlines() if len(line.split()) == 2)
-    runs = study.load(ROOT, name).runs.values()
-    jobs = Counter(f"train_{run.row.data.dataset}" for run in runs)
+    runs = list(study.load(ROOT, name).everything())
+    jobs = Counter(f"{run.phase}_run" for run in runs)
     assert {rule: int(counts[rule]) for rule in jobs} == jobs
     asked = [line for line in output.splitlines() if line.strip().startswith("resources:") and "gpu=1" in line]
     assert len(asked) == (len(runs) if name == "full" else 0)
@@ -383,16 +419,16 @@ def test_edits_are_seen_in_runs_that_snakemake_did_not_make(workspace: Path) -> 
     """A run made by hand is up to date for the workflow, and stale as soon as its row is edited."""
     train(workspace, "one3")
     assert call(workspace, "coopnet", "evaluate", "tiny", "one3", "0").returncode == 0
-    target = "results/tiny/one3/seed0/metrics.json"
+    target = "checkpoints/tiny/train_one/one3/seed0/metrics.json"
     arguments = ("snakemake", "--cores", "1", "--config", "study=tiny", "--dry-run", target)
     clean = call(workspace, *arguments)
-    assert "rule train_digits" not in clean.stdout + clean.stderr
+    assert "rule train_one_run" not in clean.stdout + clean.stderr
     edit(workspace, lambda study: study.update(experiments={"one3": {"training": {"batch_size": 40}}}))
     stale = call(workspace, *arguments)
-    assert "rule train_digits" in stale.stdout + stale.stderr
+    assert "rule train_one_run" in stale.stdout + stale.stderr
     edit(workspace, lambda study: study.update(experiments={}))
     reverted = call(workspace, *arguments)
-    assert "rule train_digits" not in reverted.stdout + reverted.stderr
+    assert "rule train_one_run" not in reverted.stdout + reverted.stderr
 
 
 def test_metrics_of_another_run_are_not_tabulated(workspace: Path) -> None:
@@ -419,7 +455,7 @@ def test_a_failed_job_leaves_earlier_results_alone(workspace: Path) -> None:
 
     if torch.cuda.is_available():
         pytest.skip("the job would not fail on this machine")
-    failed = call(workspace, "snakemake", "--cores", "1", "--config", "study=tiny", "--until", "train_digits")
+    failed = call(workspace, "snakemake", "--cores", "1", "--config", "study=tiny", "--until", "train_one_run")
     assert failed.returncode != 0
     assert bits(workspace) == before
 
@@ -485,12 +521,15 @@ def test_imported_checkpoint_is_a_parent(workspace: Path, tmp_path: Path, monkey
     edit(workspace, lambda study: study["every_experiment"]["model"].update(width=16))
 
     for name in ("net", "net_grown"):
+        if name == "net_grown":
+            assert transfer(workspace, name).returncode == 0
+            assert call(workspace, "coopnet", "evaluate", "tiny", name, "0", "--at-transfer").returncode == 0
         made = train(workspace, name)
         assert made.returncode == 0, made.stderr
         assert call(workspace, "coopnet", "evaluate", "tiny", name, "0").returncode == 0
     for step in ("tables", "claims", "report"):
         assert call(workspace, "coopnet", step, "tiny").returncode == 0
-    metrics = json.loads((workspace / "results/tiny/net_grown/seed0/metrics.json").read_text())
+    metrics = json.loads((workspace / "results/tiny/metrics.json").read_text())["net_grown/seed0"]
     assert metrics["step0"]["test"]["versus_parent"]["exact"]
     page = (workspace / "reports/tiny/index.html").read_text()
     assert "net_grown" in page
@@ -516,7 +555,7 @@ def test_runs_tells_the_state_of_each_run(workspace: Path) -> None:
     assert state("one3") == "resumable at epoch 0 of 3"
     train(workspace, "one3")
     assert state("one3") == "finished"
-    shutil.rmtree(workspace / "results")
+    shutil.rmtree(workspace / "checkpoints")
     assert state("one3") == "in the store"
     train(workspace, "one3")
     edit(workspace, lambda study: study.update(experiments={"one3": {"training": {"batch_size": 40}}}))

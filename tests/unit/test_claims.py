@@ -20,6 +20,8 @@ from coopnet.claims.decisions import Judged, Judgement, Outcome, Part, conjuncti
 from coopnet.claims.inference import Estimate, Source
 from coopnet.claims.pairing import pair, roots
 from coopnet.commands import claims as command
+from coopnet.evaluation import gather
+from coopnet.evaluation.gather import RunFolder
 from coopnet.evaluation.outcomes import pack
 from coopnet.files.errors import CoopNetError
 from coopnet.report import ledger
@@ -497,6 +499,10 @@ def made(folder: Path, share: Callable[[Run, str], float], seeds: int = 3) -> tu
     workspace, plan = Workspace(folder), study.load(folder, "tiny")
     for run in plan.runs.values():
         write_run(workspace.run(plan, run), run, share)
+    gather.write(
+        [RunFolder(run.experiment, run.seed, workspace.run(plan, run)) for run in plan.runs.values()],
+        workspace.results(plan.name),
+    )
     lines = [f"{name},{row.model.branches},{100 + row.model.branches}\n" for name, row in plan.experiments.items()]
     files.write_text(
         workspace.tables(plan.name) / "compute.csv", "experiment,training_flops,lineage_flops\n" + "".join(lines)
@@ -525,6 +531,7 @@ def write_run(folder: Path, run: Run, share: Callable[[Run, str], float]) -> Non
     scores = ("validation_top1_ensemble", "validation_top5_ensemble")
     epochs = [{"epoch": e} | dict.fromkeys(scores, 10.0 * e) for e in range(run.row.training.epochs)]
     files.write_rows(folder / "history.csv", epochs)
+    files.write_json(folder / "run.json", {"row": run.row.decisive()})
 
 
 def ledger_of(workspace: Workspace) -> dict[str, dict[str, Any]]:

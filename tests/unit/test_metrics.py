@@ -489,6 +489,8 @@ def plan_of(monkeypatch: pytest.MonkeyPatch, start: str, parents: list[SimpleNam
         seed=0,
         name="child/seed0",
         key="child's",
+        phase="finetune",
+        transfer=None,
         row=SimpleNamespace(start=SimpleNamespace(kind=start), data=DATA),
         parents=tuple(parents),
     )
@@ -500,12 +502,14 @@ def plan_of(monkeypatch: pytest.MonkeyPatch, start: str, parents: list[SimpleNam
 def parent_of(seed: int) -> SimpleNamespace:
     """A run that another began from."""
     row = SimpleNamespace(data=DATA)
-    return SimpleNamespace(experiment="one", seed=seed, name="one", key=f"key {seed}", row=row, parents=())
+    return SimpleNamespace(
+        experiment="one", seed=seed, name="one", key=f"key {seed}", phase="train_one", row=row, parents=()
+    )
 
 
 def save(root: Path, run: SimpleNamespace, saved: dict[str, Saved]) -> None:
     """The logits of a run and their record, as training leaves them."""
-    folder = root / "results/tiny" / run.experiment / f"seed{run.seed}"
+    folder = root / "checkpoints/tiny" / run.phase / run.experiment / f"seed{run.seed}"
     tensors = {
         f"{split}/{field}": getattr(said, field) for split, said in saved.items() for field in said.__dataclass_fields__
     }
@@ -530,16 +534,15 @@ def test_parents_are_called_what_they_are(
     parents = [parent_of(seed) for seed in range(count)]
     run = plan_of(monkeypatch, start, parents)
     final = {split: some_saved(seed) for seed, split in enumerate(("test", "validation"))}
-    step0 = {f"step0_{split}": said for split, said in final.items()} if start != "random" else {}
-    save(tmp_path, run, final | step0)
+    save(tmp_path, run, final)
     for parent in parents:
         said = {split: replace(some_saved(10 + parent.seed), labels=own.labels) for split, own in final.items()}
         save(tmp_path, parent, said)
     command.evaluate(Workspace(tmp_path), "tiny", "child", 0)
-    metrics = files.read_json(tmp_path / "results/tiny/child/seed0/metrics.json")
+    metrics = files.read_json(tmp_path / "checkpoints/tiny/finetune/child/seed0/metrics.json")
     assert metrics.pop("key") == run.key
-    folder = tmp_path / "results/tiny/child/seed0"
-    written = {name: files.sha256(folder / name) for name in ("outcomes.safetensors", "scores.json", "votes.csv")}
+    folder = tmp_path / "checkpoints/tiny/finetune/child/seed0"
+    written = {name: files.sha256(folder / name) for name in ("outcomes.safetensors", "votes.csv")}
     assert metrics.pop("files") == written
     picked, voted = metrics.pop("picked"), votes(final["test"])
     right = unpack(files.read_tensors(folder / "outcomes.safetensors")["final/picked"], 100)
@@ -547,7 +550,7 @@ def test_parents_are_called_what_they_are(
         assert picked[score] == best_smaller(votes(final["validation"]), 3, score)
         (row,) = [row for row in voted if picked[score].items() <= row.items()]
         assert 100 * right[k].mean() == pytest.approx(row[score])
-    assert set(metrics) == ({"final", "step0"} if step0 else {"final"})
+    assert set(metrics) == {"final"}
     for stage in metrics.values():
         for split in ("test", "validation"):
             known = {key for key in stage[split] if key.startswith("versus")}
@@ -560,26 +563,6 @@ def test_parents_are_called_what_they_are(
                 assert stage[split][name] == compare(final[split], own[0])
 
 
-@pytest.mark.parametrize("start", ["random", "split"])
-def test_scores_are_flat_and_those_of_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str) -> None:
-    """`scores.json` names each figure by part, model and score; every one is computed from the logits of that part."""
-    parents = [parent_of(0)]
-    run = plan_of(monkeypatch, start, parents)
-    said = {"test": some_saved(0), "validation": some_saved(1)}
-    if start == "split":
-        said |= {"step0_test": replace(some_saved(2), labels=said["test"].labels)}
-    save(tmp_path, run, said)
-    save(tmp_path, parents[0], {split: replace(some_saved(3), labels=said[split].labels) for split in said})
-    command.evaluate(Workspace(tmp_path), "tiny", "child", 0)
-    found = files.read_json(tmp_path / "results/tiny/child/seed0/scores.json")
-    assert set(found) == {"test", "validation"} | ({"step0"} if start == "split" else set())
-    for part, models in found.items():
-        own = said["step0_test" if part == "step0" else part]
-        assert models["ensemble"] == scores(own.ensemble, own.labels)
-        first = scores(own.branches[:, 0], own.labels)
-        assert models["branch1"] == {"top1": first["top1"], "top5": first["top5"]}
-
-
 def test_diverged_run_is_not_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of logits that are no numbers neither votes nor metrics are left behind."""
     run = plan_of(monkeypatch, "random", [])
@@ -588,5 +571,5 @@ def test_diverged_run_is_not_evaluated(tmp_path: Path, monkeypatch: pytest.Monke
     save(tmp_path, run, {"test": said})
     with pytest.raises(CoopNetError, match="diverged"):
         command.evaluate(Workspace(tmp_path), "tiny", "child", 0)
-    names = {path.name for path in (tmp_path / "results/tiny/child/seed0").iterdir()}
+    names = {path.name for path in (tmp_path / "checkpoints/tiny/finetune/child/seed0").iterdir()}
     assert names == {"run.json", "logits.safetensors"}

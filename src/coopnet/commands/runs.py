@@ -139,8 +139,8 @@ def collect_garbage(workspace: Workspace, *, remove: bool) -> None:
 
 def referred(workspace: Workspace) -> set[str]:
     """Keys of all runs of all studies, and of all results and checkpoints that lie in the workspace."""
-    keys = {run.key for name in study.names(workspace.root) for run in study.load(workspace.root, name).runs.values()}
-    records = [*workspace.root.glob("results/*/*/seed*/run.json"), *workspace.root.glob("checkpoints/**/model.json")]
+    keys = {run.key for name in study.names(workspace.root) for run in study.load(workspace.root, name).everything()}
+    records = workspace.root.glob("checkpoints/**/run.json")
     return keys | {str(key) for path in records if (key := files.look(path, "key"))}
 
 

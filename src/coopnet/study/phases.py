@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from coopnet.study.settings import GROWING, JOINING, Experiment
+from coopnet.study.settings import GROWING, JOINING, Experiment, Masked
 
 TRAINING = ("train_baseline", "train_one", "transfer", "expand", "merge", "ensemble", "distil", "finetune")
 """The phases that make networks, in their usual order."""
@@ -43,6 +43,6 @@ def untrained(row: Experiment) -> Experiment:
     Rows that differ in their training share it.
     """
     plain = {"epochs": 0, "optimizer": {"kind": "sgd", "lr": 1.0}}
-    start = row.start.model_copy(update={"opens": False}) if row.start.kind == "masked" else row.start
+    start = Masked(kind="masked", opens=False) if row.start.kind == "masked" else row.start
     training = type(row.training).model_validate(plain)
     return row.model_copy(update={"training": training, "start": start})
