@@ -518,7 +518,8 @@ def write_run(folder: Path, run: Run, share: Callable[[Run, str], float]) -> Non
 
     models = ["ensemble", *(f"branch{b + 1}" for b in range(run.row.model.branches))]
     bits = pack({f"final/{model}": ranks(model) for model in [*models, "picked", "mean_probabilities"]})
-    metrics: dict[str, Any] = {"key": run.key, "final": {"test": {"images": IMAGES}}}
+    accuracy = {"top1": 100 * float((ranks("ensemble") < 1).mean()), "top5": 100.0}
+    metrics: dict[str, Any] = {"key": run.key, "final": {"test": {"images": IMAGES, "ensemble": accuracy}}}
     if run.parents:
         parent = ranks("ensemble", run.parents[0])
         bits |= pack({"step0/ensemble": parent})
@@ -610,17 +611,18 @@ def test_what_a_start_keeps_is_counted(tmp_path: Path) -> None:
     assert found["masked_keeps_predictions/top5"]["verdict"] == "supported"
     nll = found["masked_keeps_calibration"]
     assert (nll["verdict"], nll["estimate"], nll["unit"]) == ("contradicted", pytest.approx(0.01), "nats")
+    path = workspace.results(plan.name) / "metrics.json"
+    metrics = files.read_json(path)
     for seed in range(3):
-        path = workspace.run(plan, plan.run("one3_to_5_masked", seed)) / "metrics.json"
-        metrics = files.read_json(path)
-        metrics["step0"]["test"]["versus_parent"]["changed_predictions"] = int(seed == 2)
-        metrics["step0"]["test"]["ensemble"]["nll"] = 1.0
-        files.write_json(path, metrics)
+        at_transfer = metrics[f"one3_to_5_masked/seed{seed}"]["step0"]["test"]
+        at_transfer["versus_parent"]["changed_predictions"] = int(seed == 2)
+        at_transfer["ensemble"]["nll"] = 1.0
+    files.write_json(path, metrics)
     found = ledger_of(workspace)
     changed = found["masked_keeps_predictions/top1"]
     assert (changed["verdict"], changed["estimate"]) == ("contradicted", pytest.approx(1 / 3))
     assert found["masked_keeps_calibration"]["verdict"] == "supported"
-    metrics["step0"]["test"]["versus_parent"]["changed_predictions"] = 0
+    at_transfer["versus_parent"]["changed_predictions"] = 0
     files.write_json(path, metrics)
     assert ledger_of(workspace)["masked_keeps_predictions/top1"]["verdict"] == "supported"
 
@@ -649,22 +651,24 @@ def damage(path: Path) -> None:
 
 
 def test_damaged_results_are_refused_by_name(tmp_path: Path) -> None:
-    """A flipped bit, another run's metrics, no table of FLOPs: one line that names the file and the remedy."""
+    """Another run's metrics, outcomes cut short, no table of FLOPs: one line that names the file and the remedy."""
     workspace, plan = made(tmp_path, by_branches)
-    folder = workspace.run(plan, plan.run("one3", 2))
-    outcomes = (folder / "outcomes.safetensors").read_bytes()
-    damage(folder / "outcomes.safetensors")
-    with pytest.raises(CoopNetError, match=r"one3/seed2/outcomes.safetensors is not the file that was evaluated"):
+    results = workspace.results(plan.name)
+    gathered = files.read_json(results / "metrics.json")
+    other = gathered | {"one3/seed2": gathered["one3/seed2"] | {"key": "another"}}
+    files.write_json(results / "metrics.json", other)
+    with pytest.raises(CoopNetError, match=r"no metrics of one3/seed2 as the plan has it now.*run `coopnet tables`"):
         command.claims(workspace, "tiny")
-    (folder / "outcomes.safetensors").write_bytes(outcomes)
-    other = files.read_json(folder / "metrics.json")
-    files.write_json(folder / "metrics.json", other | {"key": "another"})
-    with pytest.raises(CoopNetError, match=r"run `coopnet evaluate` for one3/seed2 again"):
-        command.claims(workspace, "tiny")
-    files.write_json(folder / "metrics.json", other | {"final": {"test": {"images": IMAGES + 8}}})
+    images = gathered["one3/seed2"] | {"final": {"test": {"images": IMAGES + 8}}}
+    files.write_json(results / "metrics.json", gathered | {"one3/seed2": images})
     with pytest.raises(CoopNetError, match="no usable outcomes"):
         command.claims(workspace, "tiny")
-    files.write_json(folder / "metrics.json", other)
+    files.write_json(results / "metrics.json", gathered)
+    outcomes = (results / "outcomes.safetensors").read_bytes()
+    (results / "outcomes.safetensors").write_bytes(outcomes[: len(outcomes) // 2])
+    with pytest.raises(CoopNetError, match=r"outcomes.safetensors is damaged"):
+        command.claims(workspace, "tiny")
+    (results / "outcomes.safetensors").write_bytes(outcomes)
     table = workspace.tables(plan.name) / "compute.csv"
     table.write_text("experiment,training_flops\none3,many\n")
     with pytest.raises(CoopNetError, match="damaged"):

@@ -28,7 +28,7 @@ from coopnet.files.errors import CoopNetError
 from coopnet.study import numerics, planning
 from coopnet.study.settings import GROWING, JOINING, Experiment, OnTheFly
 
-OVERLAYS = sorted(path.stem for path in (ROOT / "studies").glob("*.yaml"))
+OVERLAYS = sorted(path.stem for path in (ROOT / "studies").glob("*.yaml") if path.name != "dvc.yaml")
 SCALED = ("demo", "demo_all", "mini")
 PARAMS: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 FINE_TUNED = ("one3_continued", *(f"one3_to_5_{kind}" for kind in ("zero_pad", "zero_output", "masked", "split")))
