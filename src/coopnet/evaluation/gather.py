@@ -7,6 +7,7 @@ outcomes.safetensors   which test images each network gets right, as bits, `<exp
 """
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,9 +90,17 @@ def write(runs: Sequence[RunFolder], out: Path) -> None:
     metrics = {run.name: metrics_of(run) | _curve(run.folder / "history.csv") for run in runs}
     bits = {f"{run.name}/{network}": tensor for run in runs for network, tensor in outcomes_of(run).items()}
     files.write_tensors(out / "outcomes.safetensors", bits)
-    files.write_json(out / "records.json", records)
+    files.write_text(out / "records.json", _a_line_each(records))
     files.write_json(out / "scores.json", _at_a_glance(runs, metrics))
-    files.write_json(out / "metrics.json", metrics)
+    files.write_text(out / "metrics.json", _a_line_each(metrics))
+
+
+def _a_line_each(content: Mapping[str, Any]) -> str:
+    """JSON with a line per run, so that git shows which runs differ."""
+    lines = [
+        f"{json.dumps(name)}: {json.dumps(content[name], sort_keys=True, allow_nan=False)}" for name in sorted(content)
+    ]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _curve(history: Path) -> dict[str, Any]:
