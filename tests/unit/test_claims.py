@@ -417,7 +417,7 @@ def read(folder: Path, content: Any) -> list[entries.Stated]:
         ({"parts": [{"kind": "about", "of": "one3", "than": "one5"}]}, "belongs to kind `about`"),
         ({"parts": [{"kind": "better", "of": "one3", "than": "one5", "target": [1.0, 2.0]}]}, "belongs to kind"),
         ({"parts": [{"kind": "about", "of": "one3", "than": "one5", "target": [2.0, 1.0]}]}, "must not fall"),
-        ({"parts": [{"kind": "about", "of": "one3", "than": "one5", "target": [0.5, 1.0]}]}, "within the margin of 0.5"),
+        ({"parts": [{"kind": "about", "of": "one3", "than": "one5", "target": [0.5, 1.0]}]}, "within the margin"),
         ({"parts": [{"kind": "predictions_kept", "of": "merge3_first"}]}, "compares with the one parent"),
         ({"parts": [{"kind": "calibration_kept", "of": "one3_to_5_masked"}]}, "tolerance: {nll"),
         (
