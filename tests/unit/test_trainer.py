@@ -1,6 +1,9 @@
 """Training: deterministic, interruptible without a trace, and driven by schedules that do what they say."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from coopnet.data.augment import draw_epoch
+from coopnet.data.augment import Images, draw_epoch
 from coopnet.files.errors import CoopNetError
 from coopnet.networks.loss import Teaching
 from coopnet.networks.network import Architecture, build
@@ -19,7 +22,7 @@ from coopnet.training.engine import Evaluation, batches, logits, ranks
 from coopnet.training.optimizer import Optimizer
 from coopnet.training.schedule import Opening, learning_rate, steps_per_epoch
 from coopnet.training.trainer import Interrupted, train
-from training_fixture import CPU, Ram, Silence, never, result, settings, split, task
+from training_fixture import CPU, WIDTH, Ram, Silence, never, result, settings, split, task
 
 
 @pytest.mark.parametrize(
@@ -100,15 +103,55 @@ def test_new_branch_learns_while_it_is_closed() -> None:
     assert not torch.equal(before, memory.saved[0]["network/branches.2.classifier.weight"])
 
 
-def test_best_validation_keeps_the_network_of_its_epoch() -> None:
-    """The result is the network of the epoch with the highest validation accuracy, the earliest of equals."""
-    job = task(settings(epochs=6, selection="best_validation"))
+def coloured(count: int, seed: int, shift: int = 0) -> Images:
+    """Images of 4 colours, which are the classes; each is labelled as the class `shift` places on."""
+    rng = np.random.default_rng(seed)
+    colours = np.array([[220, 40, 40], [40, 220, 40], [40, 40, 220], [128, 128, 128]])
+    classes = np.arange(count) % 4
+    pixels = colours[classes][:, None, None] + rng.integers(-30, 31, (count, 32, 32, 3))
+    return Images(pixels.astype(np.uint8), (classes + shift) % 4, [0.5] * 3, [0.25] * 3, CPU)
+
+
+def test_best_validation_keeps_the_network_of_its_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The result is the network of the epoch with the highest validation accuracy, the earliest of equals.
+
+    The accuracies are made up, so that the best epoch by validation is neither the first nor the last, nor the best by
+    test images.
+    """
+    made_up = {"validation": [10.0, 30.0, 30.0, 20.0], "test": [40.0, 10.0, 20.0, 50.0]}
+    ends: list[dict[str, Tensor]] = []
+
+    class Saving(Ram):
+        """Keeps the network of every epoch."""
+
+        def save(self, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
+            super().save(tensors, facts)
+            ends.append({name: tensor.clone() for name, tensor in tensors.items() if name.startswith("network/")})
+
+    def evaluation(network: Any, split: Images, *others: Any) -> Any:
+        (name,) = (name for name, images in job.splits.items() if images is split)
+        left = iter(made_up[name])
+        return lambda teaching: SimpleNamespace(row=lambda prefix: {f"{prefix}_top1_ensemble": next(left)})
+
+    monkeypatch.setattr(trainer, "Evaluation", evaluation)
+    job = task(settings(epochs=4, selection="best_validation"))
+    trained = train(job, Saving(), Silence(), never)
+    assert trained.selected_epoch == 1
+    assert len(ends) == 4
+    kept = {f"network/{name}": tensor for name, tensor in trained.network.state_dict().items()}
+    assert [all(torch.equal(end[name], kept[name]) for name in kept) for end in ends] == [False, True, False, False]
+
+
+def test_network_that_is_best_on_test_images_is_not_selected() -> None:
+    """With mislabelled validation images, what is learned helps on test images only; the network is that of before."""
+    optimizer = {"kind": "sgd", "lr": 0.003}
+    job = task(settings(epochs=4, selection="best_validation", schedule={}, optimizer=optimizer))
+    job.splits = {"training": coloured(64, 1), "validation": coloured(40, 2, shift=1), "test": coloured(40, 3)}
     trained = train(job, Ram(), Silence(), never)
-    accuracies = [row["validation_top1_ensemble"] for row in trained.history]
-    assert trained.selected_epoch == int(np.argmax(accuracies))
-    evaluation = Evaluation(trained.network, job.splits["validation"], "fp32")
-    again = evaluation(Teaching("on_the_fly", True, 3.0, 1.0)).row("v")
-    assert again["v_top1_ensemble"] == max(accuracies)
+    accuracies, on_test = ([row[f"{name}_top1_ensemble"] for row in trained.history] for name in ("validation", "test"))
+    assert trained.selected_epoch == np.argmax(accuracies) != np.argmax(on_test)
+    again = Evaluation(trained.network, job.splits["validation"], "fp32")(Teaching("on_the_fly", True, 3.0, 1.0))
+    assert again.row("again")["again_top1_ensemble"] == max(accuracies) > accuracies[-1]
 
 
 def test_bf16_follows_fp32() -> None:
@@ -207,7 +250,7 @@ def test_momentum_is_used_from_the_first_step() -> None:
 )
 def test_optimizer_is_torch_optim(options: SGD | Adam, reference: Any) -> None:
     """Three steps from the same gradients give what the classes of `torch.optim` give."""
-    networks = [build(Architecture("cifar_resnet", 8, "basic", 4, 1, "none", 4), 0) for _ in range(2)]
+    networks = [build(Architecture("cifar_resnet", 8, "basic", WIDTH, 1, "none", 4), 0) for _ in range(2)]
     ours, theirs = Optimizer(networks[0], options, {}), reference(networks[1].parameters())
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
@@ -221,17 +264,23 @@ def test_optimizer_is_torch_optim(options: SGD | Adam, reference: Any) -> None:
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
 
 
-def test_augmentation_crops_and_flips_the_padded_image() -> None:
-    """Each augmented image is the normalised window of the zero-padded image, mirrored where the draw says so."""
-    images = split(5, 0)
-    order, offsets = torch.tensor([3, 1]), torch.tensor([[0, 8], [5, 2]])
-    made = images.augmented(order, offsets, torch.tensor([True, False]))
-    for i, (index, (top, left), flip) in enumerate(zip([3, 1], offsets.tolist(), [True, False], strict=True)):
-        window = images.padded[index, top : top + 32, left : left + 32].float() / 255
-        window = window.flip(1) if flip else window
-        torch.testing.assert_close(made[i], ((window - 0.5) / 0.25).permute(2, 0, 1))
-    assert made.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(images.plain(order), images.augmented(order, torch.full((2, 2), 4), torch.tensor([False] * 2)))
+@pytest.mark.parametrize("augment", [True, False])
+def test_training_images_are_augmented_where_the_row_says_so_alone(
+    monkeypatch: pytest.MonkeyPatch, augment: bool
+) -> None:
+    """Each step trains on its images cropped and flipped as the epoch's draws say, or on these images as they are."""
+    job, seen = replace(task(settings(epochs=1)), augment=augment), list[Tensor]()
+
+    def step(network: Any, optimizer: Any, images: Tensor, labels: Tensor, *others: Any) -> Tensor:
+        seen.append(images)
+        return engine.train_step(network, optimizer, images, labels, *others)
+
+    monkeypatch.setattr(trainer, "train_step", step)
+    train(job, Ram(), Silence(), never)
+    draws, images = draw_epoch(70, job.seed, 0, CPU), job.splits["training"]
+    plain, augmented = images.plain(draws.order), images.augmented(*draws)
+    assert torch.equal(torch.cat(seen), augmented if augment else plain)
+    assert not torch.equal(plain, augmented)
 
 
 def test_epoch_draws_cover_all_images_and_all_offsets() -> None:
@@ -265,7 +314,7 @@ def test_ranks_do_not_reward_silence() -> None:
 
 def test_meters_do_not_depend_on_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Means are over images, also when the last batch is smaller."""
-    network, images = build(Architecture("cifar_resnet", 8, "basic", 4, 2, "learned", 4), 0), split(50, 0)
+    network, images = build(Architecture("cifar_resnet", 8, "basic", WIDTH, 2, "learned", 4), 0), split(50, 0)
     teaching = Teaching("on_the_fly", True, 3.0)
     monkeypatch.setattr(engine, "EVALUATION_BATCH", 16)
     whole = Evaluation(network, images, "fp32")(teaching).row("x")
