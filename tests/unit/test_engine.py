@@ -16,14 +16,14 @@ from coopnet.training import engine
 from coopnet.training.engine import Evaluation, Meters, batches, logits, make_deterministic, ranks, taught, train_step
 from coopnet.training.optimizer import Optimizer
 from coopnet.training.schedule import steps_per_epoch
-from training_fixture import CPU, WIDTH, split
+from training_fixture import CPU, split
 
 ON_THE_FLY = Teaching("on_the_fly", True, 3.0, 0.5)
 
 
 def network(branches: int = 2, seed: int = 0, gate: str = "learned") -> CooperativeNetwork:
     """A small network for 4 classes."""
-    return build(Architecture("cifar_resnet", 8, "basic", WIDTH, branches, gate, 4), seed)
+    return build(Architecture("cifar_resnet", 8, "basic", 8, branches, gate, 4), seed)
 
 
 def test_ranks_do_not_reward_silence() -> None:

@@ -99,17 +99,15 @@ def test_state_of_another_kind_is_left_out_and_what_is_missing_is_zero() -> None
 
 
 def test_parameters_without_a_gradient_stay() -> None:
-    """Neither weight decay nor momentum moves what has no gradient; gradients are listed, and forgotten on request."""
+    """Neither weight decay nor momentum moves what has no gradient; gradients are forgotten on request."""
     net = network()
     optimizer = Optimizer(net, SGD(kind="sgd", lr=0.1, weight_decay=0.1), {})
     give(drawn(1)[0], net)
     optimizer.step()
-    assert len(optimizer.gradients()) == len(list(net.parameters()))
     optimizer.clear_gradients()
-    assert optimizer.gradients() == []
+    assert all(parameter.grad is None for parameter in net.parameters())
     before = [parameter.detach().clone() for parameter in net.parameters()]
     net.branches[0].classifier.bias.grad = torch.ones(4)
-    assert [gradient.shape for gradient in optimizer.gradients()] == [(4,)]
     optimizer.step()
     moved = [not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True)]
     assert moved == [name == "branches.0.classifier.bias" for name, _ in net.named_parameters()]

@@ -6,17 +6,15 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from coopnet.data.augment import Images, draw_epoch
 from coopnet.files.errors import CoopNetError
-from coopnet.networks.loss import Teaching
 from coopnet.networks.transfer import TrainedNetwork
 from coopnet.training import engine, trainer
-from coopnet.training.engine import Evaluation, logits
+from coopnet.training.engine import logits
 from coopnet.training.schedule import Opening
 from coopnet.training.trainer import Interrupted, train
 from training_fixture import CPU, Ram, Silence, never, result, settings, task
@@ -100,15 +98,6 @@ def test_new_branch_learns_while_it_is_closed() -> None:
     assert not torch.equal(before, memory.saved[0]["network/branches.2.classifier.weight"])
 
 
-def coloured(count: int, seed: int, shift: int = 0) -> Images:
-    """Images of 4 colours, which are the classes; each is labelled as the class `shift` places on."""
-    rng = np.random.default_rng(seed)
-    colours = np.array([[220, 40, 40], [40, 220, 40], [40, 40, 220], [128, 128, 128]])
-    classes = np.arange(count) % 4
-    pixels = colours[classes][:, None, None] + rng.integers(-30, 31, (count, 32, 32, 3))
-    return Images(pixels.astype(np.uint8), (classes + shift) % 4, [0.5] * 3, [0.25] * 3, CPU)
-
-
 def test_best_validation_keeps_the_network_of_its_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """The result is the network of the epoch with the highest validation accuracy, the earliest of equals.
 
@@ -137,18 +126,6 @@ def test_best_validation_keeps_the_network_of_its_epoch(monkeypatch: pytest.Monk
     assert len(ends) == 4
     kept = {f"network/{name}": tensor for name, tensor in trained.network.state_dict().items()}
     assert [all(torch.equal(end[name], kept[name]) for name in kept) for end in ends] == [False, True, False, False]
-
-
-def test_network_that_is_best_on_test_images_is_not_selected() -> None:
-    """With mislabelled validation images, what is learned helps on test images only; the network is that of before."""
-    optimizer = {"kind": "sgd", "lr": 0.003}
-    job = task(settings(epochs=4, selection="best_validation", schedule={}, optimizer=optimizer))
-    job.splits = {"training": coloured(64, 1), "validation": coloured(40, 2, shift=1), "test": coloured(40, 3)}
-    trained = train(job, Ram(), Silence(), never)
-    accuracies, on_test = ([row[f"{name}_top1_ensemble"] for row in trained.history] for name in ("validation", "test"))
-    assert trained.selected_epoch == np.argmax(accuracies) != np.argmax(on_test)
-    again = Evaluation(trained.network, job.splits["validation"], "fp32")(Teaching("on_the_fly", True, 3.0, 1.0))
-    assert again.row("again")["again_top1_ensemble"] == max(accuracies) > accuracies[-1]
 
 
 def test_bf16_follows_fp32() -> None:

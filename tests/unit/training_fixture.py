@@ -16,9 +16,8 @@ from coopnet.training.schedule import Opening
 from coopnet.training.trainer import Task, TrainingResult
 
 CPU = torch.device("cpu")
-WIDTH = 8
-"""Channels of the first stage. On CPUs without AVX-512, PyTorch 2.15 frees memory twice where they are fewer than 8:
-oneDNN does so in the backward pass of a 1×1 convolution with stride 2 in channels-last memory."""
+WIDTH = 4
+"""Channels of the first stage."""
 
 
 class Silence:
