@@ -11,9 +11,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 from matplotlib.transforms import blended_transform_factory
 
+from coopnet.claims.decisions import Decision
 from coopnet.report.figures import drawing
 from coopnet.report.figures.drawing import BRANCH, GOOD, GRID, INK, NEUTRAL, WIDTH
-from coopnet.report.ledger import SCORES, SYMBOLS, Claim, Decision
+from coopnet.report.ledger import SCORES, SYMBOLS, Claim, plotted
 from coopnet.report.wording import MINUS
 
 CLAIMS = 24
@@ -33,7 +34,7 @@ COLOURS = {"supported": (GOOD, GOOD), "contradicted": (BRANCH, "white"), "inconc
 
 def pages(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
     """Claims with something to draw, by the name of their figure: as few figures as possible, evenly filled."""
-    shown = [claim for claim in claims if any(decision.plotted for decision in claim.decisions)]
+    shown = [claim for claim in claims if any(plotted(decision) for decision in claim.decisions)]
     figures = -(-len(shown) // CLAIMS)
     bounds = [len(shown) * page // figures for page in range(figures + 1)] if figures else []
     return {
@@ -44,9 +45,9 @@ def pages(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
 
 def reach(claims: Sequence[Claim]) -> tuple[float, float]:
     """The lowest and the highest value that is drawn (points); zero is always between them."""
-    shown = [decision for claim in claims for decision in claim.decisions if decision.plotted]
+    shown = [decision for claim in claims for decision in claim.decisions if plotted(decision)]
     values = [value for decision in shown for value in (decision.estimate, *(decision.interval or [])) if value]
-    margins = [sign * decision.margin for decision in shown if decision.margin for sign in (-1, 1)]
+    margins = [margin for decision in shown for margin in _margins(decision)]
     return min([*values, *margins, -1.0]), max([*values, *margins, 1.0])
 
 
@@ -71,7 +72,7 @@ def draw(claims: Sequence[Claim], limits: tuple[float, float]) -> Figure:
             axes.axhline(row - 0.5, color=GRID, linewidth=0.8)
         axes.text(0.0, row, claim.number, transform=beside, va="center", size=7.5, weight="bold")
         axes.text(0.042, row, _shortened(claim.text), transform=beside, va="center", size=7, linespacing=1.15)
-        shown = [decision for decision in claim.decisions if decision.plotted]
+        shown = [decision for decision in claim.decisions if plotted(decision)]
         for place, decision in enumerate(shown):
             y = row + (place - (len(shown) - 1) / 2) * 0.42
             _line(axes, decision, y)
@@ -101,7 +102,7 @@ def _shortened(text: str) -> str:
 
 
 def _line(axes: Axes, decision: Decision, y: float) -> None:
-    """Interval, estimate, and the margins that the interval was held against."""
+    """Interval, estimate, and the edges that the interval was held against."""
     colour, face = COLOURS[decision.verdict]
     if decision.interval:
         ends = [end if bound is None else bound for bound, end in zip(decision.interval, axes.get_xlim(), strict=True)]
@@ -116,23 +117,20 @@ def _line(axes: Axes, decision: Decision, y: float) -> None:
 
 
 def _margins(decision: Decision) -> list[float]:
-    """Where the margin lies that the deciding part has."""
-    kind = decision.deciding.kind if decision.deciding else None
-    if decision.margin is None or kind not in ("not_worse", "nothing"):
-        return []
-    return [-decision.margin] if kind == "not_worse" else [-decision.margin, decision.margin]
+    """The edges of the region in which the estimate has to lie, but for 0, which every figure shows."""
+    return [edge for edge in decision.region or () if edge]
 
 
 def _legend(figure: Figure, claims: Sequence[Claim]) -> None:
     """Shapes and verdicts that the figure has, in two lines above it."""
-    shown = [decision for claim in claims for decision in claim.decisions if decision.plotted]
+    shown = [decision for claim in claims for decision in claim.decisions if plotted(decision)]
     scores = [
         (Line2D([], [], color=INK, marker=marker, mfc="white", ls="", ms=5.5), SCORES[score])
         for score, marker in SHAPES.items()
         if any(decision.score == score for decision in shown)
     ]
     if any(_margins(decision) for decision in shown):
-        scores.append((Line2D([], [], color=INK, marker="|", ls="", ms=8, mew=1.6), "margin δ"))
+        scores.append((Line2D([], [], color=INK, marker="|", ls="", ms=8, mew=1.6), "edge that decides"))
     verdicts: list[tuple[Any, str]] = []
     for verdict, (colour, face) in COLOURS.items():
         if any(decision.verdict == verdict for decision in shown):
