@@ -83,6 +83,14 @@ def test_draws_depend_on_seed_and_epoch_and_on_nothing_else(part: str) -> None:
     assert differing([first, *(getattr(draw_epoch(200, *other, CPU), part) for other in ((3, 6), (4, 5), (5, 3)))])
 
 
+def test_draws_are_pinned() -> None:
+    """What a seed draws never changes: results made with it would be stale without a change of key."""
+    draws = draw_epoch(5, 3, 7, CPU)
+    assert draws.order.tolist() == [1, 4, 0, 2, 3]
+    assert draws.offsets.tolist() == [[5, 3], [5, 3], [6, 2], [1, 3], [8, 1]]
+    assert draws.flips.tolist() == [False, True, True, True, False]
+
+
 def test_draws_are_uniform() -> None:
     """Rows and columns are drawn apart from each other, each of 9 × 9 crops about equally often, half are mirrored."""
     draws = draw_epoch(81_000, 0, 0, CPU)
