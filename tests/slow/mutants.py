@@ -36,6 +36,8 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "coopnet"
 LIMIT = 600
 """Seconds of CPU of one mutant."""
+BROKEN = 3
+"""The exit code of pytest where not a test failed but pytest itself."""
 Place = tuple[ast.AST, str, int | None]
 LISTED: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 
@@ -213,13 +215,15 @@ def forked(module: str, mutant: Mutant, groups: list[list[str]], where: str, rec
     """Run tests of a mutant, group by group until one fails, in a new process; its id."""
     if pid := os.fork():
         return pid
-    code = 3
+    code = BROKEN
     os.environ |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1"}
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(1, 2)
         resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT))  # an endless loop is noticed
+        os.chdir(ROOT)
         mutant.apply()
+        sys.path.insert(0, str(SOURCE.parent))
         sys.meta_path.insert(0, Loader(module, mutant.tree))  # type: ignore[arg-type]
         sys.dont_write_bytecode, sys.pycache_prefix = False, f"{where}/bytecode"
         quick = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
@@ -271,8 +275,9 @@ def survivors(module: str, chosen: Sequence[Mutant], files: list[str], jobs: int
                 continue
             pid, status = os.wait()
             mutant = running.pop(pid)
-            found += [] if status else [mutant.name]
-            print(f"{'noticed ' if status else 'survived'}  {module}  {mutant.name}", flush=True)
+            noticed = os.waitstatus_to_exitcode(status) not in (0, BROKEN)
+            found += [] if noticed else [mutant.name]
+            print(f"{'noticed ' if noticed else 'survived'}  {module}  {mutant.name}", flush=True)
     return found
 
 

@@ -111,3 +111,12 @@ def test_parameters_without_a_gradient_stay() -> None:
     optimizer.step()
     moved = [not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True)]
     assert moved == [name == "branches.0.classifier.bias" for name, _ in net.named_parameters()]
+
+
+def test_a_learning_rate_on_the_device_is_changed_where_it_lies() -> None:
+    """Where steps are replayed the rate is a tensor, which the recorded work reads: it has to stay the same one."""
+    optimizer = Optimizer(network(), SGD(kind="sgd", lr=0.1), {})
+    optimizer.lr = recorded = torch.tensor(0.1)
+    optimizer.set_lr(0.025)
+    assert optimizer.lr is recorded
+    assert recorded.item() == pytest.approx(0.025)
