@@ -3,8 +3,8 @@
 `python tests/slow/mutants.py [module …]` (`make mutants`) tries every mutant of the modules that mutants.yaml names,
 and fails where one survives that is not listed there with a reason. Nothing is written into the source: each mutant
 lives in a process of its own, forked after the libraries were imported. A first run without an error records which
-test executes which line. So a mutant meets the tests of its own line first, the quickest of them first, and costs a
-second or two.
+test executes which line. So a mutant meets the tests of its own line first, the quickest of them first. Source and
+tests must not be edited meanwhile: a test that is not found counts as one that fails.
 
 The maintained tools do not fit: mutmut 3 leaves functions with decorators alone, and here much of the mathematics
 stands behind `@torch.no_grad()`; cosmic-ray starts Python, and so imports PyTorch, anew for each mutant.
@@ -34,8 +34,8 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "coopnet"
-LIMIT = 600
-"""Seconds of CPU of one mutant."""
+LIMIT = 1800
+"""Seconds of CPU for the run without an error; a mutant has five times what that took, and a minute."""
 BROKEN = 3
 """The exit code of pytest where not a test failed but pytest itself."""
 Place = tuple[ast.AST, str, int | None]
@@ -211,7 +211,14 @@ class Recorder:
             self.tests[item.nodeid] = time.process_time() - began, sorted(self.lines)
 
 
-def forked(module: str, mutant: Mutant, groups: list[list[str]], where: str, recorder: Recorder | None = None) -> int:
+def forked(
+    module: str,
+    mutant: Mutant,
+    groups: list[list[str]],
+    where: str,
+    limit: int = LIMIT,
+    recorder: Recorder | None = None,
+) -> int:
     """Run tests of a mutant, group by group until one fails, in a new process; its id."""
     if pid := os.fork():
         return pid
@@ -220,7 +227,7 @@ def forked(module: str, mutant: Mutant, groups: list[list[str]], where: str, rec
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(1, 2)
-        resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT))  # an endless loop is noticed
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))  # an endless loop is noticed
         os.chdir(ROOT)
         mutant.apply()
         sys.path.insert(0, str(SOURCE.parent))
@@ -235,9 +242,8 @@ def forked(module: str, mutant: Mutant, groups: list[list[str]], where: str, rec
             if code:
                 break
         if recorder:
-            libraries = [
-                name for name, it in sys.modules.items() if "site-packages" in (getattr(it, "__file__", "") or "")
-            ]
+            places = {name: getattr(each, "__file__", None) or "" for name, each in sys.modules.items()}
+            libraries = [name for name, place in places.items() if "site-packages" in place]
             Path(where, "recorded").write_text(json.dumps({"tests": recorder.tests, "libraries": libraries}))
     finally:
         os._exit(code)
@@ -250,7 +256,7 @@ def recorded(module: str, files: list[str], where: str) -> list[tuple[float, str
         SystemExit: a test fails although there is no error.
     """
     path = SOURCE / module
-    pid = forked(module, Mutant("", ast.parse(path.read_bytes())), [files], where, Recorder(path))
+    pid = forked(module, Mutant("", ast.parse(path.read_bytes())), [files], where, recorder=Recorder(path))
     if os.waitpid(pid, 0)[1]:
         raise SystemExit(f"{module}: its tests fail without any error in it: {' '.join(files)}")
     content = json.loads(Path(where, "recorded").read_text())
@@ -265,13 +271,14 @@ def survivors(module: str, chosen: Sequence[Mutant], files: list[str], jobs: int
     with tempfile.TemporaryDirectory() as where:
         tests = recorded(module, files, where)
         gc.freeze()  # what is imported is no garbage, and a process that looks for some would copy all of it
+        limit = 60 + 5 * round(sum(seconds for seconds, _, _ in tests))
         queue, running, found = list(chosen), dict[int, Mutant](), list[str]()
         while queue or running:
             if queue and len(running) < jobs:
                 mutant = queue.pop(0)
                 near = [test for _, test, on in tests if on.intersection(mutant.lines)]
                 rest = [test for _, test, _ in tests if test not in near]
-                running[forked(module, mutant, [near, rest], where)] = mutant
+                running[forked(module, mutant, [near, rest], where, limit)] = mutant
                 continue
             pid, status = os.wait()
             mutant = running.pop(pid)
@@ -312,7 +319,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         left += [f"{module}  {name}" for name in survivors(module, chosen, entry["tests"], options.jobs)]
     for error in [] if options.modules else LISTED["by_hand"]:
         left += survivors(error["module"], [by_hand(error)], error["tests"], options.jobs)
+    seconds = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(*["", *left, f"{len(left)} survived without a reason in mutants.yaml"], sep="\n")
+    print(f"{seconds.ru_utime + seconds.ru_stime:.0f} s of CPU in all processes")
     return 1 if left else 0
 
 
