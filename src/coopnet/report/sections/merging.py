@@ -2,6 +2,8 @@
 
 import math
 import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -9,7 +11,7 @@ from coopnet.report.document import Cell, Column, Picture, Section, Table
 from coopnet.report.frames import Tables
 from coopnet.report.runs import mean
 from coopnet.report.sections import cells
-from coopnet.report.wording import DOT, between, count, number
+from coopnet.report.wording import DOT, between, count, listing, number
 
 
 def brief(tables: Tables) -> list[str]:
@@ -65,10 +67,27 @@ def section(tables: Tables) -> Section | None:
         "Several trained networks become branches of one. What they have to beat is the plain mean of their logits: at "
         "step 0 that of the parents as they are, after fine-tuning that of the parents trained on (the control)."
     )
+    sentences = [sentence, *lengths(tables.experiments, tables.merges["experiment"])]
     items: list[Table | Picture] = [_step0(tables), picture]
     if tables.merges["final_ensemble_top1"].notna().any():
         items.append(_outcome(tables))
-    return Section("merging", "Step 2: merging", [sentence], items)
+    return Section("merging", "Step 2: merging", sentences, items)
+
+
+def lengths(experiments: Sequence[Mapping[str, Any]], merges: Iterable[str]) -> list[str]:
+    """How long the merged networks were trained, where not all of them equally long: a gain is partly that.
+
+    Args:
+        experiments: those of the study.
+        merges: names of those that are made of several others.
+    """
+    rows = {row["name"]: row for row in experiments}
+    parents = dict.fromkeys(parent for name in merges for parent in rows[name]["parents"] if parent in rows)
+    epochs = {name: rows[name]["epochs"] for name in parents if not rows[name]["parents"]}
+    if len(set(epochs.values())) < 2:
+        return []
+    named = listing(f"{name} has {count(number_of, 'epoch')}" for name, number_of in epochs.items())
+    return [f"What is merged was not trained equally long: {named}; a gain over the shorter ones is partly that."]
 
 
 def _step0(tables: Tables) -> Table:
