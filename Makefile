@@ -4,7 +4,7 @@ CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN = .venv/bin
 READY = .venv/ready
 
-.PHONY: setup demo demo-all test test-slow check audit bench same-bits report restore lock clean
+.PHONY: setup demo demo-all test test-slow mutants check audit bench same-bits report restore lock clean
 
 setup: $(READY)
 
@@ -32,6 +32,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -m slow
+
+# Errors in the science, one at a time, and whether its tests notice them: make mutants ARGS="networks/loss.py --sample 20"
+mutants: $(READY)
+	$(BIN)/python tests/slow/mutants.py --jobs $(CORES) $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

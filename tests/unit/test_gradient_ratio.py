@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from coopnet.networks.network import Architecture, CooperativeNetwork, build
-from coopnet.study.settings import SGD, GradientRatio
+from coopnet.study.settings import SGD, Adam, GradientRatio
 from coopnet.training.gradient_ratio import ModuleRates, modules
 from coopnet.training.optimizer import Optimizer
 
@@ -118,10 +119,6 @@ def test_factors_are_used_from_the_next_step() -> None:
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
 def test_factors_of_one_change_nothing(kind: str) -> None:
     """With all gradients alike the factors are 1, and module by module gives what all at once gives."""
-    from pydantic import TypeAdapter
-
-    from coopnet.study.settings import Adam
-
     options = TypeAdapter(SGD | Adam).validate_python({"kind": kind, "lr": 0.1})
     nets = [network(), network()]
     optimizers = [
@@ -148,3 +145,28 @@ def test_history_has_the_mean_of_the_factors_used_in_an_epoch() -> None:
     rates.update()
     assert rates.row(1)["factor_trunk.stem.0"] == pytest.approx(4)
     assert not math.isnan(sum(rates.row(1).values()))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_what_is_kept_is_all_that_is_needed_to_go_on(steps: int) -> None:
+    """Interrupted after any step, also between two changes of the factors, the rates go on as undisturbed ones do."""
+    net = network()
+    options = GradientRatio(every=3, smoothing=0.5)
+    undisturbed, continued = ModuleRates(net, options, CPU), ModuleRates(net, options, CPU)
+
+    def step(rates: ModuleRates, number: int) -> None:
+        give_gradients(net, {"trunk.stem.0": 2.0**-number, "gate.linear": 2.0**number})
+        rates.update()
+
+    for number in range(steps):
+        step(undisturbed, number)
+    kept = undisturbed.state()
+    continued.restore(kept)
+    for number in range(steps, 7):
+        step(undisturbed, number)
+        step(continued, number)
+        assert torch.equal(continued.factors, undisturbed.factors)
+    assert continued.row(7) == undisturbed.row(7)
+    assert continued.taken == 7
+    assert kept["taken"] == steps
+    assert not torch.equal(undisturbed.factors, torch.ones(len(undisturbed.factors)))

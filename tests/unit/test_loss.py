@@ -148,3 +148,22 @@ def test_teacher_says_the_mean_of_its_branches_probabilities() -> None:
     expected = sum(outputs.gate[:, b, None] * F.softmax(outputs.branches[:, b] / 3, 1) for b in range(3))
     torch.testing.assert_close(taught_by(outputs, 3.0), expected)
     assert not torch.allclose(expected, F.softmax(outputs.ensemble / 3, 1), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "branches"), [("on_the_fly", 3), ("none", 3), ("mutual", 2), ("soft_labels", 1), ("knowledge", 1)]
+)
+def test_each_kind_of_teaching_has_its_loss(kind: str, branches: int) -> None:
+    """`loss` is the function of its kind, with weight and temperature as they are; `none` has weight 0."""
+    outputs, labels = some_outputs(branches)
+    teaching = Teaching(kind, branches == 3, 2.0, 0.25)
+    teacher = torch.softmax(torch.randn(5, 7, generator=torch.Generator().manual_seed(1)), 1)
+    expected = {
+        "on_the_fly": lambda: cooperative_loss(outputs, labels, teaching),
+        "none": lambda: cooperative_loss(outputs, labels, teaching._replace(weight=0.0)),
+        "mutual": lambda: mutual_loss(outputs, labels, teaching),
+    }.get(kind, lambda: taught_loss(outputs, labels, teacher, teaching))()
+    made = loss(outputs, labels, teaching, teacher)
+    for ours, theirs in zip(made, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert (made.total != made.cross_entropy) == (kind != "none")

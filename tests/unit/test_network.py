@@ -2,8 +2,16 @@
 
 import pytest
 import torch
+from torch import nn
 
-from coopnet.networks.network import Architecture, CooperativeNetwork, Outputs, build, trainable_parameters
+from coopnet.networks.network import (
+    Architecture,
+    CooperativeNetwork,
+    Outputs,
+    build,
+    trainable_parameters,
+    trunk_channels,
+)
 
 
 def architecture(**changes: object) -> Architecture:
@@ -85,6 +93,25 @@ def test_own_trunks_make_branches_independent() -> None:
     assert network.gate.linear.in_features == 3 * 8
 
 
+def test_gate_reads_each_trunk_in_the_place_of_its_branch() -> None:
+    """Channels of trunk b are inputs b·C to (b + 1)·C of the gate: those alone answer to what trunk b says."""
+    network = build(architecture(trunk="own"), 0).eval()
+    images, channels = torch.randn(4, 3, 32, 32), trunk_channels(network.architecture)
+    assert network.gate is not None
+    with torch.no_grad():
+        weight = network.gate.linear.weight.clone()
+        for trunk in range(3):
+            network.gate.linear.weight.zero_()
+            network.gate.linear.weight[:, trunk * channels : (trunk + 1) * channels] = weight.abs()[:, :channels]
+            answers = []
+            for other in range(3):
+                before = network(images).gate
+                network.trunks[other].stem[1].bias += 1
+                answers.append(not torch.equal(before, network(images).gate))
+                network.trunks[other].stem[1].bias -= 1
+            assert answers == [other == trunk for other in range(3)]
+
+
 @pytest.mark.parametrize("trunk", ["shared", "own"])
 def test_mean_gate_weighs_all_branches_alike(trunk: str) -> None:
     """`gate: mean` has no parameters of its own and gives each of three branches a third."""
@@ -118,10 +145,15 @@ def test_same_seed_same_bits_other_seed_other_bits() -> None:
     assert not torch.equal(first["trunk.stem.0.weight"], other["trunk.stem.0.weight"])
 
 
-def test_initialisation_is_he_fan_out() -> None:
-    """Convolutions have standard deviation √(2 / (k² · out channels)), BatchNorm starts at 1 and 0."""
-    network = build(architecture(width=64), 0)
-    weight = network.branches[0].stage[0].conv2.weight
-    assert weight.std().item() == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.02)
+@pytest.mark.parametrize(("block", "depth"), [("basic", 8), ("bottleneck", 11)])
+def test_initialisation_is_he_fan_out(block: str, depth: int) -> None:
+    """Convolutions have standard deviation √(2 / (k² · out channels)), whatever the inputs; BatchNorm is at 1 and 0."""
+    network = build(architecture(block=block, depth=depth, width=32), 0)
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    for convolution in convolutions:
+        expected = (2 / (convolution.kernel_size[0] ** 2 * convolution.out_channels)) ** 0.5
+        assert convolution.weight.std().item() == pytest.approx(expected, rel=0.1)
+        assert abs(convolution.weight.mean().item()) < 0.1 * expected
+    assert sum(one.in_channels != one.out_channels for one in convolutions) >= 5  # there, fan-in is another number
     assert (network.trunk.stem[1].weight == 1).all()
     assert (network.trunk.stem[1].bias == 0).all()

@@ -147,12 +147,23 @@ def test_noise_moves_copies_by_sigma_and_leaves_donors_alone() -> None:
     assert torch.equal(now["branches.3.stage.0.bn1.weight"], old["branches.1.stage.0.bn1.weight"])
 
 
-def test_parent_is_left_untouched() -> None:
-    """Surgery reads its trained and writes a new one."""
-    parent = trained(3)
-    before = {name: tensor.clone() for name, tensor in parent.network.state_dict().items()}
-    expand(parent, 5, kind="split", seed=0, noise=1.0)
-    assert all(torch.equal(before[name], tensor) for name, tensor in parent.network.state_dict().items())
+@pytest.mark.parametrize("branches", [1, 3])
+@pytest.mark.parametrize("kind", ["zero_pad", "zero_output", "masked", "split"])
+def test_parent_is_left_untouched(kind: str, branches: int) -> None:
+    """A transfer reads its parent, weights and optimiser state, and shares no memory with it."""
+    parent = trained(branches, gate="none" if branches == 1 else "learned")
+
+    def everything(network: TrainedNetwork) -> dict[str, Tensor]:
+        momentum = {f"momentum of {name}": tensor for name, tensor in network.slots["momentum_buffer"].items()}
+        return network.network.state_dict() | momentum
+
+    before = {name: tensor.clone() for name, tensor in everything(parent).items()}
+    grown = expand(parent, 5, kind=kind, seed=0, noise=1.0 if kind == "split" else 0.0)
+    for tensor in everything(grown).values():
+        tensor.fill_(7)
+    after = everything(parent)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
 
 
 @pytest.mark.parametrize(

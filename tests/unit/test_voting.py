@@ -127,6 +127,7 @@ def test_votes_agree_with_a_count_per_image() -> None:
     saved = some_saved(3, branches=4, images=40)
     probabilities = np.exp(saved.branches.astype(float))
     probabilities /= probabilities.sum(axis=2, keepdims=True)
+    assert len(votes(saved)) == 3 * 15
     for row in votes(saved):
         subset = [int(number) - 1 for number in row["subset"].split("+")]
         places = []

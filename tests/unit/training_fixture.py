@@ -16,6 +16,8 @@ from coopnet.training.schedule import Opening
 from coopnet.training.trainer import Task, TrainingResult
 
 CPU = torch.device("cpu")
+WIDTH = 4
+"""Channels of the first stage."""
 
 
 class Silence:
@@ -66,10 +68,12 @@ def task(
 ) -> Task:
     """A small network on 70 images; `start` other than random grows it by one branch."""
     make_deterministic(1)
-    trained = TrainedNetwork(build(Architecture("cifar_resnet", 8, "basic", 4, branches, "learned", 4), seed), {})
+    trained = TrainedNetwork(build(Architecture("cifar_resnet", 8, "basic", WIDTH, branches, "learned", 4), seed), {})
     opening = teacher = None
     if start == "taught":
-        plain, teacher = (build(Architecture("cifar_resnet", 8, "basic", 4, 1, "none", 4), s) for s in (seed, seed + 1))
+        plain, teacher = (
+            build(Architecture("cifar_resnet", 8, "basic", WIDTH, 1, "none", 4), s) for s in (seed, seed + 1)
+        )
         trained = TrainedNetwork(plain, {})
         teacher.to(device).to(memory_format=torch.channels_last)
     elif start != "random":

@@ -1,0 +1,44 @@
+"""How much NLL and ECE may rise at transfer, for the calibration to be kept, is what claims.yaml says."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import ROOT
+from coopnet import files
+from test_claims import by_branches, ledger_of, made
+
+TOLERANCE = {"nll": 0.001, "ece": 0.05}
+
+
+@pytest.mark.parametrize("factor", [1, 10])
+def test_a_rise_beyond_the_tolerance_is_not_kept(tmp_path: Path, factor: int) -> None:
+    """In three equal networks a rise of 0.9 tolerances is kept and one of 1.1 is not, whatever the tolerance is."""
+    workspace, plan = made(tmp_path, by_branches)
+    claims = yaml.safe_load((ROOT / "claims.yaml").read_text())
+    claim = claims["masked_keeps_calibration"]
+    tolerance = {name: factor * value for name, value in TOLERANCE.items()}
+    claim["parts"] = [dict(part, tolerance=tolerance) for part in claim["parts"]]
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"masked_keeps_calibration": claim}))
+    for score, unit in (("nll", "nats"), ("ece", "ECE points")):
+        for share, verdict in ((0.9, "supported"), (1.1, "contradicted")):
+            rise = {score: share * tolerance[score]}
+            for seed in range(3):
+                path = workspace.run(plan, plan.run("one3_to_5_masked", seed)) / "metrics.json"
+                metrics = files.read_json(path)
+                block = metrics["step0"]["test"]
+                parent = block["versus_parent"]["parent"]
+                block["ensemble"] |= {name: parent[name] + rise.get(name, 0.0) for name in TOLERANCE}
+                files.write_json(path, metrics)
+            found = ledger_of(workspace)["masked_keeps_calibration"]
+            assert found["verdict"] == verdict, (score, share)
+            (part,) = (part for part in found["parts"] if part["unit"] == unit)
+            assert part["estimate"] == pytest.approx(rise[score])
+
+
+def test_tolerances_of_this_project_are_small() -> None:
+    """Every start is held to the same: 0.001 nats and 0.05 points."""
+    claims = yaml.safe_load((ROOT / "claims.yaml").read_text())
+    found = [part["tolerance"] for claim in claims.values() for part in claim["parts"] if "tolerance" in part]
+    assert found == [TOLERANCE] * 5
