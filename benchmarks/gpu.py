@@ -129,13 +129,13 @@ def a(out: Path, device: str, seconds: float, images: int, test_images: int, job
     out.mkdir(parents=True, exist_ok=True)
     describe(out / "environment.txt", environment)
     tests = out / "gpu_tests.xml"
-    piece.run(*test_command(tests), most=80, log=out / "tests.log", environment=environment)
+    piece.run(*test_command(tests), most=0.42 * seconds, log=out / "tests.log", environment=environment)
     mode, failed = mode_that_works(tests, device)
     print(f"launch mode {mode}; failed tests: {', '.join(failed) or 'none'}", flush=True)
     environment |= {"COOPNET_LAUNCH": mode}
     sizes = ("--device", device, "--images", str(images), "--test-images", str(test_images))
     speed = ("-m", "benchmarks.speed", *sizes, "--out", str(out))
-    piece.run(*speed, most=50, log=out / "speed.log", environment=environment)
+    piece.run(*speed, most=0.26 * seconds, log=out / "speed.log", environment=environment)
     counts = ("--counts", f"1,{jobs}", "--epochs", "4", "--repetitions", "1", "--best-way")
     sharing = ("-m", "benchmarks.sharing", *sizes, *counts, "--out", str(out / "sharing.json"))
     piece.run(*sharing, most=piece.left, log=out / "sharing.log", environment=environment)

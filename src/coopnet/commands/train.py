@@ -1,22 +1,23 @@
 """`coopnet train`: make one run, or take it from the store if it was ever made."""
 
 import logging
+import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from coopnet import files, study
 from coopnet.commands import torchrun
 from coopnet.data.datasets import DATASETS
 from coopnet.data.normalization import normalization
 from coopnet.files.digests import Digests
-from coopnet.files.errors import CoopNetError, TrainingFailed
+from coopnet.files.errors import CoopNetError, RecordingFailed, TrainingFailed
 from coopnet.runs import failures, leases, receipts, store
 from coopnet.runs.store import Store
 from coopnet.runs.workspace import CHECKPOINT, Workspace, targets
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LAUNCH = "COOPNET_LAUNCH"  # of networks.streams, which needs torch
 TIME_IS_UP = 75  # EX_TEMPFAIL of sysexits.h: the same command again continues
 
 
@@ -68,6 +70,27 @@ def train(
     if max_minutes is not None:
         arguments += ["--max-minutes", str(stop.seconds_left() / 60)]
     return torchrun.start(run.name, processes, arguments, workspace.root)
+
+
+def go_on(failed: RecordingFailed, arguments: Sequence[str], max_minutes: float | None) -> NoReturn:
+    """Replace this process, whose GPU is of no more use to it, by a fresh one that makes the run in the next mode.
+
+    Args:
+        failed: what could not be recorded, and the next mode.
+        arguments: of `coopnet`.
+        max_minutes: that are left.
+    """
+    name = "/".join(arguments[1:4])
+    log.warning(
+        "%s: no CUDA graph could be recorded in the mode %s (%s); the run goes on in a fresh process with %s=%s",
+        *(name, failed.mode, failed.reason, LAUNCH, failed.following),
+    )
+    limit = [] if max_minutes is None else ["--max-minutes", str(max(max_minutes, 0.0))]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.closerange(3, 65_536)  # the lock of the run, the lease of the GPU, and the GPU itself
+    environment = os.environ | {LAUNCH: failed.following}
+    os.execve(sys.executable, [sys.executable, "-m", "coopnet", *arguments, *limit], environment)
 
 
 def _late(run: Run) -> int:
@@ -167,6 +190,8 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
             return 0
         log.warning("%s: %s. Saved; the same command again continues", run.name, interruption)
         return stop.exit_code
+    except RecordingFailed:
+        raise  # another process goes on
     except CoopNetError as error:
         if isinstance(error, TrainingFailed) and error.kind == "diverged" and not group.first:  # the first one says so
             return 0

@@ -13,6 +13,7 @@ from coopnet.data.augment import Images
 from coopnet.data.datasets import DATASETS
 from coopnet.data.normalization import normalization
 from coopnet.networks.network import trainable_parameters
+from coopnet.networks.streams import launch_mode
 from coopnet.networks.transfer import TrainedNetwork
 from coopnet.runs import checkpoint, provenance
 from coopnet.runs.resume import GroupMemory, ResumeFolder
@@ -107,6 +108,7 @@ def produce(
         }
         | known
         | {"code": code}
+        | ({"launch": launch_mode()} if where.type == "cuda" else {})
     )
     for name in (checkpoint.RECORD, "run.json"):
         files.write_json(made / name, record)
