@@ -88,7 +88,6 @@ def train(
     evaluated: Annotated[bool, typer.Option("--evaluate", help="then compute its metrics, as `evaluate` does")] = False,
 ) -> None:
     """Make one run; the same command continues an interrupted one, and takes a finished one from the store."""
-    from coopnet.commands import torchrun
     from coopnet.commands import train as command
 
     began = time.monotonic()
@@ -98,7 +97,7 @@ def train(
         options = ([] if key is None else ["--key", key]) + (["--evaluate"] if evaluated else [])
         left = None if max_minutes is None else max_minutes - (time.monotonic() - began) / 60
         command.go_on(failed, ["train", study, experiment, str(seed), *options], left)
-    if evaluated and not code and not torchrun.rank():  # in a process of its own it would take twice as long to start
+    if evaluated and not code:  # in a process of its own it would take twice as long to start
         evaluate(study, experiment, seed)
     raise typer.Exit(code)
 

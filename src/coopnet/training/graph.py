@@ -89,12 +89,11 @@ class GraphedStep:
     Args:
         work: takes the tensors of a batch, leaves what it makes in tensors that stay where they are, and never waits.
         device: of the tensors.
-        replayed: whether the work may be recorded.
     """
 
-    def __init__(self, work: Callable[..., None], device: torch.device, *, replayed: bool = True):
+    def __init__(self, work: Callable[..., None], device: torch.device):
         self.work = work
-        recorded = replayed and device.type in RECORDERS and launch_mode() != "eager"
+        recorded = device.type in RECORDERS and launch_mode() != "eager"
         self.recorder = RECORDERS[device.type] if recorded else None
         self.graphs: dict[int, _Graph] = {}
 
