@@ -93,7 +93,7 @@ class GraphedStep:
 
     def __init__(self, work: Callable[..., None], device: torch.device):
         self.work = work
-        recorded = device.type in RECORDERS and launch_mode() != "eager"
+        recorded = launch_mode() != "eager" and device.type in RECORDERS
         self.recorder = RECORDERS[device.type] if recorded else None
         self.graphs: dict[int, _Graph] = {}
 
