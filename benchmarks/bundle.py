@@ -9,6 +9,7 @@ Neither needs more than Python's standard library and pip; `take` uses git as we
 """
 
 import argparse
+import gzip
 import io
 import subprocess
 import sys
@@ -176,7 +177,8 @@ def send_back(out: Path, groups: Iterable[Sequence[Item]], part: int = PART, par
     out.mkdir(parents=True, exist_ok=True)
     left, missing = part * parts - 65_536, []
     split = Split(out, part)
-    with tarfile.open(fileobj=split, mode="w|gz", compresslevel=1) as tar:
+    # Weights do not get smaller, whatever the effort.
+    with gzip.GzipFile(fileobj=split, mode="wb", compresslevel=1) as zipped, tarfile.open(None, "w|", zipped) as tar:
         for group in groups:
             size = sum(item.size for item in group)
             if size > left:

@@ -48,9 +48,9 @@ WORTH = (
     *("one3", "baseline", "one3_to_5_split", "one3_to_5_masked", "one3_to_5_zero_output", "one3_to_5_zero_pad"),
     *("one3_continued", "one5", "one1"),
 )
-"""Experiments that are made first; of each seed, before any other of the next seed."""
+"""Experiments that are made first, with all their seeds."""
 PARTS = ("foundation", "step2")
-"""Parts of the study that follow them."""
+"""Parts of the study whose other experiments follow."""
 
 
 class Slice:
@@ -298,7 +298,7 @@ def best_lanes(jobs: Sequence[Job], finished: set[str], seconds: float, pace: Pa
 
 
 def in_order_of_worth(plan: "Study") -> list["Run"]:
-    """The runs that part B makes, all of the first seed first, each after its parents."""
+    """The runs that part B makes, each after its parents: those of `WORTH` seed by seed, then the others."""
     chosen: dict[tuple[str, int], Run] = {}
 
     def add(run: "Run") -> None:
@@ -306,8 +306,9 @@ def in_order_of_worth(plan: "Study") -> list["Run"]:
             add(parent)
         chosen.setdefault((run.experiment, run.seed), run)
 
-    def worth(run: "Run") -> tuple[int, int]:
-        return run.seed, WORTH.index(run.experiment) if run.experiment in WORTH else len(WORTH)
+    def worth(run: "Run") -> tuple[bool, int, int]:
+        known = run.experiment in WORTH
+        return not known, run.seed, WORTH.index(run.experiment) if known else 0
 
     for run in sorted(plan.runs.values(), key=worth):
         if run.row.part in PARTS:

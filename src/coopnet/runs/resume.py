@@ -110,13 +110,12 @@ class ResumeFolder:
         if self.waiting is not None:
             state, self.waiting = self.waiting, None
             self._write(*state)
-            self.written = time.monotonic()
 
     def _look_after_thread(self, *, wait: bool) -> None:
         """Put away a thread that has ended, and raise its error."""
         if self.thread is not None and (wait or not self.thread.is_alive()):
             self.thread.join()
-            self.thread, self.written = None, time.monotonic()
+            self.thread = None
         if self.error is not None:
             error, self.error, self.waiting = self.error, None, None
             raise error
@@ -136,6 +135,7 @@ class ResumeFolder:
         content = {"identity": self.identity, "tensors": name, "sha256": digest, "facts": facts}
         # Not sorted: the order of a row's columns is that of the history.
         files.write_text(index, json.dumps(files.sealed(content), allow_nan=False))
+        self.written = time.monotonic()
 
     def _tell_of_others(self) -> None:
         for index in sorted(self.run.glob(f"*/{INDEX}")):
