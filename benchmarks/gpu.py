@@ -1,190 +1,492 @@
-"""All that needs a GPU, in slices: correctness, benchmarks, then the core of the full study.
+"""A quarter of an hour on a GPU, in two parts, on a machine where nothing can be installed.
 
-    coopnet prepare cifar100                  # once
-    python -m benchmarks.gpu --minutes 9      # exit code 75: the same command goes on; 0: nothing is left to do
+    python3 -m benchmarks.gpu a --out OUT                # 190 s: is it right, and how fast is it?
+    python3 -m benchmarks.gpu b --out OUT --seconds 530  # the rest: runs of the study, chosen by what A measured
 
-A failed test ends it: nothing is measured with code that is wrong. What was finished is not done again, and a run that
-is cut off continues from its last epoch. Tests leave `results/bench/gpu_tests.xml`, the benchmarks their JSON beside
-it, the runs their metrics, histories and provenance in `results/full/`. Where time is short, `--steps tests,runs`
-leaves the benchmarks for later.
+Both run in the folder into which the bundles of `benchmarks.bundle` were unpacked, or in a checkout. A leaves logs, the
+outcome of the tests, speeds and a profile; B reads its summary, `results/bench/gpu_first.json`. B leaves all that it
+made in files of at most 15 MiB, which `python -m benchmarks.bundle bring OUT` puts in place at home.
 """
 
+import argparse
+import heapq
+import importlib.util
+import json
+import os
 import subprocess
 import sys
-import tarfile
 import time
-from collections.abc import Mapping, Sequence
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import typer
+from benchmarks import bundle
 
-from benchmarks import sharing
-from coopnet import files, study
-from coopnet.commands.train import TIME_IS_UP
-from coopnet.files.errors import CoopNetError
-from coopnet.runs import leases
-from coopnet.runs.workspace import EVALUATED, Workspace
-from coopnet.study import FULL, Run, Study
+if TYPE_CHECKING:  # pydantic is only there once the wheels are unpacked
+    from coopnet.study import Run, Study
 
 FOLDER = Path(__file__).parent.parent
-PARTS = ("foundation", "step2")
-TESTS = ("test_launch.py", "test_trainer.py", "test_network.py", "test_gradient_ratio.py")
-BENCH = FOLDER / "results" / "bench"
-STEPS = ("tests", "bench", "sharing", "runs")
-RESERVE = 30.0
-"""Seconds that a run needs to start, or to save itself and stop."""
+FIRST = FOLDER / "results" / "bench" / "gpu_first.json"
+"""What part A found out."""
+TIME_IS_UP = 75
+"""Exit code of `coopnet train` at its time limit, and of a command that was cut off here."""
+MODES = ("graph", "serial", "eager")
+"""Ways in which work reaches the device, the fastest first; see `coopnet.training.graph`."""
 GRACE = 10.0
 """Seconds that whatever is asked to stop has for it."""
+RESERVE = 30.0
+"""Seconds before the end of part B at which its runs save themselves and stop."""
+START = 20.0
+"""Seconds that a run takes beside its epochs, as estimated: imports, recording, logits, checkpoint, metrics."""
+WORTH_BEGINNING = 60.0
+"""Seconds for which a run is begun that cannot be finished; its state is brought back."""
+
+WORTH = (
+    *("one3", "baseline", "one3_to_5_split", "one3_to_5_masked", "one3_to_5_zero_output", "one3_to_5_zero_pad"),
+    *("one3_continued", "one5", "one1"),
+)
+"""Experiments that are made first, with all their seeds."""
+PARTS = ("foundation", "step2")
+"""Parts of the study whose other experiments follow."""
 
 
 class Slice:
     """The time that is left."""
 
-    def __init__(self, minutes: float):
-        self.end = time.monotonic() + 60 * minutes
+    def __init__(self, seconds: float):
+        self.end = time.monotonic() + seconds
 
     @property
     def left(self) -> float:
         """Seconds."""
         return self.end - time.monotonic()
 
-    def over(self) -> bool:
-        """Whether it is too late to begin anything."""
-        return self.left < RESERVE
+    def run(
+        self, *command: str, most: float = 1e9, log: Path | None = None, environment: Mapping[str, str] | None = None
+    ) -> int:
+        """Exit code of a command of this Python, which is asked to stop when its time is up, and then killed.
 
-    def run(self, *command: str, environment: Mapping[str, str] | None = None) -> int:
-        """Exit code of a command of this Python, which is asked to stop when the time is nearly up, and then killed."""
+        Args:
+            command: what follows `python`.
+            most: seconds that it may take, if the slice has them.
+            log: takes what it says; None: this process's output.
+            environment: of the command.
+        """
         print("$", *command, flush=True)
-        process = subprocess.Popen([sys.executable, *command], cwd=FOLDER, env=environment)
-        try:
-            return process.wait(max(self.left - GRACE, 1))
-        except subprocess.TimeoutExpired:
-            process.terminate()
+        end = time.monotonic() + min(most, self.left)
+        with log.open("ab") if log else nullcontext() as said:
+            process = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=FOLDER,
+                env=environment,
+                stdout=said,
+                stderr=subprocess.STDOUT if said else None,
+            )
             try:
-                process.wait(GRACE)
+                return process.wait(max(end - GRACE - time.monotonic(), 1))
             except subprocess.TimeoutExpired:
-                process.kill()
-            return TIME_IS_UP
+                process.terminate()
+                try:
+                    process.wait(GRACE)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+                return TIME_IS_UP
 
 
-def main(
-    minutes: Annotated[float, typer.Option(min=1, help="of this slice")] = 9,
-    name: Annotated[str, typer.Option("--study", help="whose runs to make")] = FULL,
-    device: str = "cuda",
-    steps: Annotated[str, typer.Option(help="what to do, in this order")] = ",".join(STEPS),
-    parts: Annotated[str, typer.Option(help="of the study")] = ",".join(PARTS),
-    jobs: Annotated[int, typer.Option(min=1, help="runs side by side on the device")] = 4,
-    way: Annotated[
-        str | None, typer.Option(help="they share it: turns or mps; default: what was measured best")
-    ] = None,
-    pack: Annotated[Path | None, typer.Option(help="also pack results into this .tar.gz")] = None,
-) -> None:
-    """Do what is left, as far as the time goes."""
-    chosen = steps.split(",")
-    if unknown := set(chosen) - set(STEPS):
-        raise typer.BadParameter(f"--steps: {min(unknown)} is none of {', '.join(STEPS)}")
-    if way not in (None, *sharing.WAYS):
-        raise typer.BadParameter(f"--way: {way} is none of {', '.join(sharing.WAYS)}")
-    piece, code = Slice(minutes), 0
+def ready() -> dict[str, str]:
+    """Make the package and its wheels importable, here and in the environment that is returned."""
+    paths = [str(FOLDER / "src"), str(FOLDER), str(bundle.unzip_wheels(FOLDER))]
+    sys.path[:0] = [path for path in paths if path not in sys.path]
+    before = os.environ.get("PYTHONPATH")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*paths, *([before] if before else [])])}
+    environment |= {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    commit = FOLDER / bundle.COMMIT
+    if commit.is_file():
+        environment |= {"COOPNET_COMMIT": commit.read_text().strip(), "COOPNET_STORE": str(FOLDER / "store")}
+    os.environ.update(environment)
+    return environment
+
+
+# Part A
+
+
+def a(out: Path, device: str, seconds: float, images: int, test_images: int, jobs: int) -> int:
+    """Environment, GPU tests, speed of three models, a profile, and runs side by side; the exit code.
+
+    Args:
+        out: folder for what is brought back.
+        device: cuda, or cpu to try it.
+        seconds: of all of it.
+        images: training images of an epoch.
+        test_images: of an epoch.
+        jobs: runs side by side.
+    """
+    piece, environment, out = Slice(seconds), ready(), out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    describe(out / "environment.txt", environment)
+    tests = out / "gpu_tests.xml"
+    piece.run(*test_command(tests), most=0.42 * seconds, log=out / "tests.log", environment=environment)
+    mode, failed = mode_that_works(tests, device)
+    print(f"launch mode {mode}; failed tests: {', '.join(failed) or 'none'}", flush=True)
+    environment |= {"COOPNET_LAUNCH": mode}
+    sizes = ("--device", device, "--images", str(images), "--test-images", str(test_images))
+    speed = ("-m", "benchmarks.speed", *sizes, "--out", str(out))
+    piece.run(*speed, most=0.26 * seconds, log=out / "speed.log", environment=environment)
+    counts = ("--counts", f"1,{jobs}", "--epochs", "4", "--repetitions", "1", "--best-way")
+    sharing = ("-m", "benchmarks.sharing", *sizes, *counts, "--out", str(out / "sharing.json"))
+    piece.run(*sharing, most=piece.left, log=out / "sharing.log", environment=environment)
+    summary = {"launch": mode, "failed_tests": failed}
+    summary |= {name: read(out / f"{name}.json") for name in ("speed", "sharing")}
+    text = json.dumps(summary, indent=1) + "\n"
+    for path in (out / FIRST.name, FIRST):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    if summary["speed"]:
+        print("\n".join(forecast(Pace.read(summary))), flush=True)
+    return 0 if summary["speed"] and not failed else 1
+
+
+def describe(path: Path, environment: Mapping[str, str]) -> None:
+    """Write down what machine this is; nothing here may fail."""
+    commands = [["nvidia-smi"], ["nvidia-smi", "-L"], ["which", "nvidia-cuda-mps-control"], ["nproc"], ["free", "-g"]]
+    commands += [[sys.executable, "-m", "pip", "list", "--format", "freeze"]]
+    commands += [[sys.executable, "-c", "import torch; print(torch.__config__.show())"]]
+    with path.open("w") as file:
+        for command in commands:
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=30)
+                said = done.stdout + done.stderr
+            except (OSError, subprocess.TimeoutExpired) as error:
+                said = f"{error}\n"
+            file.write(f"$ {' '.join(command)}\n{said}\n")
+
+
+def test_command(junit: Path) -> list[str]:
+    """The GPU tests alone: others would test a foreign Python, not the GPU."""
+    command = ["-m", "pytest", "-p", "no:cacheprovider", "-k", "gpu", f"--junitxml={junit}", *gpu_tests()]
+    if importlib.util.find_spec("xdist"):
+        command += ["-n", "5"]
+    if importlib.util.find_spec("pytest_timeout"):  # a graph that hangs holds on to the thread, so the process is ended
+        command += ["--timeout", "60", "--timeout-method", "thread"]
+    return command
+
+
+def gpu_tests() -> list[str]:
+    """The files that have some."""
+    found = sorted((FOLDER / "tests").rglob("test_graph.py")) + sorted((FOLDER / "tests").rglob("test_gpu.py"))
+    return [str(path.relative_to(FOLDER)) for path in found]
+
+
+def mode_that_works(junit: Path, device: str) -> tuple[str, list[str]]:
+    """The fastest way to launch all of whose tests passed, and the names of the tests that failed.
+
+    The first parameter of such a test is the way it tests. Without any outcome nothing is recorded.
+    """
+    if device != "cuda":
+        return MODES[-1], []
     try:
-        for step in chosen:
-            if not code and step != "runs":
-                code = _once(piece, step, device)
-            elif not code:
-                with sharing.WAYS[way or sharing.best_way(BENCH / "sharing.json", jobs)]() as environment:
-                    code = _runs(piece, name, parts.split(","), jobs, environment)
-    except CoopNetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 1
-    if pack is not None:
-        with tarfile.open(pack, "w:gz") as packed:
-            for folder in (BENCH, FOLDER / "results" / name):
-                if folder.is_dir():
-                    packed.add(folder, folder.relative_to(FOLDER), filter=_small)
-    print(
-        {0: "nothing is left to do", TIME_IS_UP: "time is up; the same command goes on"}.get(code, "failed, see above")
-    )
-    raise typer.Exit(code)
+        cases = list(ET.parse(junit).getroot().iter("testcase"))
+    except (OSError, ET.ParseError):
+        return MODES[-1], ["the tests left no outcome"]
+    bad = [case.get("name", "") for case in cases if any(e.tag in ("failure", "error") for e in case)]
+    passed = {case.get("name", "") for case in cases if not len(case)}
+
+    def of(mode: str, names: Sequence[str] | set[str]) -> bool:
+        return any(f"[{mode}-" in name or f"[{mode}]" in name for name in names)
+
+    return next((mode for mode in MODES[:-1] if of(mode, passed) and not of(mode, bad)), MODES[-1]), bad
 
 
-def _small(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Everything but logits."""
-    return None if member.name.endswith("logits.safetensors") else member
+def read(path: Path) -> Any:
+    """The JSON in a file, or None."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
-def _once(piece: Slice, step: str, device: str) -> int:
-    """Tests or a benchmark, unless their result lies here; the exit code."""
-    made, command = {
-        # After a graph that failed PyTorch may fail everywhere, so only the first failure tells anything.
-        "tests": ("gpu_tests.xml", ("pytest", "--exitfirst", "--junitxml={}", *(f"tests/{test}" for test in TESTS))),
-        "bench": (
-            "gpu.json" if device == "cuda" else "cpu.json",
-            ("coopnet", "bench", "--device", device, "--repetitions", "3"),
-        ),
-        "sharing": ("sharing.json", ("benchmarks.sharing", "--device", device, "--out", "{}")),
-    }[step]
-    if (BENCH / made).is_file():
-        return 0
-    BENCH.mkdir(parents=True, exist_ok=True)
-    unfinished = BENCH / f".{made}"  # under this name until the tests have passed, or all ways to share are measured
-    code = piece.run("-m", *(argument.format(unfinished) for argument in command))
-    if not code and unfinished.is_file():
-        unfinished.replace(BENCH / made)
-    return code
+# How long runs take
 
 
-def _runs(piece: Slice, name: str, parts: Sequence[str], jobs: int, environment: Mapping[str, str]) -> int:
-    """The runs of some parts, seed by seed, parents first, several at once; each leases its part of the device."""
-    environment = {leases.RUNS_PER_GPU: str(jobs), **environment}
-    plan = study.load(FOLDER, name)
-    todo = [run for run in _in_order(plan, parts) if not _done(plan, run)]
-    finished = {run.key for run in plan.runs.values() if _done(plan, run)}
-    working: dict[Future[int], Run] = {}
-    code = 0
-    with ThreadPoolExecutor(jobs) as pool:
-        while working or (todo and not code and not piece.over()):
-            ready = [run for run in todo if all(parent.key in finished for parent in run.parents)]
-            for run in ready[: jobs - len(working)] if not code and not piece.over() else ():
-                todo.remove(run)
-                working[pool.submit(_make, piece, name, run, environment)] = run
-            done, _ = wait(working, return_when=FIRST_COMPLETED)
-            for future in done:
-                run, ended = working.pop(future), future.result()
-                finished |= set() if ended else {run.key}
-                code = code if ended in (0, TIME_IS_UP) and code else ended or code
-    return code or (TIME_IS_UP if todo else 0)
+class Pace(NamedTuple):
+    """How fast networks train on this machine.
+
+    Attributes:
+        branches: of the measured networks, ascending.
+        images_per_second: of each, in training, alone.
+        evaluation_seconds: of each, after an epoch.
+        lanes: how many runs were measured side by side; 1 if none were.
+        ratio: their speed together by that of one alone.
+        way: in which they shared the device.
+    """
+
+    branches: list[int]
+    images_per_second: list[float]
+    evaluation_seconds: list[float]
+    lanes: int = 1
+    ratio: float = 1.0
+    way: str = "turns"
+
+    @classmethod
+    def read(cls, summary: Mapping[str, Any]) -> "Pace":
+        """What part A measured."""
+        models = sorted(summary["speed"]["models"].values(), key=lambda model: model["branches"])
+        speeds = [model["images_per_second"] for model in models]
+        own = cls([model["branches"] for model in models], speeds, [model["evaluation_seconds"] for model in models])
+        for way, found in ((summary["sharing"] or {}).get("ways") or {}).items():
+            for count, one in found.get("runs", {}).items():
+                if one["ratio"] > own.ratio:
+                    own = own._replace(lanes=int(count), ratio=one["ratio"], way=way)
+        return own
+
+    def epoch(self, branches: int, images: int) -> float:
+        """Seconds of an epoch of a network with its evaluation, alone; between measured networks on a line."""
+        seconds = [
+            images / speed + more for speed, more in zip(self.images_per_second, self.evaluation_seconds, strict=True)
+        ]
+        return interpolated(branches, self.branches, seconds)
+
+    def slowdown(self, lanes: int) -> float:
+        """By how much a run takes longer beside the others."""
+        return 1.0 if lanes == 1 else self.lanes / self.ratio
 
 
-def _in_order(plan: Study, parts: Sequence[str]) -> list[Run]:
-    """The runs of some parts and what they need, all of the first seed first."""
+def interpolated(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
+    """A value on the line through the two points next to it; beyond the last, on theirs."""
+    if len(xs) == 1:
+        return ys[0]
+    i = max(1, min(len(xs) - 1, sum(known < x for known in xs)))
+    return ys[i - 1] + (ys[i] - ys[i - 1]) * (x - xs[i - 1]) / (xs[i] - xs[i - 1])
+
+
+class Job(NamedTuple):
+    """A run that is to be made: its key, those of its parents, and the seconds that it takes alone."""
+
+    key: str
+    parents: frozenset[str]
+    seconds: float
+
+
+def next_job(jobs: Sequence[Job], finished: set[str], seconds: float, slowdown: float) -> Job | None:
+    """The first whose parents are there and which can be finished in that time."""
+    fitting = (job for job in jobs if job.parents <= finished and job.seconds * slowdown <= seconds)
+    return next(fitting, None)
+
+
+def finishing(jobs: Sequence[Job], finished: set[str], seconds: float, lanes: int, slowdown: float) -> list[bool]:
+    """Which of the jobs end in that time if so many are made at once, each begun only if it can be finished."""
+    todo, have, now = list(jobs), set(finished), 0.0
+    working: list[tuple[float, str]] = []
+    while True:
+        while len(working) < lanes and (job := next_job(todo, have, seconds - now, slowdown)):
+            todo.remove(job)
+            heapq.heappush(working, (now + job.seconds * slowdown, job.key))
+        if not working:
+            return [job.key in have for job in jobs]
+        now, key = heapq.heappop(working)
+        have.add(key)
+
+
+def best_lanes(jobs: Sequence[Job], finished: set[str], seconds: float, pace: Pace) -> int:
+    """How many to make at once so that the worthiest are finished, and then as many as can be."""
+    choices = {n: finishing(jobs, finished, seconds, n, pace.slowdown(n)) for n in sorted({1, pace.lanes})}
+    return max(choices, key=lambda lanes: (choices[lanes], -lanes))
+
+
+def in_order_of_worth(plan: "Study") -> list["Run"]:
+    """The runs that part B makes, each after its parents: those of `WORTH` seed by seed, then the others."""
     chosen: dict[tuple[str, int], Run] = {}
 
-    def add(run: Run) -> None:
+    def add(run: "Run") -> None:
         for parent in run.parents:
             add(parent)
         chosen.setdefault((run.experiment, run.seed), run)
 
-    for run in sorted(plan.runs.values(), key=lambda run: run.seed):
-        if run.row.part in parts:
+    def worth(run: "Run") -> tuple[bool, int, int]:
+        known = run.experiment in WORTH
+        return not known, run.seed, WORTH.index(run.experiment) if known else 0
+
+    for run in sorted(plan.runs.values(), key=worth):
+        if run.row.part in PARTS:
             add(run)
     return list(chosen.values())
 
 
-def _done(plan: Study, run: Run) -> bool:
+def done(plan: "Study", run: "Run") -> bool:
     """Whether a run was made and evaluated as planned."""
+    from coopnet import files
+    from coopnet.runs.workspace import EVALUATED, Workspace
+
     folder = Workspace(FOLDER).run(plan, run)
     return files.look(folder / "run.json", "key") == run.key and all((folder / name).is_file() for name in EVALUATED)
 
 
-def _make(piece: Slice, name: str, run: Run, environment: Mapping[str, str]) -> int:
-    """Train a run as long as there is time, and evaluate it; the exit code."""
-    minutes = max(piece.left - RESERVE, 0) / 60
-    which = (name, run.experiment, str(run.seed))
-    command = ("-m", "coopnet", "train", *which, "--evaluate", "--max-minutes", f"{minutes:.2f}")
-    return piece.run(*command, environment=environment)
+def epochs_done(place: Path, key: str) -> int:
+    """Epochs of a run whose state lies in a store; of several machines' the most advanced."""
+    found = [0]
+    for path in (place / "unfinished" / key).glob("*/state.json"):
+        try:
+            found.append(int(json.loads(path.read_text())["facts"]["epoch"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return max(found)
+
+
+def jobs_of(plan: "Study", pace: Pace, place: Path) -> tuple[list[Job], set[str]]:
+    """What is to be made of a study, and the keys of what is done."""
+    from coopnet.data.datasets import DATASETS
+
+    runs, jobs = in_order_of_worth(plan), []
+    finished = {run.key for run in runs if done(plan, run)}
+    for run in runs:
+        if run.key not in finished:
+            data = run.row.data
+            images = data.training_subset or DATASETS[data.dataset].counts["train"] - data.validation
+            epochs = max(run.row.training.epochs - epochs_done(place, run.key), 0)
+            seconds = START + epochs * pace.epoch(run.row.model.branches, images)
+            jobs.append(Job(run.key, frozenset(parent.key for parent in run.parents), seconds))
+    return jobs, finished
+
+
+def forecast(pace: Pace, seconds: float = 480.0) -> Iterator[str]:
+    """What part B could finish of each study for GPUs, so that one can be chosen."""
+    from coopnet import study
+    from coopnet.runs import store
+
+    place = store.default_place(FOLDER)
+    for name in ("full", *sorted(path.stem for path in (FOLDER / "studies").glob("*.yaml"))):
+        plan = study.load(FOLDER, name)
+        if plan.device == "cuda":
+            jobs, finished = jobs_of(plan, pace, place)
+            lanes = best_lanes(jobs, finished, seconds, pace)
+            ends = finishing(jobs, finished, seconds, lanes, pace.slowdown(lanes))
+            first = f"; the first takes {jobs[0].seconds:.0f} s" if jobs else ""
+            yield f"{name}: {sum(ends)} of {len(jobs)} runs in {seconds:.0f} s, {lanes} at once{first}"
+
+
+# Part B
+
+
+def b(out: Path, seconds: float, name: str, data: Path) -> int:
+    """Make runs of a study, in order of worth, as far as they can be finished, and pack all there is; the exit code.
+
+    Args:
+        out: folder for what is brought back.
+        seconds: of all of it.
+        name: of the study.
+        data: folder of the Parquet shards.
+    """
+    piece, environment, out = Slice(seconds), ready(), out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    summary = read(FIRST)
+    if not summary or not summary["speed"]:
+        sys.exit(f"error: {FIRST} has no speeds: run part A first")
+    from benchmarks import sharing
+    from coopnet import study
+    from coopnet.runs import store
+    from coopnet.runs.leases import RUNS_PER_GPU
+
+    plan, pace, place = study.load(FOLDER, name), Pace.read(summary), store.default_place(FOLDER)
+    log = out / "runs.log"
+    for dataset in sorted({run.row.data.dataset for run in in_order_of_worth(plan)}):
+        source = ("--source", "parquet", "--root", str(data)) if dataset == "cifar100" else ()
+        if piece.run("-m", "coopnet", "prepare", dataset, *source, log=log, environment=environment):
+            print(log.read_text()[-2000:])
+            sys.exit(f"error: {dataset} could not be prepared")
+    jobs, finished = jobs_of(plan, pace, place)
+    lanes = best_lanes(jobs, finished, piece.left - RESERVE, pace)
+    environment |= {"COOPNET_LAUNCH": summary["launch"], RUNS_PER_GPU: str(lanes)}
+    print(f"{len(jobs)} runs are due, {lanes} at once by {pace.way if lanes > 1 else 'turns'}", flush=True)
+    runs = {run.key: run for run in plan.runs.values()}
+
+    def make(job: Job, own: Mapping[str, str]) -> int:
+        run = runs[job.key]
+        which = (name, run.experiment, str(run.seed), "--evaluate")
+        limit = f"{max(piece.left - RESERVE, 0) / 60:.3f}"
+        return piece.run("-m", "coopnet", "train", *which, "--max-minutes", limit, log=log, environment=own)
+
+    os.environ.update(environment)
+    with sharing.shared(pace.way if lanes > 1 else "turns") as own:
+        failed = work_off(piece, jobs, finished, lanes, pace.slowdown(lanes), lambda job: make(job, own))
+    for line in bundle.send_back(out, groups(plan, place)):
+        print(f"left behind: {line}")
+    said = log.read_text().splitlines()
+    print("\n".join([line for line in said if "epoch" in line][-3 * lanes :]))
+    for key in failed:
+        print(f"failed: {runs[key].name}; see runs.log")
+    return 1 if failed else 0
+
+
+def work_off(
+    piece: Slice,
+    jobs: Sequence[Job],
+    finished: set[str],
+    lanes: int,
+    slowdown: float,
+    make: Callable[[Job], int],
+) -> list[str]:
+    """Make jobs, several at once; return the keys of those that failed.
+
+    A job is begun if it can be finished. At the end, where none can, the first that may begin is: its state is kept.
+    """
+    todo, have, failed = list(jobs), set(finished), list[str]()
+    working: dict[Future[int], Job] = {}
+    with ThreadPoolExecutor(lanes) as pool:
+        while True:
+            while len(working) < lanes:
+                left = piece.left - RESERVE
+                job = next_job(todo, have, left, slowdown)
+                if job is None and left >= WORTH_BEGINNING:
+                    job = next((job for job in todo if job.parents <= have), None)
+                if job is None:
+                    break
+                todo.remove(job)
+                working[pool.submit(make, job)] = job
+            if not working:
+                return failed
+            for future in wait(working, return_when=FIRST_COMPLETED)[0]:
+                job, code = working.pop(future), future.result()
+                have |= {job.key} if code == 0 else set()
+                failed += [job.key] if code not in (0, TIME_IS_UP) else []
+
+
+def groups(plan: "Study", place: Path) -> Iterator[list[bundle.Item]]:
+    """What is brought back, the most important first: results, unfinished state, then finished runs of the store."""
+    small = [FOLDER / "results" / "bench", FOLDER / "results" / plan.name]
+    paths = [path for folder in small for path in bundle.every_file(folder) if path.name not in bundle.LARGE]
+    yield [bundle.Item(path, path.relative_to(FOLDER).as_posix()) for path in paths]
+    stored = [place / "unfinished", *(place / "runs" / run.key for run in in_order_of_worth(plan))]
+    for folder in stored:
+        items = [bundle.Item(p, f"store/{p.relative_to(place).as_posix()}") for p in bundle.every_file(folder)]
+        if items:
+            yield items
+
+
+def main() -> int:
+    """Read the command line, by the standard library alone: typer may need what the wheels bring."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.partition("\n")[0])
+    parts = parser.add_subparsers(required=True)
+    first = parts.add_parser("a", help=a.__doc__.partition(";")[0])
+    first.add_argument("--device", default="cuda", help="cuda, or cpu to try it (%(default)s)")
+    first.add_argument("--seconds", type=float, default=190, help="of all of it (%(default)s)")
+    first.add_argument("--images", type=int, default=50_000, help="training images of an epoch (%(default)s)")
+    first.add_argument("--test-images", type=int, default=10_000, help="of an epoch (%(default)s)")
+    first.add_argument("--jobs", type=int, default=3, help="runs side by side (%(default)s)")
+    first.set_defaults(part=a)
+    second = parts.add_parser("b", help=b.__doc__.partition(";")[0])
+    second.add_argument("--seconds", type=float, default=530, help="of all of it (%(default)s)")
+    second.add_argument("--study", dest="name", default="full", help="or one of shorter runs (%(default)s)")
+    second.add_argument("--data", type=Path, default=FOLDER / "shards", help="folder of the Parquet shards")
+    second.set_defaults(part=b)
+    for part in (first, second):
+        part.add_argument("--out", type=Path, required=True, help="folder for what is brought back")
+    arguments = vars(parser.parse_args())
+    return arguments.pop("part")(**arguments)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(main())

@@ -35,6 +35,9 @@ class Nowhere:
     def save(self, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
         """Forget."""
 
+    def flush(self) -> None:
+        """Nothing waits."""
+
 
 def constants(row: Experiment) -> dict[str, list[float]]:
     """By what a row normalises its images."""

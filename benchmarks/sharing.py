@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
@@ -37,6 +37,7 @@ from coopnet.training.trainer import Row, train
 
 FOLDER = Path(__file__).parent.parent
 RESULT = FOLDER / "results" / "bench" / "sharing.json"
+CONTROL = "nvidia-cuda-mps-control"
 READY, GO, TRAINED = "ready\n", "go\n", "trained\n"
 
 
@@ -122,9 +123,9 @@ def mps() -> Iterator[dict[str, str]]:
     Raises:
         CoopNetError: it is not installed, or does not start.
     """
-    control = shutil.which("nvidia-cuda-mps-control")
+    control = shutil.which(CONTROL)
     if control is None:
-        raise CoopNetError("nvidia-cuda-mps-control is not installed here")
+        raise CoopNetError(f"{CONTROL} is not installed here")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # its server may still write there
         environment = os.environ | {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
         _control(control, environment, "-d")
@@ -166,8 +167,20 @@ WAYS: dict[str, Callable[[], AbstractContextManager[dict[str, str]]]] = {"turns"
 
 
 def ways_on(device: torch.device) -> list[str]:
-    """The ways that there are to share it."""
-    return [way for way in WAYS if way != "mps" or device.type == "cuda"]
+    """The ways that there are to share it, the best first: MPS on a GPU where its program is, and turns."""
+    return ["mps", "turns"] if device.type == "cuda" and shutil.which(CONTROL) else ["turns"]
+
+
+@contextmanager
+def shared(way: str) -> Iterator[dict[str, str]]:
+    """The environment of processes that share a device in that way; if its service does not start they take turns."""
+    with ExitStack() as stack:
+        try:
+            environment = stack.enter_context(WAYS[way]())
+        except CoopNetError as error:
+            print(f"{error}; runs take turns", flush=True)
+            environment = dict(os.environ)
+        yield environment
 
 
 def measure(way: str, counts: Sequence[int], asked: Mapping[str, Any], repetitions: int) -> dict[str, Any]:
@@ -207,17 +220,6 @@ def unfinished(path: Path, settings: Mapping[str, Any], ways: Sequence[str]) -> 
     return found if known == settings and set(found) < set(ways) else {}
 
 
-def best_way(path: Path, jobs: int) -> str:
-    """The way in which so many runs were measured to be fastest; without a measurement they take turns."""
-    ways = files.read_json(path)["ways"] if path.is_file() else {}
-    speeds = {
-        way: found["runs"][str(jobs)]["images_per_second"]["median"]
-        for way, found in ways.items()
-        if str(jobs) in found.get("runs", {})
-    }
-    return max(speeds, key=lambda way: speeds[way], default="turns")
-
-
 def main(
     device: str = "cuda",
     counts: Annotated[str, typer.Option(help="runs side by side, the first of them alone")] = "1,2,4,8",
@@ -227,6 +229,7 @@ def main(
     repetitions: int = 2,
     threads: Annotated[int, typer.Option(help="of PyTorch in each run")] = 1,
     out: Path = RESULT,
+    best_way: Annotated[bool, typer.Option("--best-way", help="stop after the first way that works")] = False,
     worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
 ) -> None:
     """Measure, and write `results/bench/sharing.json`."""
@@ -243,7 +246,8 @@ def main(
     settings |= {"asked": asked, "counts": [int(count) for count in counts.split(",")], "repetitions": repetitions}
     report = {"ways": unfinished(out, settings, ways_on(where))} | settings
     for way in ways_on(where):
-        if way not in report["ways"]:
+        works = any("runs" in found for found in report["ways"].values())
+        if way not in report["ways"] and not (best_way and works):
             try:
                 report["ways"][way] = measure(way, settings["counts"], asked, repetitions)
             except CoopNetError as error:

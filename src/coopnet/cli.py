@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from coopnet import __version__
-from coopnet.files.errors import CoopNetError
+from coopnet.files.errors import CoopNetError, RecordingFailed
 from coopnet.runs.workspace import Workspace
 from coopnet.study import checked_name
 
@@ -89,7 +90,13 @@ def train(
     """Make one run; the same command continues an interrupted one, and takes a finished one from the store."""
     from coopnet.commands import train as command
 
-    code = command.train(_workspace(), study, experiment, seed, key, max_minutes)
+    began = time.monotonic()
+    try:
+        code = command.train(_workspace(), study, experiment, seed, key, max_minutes)
+    except RecordingFailed as failed:
+        options = ([] if key is None else ["--key", key]) + (["--evaluate"] if evaluated else [])
+        left = None if max_minutes is None else max_minutes - (time.monotonic() - began) / 60
+        command.go_on(failed, ["train", study, experiment, str(seed), *options], left)
     if evaluated and not code:  # in a process of its own it would take twice as long to start
         evaluate(study, experiment, seed, at_transfer=False)
     raise typer.Exit(code)

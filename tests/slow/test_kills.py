@@ -94,6 +94,7 @@ def calm(place: Path) -> Calm:
 def begin(project: Project, *command: str) -> "subprocess.Popen[bytes]":
     """Start a command in a process group of its own; what it says is added to the project's log."""
     words, environment = project.command(*command)
+    environment = dict(environment) | {"COOPNET_SAVE_SECONDS": "0"}  # every epoch is on disk before the next begins
     with (project.root.parent / "log").open("ab") as log:
         return subprocess.Popen(
             words, cwd=project.root, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True

@@ -104,7 +104,7 @@ class OnSlurm(Watched):
         command = [BIN / "snakemake", *arguments, "--workflow-profile", "profiles/slurm", "--config", f"study={study}"]
         command += ["--slurm-no-account", "--slurm-status-command", "squeue"]  # there is no accounting here
         command += ["--slurm-init-seconds-before-status-checks", "2"]
-        environment = os.environ | {"COOPNET_STORE": str(folder / "store")}
+        environment = os.environ | {"COOPNET_STORE": str(folder / "store"), "COOPNET_SAVE_SECONDS": "0"}
         with (folder / "snakemake.log").open("w") as log:
             self.process = subprocess.Popen(
                 command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True

@@ -6,34 +6,14 @@ a value, or a tensor that was replaced instead of filled goes wrong here as it w
 a graph cannot hold, because it waits for the device, is refused.
 """
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-WAITS = ("_local_scalar_dense", "nonzero", "item", "equal", "is_nonzero", "masked_select", "unique", "bincount")
-"""Operations whose result, or its shape, the host has to wait for."""
-
-
-class Census(TorchDispatchMode):
-    """Counts what is launched: operations by name, but for views of tensors and memory that is only set aside."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.launched: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do it and count it."""
-        name = function.overloadpacket.__name__
-        if name in WAITS:
-            raise RuntimeError(f"{name} waits for the device, which a graph cannot")
-        if not function.is_view and "empty" not in name:
-            self.launched[name] += 1
-        return function(*args, **(kwargs or {}))
+from benchmarks.nodes import Census
 
 
 class Tape(Census):
@@ -75,7 +55,12 @@ class Replayer:
         work()
 
     def record(self, work: Callable[[], None]) -> None:
-        """Write the work down. Unlike a graph it does it at that, so the first replay has nothing left to do."""
+        """Write the work down. Unlike a graph it does it at that, so the first replay has nothing left to do.
+
+        A graph that is recorded in inference mode leaves the random state in it, and no other can be recorded outside
+        of it any more (https://github.com/pytorch/pytorch/issues/166792).
+        """
+        assert not torch.is_inference_mode_enabled()
         with self.tape:
             work()
 

@@ -1,5 +1,6 @@
 """Replayed work: what a CUDA graph would repeat is what was meant, whatever changed since it was recorded."""
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -8,12 +9,15 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks import nodes
 from coopnet.data.augment import Images
+from coopnet.files.errors import CoopNetError, RecordingFailed, TrainingFailed
+from coopnet.networks import streams
 from coopnet.networks.loss import Teaching, loss
 from coopnet.networks.network import Architecture, CooperativeNetwork, build
 from coopnet.study.settings import SGD, Adam, GradientRatio
 from coopnet.training import engine, graph
-from coopnet.training.engine import Meters, make_deterministic, train_step
+from coopnet.training.engine import Meters, Precise, counted_at_once, make_deterministic, train_step
 from coopnet.training.gradient_ratio import ModuleRates
 from coopnet.training.graph import WARM_UP, CudaGraph, GraphedStep
 from coopnet.training.optimizer import Optimizer
@@ -64,14 +68,14 @@ def test_replayed_training_is_training(start: str, changes: dict[str, Any], monk
     """Operations recorded once and repeated give the bits of work that is done anew each time.
 
     Learning rate, ramp-up, the opening of a branch, the factors of modules, meters and the best network change between
-    replays; the last batch of each epoch is smaller and goes its own way.
+    replays; the last batch of each epoch is smaller and has a recording of its own.
     """
     meant = trained_with(Repeater, monkeypatch, start, changes)
     Replayer.made.clear()
     assert trained_with(Replayer, monkeypatch, start, changes) == meant
-    # 4 epochs of 4 full batches and a smaller one; 2 of 20 validation images and 3 of 30 test images are full.
+    # 4 epochs of 4 full batches and a smaller one; 20 validation images make 2 and a smaller one, 30 test images 3.
     looks = 2 if "test_every" in changes else 4
-    expected = [4 * 4 - WARM_UP, 4 * 2 - WARM_UP, looks * 3 - WARM_UP]
+    expected = [max(batches - WARM_UP, 0) for batches in (4 * 4, 4, 4 * 2, 4, looks * 3, looks)]
     assert [made.replays for made in Replayer.made] == expected
 
 
@@ -79,6 +83,144 @@ def test_replayed_training_can_be_interrupted(monkeypatch: pytest.MonkeyPatch) -
     """A run that is stopped warms up and records anew, and ends with the same bits."""
     calm = trained_with(Replayer, monkeypatch, "random", {})
     assert trained_with(Replayer, monkeypatch, "random", {}, stops=True) == calm
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 4])
+def test_run_may_resume_in_the_last_batches_of_an_epoch(stop_after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluation is then recorded before a training step is, in the same process, and the bits are the same."""
+    meant = trained_with(Repeater, monkeypatch, "random", {})
+    monkeypatch.setitem(graph.RECORDERS, "cpu", Replayer)
+    steps, memory = 0, Ram()
+
+    def stop() -> str | None:
+        nonlocal steps
+        steps += 1
+        return "now" if steps == stop_after else None
+
+    training = settings(epochs=4)
+    with pytest.raises(Interrupted):
+        train(task(training), memory, Silence(), stop)
+    Replayer.made.clear()
+    assert result(train(task(training), memory, Silence(), never)) == meant
+    if stop_after > 4 - WARM_UP:
+        batches = [len(made.tape.calls) for made in Replayer.made]
+        assert all(batches)  # all sizes of all splits were recorded
+
+
+@pytest.mark.parametrize("mode", ["serial", "eager"])
+def test_other_modes_have_the_bits_of_the_graph(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without streams, and without any recording, a run is the same; in the last mode nothing is recorded."""
+    meant = trained_with(Replayer, monkeypatch, "random", {"precision": "bf16"})
+    monkeypatch.setenv(streams.LAUNCH, mode)
+    Replayer.made.clear()
+    assert trained_with(Replayer, monkeypatch, "random", {"precision": "bf16"}) == meant
+    assert bool(Replayer.made) == (mode == "serial")
+
+
+def test_unknown_mode_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable, its value and what would be right are named."""
+    monkeypatch.setenv(streams.LAUNCH, "fast")
+    with pytest.raises(CoopNetError, match="COOPNET_LAUNCH is 'fast'; set it to graph, serial or eager"):
+        GraphedStep(print, CPU)
+
+
+class Broken(Repeater):
+    """Cannot record."""
+
+    said = RuntimeError("CUDA error: operation not permitted\nwhen stream is capturing")
+
+    def record(self, work: Any) -> None:
+        """As CUDA does it."""
+        raise self.said
+
+
+def test_failed_recording_names_the_next_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that cannot be recorded says in which mode it was, why, and in which a fresh process can go on."""
+    for mode, following in (("graph", "serial"), ("serial", "eager")):
+        monkeypatch.setenv(streams.LAUNCH, mode)
+        with pytest.raises(RecordingFailed, match=f"set COOPNET_LAUNCH={following}$") as failed:
+            trained_with(Broken, monkeypatch, "random", {})
+        assert (failed.value.mode, failed.value.following) == (mode, following)
+        assert failed.value.reason == "RuntimeError: CUDA error: operation not permitted when stream is capturing"
+
+
+def test_full_device_is_not_a_failed_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another mode would have no more memory."""
+    monkeypatch.setattr(Broken, "said", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."))
+    with pytest.raises(TrainingFailed, match="no memory left on cpu in epoch 0, step 4 of 5"):
+        trained_with(Broken, monkeypatch, "random", {})
+
+
+@pytest.mark.parametrize(
+    ("mode", "bf16", "side_by_side"), [("graph", True, True), ("graph", False, False), ("serial", True, False)]
+)
+def test_branches_have_streams_of_their_own_in_bf16_only(
+    mode: str, bf16: bool, side_by_side: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a graph is recorded, on tensors that only pretend to be on a GPU."""
+    made: list[str] = []
+
+    class Stream:
+        def __init__(self) -> None:
+            made.append("stream")
+
+        def wait_stream(self, other: Any) -> None: ...
+
+    monkeypatch.setenv(streams.LAUNCH, mode)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(Tensor, "record_stream", lambda tensor, stream: None)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: bf16)
+    with FakeTensorMode(), torch.device("cuda"):
+        inputs = [torch.zeros(2, 3)] * 3
+        outputs = streams.side_by_side([torch.nn.ReLU()] * 3, inputs)
+    assert len(outputs) == 3
+    assert len(made) == (4 if side_by_side else 0)
+
+
+@pytest.mark.parametrize(("branches", "gate", "trunk"), [(1, "none", "shared"), (3, "learned", "own")])
+def test_one_cast_of_all_weights_has_the_bits_of_autocast(branches: int, gate: str, trunk: str) -> None:
+    """Outputs, gradients and running statistics of a step in bf16, against autocast's cast in each layer."""
+    make_deterministic(1)
+    images, labels = split(6, 0).plain(torch.arange(6)), torch.tensor([0, 1, 2, 3, 0, 1])
+    teaching = STEP._replace(gated=gate != "none")
+    sides = []
+    for cast in (True, False):
+        network = build(Architecture("cifar_resnet", 8, "basic", 4, branches, gate, 4, trunk), 0).train()
+        network.to(memory_format=torch.channels_last)
+        if cast:
+            precise = Precise(network, "bf16")
+            outputs = precise(images)
+        else:
+            with engine.autocast(CPU, "bf16"):
+                outputs = network(images)
+        loss(outputs, labels, teaching).total.backward()
+        if cast:
+            precise.return_gradients()
+        tensors = {name: parameter.grad for name, parameter in network.named_parameters()}
+        sides.append(tensors | dict(network.named_buffers()) | {"branches": outputs.branches, "gate": outputs.gate})
+    for name, tensor in sides[0].items():
+        assert tensor is not None
+        assert tensor.dtype == sides[1][name].dtype, name
+        assert tensor.stride() == sides[1][name].stride(), name
+        assert torch.equal(tensor, sides[1][name]), name
+
+
+def test_all_counters_of_batchnorm_count_at_once() -> None:
+    """Each layer in training mode counts the batch once; one whose average is cumulative needs its own count."""
+    first, second, frozen, cumulative = (torch.nn.BatchNorm2d(1, momentum=m) for m in (0.1, 0.1, 0.1, None))
+    layers = torch.nn.Sequential(first, second, frozen).train()
+    frozen.eval()
+    with Census() as census, counted_at_once(layers):
+        layers(torch.ones(2, 1, 3, 3))
+    assert [layer.num_batches_tracked for layer in layers] == [1, 1, 0]
+    assert (census.launched["_foreach_add_"], census.launched["add_"]) == (1, 0)
+    with counted_at_once(cumulative):
+        cumulative(torch.ones(2, 1, 3, 3))
+    assert cumulative.num_batches_tracked == 1
 
 
 def test_a_number_that_was_recorded_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +232,7 @@ def test_a_number_that_was_recorded_stays(monkeypatch: pytest.MonkeyPatch) -> No
     def work(batch: Tensor) -> None:
         total.add_(torch.stack([batch.sum() * plain, batch.sum() * held]))
 
-    run = GraphedStep(work, 2, CPU)
+    run = GraphedStep(work, CPU)
     for number in (1.0, 1.0, 1.0, 1.0, 10.0):
         plain = number
         held.fill_(number)
@@ -101,34 +243,34 @@ def test_a_number_that_was_recorded_stays(monkeypatch: pytest.MonkeyPatch) -> No
 def test_work_that_waits_cannot_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading a value on the host is refused."""
     monkeypatch.setitem(graph.RECORDERS, "cpu", Replayer)
-    run = GraphedStep(lambda batch: print(batch.sum().item()), 1, CPU)
+    run = GraphedStep(lambda batch: print(batch.sum().item()), CPU)
     for _ in range(WARM_UP):
         run(torch.ones(1))
-    with pytest.raises(RuntimeError, match="waits for the device"):
+    with pytest.raises(RecordingFailed, match="waits for the device"):
         run(torch.ones(1))
 
 
 STEP = Teaching("on_the_fly", gated=True, temperature=3.0, weight=0.5)
-OPERATIONS = {1: 306, 3: 535, 5: 719}
-"""Operations of a training step by number of branches, ResNet-32 in fp32, with the locked version of PyTorch."""
+OPERATIONS = {
+    **{("baseline", "fp32"): 274, ("one3", "fp32"): 480, ("one5", "fp32"): 642},
+    **{("baseline", "bf16"): 279, ("one3", "bf16"): 487, ("one5", "bf16"): 649},
+}
+"""Operations of a training step of ResNet-32, with the locked version of PyTorch."""
 
 
-@pytest.mark.parametrize("branches", OPERATIONS)
-def test_operations_of_a_training_step(branches: int) -> None:
+@pytest.mark.parametrize(("name", "precision"), OPERATIONS)
+def test_operations_of_a_training_step(name: str, precision: str) -> None:
     """A step does no more operations than it did, and none that the host has to wait for.
 
     What counts is what is launched, a kernel each at least. Where a step needs fewer now, lower the number.
     """
-    make_deterministic(1)
-    architecture = Architecture("cifar_resnet", 32, "basic", 16, branches, "learned" if branches > 1 else "none", 100)
-    network = build(architecture, 0).to(memory_format=torch.channels_last)
-    images, optimizer, meters = split(8, 0), Optimizer(network, SGD(kind="sgd", lr=0.1), {}), Meters(branches, CPU)
-    order, offsets, flips = torch.arange(8), torch.zeros(8, 2, dtype=torch.long), torch.zeros(8, dtype=torch.bool)
-    teaching = STEP._replace(gated=branches > 1)
-    with Census() as census:
-        batch = images.augmented(order, offsets, flips)
-        train_step(network, optimizer, batch, images.labels[order], teaching, "fp32", meters)
-    assert census.launched.total() <= OPERATIONS[branches], census.launched.most_common()
+    launched = nodes.count(name, precision)
+    assert launched.total() <= OPERATIONS[name, precision], launched.most_common()
+
+
+def test_documentation_shows_the_counts() -> None:
+    """The table in docs/performance.md is what `python -m benchmarks.nodes` prints."""
+    assert nodes.table() in (nodes.FOLDER / "docs" / "performance.md").read_text()
 
 
 class OnDevice(Census):
@@ -151,7 +293,7 @@ class OnDevice(Census):
     ("kind", "optimizer", "ratio"),
     [("on_the_fly", "sgd", False), ("on_the_fly", "adam", True), ("mutual", "sgd", True), ("none", "sgd", False)],
 )
-def test_step_on_a_gpu_touches_nothing_on_the_host(
+def test_step_touches_nothing_on_the_host(
     kind: Any, optimizer: str, ratio: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On tensors that only pretend to be on a GPU, a step and an evaluation batch make none elsewhere.
@@ -192,16 +334,24 @@ GPU = torch.device("cuda")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
 
+ON_GPU = [("graph", kind, "bf16") for kind in KINDS] + [("graph", kind, "fp32") for kind in KINDS]
+ON_GPU += [("serial", kind, "bf16") for kind in KINDS]
+"""In fp32 the two modes are the same. `benchmarks.gpu` reads the mode, which comes first."""
+
+
 @needs_gpu
-@pytest.mark.parametrize(("start", "changes"), KINDS)
+@pytest.mark.parametrize(("mode", "kind", "precision"), ON_GPU)
 def test_graphs_on_a_gpu_give_the_bits_of_single_operations(
-    start: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    mode: str, kind: tuple[str, dict[str, Any]], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A CUDA graph and work that is launched operation by operation train the same network, to the bit.
 
-    So does a run that is interrupted, whose graph is recorded anew at other steps.
+    So does a run that is interrupted, whose graphs are recorded anew at other steps.
     """
-    meant = trained_with(Repeater, monkeypatch, start, changes, device=GPU)
+    start, changes = kind[0], kind[1] | {"precision": precision}
+    monkeypatch.setenv(streams.LAUNCH, "eager")
+    meant = trained_with(CudaGraph, monkeypatch, start, changes, device=GPU)
+    monkeypatch.setenv(streams.LAUNCH, mode)
     assert trained_with(CudaGraph, monkeypatch, start, changes, device=GPU) == meant
     assert trained_with(CudaGraph, monkeypatch, start, changes, device=GPU, stops=True) == meant
 

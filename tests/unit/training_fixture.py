@@ -43,6 +43,8 @@ class Ram:
         copied = {name: tensor.clone() for name, tensor in tensors.items()}
         self.saved = (copied, {k: list(v) if isinstance(v, list) else v for k, v in facts.items()})
 
+    def flush(self) -> None: ...
+
 
 def split(count: int, seed: int, device: torch.device = CPU) -> Images:
     """Random images of 4 classes."""

@@ -1,21 +1,22 @@
 """`coopnet train`: make one run, or take it from the store if it was ever made."""
 
 import logging
+import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from coopnet import files, study
 from coopnet.data.datasets import DATASETS
 from coopnet.data.normalization import normalization
 from coopnet.files.digests import Digests
-from coopnet.files.errors import CoopNetError, TrainingFailed
+from coopnet.files.errors import CoopNetError, RecordingFailed, TrainingFailed
 from coopnet.runs import failures, leases, receipts, store
 from coopnet.runs.store import Store
 from coopnet.runs.workspace import Workspace, targets
@@ -24,6 +25,7 @@ from coopnet.study.settings import GROWING, JOINING
 
 log = logging.getLogger(__name__)
 
+LAUNCH = "COOPNET_LAUNCH"  # of networks.streams, which needs torch
 TIME_IS_UP = 75  # EX_TEMPFAIL of sysexits.h: the same command again continues
 
 
@@ -78,6 +80,27 @@ def make(workspace: Workspace, plan: Study, run: Run, key: str | None, stop: "St
         if _without_training(workspace, plan, run, runs):
             return 0
         return _make(workspace, plan, run, runs, stop)
+
+
+def go_on(failed: RecordingFailed, arguments: Sequence[str], max_minutes: float | None) -> NoReturn:
+    """Replace this process, whose GPU is of no more use to it, by a fresh one that makes the run in the next mode.
+
+    Args:
+        failed: what could not be recorded, and the next mode.
+        arguments: of `coopnet`.
+        max_minutes: that are left.
+    """
+    name = "/".join(arguments[1:4])
+    log.warning(
+        "%s: no CUDA graph could be recorded in the mode %s (%s); the run goes on in a fresh process with %s=%s",
+        *(name, failed.mode, failed.reason, LAUNCH, failed.following),
+    )
+    limit = [] if max_minutes is None else ["--max-minutes", str(max(max_minutes, 0.0))]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.closerange(3, 65_536)  # the lock of the run, the lease of the GPU, and the GPU itself
+    environment = os.environ | {LAUNCH: failed.following}
+    os.execve(sys.executable, [sys.executable, "-m", "coopnet", *arguments, *limit], environment)
 
 
 def _late(run: Run) -> int:
@@ -153,6 +176,8 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
     except Interrupted as interruption:
         log.warning("%s: %s. Saved; the same command again continues", run.name, interruption)
         return stop.exit_code
+    except RecordingFailed:
+        raise  # another process goes on
     except CoopNetError as error:
         raise CoopNetError(f"{run.name}: {error}") from error
     finally:

@@ -20,3 +20,21 @@ class TrainingFailed(CoopNetError):
     def __init__(self, message: str, kind: str, epoch: int | None = None, step: int | None = None):
         super().__init__(message)
         self.kind, self.epoch, self.step = kind, epoch, step
+
+
+class RecordingFailed(CoopNetError):
+    """A CUDA graph could not be recorded.
+
+    PyTorch's allocator may stay in the state of a recording after that, so this process cannot go on; a fresh one can,
+    in the next mode of `COOPNET_LAUNCH`.
+
+    Attributes:
+        mode: that failed.
+        following: mode to go on in.
+    """
+
+    def __init__(self, reason: str, mode: str, following: str):
+        super().__init__(
+            f"a CUDA graph could not be recorded in the mode {mode} ({reason}); set COOPNET_LAUNCH={following}"
+        )
+        self.reason, self.mode, self.following = reason, mode, following

@@ -13,6 +13,7 @@ from coopnet.data.augment import Images
 from coopnet.data.datasets import DATASETS
 from coopnet.data.normalization import normalization
 from coopnet.networks.network import trainable_parameters
+from coopnet.networks.streams import launch_mode
 from coopnet.networks.transfer import TrainedNetwork
 from coopnet.runs import checkpoint, provenance
 from coopnet.runs.resume import ResumeFolder
@@ -99,6 +100,7 @@ def produce(
         }
         | known
         | {"code": code}
+        | ({"launch": launch_mode()} if where.type == "cuda" else {})
     )
     files.write_json(made / checkpoint.RECORD, files.sealed(record))
     return made

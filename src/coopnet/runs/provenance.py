@@ -1,16 +1,22 @@
 """What a result was made with: code, libraries and device. Recorded beside it, never part of its key."""
 
+import os
 import platform
+import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from coopnet import __version__
+from coopnet.files.errors import CoopNetError
 from coopnet.study import numerics
 
 LIBRARIES = ("torch", "numpy", "scipy", "safetensors")
 """Those whose code computes a run's numbers."""
+
+COMMIT = "COOPNET_COMMIT"
+"""Names the commit of source that was copied without its git repository."""
 
 
 def libraries() -> dict[str, str]:
@@ -32,10 +38,16 @@ def source() -> str:
 def code() -> dict[str, Any]:
     """Version of the package, hash of the numerics' source, and the commit where the source is a git checkout.
 
-    `modified` says whether the source differs from that commit; None where there is no git.
+    `modified` says whether the source differs from that commit; None where there is no git. There `COOPNET_COMMIT`
+    names the commit.
+
+    Raises:
+        CoopNetError: that is not the name of a commit.
     """
     source = Path(__file__).parent.parent
-    commit = _git(source, "rev-parse", "HEAD")
+    commit = _git(source, "rev-parse", "HEAD") or os.environ.get(COMMIT)
+    if commit and not re.fullmatch(r"[0-9a-f]{40}([0-9a-f]{24})?", commit):
+        raise CoopNetError(f"{COMMIT} is {commit[:100]!r}; set it to all hexadecimal digits of a commit")
     changes = _git(source, "status", "--porcelain", "--", ".")
     return {
         "version": __version__,

@@ -3,6 +3,9 @@
 import hashlib
 import json
 import logging
+import os
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,31 @@ from coopnet.runs import checkpoint
 log = logging.getLogger(__name__)
 
 INDEX = "state.json"
+EVERY = "COOPNET_SAVE_SECONDS"
+
+
+def seconds_between_saves() -> float:
+    """Seconds after a save for which no other is begun, as `COOPNET_SAVE_SECONDS` says; 30 by default.
+
+    Raises:
+        CoopNetError: it is not a number of seconds.
+    """
+    text = os.environ.get(EVERY) or "30"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise CoopNetError(f"{EVERY} is {text!r}; set it to a number of seconds, 0 to save after every epoch")
+    return seconds
 
 
 class ResumeFolder:
     """Two files that take turns, and an index that names the good one, replaced last.
+
+    An epoch on a GPU takes about as long as a few saves, so states are written on a thread of their own, and one that
+    comes less than `COOPNET_SAVE_SECONDS` after the last writing waits in memory. `flush` writes what waits. With 0
+    every state is on disk when `save` returns.
 
     State of another machine or version is not continued, since the bits that follow would be neither the one's nor
     the other's. It is not touched either: each has a folder of its own, and whoever goes back there can continue.
@@ -33,6 +57,10 @@ class ResumeFolder:
     def __init__(self, run: Path, identity: Mapping[str, Any]):
         self.run, self.identity = run, dict(identity)
         self.folder = run / hashlib.sha256(_text(self.identity).encode()).hexdigest()[:12]
+        self.every, self.written = seconds_between_saves(), time.monotonic()
+        self.waiting: tuple[Mapping[str, Tensor], dict[str, Any]] | None = None
+        self.thread: threading.Thread | None = None
+        self.error: BaseException | None = None
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Tensors and facts of the last `save`, or None where there are none that may be used."""
@@ -54,7 +82,52 @@ class ResumeFolder:
         return tensors, saved["facts"]
 
     def save(self, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
-        """Replace what was saved before; a crash at any moment leaves the one or the other whole."""
+        """Replace what was saved before, now or a little later.
+
+        Args:
+            tensors: on the CPU; nobody changes them any more.
+            facts: for JSON; its lists may grow later.
+
+        Raises:
+            CoopNetError: the last writing failed.
+        """
+        self._look_after_thread(wait=False)
+        self.waiting = tensors, {name: list(fact) if isinstance(fact, list) else fact for name, fact in facts.items()}
+        if self.every == 0:
+            self.flush()
+        elif self.thread is None and time.monotonic() - self.written >= self.every:
+            state, self.waiting = self.waiting, None
+            self.thread = threading.Thread(target=self._try_to_write, args=state)
+            self.thread.start()
+
+    def flush(self) -> None:
+        """Return when the state that was saved last is on disk.
+
+        Raises:
+            CoopNetError: it, or the one before, could not be written.
+        """
+        self._look_after_thread(wait=True)
+        if self.waiting is not None:
+            state, self.waiting = self.waiting, None
+            self._write(*state)
+
+    def _look_after_thread(self, *, wait: bool) -> None:
+        """Put away a thread that has ended, and raise its error."""
+        if self.thread is not None and (wait or not self.thread.is_alive()):
+            self.thread.join()
+            self.thread = None
+        if self.error is not None:
+            error, self.error, self.waiting = self.error, None, None
+            raise error
+
+    def _try_to_write(self, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
+        try:
+            self._write(tensors, facts)
+        except BaseException as error:
+            self.error = error
+
+    def _write(self, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
+        """Replace what is on disk; a crash at any moment leaves the one or the other whole."""
         index = self.folder / INDEX
         name = "b.safetensors" if self._last() == "a.safetensors" else "a.safetensors"
         checkpoint.write_tensors(self.folder / name, tensors)
@@ -62,6 +135,7 @@ class ResumeFolder:
         content = {"identity": self.identity, "tensors": name, "sha256": digest, "facts": facts}
         # Not sorted: the order of a row's columns is that of the history.
         files.write_text(index, json.dumps(files.sealed(content), allow_nan=False))
+        self.written = time.monotonic()
 
     def _tell_of_others(self) -> None:
         for index in sorted(self.run.glob(f"*/{INDEX}")):

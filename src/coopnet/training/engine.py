@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from coopnet.data.augment import Draws, Images
 from coopnet.networks.loss import Loss, Teaching, loss, taught_by
@@ -38,6 +39,71 @@ def make_deterministic(threads: int) -> None:
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
     """Mixed precision for `bf16`, nothing for `fp32`; parameters stay in float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+class Precise:
+    """A network as it computes in a precision: on images [n, 3, 32, 32], forward and backward.
+
+    In bf16 all weights of convolutions and linear layers are cast at once, and so are their gradients on the way back.
+    Autocast alone would cast each where its layer comes, which takes a launch per tensor and rounds the same. The gate,
+    which computes in float32, keeps its weights.
+
+    Args:
+        network: any mode.
+        precision: `fp32` or `bf16`.
+    """
+
+    def __init__(self, network: CooperativeNetwork, precision: str):
+        self.network, self.precision = network, precision
+        self.cast: dict[str, tuple[Tensor, Tensor]] = {}
+        if precision == "bf16":
+            self._cast()
+            for _, copy in self.cast.values():
+                copy.requires_grad_(torch.is_grad_enabled())
+
+    @torch.no_grad()
+    def _cast(self) -> None:
+        for place, module in self.network.named_modules():
+            if isinstance(module, nn.Conv2d | nn.Linear) and not place.startswith("gate"):
+                for name, weight in module.named_parameters(recurse=False):
+                    self.cast[f"{place}.{name}"] = weight, torch.empty_like(weight, dtype=torch.bfloat16)
+        torch._foreach_copy_([copy for _, copy in self.cast.values()], [weight for weight, _ in self.cast.values()])
+
+    def __call__(self, images: Tensor) -> Outputs:
+        """Forward."""
+        copies = {name: copy for name, (_, copy) in self.cast.items()}
+        with autocast(images.device, self.precision):
+            outputs: Outputs = functional_call(self.network, copies, (images,)) if copies else self.network(images)
+        return outputs
+
+    @torch.no_grad()
+    def return_gradients(self) -> None:
+        """After a backward pass, give each weight the gradient of its copy, in float32."""
+        used = [(weight, copy) for weight, copy in self.cast.values() if copy.grad is not None]
+        for weight, _ in used:
+            weight.grad = torch.empty_like(weight)
+        if used:
+            torch._foreach_copy_([weight.grad for weight, _ in used], [copy.grad for _, copy in used])
+
+
+@contextmanager
+def counted_at_once(network: nn.Module) -> Iterator[None]:
+    """Let every BatchNorm in training mode count this batch, by one launch for all of them instead of one for each.
+
+    Each is to be reached once. A BatchNorm whose average is cumulative needs its count at once and keeps counting.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    norms = [norm for norm in norms if norm.training and norm.momentum is not None]
+    counters = [norm.num_batches_tracked for norm in norms]
+    for norm in norms:
+        norm.num_batches_tracked = None
+    try:
+        yield
+    finally:
+        for norm, counter in zip(norms, counters, strict=True):
+            norm.num_batches_tracked = counter
+    if counters:
+        torch._foreach_add_(counters, 1)
 
 
 def ranks(logits: Tensor, labels: Tensor) -> Tensor:
@@ -105,11 +171,13 @@ def train_step(
 ) -> Tensor:
     """Forward, backward and update on one batch, images [n, 3, 32, 32] and labels [n]; returns its loss, a scalar."""
     lesson = None if teacher is None else taught(teacher, images, teaching, precision)
-    with autocast(images.device, precision):
-        outputs = network(images)
+    precise = Precise(network, precision)
+    with counted_at_once(network):
+        outputs = precise(images)
     losses = loss(outputs, labels, teaching, lesson)
     optimizer.clear_gradients()
     losses.total.backward()
+    precise.return_gradients()
     optimizer.step()
     meters.add(outputs, labels, losses)
     return losses.total.detach()
@@ -118,9 +186,7 @@ def train_step(
 @torch.no_grad()
 def taught(teacher: CooperativeNetwork, images: Tensor, teaching: Teaching, precision: str) -> Tensor:
     """What a teacher, in eval mode, says about these very images: probabilities [n, C]."""
-    with autocast(images.device, precision):
-        outputs = teacher(images)
-    return taught_by(outputs, teaching.temperature)
+    return taught_by(Precise(teacher, precision)(images), teaching.temperature)
 
 
 class Evaluation:
@@ -144,23 +210,22 @@ class Evaluation:
         device = split.labels.device
         self.batches = torch.arange(len(split), device=device).split(EVALUATION_BATCH)
         self.meters = Meters(network.architecture.branches, device)
-        self.launch = GraphedStep(self._batch, EVALUATION_BATCH, device)
+        self.step = GraphedStep(self._batch, device)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # and not inference_mode: a recording keeps its random state, which no later one could then use
     def __call__(self, teaching: Teaching) -> Meters:
         """Evaluate the network as it is now. Where work is replayed, a weight that changes has to be a tensor."""
         self.network.eval()
         self.teaching = teaching
         self.meters.clear()
         for indices in self.batches:
-            self.launch(indices)
+            self.step(indices)
         self.meters.images = len(self.split)
         return self.meters
 
     def _batch(self, indices: Tensor) -> None:
         images, labels = self.split.plain(indices), self.split.labels[indices]
-        with autocast(labels.device, self.precision):
-            outputs = self.network(images)
+        outputs = Precise(self.network, self.precision)(images)
         lesson = None if self.teacher is None else taught(self.teacher, images, self.teaching, self.precision)
         self.meters.add(outputs, labels, loss(outputs, labels, self.teaching, lesson))
 

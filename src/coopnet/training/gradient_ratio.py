@@ -81,7 +81,7 @@ class ModuleRates:
 
     def state(self) -> dict[str, Tensor]:
         """What has to be kept to continue."""
-        return {"factors": self.factors.cpu(), "sums": self.sums.cpu(), "taken": self.taken.cpu().clone()}
+        return {name: getattr(self, name).cpu().clone() for name in ("factors", "sums", "taken")}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Continue from `state`."""

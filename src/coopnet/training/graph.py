@@ -5,7 +5,9 @@ launched whole. It is recorded once and repeats the same kernels on the same mem
 
 - what differs from batch to batch is copied into tensors that stay where they are, and so is any number that changes
   (`number`), since a graph keeps Python's numbers as they were;
-- a batch of another size, as the last one of an epoch, goes operation by operation. The bits are the same either way.
+- each size of batch has a graph of its own: a full one, and the smaller one at the end of an epoch.
+
+`COOPNET_LAUNCH` chooses how a GPU gets its work (`coopnet.networks.streams`). The bits are the same either way.
 
 Source: the PyTorch manual, CUDA semantics, "CUDA Graphs".
 """
@@ -16,6 +18,10 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from coopnet.files.errors import RecordingFailed
+from coopnet.networks.streams import MODES, launch_mode
+from coopnet.training.device import out_of_memory
 
 WARM_UP = 3
 """Batches that go operation by operation before the recording, so that libraries have their handles and workspaces."""
@@ -64,7 +70,7 @@ class CudaGraph:
                 gc.enable()
 
     def replay(self) -> None:
-        """GraphedStep the graph on the current stream."""
+        """Launch the graph on the current stream."""
         self.graph.replay()
 
 
@@ -82,32 +88,58 @@ class GraphedStep:
 
     Args:
         work: takes the tensors of a batch, leaves what it makes in tensors that stay where they are, and never waits.
-        size: of a full batch, along the first dimension.
         device: of the tensors.
     """
 
-    def __init__(self, work: Callable[..., None], size: int, device: torch.device):
-        self.work, self.size = work, size
-        self.recorder = RECORDERS[device.type]() if device.type in RECORDERS else None
-        self.inputs: tuple[Tensor, ...] = ()
+    def __init__(self, work: Callable[..., None], device: torch.device):
+        self.work = work
+        recorded = launch_mode() != "eager" and device.type in RECORDERS
+        self.recorder = RECORDERS[device.type] if recorded else None
+        self.graphs: dict[int, _Graph] = {}
+
+    def __call__(self, *batch: Tensor) -> None:
+        """Do the work on a batch.
+
+        Raises:
+            RecordingFailed: the work could not be recorded, and this process can do no more on its GPU.
+        """
+        if self.recorder is None:
+            self.work(*batch)
+            return
+        size = len(batch[0])
+        if size not in self.graphs:
+            self.graphs[size] = _Graph(self.work, self.recorder(), batch)
+        self.graphs[size](*batch)
+
+
+class _Graph:
+    """Some work on batches of one size, recorded after a few of them."""
+
+    def __init__(self, work: Callable[..., None], recorder: Recorder, batch: tuple[Tensor, ...]):
+        self.work, self.recorder = work, recorder
+        self.inputs = tuple(torch.empty_like(tensor) for tensor in batch)
         self.done = 0
 
     def __call__(self, *batch: Tensor) -> None:
-        """Do the work on a batch."""
-        if self.recorder is None or len(batch[0]) != self.size:
-            self.work(*batch)
-            return
-        if not self.inputs:
-            self.inputs = tuple(torch.empty_like(tensor) for tensor in batch)
         for mine, given in zip(self.inputs, batch, strict=True):
             mine.copy_(given)
         if self.done < WARM_UP:
             self.recorder.warm_up(self._work)
         else:
             if self.done == WARM_UP:
-                self.recorder.record(self._work)
+                self._record()
             self.recorder.replay()
         self.done += 1
+
+    def _record(self) -> None:
+        try:
+            self.recorder.record(self._work)
+        except Exception as error:
+            if out_of_memory(error) is not None:  # there would be none in another mode either
+                raise
+            mode = launch_mode()
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise RecordingFailed(reason, mode, MODES[MODES.index(mode) + 1]) from error
 
     def _work(self) -> None:
         self.work(*self.inputs)

@@ -39,7 +39,10 @@ class ResumeState(Protocol):
         """What was saved last, or None."""
 
     def save(self, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
-        """Replace what was saved before, atomically."""
+        """Replace what was saved before, atomically, now or a little later; the tensors are no longer changed."""
+
+    def flush(self) -> None:
+        """Return when what was saved last is on disk."""
 
 
 class Progress(Protocol):
@@ -115,7 +118,7 @@ def train(task: Task, memory: ResumeState, progress: Progress, stop: Callable[[]
 
     Args:
         task: what to do.
-        memory: read once, written after every epoch and when stopped.
+        memory: read once, told the state after every epoch, and flushed at the end, however it comes.
         progress: is told of every batch and epoch.
         stop: is asked after every step; a reason makes the run save itself and end.
 
@@ -146,7 +149,7 @@ class _Run:
         self.losses = torch.zeros(self.steps, device=self.device)  # of this epoch, by step
         self.loss = torch.zeros((), device=self.device)  # of the last step
         self.weight = number(1.0, self.device)
-        self.launch = GraphedStep(self._step, task.training.batch_size, self.device)
+        self.launch = GraphedStep(self._step, self.device)
         self.evaluations = {
             name: Evaluation(self.network, split, task.training.precision, task.teacher)
             for name, split in task.splits.items()
@@ -165,20 +168,26 @@ class _Run:
 
     def run(self) -> TrainingResult:
         """All epochs that are left."""
-        while self.state.epoch < self.task.training.epochs:
-            try:
-                self._epoch()
-            except (RuntimeError, MemoryError) as error:
-                said = out_of_memory(error)
-                if said is None:
-                    raise
-                raise self._no_memory(said) from error
+        try:
+            while self.state.epoch < self.task.training.epochs:
+                self._epoch_in_memory()
+        finally:
+            self.memory.flush()
         if self.task.training.selection == "best_validation" and self.state.best:
             self._restore(self.state.best)
         selected = self.state.best_epoch if self.task.training.selection == "best_validation" else None
         if selected is None and self.state.history:
             selected = len(self.state.history) - 1
         return TrainingResult(self.network, self.optimizer.slots, self.state.history, self.state.timing, selected)
+
+    def _epoch_in_memory(self) -> None:
+        try:
+            self._epoch()
+        except (RuntimeError, MemoryError) as error:
+            said = out_of_memory(error)
+            if said is None:
+                raise
+            raise self._no_memory(said) from error
 
     def _epoch(self) -> None:
         training, epoch = self.task.training, self.state.epoch
@@ -353,7 +362,8 @@ class _Run:
 
     def _save(self) -> None:
         state = self.state
-        tensors = dict(self._snapshot()) | {"meters": self.meters.sums.cpu(), "losses": self.losses.cpu()}
+        tensors = dict(self._snapshot())
+        tensors |= {"meters": self.meters.sums.cpu().clone(), "losses": self.losses.cpu().clone()}
         tensors |= {f"best/{name}": tensor for name, tensor in state.best.items()}
         if self.rates is not None:
             tensors |= {f"rates/{name}": tensor for name, tensor in self.rates.state().items()}

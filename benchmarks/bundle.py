@@ -1,0 +1,284 @@
+"""What travels to a machine where nothing can be installed, and what comes back from it.
+
+    python -m benchmarks.bundle take --data FOLDER --out build/gpu
+    python -m benchmarks.bundle bring FOLDER
+
+`take` makes tar files that are small enough to be copied one at a time: source, missing wheels, the Parquet shards of
+CIFAR-100, and what earlier visits left unfinished. `bring` puts what came back into this checkout and its run store.
+Neither needs more than Python's standard library and pip; `take` uses git as well.
+"""
+
+import argparse
+import gzip
+import io
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ("src", "benchmarks", "tests", "params.yaml", "studies", "pyproject.toml")
+"""What is needed of the checkout."""
+
+WHEELS = ("pydantic", "pydantic-core", "annotated-types", "typing-inspection")
+"""Packages that the machine lacks."""
+
+PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+LARGE = ("logits.safetensors", "model.safetensors", "optimizer.safetensors")
+"""Files of a run that are not copied as results; the run store has them all."""
+
+COMMIT = "COMMIT"
+"""A file with the commit of the source, for provenance where there is no git."""
+
+MIB = 2**20
+PART = 15 * MIB
+"""Bytes of a file that is brought back."""
+PARTS = 7
+"""Most files that are brought back, one place left for the log."""
+
+PREFIX = "results.tar.gz."
+
+
+class Item(NamedTuple):
+    """A file, and its name in a bundle."""
+
+    path: Path
+    name: str
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes in a tar file."""
+        return 1024 + -(-self.path.stat().st_size // 512) * 512
+
+
+# To the machine
+
+
+def source(commit: Path) -> list[Item]:
+    """The committed source, and the file that names its commit, which is written to `commit`.
+
+    Raises:
+        SystemExit: the checkout differs from its commit in what is taken along.
+    """
+    changed = git("status", "--porcelain", "--", *SOURCE)
+    if changed:
+        sys.exit(f"error: commit these first, so that results can name the source that made them:\n{changed}")
+    commit.write_text(git("rev-parse", "HEAD") + "\n")
+    listed = git("ls-files", "--", *SOURCE).splitlines()
+    return [Item(ROOT / name, name) for name in listed] + [Item(commit, COMMIT)]
+
+
+def git(*arguments: str) -> str:
+    """What git says about the checkout."""
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def wheels(folder: Path, python: str) -> list[Item]:
+    """The missing packages, in the versions that are installed here, as wheels for that Python on x86-64 Linux."""
+    wanted = [f"{name}=={version(name)}" for name in WHEELS]
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.whl"):
+        old.unlink()
+    platforms = [word for name in PLATFORMS for word in ("--platform", name)]
+    command = ["pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--python-version", python]
+    command += ["--implementation", "cp", *platforms, "--dest", str(folder), *wanted]
+    subprocess.run([sys.executable, "-m", *command], check=True)
+    return [Item(path, f"wheels/{path.name}") for path in sorted(folder.glob("*.whl"))]
+
+
+def earlier(study: str, store: Path) -> list[Item]:
+    """What lies here of a study: small results, unfinished state, and the finished runs that others start from."""
+    results = ROOT / "results" / study
+    items = [Item(p, p.relative_to(ROOT).as_posix()) for p in every_file(results) if p.name not in LARGE]
+    items += [Item(p, f"store/{p.relative_to(store)}") for p in every_file(store / "unfinished")]
+    for key in needed(study):
+        items += [Item(p, f"store/{p.relative_to(store)}") for p in every_file(store / "runs" / key)]
+    return items
+
+
+def needed(study: str) -> list[str]:
+    """Keys of the parents of runs that part B would make and that are not done."""
+    from benchmarks.gpu import done, in_order_of_worth
+    from coopnet import study as studies
+
+    plan = studies.load(ROOT, study)
+    due = [run for run in in_order_of_worth(plan) if not done(plan, run)]
+    return sorted({parent.key for run in due for parent in run.parents if done(plan, parent)})
+
+
+def every_file(folder: Path) -> Iterator[Path]:
+    """All files below a folder, sorted; none where there is no such folder."""
+    yield from sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def packed(items: Iterable[Item], limit: int) -> list[list[Item]]:
+    """Items in bundles of at most `limit` bytes each, in their order: a new one begins where the next does not fit.
+
+    Raises:
+        SystemExit: a single item is larger than that.
+    """
+    bundles: list[list[Item]] = [[]]
+    room = limit - 10_240  # the end of a tar file
+    left = room
+    for item in items:
+        if item.size > room:
+            sys.exit(f"error: {item.path} alone is larger than {limit / MIB:.0f} MiB")
+        if item.size > left:
+            bundles.append([])
+            left = room
+        bundles[-1].append(item)
+        left -= item.size
+    return bundles
+
+
+# And back
+
+
+class Split(io.RawIOBase):
+    """A file to write to that is cut into parts: `<folder>/<prefix>00`, `01` and so on."""
+
+    def __init__(self, folder: Path, size: int = PART):
+        self.folder, self.size, self.paths, self.part = folder, size, list[Path](), io.BytesIO()
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def write(self, data: "bytes | memoryview") -> int:  # type: ignore[override]
+        """Write to the part at hand, and begin others where it is full."""
+        rest = memoryview(data)
+        while len(rest):
+            room = self.size - self.part.tell()
+            self.part.write(rest[:room])
+            rest = rest[room:]
+            if self.part.tell() == self.size:
+                self.flush_part()
+        return len(data)
+
+    def flush_part(self) -> None:
+        """Put the part at hand on disk and begin the next."""
+        if self.part.tell():
+            path = self.folder / f"{PREFIX}{len(self.paths):02}"
+            path.write_bytes(self.part.getvalue())
+            self.paths.append(path)
+            self.part = io.BytesIO()
+
+
+def send_back(out: Path, groups: Iterable[Sequence[Item]], part: int = PART, parts: int = PARTS) -> list[str]:
+    """Pack groups of files, the most important first, into files of at most `part` bytes, at most `parts` of them.
+
+    Returns:
+        A line for each group that did not fit; a group is packed whole or not at all.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    left, missing = part * parts - 65_536, []
+    split = Split(out, part)
+    # Weights do not get smaller, whatever the effort.
+    with gzip.GzipFile(fileobj=split, mode="wb", compresslevel=1) as zipped, tarfile.open(None, "w|", zipped) as tar:
+        for group in groups:
+            size = sum(item.size for item in group)
+            if size > left:
+                missing.append(f"{group[0].name} and {len(group) - 1} other files ({size / MIB:.0f} MiB) do not fit")
+                continue
+            left -= size
+            for item in group:
+                tar.add(item.path, item.name, recursive=False)
+    split.flush_part()
+    return missing
+
+
+def bring_back(folder: Path, root: Path, store: Path) -> list[str]:
+    """Put what came back where it belongs: `store/` into the run store, everything else into the checkout.
+
+    Raises:
+        SystemExit: there is nothing, or a part is missing.
+    """
+    paths = sorted(folder.glob(f"{PREFIX}*"))
+    if not paths or [path.name for path in paths] != [f"{PREFIX}{i:02}" for i in range(len(paths))]:
+        sys.exit(f"error: {folder} has not all parts {PREFIX}00, {PREFIX}01 …: {[path.name for path in paths]}")
+    names = []
+    whole = io.BytesIO(b"".join(path.read_bytes() for path in paths))
+    with tarfile.open(fileobj=whole, mode="r:gz") as tar:
+        for member in tar:
+            place = root
+            names.append(member.name)
+            if member.name.startswith("store/"):
+                place, member.name = store, member.name.removeprefix("store/")
+            tar.extract(member, place, filter="data")
+    return names
+
+
+def unzip_wheels(root: Path) -> Path:
+    """Put the wheels of a bundle where Python can import them; a wheel of pure files needs no installer."""
+    site = root / "site"
+    for wheel in sorted((root / "wheels").glob("*.whl")):
+        with zipfile.ZipFile(wheel) as files:
+            files.extractall(site)
+    return site
+
+
+# Commands
+
+
+def take(data: Path, out: Path, study: str, limit: float, python: str) -> None:
+    """Make the bundles and say how large they are.
+
+    Args:
+        data: folder of the Parquet shards of CIFAR-100.
+        out: folder for the bundles.
+        study: what lies here of it goes along.
+        limit: MiB of a bundle.
+        python: version of the machine's Python.
+    """
+    from coopnet.runs import store
+
+    shards = sorted(data.glob("*.parquet"))
+    if {path.name.split("-")[0] for path in shards} != {"train", "test"}:
+        sys.exit(f"error: {data} has not both train-*.parquet and test-*.parquet, and nothing else of that kind")
+    out.mkdir(parents=True, exist_ok=True)
+    for old in out.glob("bundle*.tar"):
+        old.unlink()
+    items = source(out / COMMIT) + wheels(out / "wheels", python)
+    items += [Item(path, f"shards/{path.name}") for path in shards]
+    items += earlier(study, store.default_place(ROOT))
+    for number, bundle in enumerate(packed(items, int(limit * MIB)), 1):
+        path = out / f"bundle{number}.tar"
+        with tarfile.open(path, "w") as tar:
+            for item in bundle:
+                tar.add(item.path, item.name, recursive=False)
+        kinds = sorted({item.name.split("/")[0] for item in bundle})
+        print(f"{path}: {path.stat().st_size / MIB:.1f} MiB, {len(bundle)} files: {', '.join(kinds)}")
+
+
+def bring(folder: Path) -> None:
+    """Put what came back into this checkout and its run store."""
+    from coopnet.runs import store
+
+    for name in bring_back(folder, ROOT, store.default_place(ROOT)):
+        print(name)
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bundle", description=__doc__.partition("\n")[0])
+    commands = parser.add_subparsers(required=True)
+    taking = commands.add_parser("take", help="make the bundles and say how large they are")
+    taking.add_argument("--data", type=Path, required=True, help="folder of the Parquet shards of CIFAR-100")
+    taking.add_argument("--out", type=Path, default=Path("build/gpu"), help="folder for the bundles (%(default)s)")
+    taking.add_argument("--study", default="full", help="what lies here of it goes along (%(default)s)")
+    taking.add_argument("--limit", type=float, default=64, help="MiB of a bundle (%(default)s)")
+    taking.add_argument("--python", default="3.12", help="version of the machine's Python (%(default)s)")
+    taking.set_defaults(command=take)
+    bringing = commands.add_parser("bring", help="put what came back into this checkout and its run store")
+    bringing.add_argument("folder", type=Path)
+    bringing.set_defaults(command=bring)
+    arguments = vars(parser.parse_args())
+    arguments.pop("command")(**arguments)
+
+
+if __name__ == "__main__":
+    main()
