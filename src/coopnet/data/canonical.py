@@ -19,7 +19,7 @@ from coopnet import files
 from coopnet.data.arrays import Arrays, Ordered, Room, Source
 from coopnet.data.datasets import SPLITS, Dataset
 from coopnet.data.order import MANY_CLASSES, channel_statistics, content_digest, packed, pieces
-from coopnet.errors import CoopNetError
+from coopnet.files.errors import CoopNetError
 
 MANIFEST = "manifest.json"
 

@@ -7,7 +7,7 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps
 
-from coopnet.errors import CoopNetError
+from coopnet.files.errors import CoopNetError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Image files that are decoded: those for which Pillow starts no other program."""

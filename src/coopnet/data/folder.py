@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from coopnet.data.fit import SUFFIXES
-from coopnet.errors import CoopNetError
+from coopnet.files.errors import CoopNetError
 
 IGNORED = ("thumbs.db", "desktop.ini")
 """What a file manager leaves in folders, beside files whose names begin with a dot."""

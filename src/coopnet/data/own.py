@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from coopnet import confined
 from coopnet.data import folder, shards
 from coopnet.data.arrays import Ordered, Room, Source
 from coopnet.data.datasets import SPLITS, Dataset
 from coopnet.data.fit import decoded
 from coopnet.data.order import PIECE, canonical_order
+from coopnet.data.seeding import derive
 from coopnet.data.splits import stratified
-from coopnet.errors import CoopNetError
-from coopnet.seeding import derive
+from coopnet.files import confined
+from coopnet.files.errors import CoopNetError
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,8 @@ def _from_shards(dataset: Dataset, root: Path, room: Room) -> Source:
                 f"{root} has no shards {split}-*.parquet; give the folder that holds them, or hold test images back "
                 f"with datasets.{dataset.name}.test: {{fraction: 0.2}}"
             )
-    read_, names = {}, ()
+    read_: dict[str, Ordered] = {}
+    names: tuple[str, ...] = ()
     for split, some in paths.items():
         if some:
             read_[split], named = _decoded_shards(dataset, split, some, root, room)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from coopnet.data.arrays import Arrays
 from coopnet.data.fit import decoded
-from coopnet.errors import CoopNetError
+from coopnet.files.errors import CoopNetError
 
 IMAGE_COLUMNS = ("img", "image")  # both names are in use for the Hugging Face copies of CIFAR
 BATCH = 1024  # rows decoded at a time, at most

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from coopnet import confined
 from coopnet.data import official, shards, svhn
 from coopnet.data.arrays import Arrays, Ordered, Room, Source
 from coopnet.data.datasets import SPLITS, Dataset
 from coopnet.data.order import canonical_order
-from coopnet.errors import CoopNetError
+from coopnet.files import confined
+from coopnet.files.errors import CoopNetError
 
 MEMORY, COPIES = 2**30, 6
 """What decoding a split may take: bytes for Arrow or SciPy, and copies of its images (decoded, joined)."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from coopnet.data.arrays import Arrays
 from coopnet.data.official import Official
-from coopnet.errors import CoopNetError
+from coopnet.files.errors import CoopNetError
 
 SIZES = {"train": 182_040_794, "test": 64_275_384}
 """Bytes of `train_32x32.mat` and `test_32x32.mat`."""
