@@ -106,14 +106,14 @@ def _facts(dataset: Dataset, found: Source) -> dict[str, Any]:
     if wrong:
         raise CoopNetError(
             f"{dataset.name}: {wrong[0]} is {facts[wrong[0]]}, not {_identity(dataset)[wrong[0]]}, which is pinned; "
-            f"if the images were meant to change, {how_to_pin(facts)}"
+            f"if the images were meant to change, {where_to_pin(dataset)}: {pin(facts)}"
         )
     return facts
 
 
-def how_to_pin(manifest: Mapping[str, Any]) -> str:
-    """What to write into `params.yaml` so that what was prepared can be trained on."""
-    return f"let datasets.{manifest['dataset']} of params.yaml have the line `{pin(manifest)}`"
+def where_to_pin(dataset: Dataset) -> str:
+    """What to do with the line that pins what was prepared."""
+    return f"let datasets.{dataset.name} of params.yaml have this line"
 
 
 def pin(manifest: Mapping[str, Any]) -> str:
@@ -231,6 +231,12 @@ def load(folder: Path, dataset: Dataset) -> dict[str, Arrays]:
     """
     manifest = verify(folder, dataset)
     return {split: _load_split(_file(folder, split), dataset, manifest, split) for split in SPLITS}
+
+
+def class_names(folder: Path, dataset: Dataset) -> list[str]:
+    """The names of the classes of a prepared folder, in the order of their labels."""
+    manifest = _read_manifest(folder / MANIFEST) or {}
+    return list(dataset.class_names or manifest.get("class_names") or ())
 
 
 def _load_split(path: Path, dataset: Dataset, manifest: Mapping[str, Any], split: str) -> Arrays:

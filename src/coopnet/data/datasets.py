@@ -54,6 +54,10 @@ class Dataset:
     held_back: float = 0.0
     split_seed: int = 0
 
+    def facts(self) -> dict[str, Any]:
+        """What the record of a run says of its data."""
+        return {"dataset": self.name, "digest": self.digest} | ({"size": self.size} if self.measured else {})
+
     @property
     def own(self) -> bool:
         """Whether it is somebody's own, described by `params.yaml` alone."""
