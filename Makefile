@@ -4,7 +4,7 @@ CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN = .venv/bin
 READY = .venv/ready
 
-.PHONY: setup demo demo-all test test-slow check audit bench report restore lock clean
+.PHONY: setup demo demo-all test test-slow check audit bench same-bits report restore lock clean
 
 setup: $(READY)
 
@@ -47,6 +47,10 @@ audit: $(READY)
 # Speed beside the plain loop in benchmarks/, on the GPU if there is one; wants a machine that does nothing else.
 bench: $(READY)
 	$(BIN)/coopnet bench
+
+# After an edit of the numerics that changes no bit: prove it, so that what was trained before stays valid.
+same-bits: $(READY)
+	$(BIN)/python -m benchmarks.same_bits
 
 # The report of STUDY from its tables and its ledger alone: no data, no checkpoints, no logits.
 STUDY ?= mini

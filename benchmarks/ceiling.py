@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from benchmarks.watch import now, spread
 from benchmarks.workload import architecture
 from coopnet.networks.network import build, trainable_parameters
-from coopnet.settings import Experiment
+from coopnet.study.settings import Experiment
 
 ELEMENT = {"bf16": 2, "fp32": 4, "tf32": 4}
 """Bytes of a number in memory."""

@@ -21,12 +21,12 @@ import torch
 from benchmarks import reference
 from benchmarks.loops import Nowhere, constants, switch, task
 from benchmarks.workload import Arrays, architecture
+from coopnet.data.seeding import derive
 from coopnet.data.splits import split
-from coopnet.errors import CoopNetError
+from coopnet.files.errors import CoopNetError
 from coopnet.networks.network import build
-from coopnet.seeding import derive
-from coopnet.settings import Training
 from coopnet.study import Run
+from coopnet.study.settings import Training
 from coopnet.training import trainer
 from coopnet.training.trainer import Row
 

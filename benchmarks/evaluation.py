@@ -27,8 +27,8 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks import cores
 from coopnet import files, study
+from coopnet.runs.workspace import Workspace, targets
 from coopnet.study import Run, Study
-from coopnet.workspace import Workspace, targets
 
 ROOT = Path(__file__).parent.parent
 NAME = "synthetic"

@@ -21,11 +21,12 @@ from typing import Annotated
 import typer
 
 from benchmarks import sharing
-from coopnet import files, leases, study
+from coopnet import files, study
 from coopnet.commands.train import TIME_IS_UP
-from coopnet.errors import CoopNetError
+from coopnet.files.errors import CoopNetError
+from coopnet.runs import leases
+from coopnet.runs.workspace import EVALUATED, Workspace
 from coopnet.study import FULL, Run, Study
-from coopnet.workspace import EVALUATED, Workspace
 
 FOLDER = Path(__file__).parent.parent
 PARTS = ("foundation", "step2")

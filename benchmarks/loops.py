@@ -16,8 +16,8 @@ from coopnet.data.datasets import DATASETS
 from coopnet.data.normalization import normalization
 from coopnet.networks.loss import Loss, Teaching, rampup
 from coopnet.networks.network import Outputs, build
-from coopnet.networks.surgery import Patient
-from coopnet.settings import Experiment, OnTheFly
+from coopnet.networks.transfer import TrainedNetwork
+from coopnet.study.settings import Experiment, OnTheFly
 from coopnet.training.engine import Meters, batches, make_deterministic, train_step
 from coopnet.training.group import ALONE, Group
 from coopnet.training.optimizer import Optimizer
@@ -52,7 +52,7 @@ def task(row: Experiment, arrays: Arrays, device: torch.device, *, seed: int = S
     names = {"train": "training", "test": "test"}
     splits = {names[name]: Images(*arrays[name], mean, std, device) for name in arrays}
     augment = row.data.augmentation == "crop_flip"
-    return Task(Patient(network, {}), row.training, splits, augment=augment, seed=seed)
+    return Task(TrainedNetwork(network, {}), row.training, splits, augment=augment, seed=seed)
 
 
 def ours(row: Experiment, arrays: Arrays, device: torch.device, progress: Progress) -> None:
@@ -125,7 +125,7 @@ class _Meters(Meters):
 def our_laps(row: Experiment, arrays: Arrays, device: torch.device, laps: Laps) -> None:
     """An epoch of our training steps, one by one: the same step as the trainer's, watched from inside."""
     todo, training = task(row, arrays, device), row.training
-    network, split = todo.patient.network.train(), todo.splits["training"]
+    network, split = todo.initial.network.train(), todo.splits["training"]
     optimizer = _Optimizer(network, training.optimizer, {})
     meters = _Meters(network.architecture.branches, device)
     optimizer.laps = meters.laps = laps

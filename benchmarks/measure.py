@@ -12,11 +12,11 @@ from benchmarks import SIDES, ceiling, cores, memory, reference
 from benchmarks.loops import LAPS, LOOPS, precision, switch
 from benchmarks.watch import Laps, Stopwatch, spread
 from benchmarks.workload import EPOCH, PRICED, Arrays, Workload, one_epoch, synthetic
-from coopnet import provenance
 from coopnet.networks import flops
-from coopnet.settings import Experiment
+from coopnet.runs import provenance
+from coopnet.study.settings import Experiment
 from coopnet.training.device import describe
-from coopnet.training.launch import RECORDERS
+from coopnet.training.graph import RECORDERS
 
 LAP_STEPS = 3
 """Measured steps from which the shares of time are taken."""

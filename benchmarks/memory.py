@@ -12,8 +12,8 @@ import torch
 from benchmarks.loops import LOOPS, switch
 from benchmarks.watch import Enough, Stopwatch
 from benchmarks.workload import EPOCH, synthetic
-from coopnet.errors import CoopNetError
-from coopnet.settings import Experiment
+from coopnet.files.errors import CoopNetError
+from coopnet.study.settings import Experiment
 
 STEPS = 3
 """After which no step needs more than those before it."""

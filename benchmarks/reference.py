@@ -20,7 +20,7 @@ from torchvision import transforms
 
 from coopnet.networks.loss import rampup
 from coopnet.networks.network import CooperativeNetwork, Outputs
-from coopnet.settings import SGD, OnTheFly, Training
+from coopnet.study.settings import SGD, OnTheFly, Training
 from coopnet.training.trainer import Progress, Row
 
 WORKERS = 4

@@ -28,9 +28,10 @@ import typer
 from benchmarks.loops import Nowhere, switch, task
 from benchmarks.watch import spread
 from benchmarks.workload import EPOCH, PRICED, one_epoch, synthetic
-from coopnet import files, provenance, study
-from coopnet.errors import CoopNetError
-from coopnet.settings import Experiment
+from coopnet import files, study
+from coopnet.files.errors import CoopNetError
+from coopnet.runs import provenance
+from coopnet.study.settings import Experiment
 from coopnet.training.device import choose, describe
 from coopnet.training.trainer import Row, train
 

@@ -8,7 +8,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from benchmarks import SIDES
-from coopnet.reporting.wording import count, listing, number
+from coopnet.report.wording import count, listing, number
 
 PARTS = ("data", "forward", "backward", "optimiser", "metrics")
 SCALED = "epoch_seconds_scaled_from_fewer_images"

@@ -8,10 +8,10 @@ import torch
 
 from benchmarks import cores
 from coopnet.data.datasets import DATASETS
-from coopnet.errors import CoopNetError
+from coopnet.files.errors import CoopNetError
 from coopnet.networks.network import Architecture
-from coopnet.reporting.wording import count
-from coopnet.settings import Experiment
+from coopnet.report.wording import count
+from coopnet.study.settings import Experiment
 from coopnet.training.device import has_bf16
 
 MODELS = ("baseline", "one3", "one5")

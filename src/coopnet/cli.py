@@ -9,9 +9,9 @@ import typer
 from typer.core import TyperGroup
 
 from coopnet import __version__
-from coopnet.errors import CoopNetError
+from coopnet.files.errors import CoopNetError
+from coopnet.runs.workspace import Workspace
 from coopnet.study import checked_name
-from coopnet.workspace import Workspace
 
 LONGEST = 2_000  # letters of an error message
 

@@ -4,11 +4,12 @@ import os
 import subprocess
 import sys
 
-from coopnet import failures, locks, stamps, steps, study as studies
+from coopnet.runs import failures, locks, stamps, steps
+from coopnet import study as studies
 from coopnet.claims import entries
-from coopnet.errors import CoopNetError
-from coopnet.reporting import published
-from coopnet.workspace import PREPARED, Workspace
+from coopnet.files.errors import CoopNetError
+from coopnet.report import published
+from coopnet.runs.workspace import PREPARED, Workspace
 
 
 def read_study():

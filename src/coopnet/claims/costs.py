@@ -9,7 +9,7 @@ import numpy as np
 
 from coopnet.claims import bootstrap
 from coopnet.claims.bootstrap import Resampled
-from coopnet.errors import CoopNetError
+from coopnet.files.errors import CoopNetError
 from coopnet.study import Run
 
 

@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from coopnet import study
-from coopnet.errors import CoopNetError
-from coopnet.settings import Words
-from coopnet.study import Experiment
+from coopnet.files.errors import CoopNetError
+from coopnet.study.settings import Experiment, Words
 
 REFERENCE = re.compile(r"(?P<experiment>\w+)(?:\.(?P<model>\w+))?(?:@(?P<stage>step0))?", re.ASCII)
 MODELS = ("ensemble", "branch_mean", "mean_probabilities", "picked")

@@ -17,8 +17,8 @@ from coopnet.claims.decisions import FEW, FEWEST, Decision, Verdict, after_holm,
 from coopnet.claims.entries import Comparison, Cost, Kept, Reference, Stated
 from coopnet.claims.outcomes import Accuracies, Name, Outcomes
 from coopnet.claims.pairing import Replicates, pair
-from coopnet.errors import CoopNetError
 from coopnet.evaluation.outcomes import SCORES
+from coopnet.files.errors import CoopNetError
 from coopnet.study import Run, Study
 
 RISE = {"nll": 0.001, "ece": 0.05}

@@ -9,8 +9,8 @@ import numpy as np
 from coopnet import files
 from coopnet.claims import bootstrap
 from coopnet.claims.entries import Reference
-from coopnet.errors import CoopNetError
 from coopnet.evaluation.outcomes import unpack
+from coopnet.files.errors import CoopNetError
 from coopnet.study import Run
 
 Name = tuple[str, int, str]

@@ -7,7 +7,7 @@ a child and the control that shares its parent, an ensemble and its members. Equ
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from coopnet.errors import CoopNetError
+from coopnet.files.errors import CoopNetError
 from coopnet.study import Run
 
 

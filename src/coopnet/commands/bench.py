@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from coopnet import files, study
-from coopnet.errors import CoopNetError
-from coopnet.workspace import Workspace
+from coopnet.files.errors import CoopNetError
+from coopnet.runs.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

@@ -5,12 +5,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from coopnet import failures, files, receipts, steps, study
+from coopnet import files, study
 from coopnet.claims import costs, entries, ledger
 from coopnet.claims.outcomes import Outcomes
-from coopnet.steps import Step
+from coopnet.runs import failures, receipts, steps
+from coopnet.runs.steps import Step
+from coopnet.runs.workspace import Workspace
 from coopnet.study import Run, Study
-from coopnet.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

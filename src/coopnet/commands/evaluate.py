@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from coopnet import files, receipts, steps, study
-from coopnet.errors import CoopNetError
+from coopnet import files, study
 from coopnet.evaluation.metrics import Saved, measure, ranks, versus, versus_parents, versus_teacher
 from coopnet.evaluation.outcomes import SCORES, outcomes, pack, pack_each
 from coopnet.evaluation.voting import MOST, VOTES, best_smaller, vote, votes
+from coopnet.files.errors import CoopNetError
+from coopnet.runs import receipts, steps
+from coopnet.runs.workspace import EVALUATED, Workspace
 from coopnet.study import Run, Study
-from coopnet.workspace import EVALUATED, Workspace
 
 
 def evaluate(workspace: Workspace, name: str, experiment: str, seed: int) -> None:

@@ -4,10 +4,10 @@ import logging
 from pathlib import Path
 
 from coopnet import files
-from coopnet.errors import CoopNetError
+from coopnet.files.errors import CoopNetError
 from coopnet.networks import lan2018
 from coopnet.networks.network import CooperativeNetwork, trainable_parameters
-from coopnet.training import checkpoint
+from coopnet.runs import checkpoint
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from coopnet.data import canonical
 from coopnet.data.datasets import DATASETS
-from coopnet.errors import CoopNetError
+from coopnet.files.errors import CoopNetError
+from coopnet.runs.workspace import Workspace
 from coopnet.study import did_you_mean
-from coopnet.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

@@ -8,14 +8,15 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from coopnet import files, receipts, steps, store, study
+from coopnet import files, study
 from coopnet.commands import stages
 from coopnet.data.datasets import DATASETS
-from coopnet.digests import Digests, remembered
-from coopnet.errors import CoopNetError
-from coopnet.store import Store
+from coopnet.files.digests import Digests, remembered
+from coopnet.files.errors import CoopNetError
+from coopnet.runs import receipts, steps, store
+from coopnet.runs.store import Store
+from coopnet.runs.workspace import Workspace, targets
 from coopnet.study import FULL, Run, Study
-from coopnet.workspace import Workspace, targets
 
 log = logging.getLogger(__name__)
 

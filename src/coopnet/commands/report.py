@@ -4,15 +4,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from coopnet import failures, receipts, steps, study
-from coopnet.errors import CoopNetError
-from coopnet.failures import Lost
-from coopnet.reporting import published
-from coopnet.reporting.published import Published
-from coopnet.reporting.runs import Loss, RunFolder, StudyInfo
-from coopnet.steps import Step
+from coopnet import study
+from coopnet.files.errors import CoopNetError
+from coopnet.report import published
+from coopnet.report.published import Published
+from coopnet.report.runs import Loss, RunFolder, StudyInfo
+from coopnet.runs import failures, receipts, steps
+from coopnet.runs.failures import Lost
+from coopnet.runs.steps import Step
+from coopnet.runs.workspace import Workspace
 from coopnet.study import Study
-from coopnet.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def tables(workspace: Workspace, name: str) -> None:
 
 def _tables(workspace: Workspace, plan: Study) -> None:
     from coopnet.commands.evaluate import checked_record  # and with it SciPy, which the pages do without
-    from coopnet.reporting import tables as results
+    from coopnet.report import tables as results
 
     figures = published.read(workspace.published, study.rows(workspace.root))
     lost = failures.lost(workspace, plan)
@@ -80,7 +81,7 @@ def describe(
 
 def report(workspace: Workspace, name: str) -> None:
     """Make `reports/<study>/index.html` and `report.pdf` from the study's tables, and from nothing else."""
-    from coopnet.reporting import report as pages  # pandas and matplotlib take seconds
+    from coopnet.report import report as pages  # pandas and matplotlib take seconds
 
     with receipts.making(workspace, lambda: steps.report(workspace, name)):
         pages.render(workspace.tables(name), workspace.report(name))
@@ -89,7 +90,7 @@ def report(workspace: Workspace, name: str) -> None:
 
 def timing(workspace: Workspace, name: str) -> None:
     """Make `reports/<study>/timing.html`."""
-    from coopnet.reporting import timing as page
+    from coopnet.report import timing as page
 
     with receipts.making(workspace, lambda: steps.timing(workspace, name)):
         page.render(workspace.tables(name), workspace.report(name))

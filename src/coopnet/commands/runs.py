@@ -12,14 +12,15 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from coopnet import failures, files, numerics, receipts, store, study
+from coopnet import files, study
 from coopnet.data.datasets import DATASETS
-from coopnet.digests import Digests, remembered
-from coopnet.errors import CoopNetError
-from coopnet.failures import Lost
-from coopnet.store import Store
-from coopnet.study import Run, Study
-from coopnet.workspace import Workspace
+from coopnet.files.digests import Digests, remembered
+from coopnet.files.errors import CoopNetError
+from coopnet.runs import failures, receipts, store
+from coopnet.runs.failures import Lost
+from coopnet.runs.store import Store
+from coopnet.runs.workspace import Workspace
+from coopnet.study import Run, Study, numerics
 
 WIDTH = 200
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import yaml
 
-from coopnet import files, numerics, steps, study
+from coopnet import files, study
 from coopnet.data.datasets import DATASETS
-from coopnet.errors import CoopNetError
-from coopnet.steps import Step
-from coopnet.study import FULL, Run, Study
-from coopnet.workspace import CHECKPOINT, EVALUATED, PREPARED, Workspace
+from coopnet.files.errors import CoopNetError
+from coopnet.runs import steps
+from coopnet.runs.steps import Step
+from coopnet.runs.workspace import CHECKPOINT, EVALUATED, PREPARED, Workspace
+from coopnet.study import FULL, Run, Study, numerics
 
 log = logging.getLogger(__name__)
 

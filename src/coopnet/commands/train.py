@@ -11,15 +11,16 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from coopnet import failures, files, leases, receipts, store, study
+from coopnet import files, study
 from coopnet.commands import torchrun
 from coopnet.data.datasets import DATASETS
 from coopnet.data.normalization import normalization
-from coopnet.digests import Digests
-from coopnet.errors import CoopNetError, TrainingFailed
-from coopnet.store import Store
+from coopnet.files.digests import Digests
+from coopnet.files.errors import CoopNetError, TrainingFailed
+from coopnet.runs import failures, leases, receipts, store
+from coopnet.runs.store import Store
+from coopnet.runs.workspace import CHECKPOINT, Workspace, targets
 from coopnet.study import Run, Study, imported_record
-from coopnet.workspace import CHECKPOINT, Workspace, targets
 
 if TYPE_CHECKING:
     from coopnet.training.group import Group
@@ -136,8 +137,8 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
         return TIME_IS_UP
 
     from coopnet.data import canonical
+    from coopnet.runs.job import produce
     from coopnet.training.group import ALONE
-    from coopnet.training.job import produce
     from coopnet.training.trainer import Interrupted
 
     dataset = DATASETS[run.row.data.dataset]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coopnet.seeding import derive
+from coopnet.data.seeding import derive
 
 PADDING = 4
 

@@ -14,7 +14,7 @@ import numpy as np
 from coopnet import files
 from coopnet.data.arrays import Arrays
 from coopnet.data.datasets import SPLITS, Dataset
-from coopnet.errors import CoopNetError
+from coopnet.files.errors import CoopNetError
 
 MANIFEST = "manifest.json"
 

@@ -19,7 +19,7 @@ import numpy as np
 from coopnet import files
 from coopnet.data.arrays import Arrays
 from coopnet.data.datasets import Dataset
-from coopnet.errors import CoopNetError
+from coopnet.files.errors import CoopNetError
 
 CHUNK = 2**20  # bytes that are received at a time
 PATIENCE = 60  # seconds without an answer

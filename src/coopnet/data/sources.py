@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import safetensors.numpy
 from PIL import Image
 
-from coopnet import confined
 from coopnet.data import official
 from coopnet.data.arrays import Arrays
 from coopnet.data.datasets import Dataset
-from coopnet.errors import CoopNetError
+from coopnet.files import confined
+from coopnet.files.errors import CoopNetError
 
 IMAGE_COLUMNS = ("img", "image")  # both names are in use for the Hugging Face copies of CIFAR
 BATCH = 1024  # rows decoded at a time

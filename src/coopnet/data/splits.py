@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coopnet.seeding import derive
+from coopnet.data.seeding import derive
 
 
 class Split(NamedTuple):

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
-from coopnet.errors import CoopNetError
 from coopnet.evaluation.chunks import in_chunks
 from coopnet.evaluation.diversity import diversity
+from coopnet.files.errors import CoopNetError
 
 BINS = 15
 """Bins of equal width on [0, 1] that confidences are sorted into."""

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from coopnet.data.datasets import DATASETS
 from coopnet.networks.loss import Teaching, loss
 from coopnet.networks.network import Architecture, Outputs, build, trainable_parameters
-from coopnet.settings import Experiment
+from coopnet.study.settings import Experiment
 
 BATCH = 2
 """Images that are counted at once; the gate's BatchNorm has no variance over a single one."""

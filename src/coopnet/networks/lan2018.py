@@ -18,9 +18,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from coopnet import confined, files
+from coopnet import files
 from coopnet.data.normalization import LAN2018
-from coopnet.errors import CoopNetError
+from coopnet.files import confined
+from coopnet.files.errors import CoopNetError
 from coopnet.networks.network import Architecture, build
 from coopnet.networks.tensors import check_count, finite
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from coopnet.errors import CoopNetError
+from coopnet.files.errors import CoopNetError
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from coopnet.data.augment import Draws, Images
 from coopnet.networks.loss import Loss, Teaching, loss, taught_by
 from coopnet.networks.network import CooperativeNetwork, Outputs
+from coopnet.training.graph import GraphedStep
 from coopnet.training.group import ALONE, Group
-from coopnet.training.launch import Launch
 from coopnet.training.optimizer import Optimizer
 
 EVALUATION_BATCH = 1000
@@ -163,7 +163,7 @@ class Evaluation:
         device = split.labels.device
         self.batches = torch.arange(len(split), device=device).split(EVALUATION_BATCH)[group.rank :: group.size]
         self.meters = Meters(network.architecture.branches, device)
-        self.launch = Launch(self._batch, EVALUATION_BATCH, device)
+        self.launch = GraphedStep(self._batch, EVALUATION_BATCH, device)
 
     @torch.inference_mode()
     def __call__(self, teaching: Teaching) -> Meters:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from coopnet.networks.network import CooperativeNetwork
-from coopnet.settings import GradientRatio
+from coopnet.study.settings import GradientRatio
 
 
 def modules(network: CooperativeNetwork) -> dict[str, list[str]]:

@@ -12,10 +12,10 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from coopnet.networks.network import CooperativeNetwork
-from coopnet.networks.surgery import Slots
-from coopnet.settings import SGD, Adam
+from coopnet.networks.transfer import OptimizerState
+from coopnet.study.settings import SGD, Adam
 from coopnet.training.gradient_ratio import ModuleRates
-from coopnet.training.launch import number
+from coopnet.training.graph import number
 
 
 class Optimizer:
@@ -28,7 +28,7 @@ class Optimizer:
     """
 
     def __init__(
-        self, network: CooperativeNetwork, options: SGD | Adam, slots: Slots, rates: ModuleRates | None = None
+        self, network: CooperativeNetwork, options: SGD | Adam, slots: OptimizerState, rates: ModuleRates | None = None
     ):
         """Start from the state in `slots`; what it lacks is zero, slots of another kind of optimiser are left out.
 
@@ -39,7 +39,7 @@ class Optimizer:
         self.parameters = dict(network.named_parameters())
         self.lr = number(options.lr, next(iter(self.parameters.values())).device)
         names = ("momentum_buffer",) if isinstance(options, SGD) else ("exp_avg", "exp_avg_sq", "step")
-        self.slots: Slots = {slot: self._filled(slot, slots.get(slot, {})) for slot in names}
+        self.slots: OptimizerState = {slot: self._filled(slot, slots.get(slot, {})) for slot in names}
 
     def set_lr(self, value: float) -> None:
         """Set the learning rate of the steps to come, without waiting for those before."""

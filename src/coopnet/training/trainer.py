@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from coopnet.data.augment import Draws, Images, draw_epoch
-from coopnet.errors import TrainingFailed
+from coopnet.files.errors import TrainingFailed
 from coopnet.networks.loss import Teaching, rampup
 from coopnet.networks.network import CooperativeNetwork
-from coopnet.networks.surgery import Patient, Slots
-from coopnet.settings import NoDistillation, OnTheFly, Training
+from coopnet.networks.transfer import OptimizerState, TrainedNetwork
+from coopnet.study.settings import NoDistillation, OnTheFly, Training
 from coopnet.training.batchnorm import share_statistics
 from coopnet.training.device import out_of_memory
 from coopnet.training.engine import Evaluation, Meters, batches, train_step
 from coopnet.training.gradient_ratio import ModuleRates
+from coopnet.training.graph import GraphedStep, number
 from coopnet.training.group import ALONE, Group
-from coopnet.training.launch import Launch, number
 from coopnet.training.optimizer import Optimizer
 from coopnet.training.schedule import Opening, learning_rate, steps_per_epoch
 
@@ -34,7 +34,7 @@ class Interrupted(Exception):
     """A run was asked to stop; everything it had done is saved."""
 
 
-class Memory(Protocol):
+class ResumeState(Protocol):
     """Where a run keeps what it needs to continue."""
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -62,7 +62,7 @@ class Task:
     """What is to be trained on what.
 
     Attributes:
-        patient: the network at its start, on `device`, and its optimiser state.
+        initial: the network at its start, on `device`, and its optimiser state.
         training: the settings.
         splits: `training`, `test` and, where there is one, `validation`, on `device`.
         augment: whether training images are cropped and flipped.
@@ -71,7 +71,7 @@ class Task:
         teacher: the network that the loss asks for, on `device`; None where it asks for none.
     """
 
-    patient: Patient
+    initial: TrainedNetwork
     training: Training
     splits: Mapping[str, Images]
     augment: bool
@@ -81,7 +81,7 @@ class Task:
 
 
 @dataclass
-class Trained:
+class TrainingResult:
     """A trained network and how it got there.
 
     Attributes:
@@ -92,7 +92,7 @@ class Trained:
     """
 
     network: CooperativeNetwork
-    slots: Slots
+    slots: OptimizerState
     history: list[Row]
     timing: list[Row]
     selected_epoch: int | None
@@ -113,8 +113,8 @@ class State:
 
 
 def train(
-    task: Task, memory: Memory, progress: Progress, stop: Callable[[], str | None], group: Group = ALONE
-) -> Trained:
+    task: Task, memory: ResumeState, progress: Progress, stop: Callable[[], str | None], group: Group = ALONE
+) -> TrainingResult:
     """Train to the last epoch, from where `memory` left off.
 
     Args:
@@ -137,16 +137,16 @@ class _Run:
     """The moving parts of `train`."""
 
     def __init__(
-        self, task: Task, memory: Memory, progress: Progress, stop: Callable[[], str | None], group: Group = ALONE
+        self, task: Task, memory: ResumeState, progress: Progress, stop: Callable[[], str | None], group: Group = ALONE
     ):
         self.task, self.memory, self.progress, self.stop, self.group = task, memory, progress, stop, group
-        self.network = task.patient.network
+        self.network = task.initial.network
         if group.size > 1:
             share_statistics(self.network, group)
         self.device = task.splits["training"].labels.device
         ratio = task.training.schedule.gradient_ratio
         self.rates = ModuleRates(self.network, ratio, self.device) if ratio else None
-        self.optimizer = Optimizer(self.network, task.training.optimizer, task.patient.slots, self.rates)
+        self.optimizer = Optimizer(self.network, task.training.optimizer, task.initial.slots, self.rates)
         if task.teacher is not None:
             task.teacher.eval()
         self.images = len(task.splits["training"])
@@ -157,7 +157,7 @@ class _Run:
         self.weight = number(1.0, self.device)
         self.portion = 1.0  # of the batch at hand that is this process's
         # Sums over processes were never recorded; a share differs in size from batch to batch, too.
-        self.launch = Launch(self._step, task.training.batch_size, self.device, replayed=group.size == 1)
+        self.launch = GraphedStep(self._step, task.training.batch_size, self.device, replayed=group.size == 1)
         self.evaluations = {
             name: Evaluation(self.network, split, task.training.precision, task.teacher, group)
             for name, split in task.splits.items()
@@ -174,7 +174,7 @@ class _Run:
         total = self.steps * self.task.training.epochs
         return self.task.opening.log_priors(self.network.gate.log_prior, total).to(self.device)
 
-    def run(self) -> Trained:
+    def run(self) -> TrainingResult:
         """All epochs that are left."""
         while self.state.epoch < self.task.training.epochs:
             try:
@@ -189,7 +189,7 @@ class _Run:
         selected = self.state.best_epoch if self.task.training.selection == "best_validation" else None
         if selected is None and self.state.history:
             selected = len(self.state.history) - 1
-        return Trained(self.network, self.optimizer.slots, self.state.history, self.state.timing, selected)
+        return TrainingResult(self.network, self.optimizer.slots, self.state.history, self.state.timing, selected)
 
     def _epoch(self) -> None:
         training, epoch = self.task.training, self.state.epoch
@@ -364,7 +364,7 @@ class _Run:
         prefix = "network/"
         weights = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         self.network.load_state_dict(weights)
-        slots: Slots = {}
+        slots: OptimizerState = {}
         for name, tensor in tensors.items():
             if name.startswith("slot/"):
                 _, slot, parameter = name.split("/")

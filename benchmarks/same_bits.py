@@ -1,0 +1,108 @@
+"""Prove that this version of the numerics computes the bits of the first one, and enter it: `make same-bits`.
+
+A run of every kind is trained by the source as it is and by the source as it was when the version was new whose
+results are still in use. Keys, weights, optimiser state, histories and logits have to be equal to the bit.
+"""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from coopnet.study import numerics
+
+ROOT = Path(__file__).parent.parent
+TRAIN = ROOT / "tests" / "unit" / "trained_bits.py"
+LOCK = ROOT / "src" / "coopnet" / "study" / numerics.LOCK
+
+VERSION = """
+from pathlib import Path
+try:
+    from coopnet.study import numerics
+except ImportError:  # before the package had rooms
+    from coopnet import numerics
+package = Path(numerics.__file__).parents[numerics.__name__.count(".") - 1]
+print(getattr(numerics, "source_version", lambda package: numerics.source_hash())(package))
+"""
+"""Prints the version of the numerics on the path, whatever it computes the same bits as; the first knew no other."""
+
+
+def run_python(source: Path, folder: Path, *arguments: str) -> str:
+    """Output of Python with the package that lies in `source`."""
+    environment = os.environ | {"PYTHONPATH": str(source), "COOPNET_STORE": str(folder / "store")}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def check_out(version: str, folder: Path) -> bool:
+    """Unpack the newest commit that has this version of the numerics, to the letter; False where there is none."""
+    places = ["src/coopnet/numerics.py", "src/coopnet/study/numerics.py", "src/coopnet/study/numerics.json"]
+    commits = subprocess.run(
+        ["git", "log", "--format=%H", "--", *places], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for commit in commits.stdout.split():
+        archive = subprocess.run(
+            ["git", "archive", commit, "src", "params.yaml", "studies"], cwd=ROOT, capture_output=True
+        )
+        there = folder / commit
+        with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as packed:
+            packed.extractall(there, filter="data")
+        if run_python(there / "src", there, "-c", VERSION) == version:
+            there.rename(folder / "then")
+            return True
+    return False
+
+
+def trained(source: Path, folder: Path, first: Path) -> dict[str, Any]:
+    """Key and digests of a run of every kind, by name, trained by the package in `source`."""
+    overlay = yaml.safe_load((first / "studies/demo_all.yaml").read_text())
+    overlay["every_experiment"]["data"] |= {"training_subset": 200, "augmentation": "crop_flip"}
+    overlay["time_scale"] = 0.022  # of others the first version rounded the end of `one1` to where its rate drops
+    (folder / "studies").mkdir(parents=True)
+    (folder / "params.yaml").write_text((first / "params.yaml").read_text())
+    (folder / "studies/kinds.yaml").write_text(yaml.safe_dump(overlay))
+    run_python(source, folder, "-m", "coopnet", "prepare", "digits")
+    content: dict[str, Any] = json.loads(run_python(source, folder, str(TRAIN), "kinds").splitlines()[-1])
+    return content
+
+
+def differences(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
+    """The runs whose files differ, and in which ones; runs that one version alone has."""
+    different = [f"{run}: only one version has it" for run in sorted(now.keys() ^ then.keys())]
+    for run in sorted(now.keys() & then.keys()):
+        files = [file for file, digest in then[run]["files"].items() if now[run]["files"].get(file) != digest]
+        if files:
+            different.append(f"{run}: {', '.join(files)}")
+    return different
+
+
+def main() -> int:
+    """Train, compare, and enter the version if nothing differs."""
+    own, known = numerics.own_version(), numerics.same_bits()
+    first = next(iter(known.values()))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if not check_out(first, folder):
+            print(f"the history that is here does not reach back to version {first} (a shallow clone)", file=sys.stderr)
+            return 1
+        then = trained(folder / "then" / "src", folder / "old", folder / "then")
+        now = trained(ROOT / "src", folder / "new", folder / "then")
+    if different := differences(now, then):
+        print(f"{len(different)} of {len(then)} runs have other bits; their results are stale", *different, sep="\n")
+        return 1
+    LOCK.write_text(json.dumps({own: first}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    print(f"{len(then)} runs have the same bits in this version, {own[:12]}, and in {first[:12]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,302 @@
+"""Reading and writing files so that nothing half-written, and nothing damaged, is ever taken for a result."""
+
+import contextlib
+import csv
+import errno
+import fcntl
+import glob
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from coopnet.files.errors import CoopNetError
+
+if TYPE_CHECKING:  # a third of a second that a command which reads no tensors need not spend
+    import numpy as np
+
+SEAL = "seal"
+"""The field that holds a record's own digest."""
+
+FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, copy on write
+
+LARGEST_JSON = 256 * 2**20
+"""Bytes. Ten times what a study of 10,000 runs writes into its largest JSON file (digests of all its files)."""
+
+LARGEST_RECORD = 2**20
+"""Bytes. A record of one network or dataset has some 5 kB."""
+
+LARGEST_HEADER = 16 * 2**20
+"""Bytes. A tensor takes about 100, so this is enough for a network of 150,000 tensors; safetensors would take 100 MB.
+"""
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path; on success it is flushed to disk and renamed over `path`.
+
+    What a process that was killed left of such a file is removed when the next one replaces `path`.
+
+    Raises:
+        CoopNetError: the disk is full or the folder cannot be written; `path` is left as it was.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _beside(path) as folder:
+            temporary = folder / f".{path.name}"  # in a folder, because safetensors has temporary files of its own
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.chmod(0o666 & ~_umask())  # safetensors' 0600 would shut colleagues out of a shared store
+            temporary.replace(path)
+    except OSError as error:
+        raise CoopNetError(f"cannot write {path}: {reason(error)}") from error
+    except SafetensorError as error:
+        raise CoopNetError(f"cannot write {path}: {reason(_system_error(error))}") from error
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A folder beside `path`, locked while its owner lives: one that can be locked was left by a process that died."""
+    prefix = f".{path.name}."  # dots keep unfinished files out of every glob
+    for left in path.parent.glob(f"{glob.escape(prefix)}*/"):
+        _remove_if_left(left)
+    folder, handle = _own_folder(path.parent, prefix)
+    try:
+        folder.chmod(0o777 & ~_umask())  # so that a colleague may remove it
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def _own_folder(parent: Path, prefix: str) -> tuple[Path, int]:
+    """A new folder, and the descriptor that holds its lock."""
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+        with contextlib.suppress(FileNotFoundError):
+            handle = os.open(folder, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # a file system without locks, where nobody removes another's folder
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if folder.is_dir():  # else it was taken for left behind before it was locked
+                return folder, handle
+            os.close(handle)
+
+
+def _remove_if_left(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # its owner lives, or it is gone, or another user's
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(handle)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def reason(error: OSError) -> str:
+    """Why the system refused, in words for the user."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full; free some space and run the same command again"
+    return error.strerror or " ".join(str(error).split())
+
+
+def _system_error(error: SafetensorError) -> OSError:
+    """What the system told safetensors, which reports it as an error of its own type, the number in its text."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write sorted, indented JSON, atomically; NaN and infinities are refused (`ValueError`)."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, largest: int = LARGEST_JSON) -> Any:
+    """Read JSON.
+
+    Args:
+        path: of the file.
+        largest: bytes that it may have at most.
+
+    Raises:
+        CoopNetError: the file is missing, unreadable, too large or not JSON.
+    """
+    try:
+        size = _size(path)
+        if size > largest:
+            raise CoopNetError(
+                f"{path} has {size} bytes, more than the {largest} that any such file needs; delete it and run again"
+            )
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CoopNetError(f"{path} is missing") from None
+    except OSError as error:
+        raise CoopNetError(f"cannot read {path}: {reason(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise CoopNetError(f"{path} is damaged (not valid JSON: {error}); delete it and run again") from error
+
+
+def _size(path: Path) -> int:
+    """Bytes of a regular file; anything else (a pipe, a device) might never come to an end.
+
+    Raises:
+        OSError: there is none, or it is something else.
+    """
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return status.st_size
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same content with the SHA-256 of its text as `seal`, for records that nothing else has a digest of."""
+    return {**content, SEAL: _seal(content)}
+
+
+def read_sealed(path: Path, largest: int = LARGEST_JSON) -> dict[str, Any]:
+    """Read what was written `sealed`, without its seal; a record that never had one is taken as it is.
+
+    Raises:
+        CoopNetError: the file is missing, unreadable, not a JSON mapping, or not what was sealed.
+    """
+    content = read_json(path, largest)
+    seal = content.pop(SEAL, None) if isinstance(content, dict) else None
+    if not isinstance(content, dict) or seal not in (None, _seal(content)):
+        raise CoopNetError(f"{path} is damaged (not what was written); delete it and run again")
+    return content
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def look(path: Path, field: str) -> Any:
+    """A field of a JSON mapping; None where the file is missing or damaged and that is as good as no file."""
+    try:
+        content = read_json(path)
+    except CoopNetError:
+        return None
+    return content.get(field) if isinstance(content, dict) else None
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """Write rows as CSV, atomically; a column that a row lacks is an empty cell, floats keep all their digits.
+
+    Args:
+        path: of the table.
+        rows: what each row says, by column.
+        columns: the header; by default all keys, in order of first appearance.
+    """
+    if columns is None:
+        rows = list(rows)
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([row.get(column) for column in columns] for row in rows)
+
+
+def write_tensors(path: Path, tensors: "Mapping[str, np.ndarray]") -> None:
+    """Write NumPy arrays as safetensors, atomically."""
+    import numpy as np
+    import safetensors.numpy
+
+    with replacing(path) as temporary:
+        contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+        safetensors.numpy.save_file(contiguous, temporary)
+
+
+def read_tensors(path: Path) -> "dict[str, np.ndarray]":
+    """Read safetensors as NumPy arrays.
+
+    Raises:
+        CoopNetError: the file is missing, unreadable, truncated, not safetensors, or has types that NumPy has not.
+    """
+    import safetensors.numpy
+
+    with reading_tensors(path):
+        return safetensors.numpy.load_file(path)
+
+
+@contextlib.contextmanager
+def reading_tensors(path: Path) -> Iterator[None]:
+    """Name the file that safetensors cannot read.
+
+    Raises:
+        CoopNetError: it is missing, unreadable, truncated, not safetensors, or has types that the reader has not.
+    """
+    check_header(path)  # opens it too: safetensors reports what the system says as an error without a number
+    try:
+        yield
+    except OSError as error:
+        raise CoopNetError(f"cannot read {path}: {reason(error)}") from error
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CoopNetError(f"{path} is damaged ({error}); delete it and run again") from error
+
+
+def check_header(path: Path) -> None:
+    """Refuse what cannot be safetensors before a reader takes memory for it.
+
+    Raises:
+        CoopNetError: the file is missing or unreadable, or its header would not fit into it or be absurdly long.
+    """
+    try:
+        size = _size(path)
+        with path.open("rb") as handle:
+            length = int.from_bytes(handle.read(8), "little")
+    except FileNotFoundError:
+        raise CoopNetError(f"{path} is missing") from None
+    except OSError as error:
+        raise CoopNetError(f"cannot read {path}: {reason(error)}") from error
+    if length > min(LARGEST_HEADER, size - 8):
+        raise CoopNetError(f"{path} is damaged (its header has {length} bytes); delete it and run again")
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    try:
+        _size(path)
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise CoopNetError(f"cannot read {path}: {reason(error)}") from error
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file atomically, sharing blocks where the file system can (never a hard link).
+
+    Raises:
+        CoopNetError: `source` is missing, or `target` cannot be written.
+    """
+    if not source.is_file():
+        raise CoopNetError(f"{source} is missing")
+    with replacing(target) as temporary:
+        with source.open("rb") as reader, temporary.open("wb") as writer:
+            try:
+                fcntl.ioctl(writer.fileno(), FICLONE, reader.fileno())
+                return
+            except OSError:
+                pass  # not a copy-on-write file system
+        shutil.copyfile(source, temporary)

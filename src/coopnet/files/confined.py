@@ -1,0 +1,111 @@
+"""Reading files that come from elsewhere, in a process that the kernel stops when it takes too much.
+
+A pickle, a compressed page or an image of a few bytes can make its reader take any memory and any time, and no such
+reader promises otherwise. So the whole reading is done by a child that has limits and can write no file, and only
+plain bytes come back from it. Where the operating system has no such limits (other than Linux's), there are none.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from coopnet.files.errors import CoopNetError
+
+DONE, REFUSED, TOO_LARGE = b"done", b"refused", b"too large"
+MIB = 2**20
+
+
+def run(work: Callable[[], list[bytes]], path: Path, *, memory: int, seconds: int) -> list[bytes]:
+    """Do some work on a file in a child process and return what it returns.
+
+    Args:
+        work: reads the file; may raise CoopNetError, which is raised here too.
+        path: the file or folder, for the messages.
+        memory: bytes that the child may take in addition to what this process has.
+        seconds: of processor time that it may take, all its threads together.
+
+    Raises:
+        CoopNetError: the file asks for more than that, or crashes its reader.
+    """
+    # Forked, as importing PyTorch anew would take longer than the reading itself.
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(work, sender, memory, seconds), daemon=True)
+    with warnings.catch_warnings():  # Python 3.12 warns of threads, which may hold locks; the child has one thread
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child.start()
+    sender.close()
+    said = []
+    try:
+        with receiver, contextlib.suppress(EOFError):
+            while True:
+                said.append(receiver.recv_bytes())
+    finally:
+        if sys.exc_info()[0] is not None:
+            child.kill()
+        child.join()
+    match said:
+        case [b"done", *parts]:
+            return parts
+        case [b"refused", message]:
+            raise CoopNetError(message.decode())
+        case [b"too large"]:
+            raise CoopNetError(f"{path} needs more than {memory // MIB} MiB to be read; {_REMEDY}")
+    if child.exitcode == -signal.SIGXCPU:
+        raise CoopNetError(f"{path} takes more than {seconds} s to be read; {_REMEDY}")
+    if child.exitcode is not None and child.exitcode < 0:
+        name = signal.Signals(-child.exitcode).name
+        raise CoopNetError(f"{path} cannot be read: its reader was stopped by {name}; {_REMEDY}")
+    raise RuntimeError(f"the reader of {path} failed")  # a bug: the child has printed where
+
+
+_REMEDY = "it is damaged or hostile: get it again from where it was published"
+
+
+def _child(work: Callable[[], list[bytes]], sender: Connection, memory: int, seconds: int) -> None:
+    """What the child process does."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent tells of it
+    warnings.simplefilter("ignore")  # a refusal is one line
+    try:
+        _limit(memory, seconds)
+        parts = [DONE, *work()]
+    except CoopNetError as error:
+        parts = [REFUSED, str(error).encode(errors="replace")]
+    except MemoryError:
+        parts = [TOO_LARGE]
+    except RuntimeError as error:  # what PyTorch makes of it
+        if not out_of_memory(error):
+            raise
+        parts = [TOO_LARGE]
+    for part in parts:
+        sender.send_bytes(part)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out; PyTorch has no type for it."""
+    return isinstance(error, MemoryError) or "allocate memory" in str(error) or "bad_alloc" in str(error)
+
+
+def _limit(memory: int, seconds: int) -> None:
+    """Limit this process for good."""
+    _lower(resource.RLIMIT_CORE, 0)
+    _lower(resource.RLIMIT_FSIZE, 0)
+    _lower(resource.RLIMIT_CPU, seconds)
+    statistics = Path("/proc/self/statm")
+    if statistics.is_file():  # Linux, where RLIMIT_DATA counts all private memory that can be written
+        pages = int(statistics.read_text().split()[5])
+        _lower(resource.RLIMIT_DATA, pages * os.sysconf("SC_PAGE_SIZE") + memory)
+
+
+def _lower(kind: int, value: int) -> None:
+    """Lower a limit; one that is lower already stays."""
+    soft, hard = (limit for limit in resource.getrlimit(kind))
+    if soft == resource.RLIM_INFINITY or value < soft:
+        resource.setrlimit(kind, (value, hard))

@@ -1,0 +1,213 @@
+"""Surgery: a network's first weights, built out of a trained one.
+
+Every start is the same transplant (trunk, branches, gate rows, BatchNorm statistics and counters, optimiser state)
+followed by what is special about it. Sources: the published transfer code is `zero_pad`, the proof that came with it
+`zero_output`; `masked` and `split` are exact in the manner of Net2Net (Chen, Goodfellow and Shlens, ICLR 2016,
+arXiv 1511.05641).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from coopnet.data.seeding import derive
+from coopnet.networks.network import CooperativeNetwork, build
+
+OptimizerState = dict[str, dict[str, Tensor]]
+"""Optimiser state: slot (`momentum_buffer`, `exp_avg`, …) → parameter name → tensor of the parameter's shape."""
+
+GATE_ROWS = (
+    "linear.weight",
+    "linear.bias",
+    "norm.weight",
+    "norm.bias",
+    "norm.running_mean",
+    "norm.running_var",
+    "log_prior",
+)
+"""Tensors of a gate that hold one row per branch."""
+
+
+class TrainedNetwork(NamedTuple):
+    """A network and its optimiser state, before or after surgery."""
+
+    network: CooperativeNetwork
+    slots: OptimizerState
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a tensor comes from: the donor's tensor `name`, or the listed `rows` of it (None: fresh)."""
+
+    name: str
+    rows: tuple[int | None, ...] | None = None
+
+
+def origins(network: CooperativeNetwork, sources: Sequence[int | None]) -> dict[str, Origin]:
+    """Map every tensor of `network` that is inherited to its place in the donor.
+
+    Args:
+        network: the network to be filled.
+        sources: for each of its branches the donor's branch (from 0), or None for one that stays fresh.
+    """
+    plan = {}
+    for name in network.state_dict():
+        part, _, rest = name.partition(".")
+        if part == "trunk" or name == "gate.norm.num_batches_tracked":
+            plan[name] = Origin(name)
+        elif part == "gate" and rest in GATE_ROWS:
+            plan[name] = Origin(name, tuple(sources))
+        elif part == "branches":
+            branch, _, rest = rest.partition(".")
+            source = sources[int(branch)]
+            if source is not None:
+                plan[name] = Origin(f"branches.{source}.{rest}")
+    return plan
+
+
+def transplant(plan: Mapping[str, Origin], donor: Mapping[str, Tensor], recipient: Mapping[str, Tensor]) -> None:
+    """Copy tensors of `donor` into those of `recipient`, in place; rows without an origin stay as they are."""
+    for name, origin in plan.items():
+        if name not in recipient or origin.name not in donor:
+            continue  # a parameter has optimiser state, a buffer has none
+        source, target = donor[origin.name], recipient[name]
+        if origin.rows is None or target.dim() == 0:
+            target.copy_(source)
+            continue
+        for row, source_row in enumerate(origin.rows):
+            if source_row is not None:
+                target[row].copy_(source[source_row])
+
+
+def empty_slots(network: nn.Module, slots: OptimizerState) -> OptimizerState:
+    """State of the same kinds as `slots` for another network: zeros of each parameter's shape.
+
+    A slot of scalars (Adam's step count) stays a slot of scalars.
+    """
+    scalar = {slot: all(t.dim() == 0 for t in tensors.values()) for slot, tensors in slots.items()}
+    return {
+        slot: {
+            name: torch.zeros(()) if scalar[slot] else torch.zeros_like(parameter)
+            for name, parameter in network.named_parameters()
+        }
+        for slot in slots
+    }
+
+
+def with_gate(trained: TrainedNetwork) -> TrainedNetwork:
+    """Give a plain one-branch network a gate: it computes the same, since one live branch has weight 1.
+
+    The gate starts uniform and live: BatchNorm γ = 0 and β = 1 give every branch the same positive score, so that the
+    ReLU after it passes gradients.
+    """
+    if trained.network.gate is not None:
+        return trained
+    network = build(replace(trained.network.architecture, gate="learned"), seed=0)
+    assert network.gate is not None
+    transplant(
+        {name: Origin(name) for name in trained.network.state_dict()},
+        trained.network.state_dict(),
+        network.state_dict(),
+    )
+    nn.init.zeros_(network.gate.norm.weight)
+    nn.init.ones_(network.gate.norm.bias)
+    slots = empty_slots(network, trained.slots)
+    for slot, tensors in trained.slots.items():
+        transplant({name: Origin(name) for name in tensors}, tensors, slots[slot])
+    return TrainedNetwork(network, slots)
+
+
+def default_donors(branches: int, new: int) -> tuple[int, ...]:
+    """Donors of `new` copies, numbered from 1: branch 1, 2, … in turn."""
+    return tuple(i % branches + 1 for i in range(new))
+
+
+@torch.no_grad()
+def expand(
+    parent: TrainedNetwork,
+    branches: int,
+    *,
+    kind: str,
+    seed: int,
+    donors: Sequence[int] | None = None,
+    noise: float = 0.0,
+) -> TrainedNetwork:
+    """Grow a network of B branches to `branches` > B.
+
+    Args:
+        parent: the trained network and its optimiser state; left untouched.
+        branches: B′, the number of branches afterwards.
+        kind: how the new branches start.
+            `zero_pad`: fresh, with gate rows of zero. Changes the function: exp(0) in the softmax takes weight.
+            `zero_output`: as `zero_pad`, and zero classifiers. All logits of an image shrink by one factor.
+            `masked`: fresh, log-prior −∞. Computes exactly what the parent computes.
+            `split`: copies of `donors`, gate rows included; a branch that now exists k times has −log k added to its
+            log-prior in each copy. Computes exactly what the parent computes while `noise` is 0.
+        seed: of the fresh weights and of the noise.
+        donors: for `split`, the branches to copy, numbered from 1; branch 1, 2, … in turn by default.
+        noise: for `split`, σ in units of each weight tensor's own standard deviation, added to the convolutions and
+            the classifier of every copy (not of its donor).
+
+    Returns:
+        The grown network and its optimiser state: the parent's for each copied tensor, zero for each new one.
+
+    Raises:
+        ValueError: an unknown kind, fewer branches than before, or donors that do not fit.
+    """
+    parent = with_gate(parent)
+    before = parent.network.architecture.branches
+    new = branches - before
+    if new < 1:
+        raise ValueError(f"cannot grow {before} branches into {branches}")
+    if kind not in ("zero_pad", "zero_output", "masked", "split"):
+        raise ValueError(f"unknown start {kind!r}")
+    copied = tuple(donors) if donors is not None else default_donors(before, new)
+    if kind == "split" and (len(copied) != new or not set(copied) <= set(range(1, before + 1))):
+        raise ValueError(f"{new} donors among branches 1 to {before} are needed, not {list(copied)}")
+
+    sources: list[int | None] = list(range(before))
+    sources += [donor - 1 for donor in copied] if kind == "split" else [None] * new
+    network = build(replace(parent.network.architecture, branches=branches), seed)
+    plan = origins(network, sources)
+    transplant(plan, parent.network.state_dict(), network.state_dict())
+    slots = empty_slots(network, parent.slots)
+    for slot, tensors in parent.slots.items():
+        transplant(plan, tensors, slots[slot])
+
+    assert network.gate is not None
+    if kind in ("zero_pad", "zero_output"):
+        network.gate.linear.weight[before:].zero_()
+        network.gate.linear.bias[before:].zero_()
+    if kind == "zero_output":
+        for branch in list(network.branches)[before:]:
+            for parameter in branch.get_submodule(network.architecture.classifier).parameters():
+                parameter.zero_()
+    if kind == "masked":
+        network.gate.log_prior[before:] = -math.inf
+    if kind == "split":
+        copies = Counter(sources)
+        network.gate.log_prior -= torch.tensor([math.log(copies[source]) for source in sources])
+        perturb(list(network.branches)[before:], noise, seed)
+    assert torch.isfinite(network.gate.log_prior).any(), "at least one branch is live"
+    return TrainedNetwork(network, slots)
+
+
+@torch.no_grad()
+def perturb(copies: Sequence[nn.Module], noise: float, seed: int) -> None:
+    """Add Gaussian noise to the weights of every copy, those of convolutions and linear layers, so that copies can part.
+
+    Args:
+        copies: changed in place.
+        noise: σ in units of each weight tensor's own standard deviation.
+        seed: of the noise.
+    """
+    generator = torch.Generator().manual_seed(derive(seed, "noise"))
+    for copy in copies:
+        for weight in copy.parameters():
+            if weight.dim() > 1:  # a bias or a scale has no spread of its own
+                weight += noise * weight.std() * torch.randn(weight.shape, generator=generator).to(weight.device)

@@ -1,0 +1,221 @@
+"""A study's tables, read back from the files that `tables.build` wrote."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from coopnet import files
+from coopnet.files.errors import CoopNetError
+from coopnet.report import ledger
+from coopnet.report.published import PROTOCOL
+
+PANELS = 12
+"""Learning curves in one figure, at most: as many as a page shows legibly."""
+
+PARTS = {
+    "foundation": "Step 1: ONE and growth",
+    "variants": "Step 1: variants",
+    "elsewhere": "Step 1 on other data and other trunks",
+    "growth": "Growth, continued",
+    "step2": "Step 2: merging and expanding",
+    "distillation": "Part 3: ensembles and distillation",
+}
+"""Titles of the study's parts, in the order in which a report shows them."""
+
+DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+
+
+WORDS = (
+    *("experiment", "start", "method", "parent", "parents", "control", "teacher", "single", "key", "exact"),
+    *("split", "stage", "model", "metric", "score", "rule", "subset", "module"),
+    *("id", "work", "kind", "remark", "certainty", "about", "note", "state", "published", "unit"),
+    *(f"{name}_{side}" for name in PROTOCOL for side in ("theirs", "ours")),
+    *("differs", "unsaid", "over"),
+)
+"""Columns of text, which no table may take for numbers."""
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Experiments in one figure of learning curves: of one part, on the same data."""
+
+    part: str
+    data: str
+    names: list[str]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A study's tables, read back: `study` and `claims` from JSON, the others as data frames."""
+
+    study: Mapping[str, Any]
+    claims: list[ledger.Claim]
+    runs: pd.DataFrame
+    accuracy: pd.DataFrame
+    step0: pd.DataFrame
+    step0_mean: pd.DataFrame
+    growth: pd.DataFrame
+    growth_mean: pd.DataFrame
+    merges: pd.DataFrame
+    diversity: pd.DataFrame
+    votes: pd.DataFrame
+    votes_best: pd.DataFrame
+    distillation: pd.DataFrame
+    published: pd.DataFrame
+    factors: pd.DataFrame
+    history: pd.DataFrame
+    provenance: pd.DataFrame
+    compute: pd.DataFrame
+    reliability: pd.DataFrame
+
+    @property
+    def experiments(self) -> list[dict[str, Any]]:
+        """The study's experiments, in its order."""
+        return list(self.study["experiments"])
+
+    @property
+    def losses(self) -> list[dict[str, Any]]:
+        """Runs that failed, and those that need one of them: `experiment`, `seed`, `kind`, `text`, `causes`."""
+        return list(self.study.get("losses", []))
+
+    @property
+    def lost(self) -> list[dict[str, Any]]:
+        """Experiments that have no results left, like `experiments` but without what results alone tell."""
+        return list(self.study.get("lost", []))
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the experiments, in the study's order."""
+        return [row["name"] for row in self.experiments]
+
+    @property
+    def replicated(self) -> bool:
+        """Whether any experiment has more than one seed."""
+        return any(len(row["seeds"]) > 1 for row in self.experiments)
+
+    @property
+    def parts(self) -> dict[str, list[dict[str, Any]]]:
+        """The experiments of each part that has any."""
+        known = dict.fromkeys([*PARTS, *(row["part"] for row in self.experiments)])
+        parts = {part: [row for row in self.experiments if row["part"] == part] for part in known}
+        return {part: rows for part, rows in parts.items() if rows}
+
+    @property
+    def ordered(self) -> list[dict[str, Any]]:
+        """The experiments part by part, and in the study's order within."""
+        return [row for rows in self.parts.values() for row in rows]
+
+    def by_part(self, stem: str) -> dict[str, str]:
+        """Figures by part: the first part's has the plain name."""
+        return {part: stem if place == 0 else f"{stem}_{part}" for place, part in enumerate(self.parts)}
+
+    @property
+    def panels(self) -> dict[str, Panels]:
+        """Figures of learning curves: for each part and data, those that start from nothing and those with a past.
+
+        No figure has more than `PANELS`.
+        """
+        panels: dict[str, Panels] = {}
+        for stem, scratch in (("curves_scratch", True), ("curves_finetuning", False)):
+            chosen = [row for row in self.ordered if row["epochs"] and (row["start"] == "random") == scratch]
+            groups: dict[tuple[str, str], list[str]] = {}
+            for row in chosen:
+                groups.setdefault((row["part"], self.data(row)), []).append(row["name"])
+            chunks = [
+                Panels(*group, names[first : first + PANELS])
+                for group, names in groups.items()
+                for first in range(0, len(names), PANELS)
+            ]
+            panels |= {stem if place == 1 else f"{stem}_{place}": chunk for place, chunk in enumerate(chunks, start=1)}
+        return panels
+
+    def by_dataset(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """Experiments by the data they are tested on."""
+        return self._grouped(names, dataset)
+
+    def by_data(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """Experiments by the data they are tested on and how much of it they learn from."""
+        return self._grouped(names, self.data)
+
+    def data(self, row: Mapping[str, Any]) -> str:
+        """The data of an experiment, and its training images where the study does not always take as many."""
+        sizes = {other["images"]["train"] for other in self.experiments if dataset(other) == dataset(row)}
+        return dataset(row) if len(sizes) == 1 else f"{dataset(row)}, {row['images']['train']:,} training images"
+
+    def _grouped(self, names: Iterable[str], kind: Callable[[Mapping[str, Any]], str]) -> dict[str, list[str]]:
+        rows = {row["name"]: row for row in self.experiments}
+        groups: dict[str, list[str]] = {}
+        for name in names:
+            groups.setdefault(kind(rows[name]), []).append(name)
+        return groups
+
+    def final(self, model: str) -> dict[str, float]:
+        """Mean test top-1 (%) of `model` by experiment."""
+        chosen = self.accuracy[(self.accuracy["split"] == "test") & (self.accuracy["model"] == model)]
+        return dict(zip(chosen["experiment"], chosen["top1_mean"], strict=True))
+
+    def average(self, experiment: str, model: str) -> dict[str, Any]:
+        """The row of `accuracy` for the test images."""
+        return self._averages[experiment, model]
+
+    def seeds(self, experiment: str, model: str, score: str) -> list[float]:
+        """Every seed's score on the test images, in the order of the seeds."""
+        values = [float(row[score]) for row in self._scores if (row["experiment"], row["model"]) == (experiment, model)]
+        return [value for value in values if not math.isnan(value)]
+
+    @cached_property
+    def _averages(self) -> dict[tuple[str, str], dict[str, Any]]:
+        test = self.accuracy[self.accuracy["split"] == "test"]
+        return {(row["experiment"], row["model"]): row for row in records(test)}
+
+    @cached_property
+    def _scores(self) -> list[dict[str, Any]]:
+        return records(self.runs[self.runs["split"] == "test"])
+
+    @cached_property
+    def records_of_runs(self) -> list[dict[str, Any]]:
+        """The rows of `provenance`."""
+        return records(self.provenance)
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """A frame's rows as dictionaries."""
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def dataset(row: Mapping[str, Any]) -> str:
+    """The data of an experiment, as a person writes it."""
+    name = row["row"]["data"]["dataset"]
+    return DATASETS.get(name, name)
+
+
+def load(folder: Path) -> Tables:
+    """Read the tables of a study, and the ledger beside their folder.
+
+    Raises:
+        CoopNetError: a table or the ledger is missing or damaged.
+    """
+    names = [name for name in Tables.__dataclass_fields__ if name not in ("study", "claims")]
+    study = files.read_json(folder / "study.json")
+    claims = ledger.load(folder.parent / "claims.json", study["name"])
+    return Tables(study, claims, **{name: read_table(folder / f"{name}.csv") for name in names})
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read one CSV; only an empty cell is a missing value, so an experiment may be called `nan`.
+
+    Raises:
+        CoopNetError: the table is missing or damaged.
+    """
+    text = dict.fromkeys(WORDS, str)
+    try:
+        return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=text)
+    except FileNotFoundError:
+        raise CoopNetError(f"{path} is missing; make the tables first") from None
+    except (OSError, ValueError) as error:
+        raise CoopNetError(f"{path} is damaged ({error}); make the tables again") from error

@@ -1,0 +1,63 @@
+"""The tables of a study: everything the report needs, as CSV and JSON that are committed with the results.
+
+Every table is sorted as the study lists its experiments, then by seed, and holds no wall-clock figure, except
+`timing.csv`, which nothing else depends on. Each module here makes the tables of one subject.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from coopnet import files
+from coopnet.files.errors import CoopNetError
+from coopnet.report.lineage import Lineage
+from coopnet.report.runs import Run, RunFolder, StudyInfo, read
+from coopnet.report.tables import (
+    accuracy,
+    compute,
+    distillation,
+    diversity,
+    growth,
+    histories,
+    merges,
+    origins,
+    overall,
+    published,
+    reliability,
+    step0,
+    votes,
+)
+
+__all__ = ["RunFolder", "StudyInfo", "build"]
+
+
+def build(runs: Sequence[RunFolder], study: StudyInfo, out: Path) -> None:
+    """Write `out/*.csv` and `out/study.json` from the files of finished runs.
+
+    Args:
+        runs: one folder for every experiment and seed of the study, in any order.
+        study: what the study is.
+        out: the folder of the tables, `results/<study>/tables`.
+
+    Raises:
+        CoopNetError: a run of the study is missing, unfinished or damaged; the message names it.
+    """
+    finished = _read_all(runs, study)
+    lineage = Lineage(finished, study)
+    subjects = (accuracy, step0, growth, merges, diversity, votes, distillation, histories, origins)
+    for subject in (*subjects, published, compute, reliability):
+        for name, (columns, rows) in subject.tables(finished, study, lineage).items():
+            files.write_rows(out / f"{name}.csv", rows, columns)
+    files.write_json(out / "study.json", overall.describe(study, finished))
+
+
+def _read_all(runs: Sequence[RunFolder], study: StudyInfo) -> list[Run]:
+    """All runs in the study's order; a planned run without a folder is an error, never a gap."""
+    folders = {(run.experiment, run.seed): run for run in runs}
+    rows = {row["name"]: row["row"] for row in study.experiments}
+    planned = [(row["name"], seed) for row in study.experiments for seed in sorted(row["seeds"])]
+    if not planned:
+        raise CoopNetError(f"study {study.name} has no runs to report; add an experiment with a seed")
+    for experiment, seed in planned:
+        if (experiment, seed) not in folders:
+            raise CoopNetError(f"{experiment} seed {seed} is missing from the report; run that experiment first")
+    return [read(folders[run], rows[run[0]]) for run in planned]

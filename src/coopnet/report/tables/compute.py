@@ -1,0 +1,34 @@
+"""What networks cost: parameters, and the floating-point operations of using and of training them: `compute`.
+
+One row per experiment. Operations are those of convolutions and matrix products, a multiply-add counted as two. Of a
+training only its steps are counted, neither tests in between nor surgery.
+"""
+
+from collections.abc import Sequence
+
+from coopnet.report.lineage import Lineage
+from coopnet.report.runs import Run, StudyInfo
+from coopnet.report.tables.overall import training_images
+from coopnet.report.tables.rows import Row, Tables
+
+COUNTED = ("parameters", "inference_flops", "step_flops")
+"""Of a network, an image through it, and a training image; counted before, not here, where nothing loads torch."""
+
+
+def tables(runs: Sequence[Run], study: StudyInfo, lineage: Lineage) -> Tables:
+    """Table `compute`."""
+    counted = {row["name"]: row["compute"] for row in study.experiments}
+    firsts = {run.experiment: run for run in reversed(runs)}
+    rows: list[Row] = []
+    for name, counts in ((row["name"], row["compute"]) for row in study.there):
+        whole = lineage.whole(firsts[name])
+        own, *before = (_training(one, counted[one.experiment]["step_flops"]) for one in whole)
+        known = all(one.start != "imported" for one in whole)  # of a checkpoint's past nothing is known
+        row = {"experiment": name, **{key: counts[key] for key in COUNTED}, "training_flops": own}
+        rows.append(row | {"lineage_flops": own + sum(before) if known else None})
+    return {"compute": (("experiment", *COUNTED, "training_flops", "lineage_flops"), rows)}
+
+
+def _training(run: Run, step_flops: int) -> int:
+    """FLOPs of all steps of a run."""
+    return step_flops * training_images(run.row["data"]) * int(run.row["training"]["epochs"])

@@ -1,0 +1,146 @@
+"""A trained network on disk: weights and optimiser state as safetensors, and a JSON record of what they are.
+
+No file of ours is ever unpickled. A checkpoint folder holds `model.safetensors`, `optimizer.safetensors` and
+`model.json`; the record names the architecture and the SHA-256 of both others.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from coopnet import files
+from coopnet.files.errors import CoopNetError
+from coopnet.networks.network import Architecture, CooperativeNetwork, build
+from coopnet.networks.tensors import check_count, finite
+from coopnet.networks.transfer import OptimizerState, TrainedNetwork
+from coopnet.study.settings import Model
+
+WEIGHTS, SLOTS, RECORD = "model.safetensors", "optimizer.safetensors", "model.json"
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors, atomically."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with files.replacing(path) as temporary:
+        safetensors.torch.save_file(contiguous, temporary)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read safetensors onto the CPU.
+
+    Raises:
+        CoopNetError: the file is missing, unreadable or damaged.
+    """
+    with files.reading_tensors(path):
+        return safetensors.torch.load_file(path)
+
+
+def write_network(folder: Path, network: CooperativeNetwork, slots: OptimizerState) -> dict[str, str]:
+    """Write weights and optimiser state; return the SHA-256 of each file by its name."""
+    write_tensors(folder / WEIGHTS, network.state_dict())
+    flat = {f"{slot}/{name}": tensor for slot, tensors in slots.items() for name, tensor in tensors.items()}
+    write_tensors(folder / SLOTS, flat)
+    return {name: files.sha256(folder / name) for name in (WEIGHTS, SLOTS)}
+
+
+def read(folder: Path, record: Mapping[str, Any]) -> TrainedNetwork:
+    """Rebuild a network and its optimiser state.
+
+    Neither takes more memory than the files have, whatever the record says.
+
+    Args:
+        folder: holds the weights.
+        record: what they have to be: `architecture` and `files`.
+
+    Raises:
+        CoopNetError: a file is missing, damaged, or not the one that the record names; the record is damaged, or the
+            tensors are not those of its architecture, or not finite.
+    """
+    digests = record.get("files")
+    for name in (WEIGHTS, SLOTS):
+        files.check_header(folder / name)
+        if not isinstance(digests, Mapping) or files.sha256(folder / name) != digests.get(name):
+            raise CoopNetError(
+                f"{folder / name} is not the file that {folder / RECORD} names; delete the folder and run again"
+            )
+    path = folder / WEIGHTS
+    tensors = read_tensors(path)
+    try:
+        network = _filled(_architecture(record["architecture"]), tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]  # PyTorch may add where in its own source it noticed
+        raise CoopNetError(
+            f"{path} does not fit the architecture of its record: {reason}; delete the folder and make it again"
+        ) from error
+    return TrainedNetwork(network, _slots(folder / SLOTS, network))
+
+
+def _architecture(written: Any) -> Architecture:
+    """The architecture that a record describes.
+
+    Raises:
+        TypeError, ValueError: there is no such network.
+    """
+    if not isinstance(written, Mapping):
+        raise TypeError(f"it is a {type(written).__name__}, no mapping")
+    known = {field.name: written[field.name] for field in fields(Architecture) if field.name in written}
+    architecture = Architecture(**known)
+    if type(architecture.classes) is not int or architecture.classes < 1:
+        raise ValueError(f"classes {architecture.classes!r} is no number of classes")
+    Model.model_validate({name: value for name, value in known.items() if name != "classes"}, strict=True)
+    return architecture
+
+
+class _ShapesAlone(TorchFunctionMode):
+    """Builds networks without memory, on the meta device, and without the random numbers that would fill it."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        return function(*args, **(kwargs or {}))
+
+
+def _filled(architecture: Architecture, tensors: Mapping[str, Tensor]) -> CooperativeNetwork:
+    """The network whose tensors these are, which own their memory.
+
+    Raises:
+        ValueError, RuntimeError: they are not those of a network of this architecture, or not finite.
+    """
+    check_count(architecture, len(tensors))
+    with torch.device("meta"), _ShapesAlone():
+        network = build(architecture, seed=0)
+    for name, like in network.state_dict().items():
+        if name in tensors and tensors[name].dtype != like.dtype:
+            raise ValueError(f"{name} is {tensors[name].dtype} instead of {like.dtype}")
+    network.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
+    closed = {"gate.log_prior"}  # −∞ for a branch that is switched off
+    endless = [name for name, tensor in tensors.items() if name not in closed and not finite(tensor)]
+    if endless:
+        raise ValueError(f"{endless[0]} holds NaN or infinity")
+    return network
+
+
+def _slots(path: Path, network: CooperativeNetwork) -> OptimizerState:
+    """The optimiser state in a file.
+
+    Raises:
+        CoopNetError: it is damaged, or not that of this network.
+    """
+    parameters = dict(network.named_parameters())
+    slots: OptimizerState = {}
+    for name, tensor in read_tensors(path).items():
+        slot, _, parameter = name.partition("/")
+        like = parameters.get(parameter)
+        if like is None or tensor.shape not in (like.shape, ()) or not tensor.is_floating_point() or not finite(tensor):
+            raise CoopNetError(
+                f"{path} does not fit its network: {name} is no state of a parameter of it, or not finite; "
+                "delete the folder and make it again"
+            )
+        slots.setdefault(slot, {})[parameter] = tensor
+    return slots

@@ -1,0 +1,126 @@
+"""From a planned run to its files: build the network, train it, run it over the images, write everything down."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coopnet import files
+from coopnet.data.augment import Images
+from coopnet.data.datasets import DATASETS
+from coopnet.data.normalization import normalization
+from coopnet.networks.network import trainable_parameters
+from coopnet.networks.transfer import TrainedNetwork
+from coopnet.runs import checkpoint, provenance
+from coopnet.runs.resume import GroupMemory, ResumeFolder
+from coopnet.runs.setup import Arrays, load_splits, start
+from coopnet.study import Run
+from coopnet.training import device
+from coopnet.training.engine import logits, make_deterministic
+from coopnet.training.group import ALONE, Group
+from coopnet.training.trainer import Progress, Task, train
+
+
+def produce(
+    run: Run,
+    *,
+    arrays: Arrays,
+    ancestors: Sequence[tuple[Path, dict[str, Any]]],
+    device_kind: str,
+    memory: Path,
+    progress: Progress,
+    stop: Callable[[], str | None],
+    group: Group = ALONE,
+) -> Path | None:
+    """Train a run and write its files.
+
+    Args:
+        run: what to do.
+        arrays: canonical `train` and `test` images and labels.
+        ancestors: folder and record of each parent's checkpoint, or of the imported one.
+        device_kind: `cpu` or `cuda`.
+        memory: the folder in which the run keeps its state, and in which its files are made.
+        progress: is told how it goes.
+        stop: is asked after every step for a reason to stop.
+        group: the processes that train the run together; all of them call this.
+
+    Returns:
+        The folder with all files of the run, inside `memory`; None in all processes but the first.
+
+    Raises:
+        Interrupted: `stop` gave a reason; the state is saved.
+        CoopNetError: as `train`, or something that the run needs does not fit.
+        ProcessLost: another process of the group is gone.
+    """
+    make_deterministic(run.threads)
+    where = device.choose(device_kind)
+    device.warn_of_emulation(where, run.row.training.precision)
+    splits = load_splits(run, arrays, where)
+    parents = [checkpoint.read(folder, record) for folder, record in ancestors]
+    initial, opening, teacher = start(run, parents, splits["training"])
+    for network in (initial.network, teacher):
+        if network is not None:
+            network.to(where).to(memory_format=torch.channels_last)
+    known = {"key": run.key, "device": device.describe(where), "libraries": provenance.libraries()}
+    code, identity = provenance.code(), known | {"source": provenance.source()}
+
+    made = memory / "files"
+    if group.first:
+        shutil.rmtree(made, ignore_errors=True)
+    step0 = all_logits(initial, splits, "step0_") if group.first and run.row.start.kind != "random" else {}
+    task = Task(
+        initial,
+        run.row.training,
+        splits,
+        augment=run.row.data.augmentation == "crop_flip",
+        seed=run.seed,
+        opening=opening,
+        teacher=teacher,
+    )
+    trained = train(task, GroupMemory(ResumeFolder(memory, identity), group), progress, stop, group)
+    if not group.first:
+        return None
+    done = TrainedNetwork(trained.network, trained.slots)
+    checkpoint.write_tensors(made / "logits.safetensors", step0 | all_logits(done, splits))
+    files.write_rows(made / "history.csv", trained.history)
+    files.write_rows(made / "timing.csv", trained.timing)
+    checkpoint.write_network(made, done.network, done.slots)
+    record = (
+        {
+            "architecture": done.network.architecture.to_dict(),
+            "parameters": trainable_parameters(done.network),
+            "row": run.row.decisive(),
+            "seed": run.seed,
+            "threads": run.threads,
+            "selected_epoch": trained.selected_epoch,
+            "parents": [{"key": one.get("key"), "digest": one["files"][checkpoint.WEIGHTS]} for _, one in ancestors],
+            "data": {"dataset": run.row.data.dataset, "digest": DATASETS[run.row.data.dataset].digest},
+            "preprocessing": normalization(DATASETS[run.row.data.dataset], run.row.data.normalization),
+            "files": {
+                path.relative_to(made).as_posix(): files.sha256(path)
+                for path in sorted(made.rglob("*"))
+                if path.is_file() and path.name not in ("timing.csv", "run.json", checkpoint.RECORD)
+            },
+        }
+        | known
+        | {"code": code}
+    )
+    for name in (checkpoint.RECORD, "run.json"):
+        files.write_json(made / name, record)
+    return made
+
+
+def all_logits(trained: TrainedNetwork, splits: Mapping[str, Images], prefix: str = "") -> dict[str, Tensor]:
+    """What a network says about the test and validation images, and the labels beside it.
+
+    Tensors are named `<prefix><split>/branches` [N, B, C], `/gate` [N, B] and `/labels` [N].
+    """
+    tensors: dict[str, Tensor] = {}
+    for name in ("test", "validation"):
+        if name in splits:
+            said = logits(trained.network, splits[name]) | {"labels": splits[name].labels.to(torch.uint8)}
+            tensors |= {f"{prefix}{name}/{part}": tensor for part, tensor in said.items()}
+    return tensors

@@ -1,0 +1,119 @@
+"""What a run begins with: its images, its network and what surgery or a teacher have to do with it."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coopnet.data.augment import Images
+from coopnet.data.datasets import DATASETS
+from coopnet.data.normalization import normalization
+from coopnet.data.seeding import derive
+from coopnet.data.splits import split
+from coopnet.files.errors import CoopNetError
+from coopnet.networks.merge import combine, merge
+from coopnet.networks.network import Architecture, CooperativeNetwork, build
+from coopnet.networks.transfer import TrainedNetwork, expand
+from coopnet.study import Run
+from coopnet.study.settings import Combine, Continue, Imported, Masked, Merge, Random, Split
+from coopnet.training.schedule import Opening
+
+Arrays = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""Canonical `train` and `test` images [N, 32, 32, 3] and labels [N]."""
+
+TRANSFER_BATCH = 500
+
+
+class Beginning(NamedTuple):
+    """A run before its first step: its network, how its log-prior opens, who teaches it from outside."""
+
+    initial: TrainedNetwork
+    opening: Opening | None = None
+    teacher: CooperativeNetwork | None = None
+
+
+def start(run: Run, ancestors: Sequence[TrainedNetwork], training: Images) -> Beginning:
+    """What a run begins with.
+
+    Args:
+        run: what to do.
+        ancestors: its parents, in the order of its row, or the imported checkpoint.
+        training: its training images, on the device where surgery that looks at them is done.
+    """
+    row = run.row
+    architecture = Architecture(**row.model.model_dump(), classes=DATASETS[row.data.dataset].classes)
+    seed = derive(run.seed, "weights")
+    match row.start:
+        case Random():
+            (teacher,) = ancestors or (None,)
+            return Beginning(TrainedNetwork(build(architecture, seed), {}), None, teacher.network if teacher else None)
+        case Continue() | Imported():
+            (parent,) = ancestors
+            if parent.network.architecture != architecture:
+                raise CoopNetError(
+                    f"the checkpoint that {run.name} starts from is {parent.network.architecture.to_dict()}, but its "
+                    f"row asks for {architecture.to_dict()}; make model and data of the row agree with it"
+                )
+            return Beginning(parent)
+        case Combine() | Merge():
+            return Beginning(join(run, ancestors, training, seed))
+    (parent,) = ancestors
+    return grow(run, parent, seed)
+
+
+def join(run: Run, ancestors: Sequence[TrainedNetwork], training: Images, seed: int) -> TrainedNetwork:
+    """Several one-branch networks as one."""
+    surgery = run.row.start
+    if isinstance(surgery, Combine):
+        return combine(ancestors, gate=run.row.model.gate, gate_rows=surgery.gate_rows, seed=seed)
+    assert isinstance(surgery, Merge)
+    device = training.labels.device
+    for parent in ancestors:
+        parent.network.to(device)
+    return merge(
+        ancestors,
+        trunk=surgery.trunk,
+        reestimate=surgery.reestimate,
+        gate_rows=surgery.gate_rows,
+        seed=seed,
+        images=partial(some_images, training, surgery.images, derive(run.seed, "surgery")),
+        ridge=surgery.ridge,
+    )
+
+
+def some_images(training: Images, count: int | None, seed: int) -> Iterator[Tensor]:
+    """Training images as they are, [n, 3, 32, 32] in batches of about equal size; the same ones for the same seed."""
+    order = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed))[:count]
+    for indices in order.to(training.labels.device).tensor_split(math.ceil(len(order) / TRANSFER_BATCH)):
+        yield training.plain(indices)
+
+
+def grow(run: Run, parent: TrainedNetwork, seed: int) -> Beginning:
+    """One network with more branches."""
+    row = run.row
+    surgery = {"donors": row.start.donors, "noise": row.start.noise} if isinstance(row.start, Split) else {}
+    grown = expand(parent, row.model.branches, kind=row.start.kind, seed=seed, **surgery)  # type: ignore[arg-type]
+    if not isinstance(row.start, Masked) or not row.start.opens:
+        return Beginning(grown)
+    new = range(parent.network.architecture.branches, row.model.branches)
+    return Beginning(grown, Opening(tuple(new), row.start.closed_until, row.start.open_from))
+
+
+def load_splits(run: Run, arrays: Arrays, where: torch.device) -> dict[str, Images]:
+    """The images of a run on its device."""
+    data = run.row.data
+    constants = normalization(DATASETS[data.dataset], data.normalization)
+    images, labels = arrays["train"]
+    chosen = split(labels, validation=data.validation, subset=data.training_subset, seed=data.split_seed)
+    parts = {
+        "training": (images[chosen.training], labels[chosen.training]),
+        "validation": (images[chosen.validation], labels[chosen.validation]),
+        "test": arrays["test"],
+    }
+    return {
+        name: Images(*part, constants["mean"], constants["std"], where) for name, part in parts.items() if len(part[1])
+    }

@@ -1,0 +1,255 @@
+"""The run store: finished runs by key, so that no run is ever trained twice, whoever asks for it.
+
+    <store>/runs/<key>/         a finished run: manifest.json and the files that it lists with size and SHA-256
+    <store>/unfinished/<key>/   what an interrupted run needs to continue
+    <store>/locks/<key>.lock    held by the process that is on the run; the kernel drops it when that process dies
+    <store>/journal.jsonl       what was trained when and where: a line per event
+
+A finished run is copied into the workspace (sharing blocks where the file system can), never linked: damage done to
+an output must not reach the store.
+"""
+
+import configparser
+import contextlib
+import json
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from coopnet import files
+from coopnet.files.errors import CoopNetError
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "COOPNET_STORE"
+MANIFEST = "manifest.json"
+JOURNAL = "journal.jsonl"
+
+
+def default_place(root: Path) -> Path:
+    """Where the store of a workspace is: `$COOPNET_STORE`, else `coopnet-runs` in DVC's cache folder.
+
+    DVC's configuration is read from its files, local before shared. A temporary workspace of DVC's experiments has a
+    local configuration that points back to the cache, and a linked git worktree shares its main worktree's `.dvc`.
+
+    Raises:
+        CoopNetError: DVC's configuration cannot be read.
+    """
+    if os.environ.get(VARIABLE):
+        return Path(os.environ[VARIABLE]).absolute()
+    root = root.absolute()
+    shared = _main_worktree(root) / ".dvc"
+    for path in (root / ".dvc" / "config.local", shared / "config.local", shared / "config"):
+        config = configparser.ConfigParser(interpolation=None, inline_comment_prefixes="#")
+        try:
+            config.read(path, encoding="utf-8")
+        except (configparser.Error, UnicodeDecodeError) as error:
+            raise CoopNetError(f"{path} is not a DVC configuration: {' '.join(str(error).split())}") from error
+        folder = config.get("cache", "dir", fallback=None)
+        if folder:
+            return (path.parent / folder.strip("\"'")).resolve() / "coopnet-runs"
+    return shared / "cache" / "coopnet-runs"
+
+
+def _main_worktree(root: Path) -> Path:
+    """The worktree that a linked one (`git worktree add`) belongs to; any other folder is its own."""
+    link = root / ".git"
+    if link.is_file():
+        git = root / link.read_text(encoding="utf-8").removeprefix("gitdir:").strip()  # git may write it relative
+        common = git / "commondir"
+        if common.is_file():
+            return (git / common.read_text(encoding="utf-8").strip()).resolve().parent
+    return root
+
+
+class Store:
+    """A folder of runs."""
+
+    def __init__(self, place: Path):
+        self.place = place
+
+    def finished(self, key: str) -> bool:
+        """Whether that run is done, as far as a look at names and sizes tells."""
+        folder, listed = self._run(key), self._listed(key)
+        return listed is not None and all(
+            (folder / name).is_file() and (folder / name).stat().st_size == size for name, (size, _) in listed.items()
+        )
+
+    def unfinished(self, key: str) -> Path:
+        """The folder in which that run keeps what it needs to continue."""
+        return self.place / "unfinished" / key
+
+    def lock(self, key: str) -> FileLock:
+        """The lock of a run, not yet taken; `flock`, so it is never left behind."""
+        path = self.place / "locks" / f"{key}.lock"
+        with _writing(self.place):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path)
+
+    def add(self, key: str, folder: Path, facts: Mapping[str, Any]) -> None:
+        """Take in a finished run: `folder` becomes the entry in one step.
+
+        Args:
+            key: of the run.
+            folder: its files, on the file system of the store.
+            facts: words for a person who opens the manifest.
+        """
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        listed = {n: {"size": (folder / n).stat().st_size, "sha256": files.sha256(folder / n)} for n in names}
+        files.write_json(folder / MANIFEST, files.sealed({"key": key, "files": listed} | dict(facts)))
+        target = self._run(key)
+        if target.exists():  # what was there could not be taken, or the run would not have been made again
+            self._set_aside(key)
+        with _writing(self.place):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            folder.rename(target)
+
+    def take(self, key: str, targets: Mapping[str, Path]) -> bool:
+        """Copy files of a finished run into a workspace.
+
+        Args:
+            key: of the run.
+            targets: for each file of the entry, where it belongs.
+
+        Returns:
+            Whether that worked. An entry that is damaged is set aside, so that the run is made again.
+        """
+        if not self._run(key).exists():
+            return False
+        listed = self._listed(key) or {}
+        damaged = [name for name, (_, digest) in listed.items() if not _is(self._run(key) / name, digest)]
+        damaged += [name for name in targets if name not in listed] if listed else [MANIFEST]
+        if damaged:
+            log.warning("%s in the run store is damaged; the run is made again", self._run(key) / damaged[0])
+            self._set_aside(key)
+            return False
+        for name, target in sorted(targets.items(), key=lambda item: item[0].endswith(".json")):  # records come last
+            if _is(target, listed[name][1]):
+                os.utime(target)  # else an engine that goes by dates would ask for it again and again
+            else:
+                files.copy(self._run(key) / name, target)
+        return True
+
+    def adopt(self, key: str, sources: Mapping[str, Path], first_made_as: str) -> None:
+        """Take in a run that lies finished in a workspace, as `targets` of `take` would have it.
+
+        Args:
+            key: of the run.
+            sources: for each file of the entry, where it lies.
+            first_made_as: study and name of the run.
+        """
+        folder = self.unfinished(key) / "files"
+        with _writing(self.place):
+            shutil.rmtree(folder, ignore_errors=True)
+        for name, source in sources.items():
+            files.copy(source, folder / name)
+        self.add(key, folder, {"first_made_as": first_made_as})
+        shutil.rmtree(self.unfinished(key), ignore_errors=True)
+
+    def note(self, event: str, key: str, run: str) -> None:
+        """Add a line to the journal.
+
+        Args:
+            event: `trained` when a run begins with its first image, `resumed` when it continues, `finished` at its end.
+            key: of the run.
+            run: its study and name.
+        """
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        line = {"time": time, "event": event, "run": run, "key": key, "host": platform.node(), "pid": os.getpid()}
+        with _writing(self.place):
+            self.place.mkdir(parents=True, exist_ok=True)
+            # One short write, so lines never mix; what a full disk cut short stays a line of its own.
+            with (self.place / JOURNAL).open("ab+") as journal:
+                cut = journal.tell() and journal.seek(-1, os.SEEK_END) >= 0 and journal.read(1) != b"\n"
+                journal.write(b"\n" * bool(cut) + json.dumps(line).encode() + b"\n")
+
+    def remove(self, folder: Path) -> None:
+        """Delete one of `folders`, whose lock is held."""
+        with _writing(self.place):
+            shutil.rmtree(folder)
+
+    def folder(self, key: str) -> Path:
+        """The folder of a finished run."""
+        return self._run(key)
+
+    def folders(self) -> list[tuple[str, Path]]:
+        """All folders of runs, by key, and what each is: `finished`, `unfinished` or `damaged`."""
+        kinds = {"finished": "runs", "unfinished": "unfinished", "damaged": "damaged"}
+        return [(kind, path) for kind, name in kinds.items() for path in sorted((self.place / name).glob("[!.]*"))]
+
+    def _run(self, key: str) -> Path:
+        return self.place / "runs" / key
+
+    def _listed(self, key: str) -> dict[str, tuple[int, str]] | None:
+        """Size and SHA-256 of each file of an entry as its manifest has them, None where it cannot be read."""
+        try:
+            manifest = files.read_sealed(self._run(key) / MANIFEST)
+            if manifest["key"] != key:  # of another run, with its files
+                return None
+            listed = manifest["files"]
+            return {name: (facts["size"], facts["sha256"]) for name, facts in listed.items()}
+        except (CoopNetError, KeyError, TypeError, AttributeError):
+            return None
+
+    def _set_aside(self, key: str) -> None:
+        aside = self.place / "damaged" / key
+        with _writing(self.place):
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            self._run(key).rename(aside)
+
+
+def _is(path: Path, digest: str) -> bool:
+    """Whether a file is there and has that SHA-256; one that the disk does not give back has not.
+
+    Raises:
+        CoopNetError: this user may not read it, which says nothing about the file.
+    """
+    try:
+        return path.is_file() and files.sha256(path) == digest
+    except CoopNetError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise
+        return False
+
+
+@contextlib.contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CoopNetError(
+            f"cannot write {error.filename or 'a file'} of the run store {place}: {files.reason(error)}, "
+            f"or set {VARIABLE} to a folder that can be written"
+        ) from error
+
+
+def acquire(lock: FileLock, name: str, seconds: float = -1) -> bool:
+    """Take a run's lock, saying so when another process has it.
+
+    Args:
+        lock: of the run.
+        name: of the run, for the message.
+        seconds: how long to wait, -1 for ever.
+
+    Returns:
+        Whether it was to be had in that time.
+    """
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("%s is being made by another process; waiting for it", name)
+        try:
+            lock.acquire(timeout=seconds)
+        except Timeout:
+            return False
+    except OSError as error:
+        raise CoopNetError(f"cannot lock {lock.lock_file}: {files.reason(error)}, or set {VARIABLE}") from error
+    return True

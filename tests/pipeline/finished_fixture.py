@@ -1,0 +1,187 @@
+"""A finished study of two runs, made once by the real commands: what tests damage, and fill disks with."""
+
+import atexit
+import contextlib
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import test_lan2018 as published
+from coopnet import study
+from coopnet.commands import claims, evaluate, import_checkpoint, prepare, report, train
+from coopnet.runs import stamps
+from coopnet.runs.store import VARIABLE, Store
+from coopnet.runs.workspace import Workspace
+from coopnet.study import Run, Study
+from engines_fixture import TINY, smaller
+
+RUNS = ("one3", "one3_to_5_split")
+STUDIES = {
+    "tiny": TINY | {"only": list(RUNS), "experiments": {}},
+    "other": TINY | {"only": ["one3"], "experiments": {}, "seeds": [1]},
+    "unfinished": TINY | {"only": ["one3"], "experiments": {}, "seeds": [2, 3], "time_scale": 0.008},
+}
+"""The one that is damaged, one whose files take the place of its own, and one whose runs are not done."""
+
+
+@dataclass(frozen=True)
+class Home:
+    """A workspace and its run store in one folder, and the commands on them in this process."""
+
+    root: Path
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(self.root / "workspace")
+
+    @property
+    def store(self) -> Store:
+        return Store(self.root / "store")
+
+    def plan(self, name: str = "tiny") -> Study:
+        return study.load(self.workspace.root, name)
+
+    def run(self, experiment: str = "one3") -> Run:
+        return self.plan().run(experiment, 0)
+
+    @contextlib.contextmanager
+    def here(self) -> Iterator[None]:
+        """Commands take the store of this folder."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(VARIABLE, str(self.root / "store"))
+            yield
+
+    def copy(self, folder: Path) -> "Home":
+        """The same elsewhere, with all dates."""
+        subprocess.run(["cp", "--reflink=auto", "-a", f"{self.root}/.", folder], check=True)
+        return Home(folder)
+
+    def prepare(self) -> None:
+        prepare.prepare(self.workspace, "digits", None, None, None)
+
+    def train(self, name: str = "tiny", experiment: str = "one3", seed: int = 0, minutes: float | None = None) -> int:
+        with self.here():
+            return train.train(self.workspace, name, experiment, seed, None, minutes)
+
+    def evaluate(self, name: str = "tiny", experiment: str = "one3", seed: int = 0) -> None:
+        evaluate.evaluate(self.workspace, name, experiment, seed)
+
+    def tables(self, name: str = "tiny") -> None:
+        report.tables(self.workspace, name)
+
+    def claims(self, name: str = "tiny") -> None:
+        claims.claims(self.workspace, name)
+
+    def report(self, name: str = "tiny") -> None:
+        report.report(self.workspace, name)
+
+    def timing(self, name: str = "tiny") -> None:
+        report.timing(self.workspace, name)
+
+    def refresh(self, name: str = "tiny") -> None:
+        """What every start of the workflow does first."""
+        stamps.refresh(self.workspace, self.plan(name))
+
+    def files(self) -> dict[str, Path]:
+        """Every file, by its path from here; what is being written begins with a dot."""
+        found = [path for path in self.root.rglob("*") if path.is_file() or path.is_symlink()]
+        return {path.relative_to(self.root).as_posix(): path for path in sorted(found)}
+
+    def promised(self, *folders: str) -> dict[str, bytes]:
+        """The content of every result whose bits are promised."""
+        places = folders or ("workspace/data", "workspace/checkpoints", "workspace/results", "workspace/reports")
+        return {
+            name: path.read_bytes()
+            for name, path in self.files().items()
+            if name.startswith(places) and not path.name.startswith("timing.")
+        }
+
+
+def planned(folder: Path) -> Home:
+    """The parameters of the studies, and nothing made yet."""
+    home = Home(folder)
+    (home.workspace.root / "studies").mkdir(parents=True)
+    overlays = {f"studies/{name}.yaml": content for name, content in STUDIES.items()}
+    for path, content in {**smaller(), **overlays}.items():
+        (home.workspace.root / path).write_text(yaml.safe_dump(content, sort_keys=False))
+    return home
+
+
+def make(home: Home, name: str, runs: Sequence[tuple[str, int]]) -> None:
+    """All that comes before the report."""
+    for experiment, seed in runs:
+        assert home.train(name, experiment, seed) == 0
+        home.evaluate(name, experiment, seed)
+    home.tables(name)
+    home.claims(name)
+
+
+@functools.cache
+def foreign() -> Path:
+    """A published checkpoint, untrained."""
+    torch.manual_seed(0)
+    source = Path(tempfile.mkdtemp()) / "net.pth.tar"
+    atexit.register(shutil.rmtree, source.parent)
+    model = published.Published(3)
+    torch.save(published.checkpoint(model, published.trained(model)), source)
+    return source
+
+
+def bring_in(home: Home) -> None:
+    """Import it."""
+    import_checkpoint.import_checkpoint(foreign(), "lan2018", home.workspace.root / "imported" / "net")
+
+
+def finished(folder: Path) -> Home:
+    """Everything made but the report, and two runs interrupted after their first epoch."""
+    home = planned(folder)
+    home.prepare()
+    make(home, "tiny", [(experiment, 0) for experiment in RUNS])
+    make(home, "other", [("one3", 1)])
+    home.timing()
+    for seed in (2, 3):
+        for _ in range(3):
+            assert home.train("unfinished", "one3", seed, 0) == train.TIME_IS_UP
+    bring_in(home)
+    home.refresh()
+    return home
+
+
+def made_once(factory: pytest.TempPathFactory) -> Home:
+    """The finished study, for all tests of a session; they work on copies."""
+    return _made(factory.getbasetemp() / "finished")
+
+
+_made = functools.cache(finished)
+
+
+def fill(folder: Path, leave: int) -> Path:
+    """Write until `leave` bytes are left on the file system of a folder."""
+    path = folder / "ballast"
+    with path.open("ab") as ballast:
+        free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
+        with contextlib.suppress(OSError):
+            ballast.write(b"\0" * max(0, free - leave))
+    return path
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of its own, where this user may mount one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("cannot mount a small file system here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

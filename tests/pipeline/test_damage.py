@@ -1,0 +1,466 @@
+"""Every file that the pipeline writes and later reads: whatever is done to it is noticed, by name, before it is used.
+
+The table of kinds comes from the contracts (`workspace.py`), and a walk through a finished study finds no other file.
+"""
+
+import fnmatch
+import json
+import logging
+import os
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from coopnet import study
+from coopnet.claims import entries
+from coopnet.data import canonical
+from coopnet.data.datasets import DATASETS
+from coopnet.files.digests import Digests
+from coopnet.files.errors import CoopNetError
+from coopnet.report import published
+from coopnet.runs import checkpoint, receipts, stamps, steps
+from coopnet.runs.resume import INDEX, ResumeFolder
+from coopnet.runs.store import JOURNAL, MANIFEST
+from coopnet.runs.workspace import CHECKPOINT, EVALUATED, PREPARED, REPORT, RESULTS, TABLES, targets
+from finished_fixture import Home, made_once
+
+ALONE = "timing.csv"
+"""Wall-clock figures: of them only what is no number any more is noticed, and no other figure depends on them."""
+
+Action = Callable[[Home], object]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file.
+
+    Attributes:
+        path: the one that is damaged, from the home of a finished study; `{run}` and `{slot}` are filled in.
+        pattern: of all files of the kind.
+        readers: who reads it; each has to refuse it, or to tell of it and go another way.
+        mend: makes it again, to the same bytes; None where only people write it.
+        twin: another run's file of the same name.
+    """
+
+    path: str
+    pattern: str
+    readers: tuple[Action, ...]
+    mend: Action | None = None
+    twin: str | None = None
+
+
+# Readers, and commands that mend
+
+
+def look(home: Home) -> None:
+    """What `coopnet runs` and every start of the workflow do: every run and step by content."""
+    plan = home.plan()
+    problems = [receipts.of_run(home.workspace, plan, run, Digests()) for run in plan.runs.values()]
+    problems += [receipts.of_step(home.workspace, step, Digests()) for step in steps.steps(home.workspace, plan)]
+    raise CoopNetError("; ".join(one.text for one in problems if one is not None))
+
+
+def load_arrays(home: Home) -> None:
+    """What training does with the prepared arrays."""
+    canonical.load(home.workspace.prepared("digits"), DATASETS["digits"])
+
+
+def grow(home: Home) -> None:
+    """Train the child anew, from a parent that no store has."""
+    shutil.rmtree(home.root / "store")
+    shutil.rmtree(home.workspace.run(home.plan(), home.run("one3_to_5_split")))
+    home.train(experiment="one3_to_5_split")
+
+
+def take(home: Home) -> None:
+    """Take the run from the store, into a workspace that has nothing of it."""
+    plan, run = home.plan(), home.run()
+    wanted = targets(home.workspace, plan, run)
+    for path in wanted.values():
+        path.unlink()
+    with home.here():
+        taken = home.store.take(run.key, wanted)
+    assert not taken
+    assert not any(path.exists() for path in wanted.values())
+
+
+def resume(home: Home) -> None:
+    """Go on with the interrupted run: what was saved is not used."""
+    unfinished = home.plan("unfinished").run("one3", 2).key
+    folder = next(home.store.unfinished(unfinished).glob(f"*/{INDEX}")).parent
+    assert ResumeFolder(folder.parent, IDENTITY[folder.name]).load() is None
+
+
+IDENTITY: dict[str, dict[str, object]] = {}
+"""Of the unfinished runs, by the name of the folder, as it was before anything was damaged."""
+
+
+def imported(home: Home) -> None:
+    """What training does with an imported checkpoint."""
+    folder = home.workspace.root / "imported" / "net"
+    checkpoint.read(folder, study.imported_record(folder))
+
+
+def adopt(home: Home) -> None:
+    """The same `coopnet train` again."""
+    assert home.train() == 0
+
+
+def again(*commands: str) -> Action:
+    """Commands of the study, one after the other."""
+
+    def action(home: Home) -> None:
+        for command in commands:
+            getattr(home, command)()
+
+    return action
+
+
+EVALUATED_FOR = {"tables": ("metrics.json", "votes.csv"), "claims": ("metrics.json", "outcomes.safetensors")}
+"""Which of them a step reads; `scores.json` is for `dvc metrics`."""
+
+
+def kinds() -> dict[str, Kind]:
+    """The table, from the contracts."""
+    found: dict[str, Kind] = {}
+
+    def add(name: str, path: str, *readers: Action, mend: Action | None = None, **other: str) -> None:
+        found[name] = Kind(f"workspace/{path}", f"workspace/{path}", readers, mend)
+        for key, value in other.items():
+            found[name] = Kind(**(vars(found[name]) | {key: value}))
+
+    for file, twin in zip(PREPARED, ("", *(f"data/prepared/digits/{name}" for name in PREPARED[:0:-1])), strict=True):
+        add(f"prepared/{file}", f"data/prepared/digits/{file}", load_arrays, mend=again("prepare"), twin=twin)
+    weights, results = "checkpoints/digits/tiny/one3/seed0", "results/tiny/one3/seed0"
+    for file in CHECKPOINT:
+        pattern = f"workspace/checkpoints/*/seed*/{file}"
+        other = f"checkpoints/digits/other/one3/seed1/{file}"
+        add(f"checkpoint/{file}", f"{weights}/{file}", look, grow, mend=adopt, pattern=pattern, twin=other)
+    readers: dict[str, tuple[Action, ...]] = {
+        "run.json": (look, again("evaluate"), again("tables"), again("claims")),
+        "history.csv": (look, again("tables"), again("claims")),
+        ALONE: (),
+        "logits.safetensors": (look, again("evaluate")),
+    }
+    for file in RESULTS:
+        pattern = f"workspace/results/*/seed*/{file}"
+        other = f"results/other/one3/seed1/{file}"
+        add(f"results/{file}", f"{results}/{file}", *readers[file], mend=adopt, pattern=pattern, twin=other)
+    for file in EVALUATED:
+        pattern, other = f"workspace/results/*/seed*/{file}", f"results/other/one3/seed1/{file}"
+        read = tuple(again(name) for name in ("tables", "claims") if file in EVALUATED_FOR[name])
+        read = (look, *read)
+        add(f"evaluated/{file}", f"{results}/{file}", *read, mend=again("evaluate"), pattern=pattern, twin=other)
+    for file in (*TABLES, ALONE):
+        pattern, other = f"workspace/results/*/tables/{file}", f"results/other/tables/{file}"
+        read = (look, again("timing")) if file == ALONE else (look, again("report"))
+        read += (again("claims"),) if file == "compute.csv" else ()
+        add(f"tables/{file}", f"results/tiny/tables/{file}", *read, mend=again("tables"), pattern=pattern, twin=other)
+    claims = {"pattern": "workspace/results/*/claims.json", "twin": "results/other/claims.json"}
+    add("claims", "results/tiny/claims.json", look, again("report"), mend=again("claims"), **claims)
+    add("timing page", "reports/tiny/timing.html", look, mend=again("timing"))
+    for file in CHECKPOINT:
+        add(f"imported/{file}", f"imported/net/{file}", imported, twin=f"{weights}/{file}")
+
+    for file in (MANIFEST, *CHECKPOINT, *RESULTS):
+        path, pattern = "store/runs/{run}/" + file, f"store/runs/*/{file}"
+        found[f"store/{file}"] = Kind(path, pattern, (take,), adopt, "store/runs/{other}/" + file)
+    for file in (INDEX, "a.safetensors", "b.safetensors"):
+        path = "store/unfinished/{unfinished}/{identity}/" + file.replace("a.", "{slot}.").replace("b.", "{idle}.")
+        twin = path.replace("{unfinished}", "{neighbour}").replace("{slot}", "{same}").replace("{idle}", "{same}")
+        name = {"a.safetensors": "state that counts", "b.safetensors": "state before"}.get(file, file)
+        read = () if name == "state before" else (resume,)
+        found[f"unfinished/{name}"] = Kind(path, f"store/unfinished/*/*/{file}", read, None, twin)
+    return found
+
+
+KINDS = kinds()
+
+REMEMBERED = ("evaluate/one3/seed0.json", "tables.json", "digests.json", "train/one3-seed0", "tables")
+"""What only saves work: whatever is done to it, at most something is made again."""
+
+PEOPLE = ("params.yaml", "studies/tiny.yaml", "claims.yaml", "figures.yaml")
+"""What people write: an edit is no damage, but what cannot be read at all is refused."""
+
+READ_BY_NOBODY = {
+    f"store/{JOURNAL}": "a chronicle for people; lines are added, none is read",
+    "store/locks/*.lock": "empty; the kernel's lock is on the file, nothing is in it",
+    "workspace/studies/*.yaml": "of other studies",
+}
+
+PAGES = {f"workspace/reports/tiny/{file}" for file in REPORT} | {"workspace/reports/*/figures/*.svg"}
+"""The end of the pipeline; SVG files are inside the page, and what lies beside it is read while the page is made."""
+
+
+# Damages
+
+
+def flip(path: Path, twin: Path | None, chance: random.Random) -> None:
+    """Change one bit."""
+    content = bytearray(path.read_bytes())
+    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    path.write_bytes(content)
+
+
+def truncate(path: Path, twin: Path | None, chance: random.Random) -> None:
+    """Cut it short."""
+    os.truncate(path, chance.randrange(1, path.stat().st_size))
+
+
+def empty(path: Path, twin: Path | None, chance: random.Random) -> None:
+    """Leave nothing of its content."""
+    os.truncate(path, 0)
+
+
+def replace(path: Path, twin: Path | None, chance: random.Random) -> None:
+    """Put another run's file in its place, whole as it is."""
+    assert twin is not None
+    if twin.read_bytes() == path.read_bytes():  # a table of nothing but its header
+        pytest.skip("the other study has the same file")
+    shutil.copyfile(twin, path)
+
+
+def unreadable(path: Path, twin: Path | None, chance: random.Random) -> None:
+    """A file that can be opened, for any user, and not be read: `read` fails as on a dying disk."""
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+
+
+def folder(path: Path, twin: Path | None, chance: random.Random) -> None:
+    """Put a folder in its place."""
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGES = {one.__name__: one for one in (flip, truncate, empty, replace, unreadable, folder)}
+BITS = 3
+"""Seeded bits of a file that are flipped, one after the other."""
+
+
+@pytest.fixture(scope="session")
+def study_made(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """Made once; tests get copies."""
+    home = made_once(tmp_path_factory)
+    for index in home.root.glob(f"store/unfinished/*/*/{INDEX}"):
+        IDENTITY[index.parent.name] = json.loads(index.read_text())["identity"]
+    return home
+
+
+@pytest.fixture
+def home(study_made: Home, tmp_path: Path) -> Home:
+    """A copy for this test."""
+    return study_made.copy(tmp_path / "home")
+
+
+def place(home: Home, path: str) -> Path:
+    """A path of the table in a home."""
+    if "{" in path:
+        unfinished, neighbour = (home.plan("unfinished").run("one3", seed).key for seed in (2, 3))
+        index = next(home.store.unfinished(neighbour if "{neighbour}" in path else unfinished).glob(f"*/{INDEX}"))
+        slot = json.loads(index.read_text())["tensors"][0]
+        names = {"run": home.run().key, "other": home.run("one3_to_5_split").key, "identity": index.parent.name}
+        names |= {"unfinished": unfinished, "neighbour": neighbour, "slot": slot, "idle": "ab".replace(slot, "")}
+        path = path.format(**names, same=slot)
+    return home.root / path
+
+
+def twin_of(home: Home, kind: Kind) -> Path:
+    """Another run's file of the same name."""
+    path = kind.path.partition("/")[0] + "/" + (kind.twin or "")
+    return place(home, kind.twin if (kind.twin or "").startswith("store/") else path)
+
+
+def noticed(action: Action, home: Home, caplog: pytest.LogCaptureFixture) -> str:
+    """What the user is told, in one line each."""
+    caplog.clear()
+    said = []
+    with caplog.at_level(logging.WARNING):
+        try:
+            action(home)
+        except CoopNetError as error:
+            said.append(str(error))
+    said += [record.getMessage() for record in caplog.records]
+    assert all(len(line.splitlines()) == 1 for line in said), said
+    return "\n".join(said)
+
+
+CASES = [
+    # In a fast run each kind takes one of the damages, by turns.
+    pytest.param(
+        *(kind, damage),
+        id=f"{name}-{damage}",
+        marks=() if list(DAMAGES)[place % len(DAMAGES)] == damage else pytest.mark.slow,
+    )
+    for place, (name, kind) in enumerate(KINDS.items())
+    for damage in DAMAGES
+    if not (damage == "replace" and not kind.twin) and not name.endswith(f"results/{ALONE}")
+]
+
+
+@pytest.mark.parametrize(("kind", "damage"), CASES)
+def test_damage_is_noticed_by_name(
+    kind: Kind, damage: str, study_made: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever reads the file tells its name and does not use it; the command that made it makes the same bytes."""
+    chance = random.Random(f"{kind.path} {damage}")
+    for number in range(BITS if damage == "flip" else 1):
+        for reader in kind.readers:
+            home = study_made.copy(tmp_path / f"{number}{kind.readers.index(reader)}")
+            path = place(home, kind.path)
+            state = chance.getstate()
+            DAMAGES[damage](path, twin_of(home, kind) if damage == "replace" else None, chance)
+            told = noticed(reader, home, caplog)
+            assert path.relative_to(home.root).as_posix().removeprefix("workspace/") in told, (reader, told)
+            chance.setstate(state)
+        chance.random()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "damage"), [case for case in CASES if case.values[0].mend])
+def test_damage_is_mended_by_the_same_command(kind: Kind, damage: str, study_made: Home, home: Home) -> None:
+    """The command that made the file makes the same bytes again; a folder in its place it refuses to delete."""
+    path = place(home, kind.path)
+    DAMAGES[damage](path, twin_of(home, kind) if damage == "replace" else None, random.Random(damage))
+    assert kind.mend is not None
+    if damage == "folder" and not kind.path.startswith("store/"):
+        with pytest.raises(CoopNetError, match="directory"):
+            kind.mend(home)
+        path.rmdir()
+    kind.mend(home)
+    assert home.promised() == study_made.promised()
+    if path.name != MANIFEST and ALONE not in path.name:
+        assert path.read_bytes() == place(study_made, kind.path).read_bytes()
+
+
+def test_every_file_is_of_a_known_kind(study_made: Home) -> None:
+    """A finished study has no file that the table lacks: who adds a kind has to say what becomes of it."""
+    patterns = {kind.pattern for kind in KINDS.values()} | set(READ_BY_NOBODY)
+    patterns |= {f"workspace/{path}" for path in PEOPLE} | remembered(study_made)
+    found = study_made.files()
+    assert [name for name in found if not any(fnmatch.fnmatch(name, one) for one in patterns | PAGES)] == []
+    for pattern in {kind.pattern for kind in KINDS.values()} | set(READ_BY_NOBODY):
+        assert fnmatch.filter(found, pattern), f"nothing is of kind {pattern}"
+
+
+def remembered(home: Home) -> set[str]:
+    """Every receipt, stamp and memory of digests that the studies may have."""
+    names = set()
+    for plan in map(home.plan, ("tiny", "other")):
+        names |= {f"{plan.name}/digests.json", *(f"{step.name}.json" for step in steps.steps(home.workspace, plan))}
+        names |= {step.name for step in steps.of_all_runs(home.workspace, plan)}
+        names |= {f"{plan.name}/train/{run.experiment}-seed{run.seed}" for run in plan.runs.values()}
+    return {f"workspace/.stamps/{name}" for name in names}
+
+
+@pytest.mark.parametrize("damage", [name for name in DAMAGES if name != "replace"])
+@pytest.mark.parametrize("name", REMEMBERED)
+def test_damaged_memory_hides_nothing(name: str, damage: str, home: Home) -> None:
+    """Whatever is done to receipts, stamps and remembered digests, a damaged result is still found, and they heal."""
+    path = home.workspace.stamps / "tiny" / name
+    DAMAGES[damage](path, None, random.Random(name))
+    result = home.workspace.run(home.plan(), home.run()) / "metrics.json"
+    result.write_bytes(result.read_bytes().replace(b"0", b"1", 1))
+    step = steps.evaluate(home.workspace, home.plan(), home.run())
+    assert receipts.of_step(home.workspace, step, Digests(home.workspace.stamps / "tiny" / "digests.json")) is not None
+    stamp = path.suffix != ".json"
+    if (damage == "folder" and (stamp or path.name == "digests.json")) or (damage == "unreadable" and stamp):
+        with pytest.raises(CoopNetError, match=name):
+            home.refresh()
+    if damage == "folder":
+        path.rmdir()
+    elif damage == "unreadable":
+        path.unlink(missing_ok=True)
+    home.refresh()
+    home.evaluate()
+    home.refresh()
+    assert stamps.of_run(home.workspace, home.plan(), "one3", 0).stat().st_mtime == stamps.LONG_AGO
+
+
+def read_all(home: Home) -> None:
+    """What every start of the workflow reads first."""
+    rows = study.rows(home.workspace.root)
+    entries.read(home.workspace.stated, rows, home.plan().experiments)
+    published.read(home.workspace.published, rows)
+
+
+@pytest.mark.parametrize("damage", ["empty", "unreadable", "folder"])
+@pytest.mark.parametrize("name", PEOPLE)
+def test_what_people_write_is_refused_if_it_cannot_be_read(name: str, damage: str, home: Home) -> None:
+    """A parameter file that cannot be read stops everything, by name."""
+    path = home.workspace.root / name
+    DAMAGES[damage](path, None, random.Random(0))
+    with pytest.raises(CoopNetError, match=name) as error:
+        read_all(home)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("damage", list(DAMAGES))
+def test_wall_clock_figures_reach_nothing_else(
+    damage: str, study_made: Home, home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A damaged `timing.csv` of a run is refused by name if it is no table, and changes no promised byte if it is."""
+    path = home.workspace.run(home.plan(), home.run()) / ALONE
+    twin = home.workspace.run(home.plan("other"), home.plan("other").run("one3", 1)) / ALONE
+    DAMAGES[damage](path, twin, random.Random(damage))
+    told = noticed(again("tables"), home, caplog)
+    if told:
+        assert path.parent.relative_to(home.workspace.root).as_posix() in told
+    assert home.promised() == study_made.promised()
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
+def test_journal_is_read_by_nobody(damage: str, home: Home) -> None:
+    """Whatever the journal holds, runs are made and found, and a new line is a line of its own."""
+    journal = home.root / "store" / JOURNAL
+    DAMAGES[damage](journal, None, random.Random(2))
+    shutil.rmtree(home.root / "store" / "runs")
+    assert home.train() == 0
+    home.store.note("trained", "key", "tiny/one3/seed0")
+    assert json.loads(journal.read_text().splitlines()[-1])["key"] == "key"
+
+
+def test_damaged_everywhere_is_trained_again_to_the_same_bytes(study_made: Home, home: Home) -> None:
+    """A run that is damaged in the store and lost in the workspace is trained again."""
+    run = home.run()
+    for path in targets(home.workspace, home.plan(), run).values():
+        path.unlink()
+    flip(home.store.folder(run.key) / "model.safetensors", None, random.Random(0))
+    assert home.train() == 0
+    assert home.promised() == study_made.promised()
+
+
+@pytest.mark.slow
+def test_interrupted_run_with_damaged_state_ends_in_the_same_bytes(home: Home) -> None:
+    """One run goes on from its state, the other has lost it and begins anew: nothing tells them apart."""
+    key = home.plan("unfinished").run("one3", 2).key
+    other = home.copy(home.root.parent / "other")
+    flip(next(other.store.unfinished(key).glob(f"*/{INDEX}")), None, random.Random(0))
+    for one in (home, other):
+        assert one.train("unfinished", "one3", 2) == 0
+    assert home.promised() == other.promised()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", list(DAMAGES))
+def test_damaged_report_is_named_and_made_again(damage: str, home: Home) -> None:
+    """Every page of a report that is not what was made is told by name, and the same command makes the same bytes."""
+    home.report()
+    before = home.promised()
+    chance = random.Random(damage)
+    step = steps.report(home.workspace, home.plan().name)
+    for page in step.outputs:
+        copy = home.copy(home.root.parent / f"{damage}-{page.name}")
+        DAMAGES[damage](copy.root / page.relative_to(home.root), home.workspace.root / "params.yaml", chance)
+        problem = receipts.of_step(copy.workspace, steps.report(copy.workspace, copy.plan().name), Digests())
+        assert problem is not None
+        assert page.name in problem.text
+    for page in step.outputs:
+        if damage != "folder":
+            DAMAGES[damage](page, home.workspace.root / "params.yaml", chance)
+    home.report()
+    assert home.promised() == before
+    assert any(fnmatch.fnmatch(name, pattern) for name in home.files() for pattern in PAGES)

@@ -1,0 +1,73 @@
+"""No command loads a library that it does not need: together they take longer than most commands do."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from test_pipeline import make_workspace, prepared
+
+__all__ = ["prepared"]
+
+HEAVY = {
+    *("matplotlib", "networkx", "numpy", "pandas", "PIL", "pyarrow", "scipy", "scipy.stats", "seaborn", "sklearn"),
+    *("torch", "torchvision", "typst"),
+}
+
+
+def loaded(folder: Path, module: str, *arguments: str) -> set[str]:
+    """Which of the heavy libraries a command has loaded when it ends, well or with an error."""
+    code = f"import sys; from {module} import main\ntry: main()\nfinally: print('loaded:', *{HEAVY} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True)
+    _, said, names = done.stdout.rpartition("loaded:")
+    assert said, done.stderr
+    return set(names.split())
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Path:
+    """A workspace in which nothing was made yet: what a command needs it has loaded when it finds that out."""
+    return make_workspace(tmp_path_factory.mktemp("imports") / "workspace", prepared)
+
+
+@pytest.mark.parametrize(
+    ("command", "needed"),
+    [
+        ("--version", ""),
+        ("runs tiny", ""),
+        ("stages", ""),
+        ("source", ""),
+        ("record tiny --if-possible", ""),
+        ("restore tiny", ""),
+        ("evaluate tiny one3 0", "numpy scipy"),
+        ("claims tiny", "numpy scipy"),
+        ("tables tiny", "numpy scipy"),
+        ("report tiny", "matplotlib networkx numpy pandas PIL pyarrow scipy scipy.stats seaborn typst"),
+        ("timing tiny", "numpy pandas pyarrow"),
+        ("prepare digits --out digits", "numpy pandas PIL pyarrow scipy scipy.stats sklearn"),
+        ("prepare cifar100 --source parquet --root nowhere", "numpy PIL pyarrow"),
+    ],
+)
+def test_command_loads_what_it_needs(workspace: Path, command: str, needed: str) -> None:
+    """Neither torch for what trains nothing, nor what draws for what draws nothing."""
+    assert loaded(workspace, "coopnet.cli", *command.split()) - set(needed.split()) == set()
+
+
+def test_refused_training_loads_nothing(workspace: Path) -> None:
+    """A parent that is missing is heard of at once."""
+    assert loaded(workspace, "coopnet.cli", "train", "tiny", "one3_to_5_split", "0") == set()
+
+
+def test_workflow_is_read_without_heavy_libraries(workspace: Path) -> None:
+    """Every job of Snakemake on a cluster reads it again."""
+    own = loaded(workspace, "snakemake.cli", "--version")
+    assert loaded(workspace, "snakemake.cli", "--dry-run", "--quiet", "all", "--config", "study=tiny") == own
+
+
+def test_training_loads_what_it_needs() -> None:
+    """A run reads prepared arrays and no Parquet, and all runs but a matched merge do without SciPy."""
+    idle = HEAVY - {"numpy", "torch"}
+    code = f"import sys, coopnet.data.canonical, coopnet.runs.job; print(*{idle} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,552 @@
+"""The commands and the workflow, as a user runs them: one study of a few seconds, in a workspace of its own."""
+
+import io
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from coopnet import study
+from coopnet.commands import train as command
+from coopnet.files.errors import CoopNetError
+from coopnet.runs.store import Store
+from coopnet.runs.workspace import EVALUATED, Workspace
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+TINY = {
+    "title": "Tiny",
+    "device": "cpu",
+    "threads": 1,
+    "seeds": [0],
+    "time_scale": 0.01,
+    "only": ["one3", "one3_continued", "one3_to_5_masked", "one3_to_5_split"],
+    "every_experiment": {
+        "data": {"dataset": "digits", "training_subset": 200},
+        "model": {"depth": 8, "width": 4},
+        "training": {"batch_size": 50, "precision": "fp32"},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits, prepared once."""
+    folder = tmp_path_factory.mktemp("prepared")
+    subprocess.run([BIN / "coopnet", "prepare", "digits", "--out", folder / "digits"], check=True)
+    return folder
+
+
+def make_workspace(folder: Path, prepared: Path) -> Path:
+    """A workspace with the project's parameters, workflow, and a tiny study beside the others."""
+    folder.mkdir(parents=True)
+    for name in ("params.yaml", "claims.yaml", "figures.yaml", "Snakefile", "studies", "workflow", "profiles"):
+        source = ROOT / name
+        shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy(source, folder / name)
+    (folder / "studies" / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    shutil.copytree(prepared, folder / "data" / "prepared")
+    return folder
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, prepared: Path) -> Path:
+    """A fresh workspace with an empty store."""
+    return make_workspace(tmp_path / "workspace", prepared)
+
+
+def call(workspace: Path, *arguments: str, store: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command of the environment in a workspace; `store` other than the test's own."""
+    environment = os.environ | ({"COOPNET_STORE": store} if store else {})
+    return subprocess.run(
+        [BIN / arguments[0], *arguments[1:]], cwd=workspace, capture_output=True, text=True, env=environment
+    )
+
+
+def train(
+    workspace: Path, experiment: str, *, key: str | None = None, max_minutes: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`coopnet train` of the tiny study, seed 0, in this process: torch takes seconds to import."""
+    said = io.StringIO()
+    handler = logging.StreamHandler(said)
+    logging.getLogger("coopnet").addHandler(handler)
+    logging.getLogger("coopnet").setLevel(logging.INFO)
+    try:
+        code = command.train(Workspace(workspace), "tiny", experiment, 0, key, max_minutes)
+    except CoopNetError as error:
+        code = 1
+        said.write(f"{error}\n")
+    finally:
+        logging.getLogger("coopnet").removeHandler(handler)
+    return subprocess.CompletedProcess([], code, "", said.getvalue())
+
+
+def bits(workspace: Path) -> dict[str, bytes]:
+    """Every result file whose content is promised, by path."""
+    found = [*(workspace / "results").rglob("*"), *(workspace / "checkpoints").rglob("*")]
+    return {str(p.relative_to(workspace)): p.read_bytes() for p in found if p.is_file() and p.name != "timing.csv"}
+
+
+def trained(result: subprocess.CompletedProcess[str]) -> bool:
+    """Whether a command really trained, as its own log tells."""
+    return "epoch 1/" in result.stderr
+
+
+def edit(workspace: Path, change: Callable[[dict], None]) -> None:  # type: ignore[type-arg]
+    """Change the tiny study."""
+    path = workspace / "studies" / "tiny.yaml"
+    content = yaml.safe_load(path.read_text())
+    change(content)
+    path.write_text(yaml.safe_dump(content))
+
+
+def test_interrupted_by_signals_the_result_is_the_same(workspace: Path, prepared: Path, tmp_path: Path) -> None:
+    """SIGTERM (saved at once) and SIGKILL (saved at the last epoch), then the same command: bit-identical results."""
+    edit(workspace, lambda study: study.update(time_scale=0.04))
+    other = make_workspace(tmp_path / "undisturbed", prepared)
+    shutil.copy(workspace / "studies" / "tiny.yaml", other / "studies" / "tiny.yaml")
+    undisturbed = call(other, "coopnet", "train", "tiny", "one3", "0", store=str(tmp_path / "other-store"))
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    for number, code in ((signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)):
+        process = subprocess.Popen(
+            [BIN / "coopnet", "train", "tiny", "one3", "0"], cwd=workspace, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "epoch" in line and "loss" in line:
+                break
+        process.send_signal(number)
+        process.stderr.read()
+        assert process.wait() == code
+    done = train(workspace, "one3")
+    assert done.returncode == 0, done.stderr
+    assert "continuing at epoch" in done.stderr
+    assert bits(workspace) == bits(other)
+    lines = [json.loads(line) for line in (tmp_path / "store" / "journal.jsonl").read_text().splitlines()]
+    assert {line["run"] for line in lines} == {"tiny/one3/seed0"}
+    assert [line["event"] for line in lines] == ["trained", "resumed", "resumed", "finished"]
+
+
+def test_time_limit_stops_cleanly_and_continues(workspace: Path) -> None:
+    """`--max-minutes 0` stops after a step with exit code 75, and says how to go on."""
+    stopped = train(workspace, "one3", max_minutes=0)
+    assert stopped.returncode == 75
+    assert "the same command again continues" in stopped.stderr
+    assert not (workspace / "results").exists()
+    assert "continuing at epoch 0, step 1" in train(workspace, "one3").stderr
+
+
+def test_finished_runs_are_taken_from_the_store(workspace: Path, own_store: Path, prepared: Path) -> None:
+    """Removed outputs come back without training and without torch; damaged outputs do not reach the store."""
+    assert trained(train(workspace, "one3"))
+    before = bits(workspace)
+    weights = workspace / "checkpoints/digits/tiny/one3/seed0/model.safetensors"
+    weights.write_bytes(b"damaged")
+    shutil.rmtree(workspace / "results")
+    [entry] = (own_store / "runs").iterdir()
+    (own_store / "unfinished" / entry.name / "a").mkdir(parents=True)  # of who was killed when all was done
+    again = train(workspace, "one3")
+    assert "nothing to train" in again.stderr
+    assert not list((own_store / "unfinished").iterdir())
+    assert bits(workspace) == before
+    code = "import sys; sys.argv = ['coopnet', 'train', 'tiny', 'one3', '0']\n"
+    code += "from coopnet.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
+    looked = subprocess.run([sys.executable, "-c", code], cwd=workspace, capture_output=True, text=True)
+    assert looked.stdout.strip() == "False"
+
+
+def test_renaming_is_free_and_editing_is_not(workspace: Path) -> None:
+    """A study that renames nothing that decides takes everything from the store; a new learning rate trains."""
+    train(workspace, "one3")
+    edit(workspace, lambda study: study.update(title="Another title", experiments={"one3": {"about": "new words"}}))
+    assert not trained(train(workspace, "one3"))
+    edit(workspace, lambda study: study["experiments"].update(one3={"training": {"optimizer": {"lr": 0.02}}}))
+    assert trained(train(workspace, "one3"))
+
+
+def test_child_of_a_missing_or_stale_parent_is_refused(workspace: Path) -> None:
+    """Nothing grows out of a network that is not there, or not the one of the plan; the message names it."""
+    refused = train(workspace, "one3_to_5_split")
+    assert refused.returncode == 1
+    assert "parent one3/seed0" in refused.stderr
+    assert "coopnet train tiny one3 0" in refused.stderr
+    train(workspace, "one3")
+    edit(workspace, lambda study: study.update(experiments={"one3": {"training": {"batch_size": 40}}}))
+    assert train(workspace, "one3_to_5_split").returncode == 1
+
+
+def test_parameters_edited_under_a_running_workflow_are_refused(workspace: Path) -> None:
+    """A job whose key is not the one it was started with does not train something else under its name."""
+    refused = train(workspace, "one3", key="0" * 32)
+    assert refused.returncode == 1
+    assert "has changed since the workflow was started" in refused.stderr
+
+
+@pytest.mark.parametrize("part", ["device", "libraries", "source"])
+def test_state_of_another_machine_or_version_is_not_continued(workspace: Path, own_store: Path, part: str) -> None:
+    """Resume state of another device, library or source is refused by name, and neither used nor overwritten."""
+    assert train(workspace, "one3", max_minutes=0).returncode == 75
+    (index,) = (own_store / "unfinished").glob("*/*/state.json")
+    state = json.loads(index.read_text())
+    state["identity"][part] = {"other": "1.0"}
+    index.write_text(json.dumps(state))
+    other = index.parent.rename(index.parent.with_name("other"))
+    again = train(workspace, "one3", max_minutes=0)
+    assert f"another machine or version ({part} there {{'other': '1.0'}}" in again.stderr
+    assert "continuing" not in again.stderr
+    assert (other / "state.json").read_text() == json.dumps(state)
+
+
+def test_damaged_state_is_noticed(workspace: Path, own_store: Path) -> None:
+    """One flipped bit in the resume state: noticed, named, and the run starts over with the right bits."""
+    assert train(workspace, "one3", max_minutes=0).returncode == 75
+    (tensors,) = (own_store / "unfinished").glob("*/*/*.safetensors")
+    content = bytearray(tensors.read_bytes())
+    content[-1] ^= 1
+    tensors.write_bytes(content)
+    again = train(workspace, "one3")
+    assert tensors.name in again.stderr
+    assert "starts over" in again.stderr
+    assert again.returncode == 0
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
+def test_damaged_parent_is_noticed(workspace: Path, name: str, own_store: Path) -> None:
+    """A parent's file that is not the recorded one is named; the store's takes its place, or nothing grows."""
+    train(workspace, "one3")
+    path = workspace / "checkpoints/digits/tiny/one3/seed0" / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    healed = train(workspace, "one3_to_5_split", max_minutes=0)
+    assert f"{name} is missing or not what its record says" in healed.stderr
+    assert healed.returncode == 75
+    shutil.rmtree(own_store / "runs")
+    refused = train(workspace, "one3_to_5_split")
+    assert refused.returncode == 1
+    assert "parent one3/seed0 of study tiny is not there, is damaged" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_training_can_evaluate_at_once(workspace: Path) -> None:
+    """`--evaluate` leaves the bytes that the command of its own leaves, and nothing where training was stopped."""
+    command, folder = ("coopnet", "train", "tiny", "one3", "0", "--evaluate"), workspace / "results/tiny/one3/seed0"
+    assert call(workspace, *command, "--max-minutes", "0").returncode == 75
+    assert not (folder / "metrics.json").exists()
+    assert call(workspace, *command).returncode == 0
+    made = {name: (folder / name).read_bytes() for name in EVALUATED}
+    for name in EVALUATED:
+        (folder / name).unlink()
+    assert call(workspace, "coopnet", "evaluate", "tiny", "one3", "0").returncode == 0
+    assert {name: (folder / name).read_bytes() for name in EVALUATED} == made
+
+
+def test_logits_of_another_run_are_refused(workspace: Path) -> None:
+    """Metrics are computed from the logits that the run's record names, and from no others."""
+    train(workspace, "one3")
+    path = workspace / "results/tiny/one3/seed0/logits.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    refused = call(workspace, "coopnet", "evaluate", "tiny", "one3", "0")
+    assert refused.returncode == 1
+    assert "is not the file that" in refused.stderr
+
+
+def test_bf16_where_it_is_emulated_is_warned_of(workspace: Path) -> None:
+    """Asking for bf16 on a CPU without it gets a warning that names the way out."""
+    flags = set(Path("/proc/cpuinfo").read_text().split()) if Path("/proc/cpuinfo").exists() else set()
+    if flags & {"avx512_bf16", "amx_bf16", "bf16"}:
+        pytest.skip("this CPU has bf16")
+    edit(workspace, lambda study: study["every_experiment"]["training"].update(precision="bf16"))
+    assert "bf16 is emulated" in train(workspace, "one3", max_minutes=0).stderr
+
+
+def test_cuda_without_a_gpu_is_refused(workspace: Path) -> None:
+    """A study for the GPU on a machine without one: one line with the remedies."""
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    edit(workspace, lambda study: study.update(device="cuda"))
+    refused = train(workspace, "one3")
+    assert refused.returncode == 1
+    assert "set device: cpu" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_study_does_not_depend_on_cores(workspace: Path, prepared: Path, tmp_path: Path) -> None:
+    """One core or two, from empty stores: the same bytes in every result, table and report; then nothing to do."""
+    edit(workspace, lambda study: study.update(only=["one3", "one3_to_5_masked"]))
+    other = make_workspace(tmp_path / "two" / "workspace", prepared)
+    shutil.copy(workspace / "studies" / "tiny.yaml", other / "studies" / "tiny.yaml")
+    for folder, cores, store in ((workspace, "1", "store-1"), (other, "2", "store-2")):
+        arguments = ("snakemake", "--cores", cores, "--config", "study=tiny")
+        made = call(folder, *arguments, store=str(tmp_path / store))
+        assert made.returncode == 0, made.stdout + made.stderr
+        again = call(folder, *arguments, store=str(tmp_path / store))
+        assert "Nothing to be done" in again.stdout + again.stderr
+    assert bits(workspace) == bits(other)
+    for name in ("index.html", "report.pdf"):
+        assert (workspace / "reports/tiny" / name).read_bytes() == (other / "reports/tiny" / name).read_bytes()
+    metrics = json.loads((workspace / "results/tiny/one3_to_5_masked/seed0/metrics.json").read_text())
+    assert metrics["step0"]["test"]["versus_parent"]["exact"]
+
+
+def test_edited_row_reruns_itself_and_its_descendants_alone(workspace: Path) -> None:
+    """Snakemake asks again exactly for what an edit decides; a new title asks for no training."""
+    arguments = ("snakemake", "--cores", "2", "--config", "study=tiny")
+    for experiment in TINY["only"]:  # type: ignore[attr-defined]
+        assert train(workspace, experiment).returncode == 0
+        assert call(workspace, "coopnet", "evaluate", "tiny", experiment, "0").returncode == 0
+
+    def planned() -> set[str]:
+        dry = call(workspace, *arguments, "--dry-run")
+        lines = (dry.stdout + dry.stderr).splitlines()
+        jobs = [i for i, line in enumerate(lines) if line.startswith("rule train_")]
+        names = [line.partition("experiment=")[2].split(",")[0] for i in jobs for line in lines[i : i + 8]]
+        return {name for name in names if name}
+
+    edit(workspace, lambda study: study.update(experiments={"one3_to_5_split": {"start": {"noise": 0.3}}}))
+    assert planned() == {"one3_to_5_split"}
+    edit(workspace, lambda study: study.update(experiments={"one3": {"training": {"batch_size": 40}}}))
+    assert planned() == set(TINY["only"])  # type: ignore[call-overload]
+    edit(workspace, lambda study: study.update(experiments={}, title="Another"))
+    assert planned() == set()
+
+
+def test_what_was_only_evaluated_otherwise_waits_for_no_gpu(workspace: Path) -> None:
+    """A run that needs no training asks for one core and no GPU; a line says beforehand what there is to do."""
+    edit(workspace, lambda study: study.update(only=["one3", "one3_continued", "one3_to_5_split"], threads=2))
+    for experiment in ("one3", "one3_continued"):
+        assert train(workspace, experiment).returncode == 0
+    assert call(workspace, "coopnet", "evaluate", "tiny", "one3", "0").returncode == 0
+    edit(workspace, lambda study: study.update(device="cuda"))
+    dry = call(workspace, "snakemake", "--dry-run", "--cores", "2", "--config", "study=tiny")
+    said = dry.stdout + dry.stderr
+    assert "tiny: 1 of 3 runs to make, 1 more to evaluate" in said, said
+    jobs = {job.partition("experiment=")[2].partition(",")[0]: job for job in said.split("rule train_digits:")[1:]}
+    assert sorted(jobs) == ["one3_continued", "one3_to_5_split"]
+    assert "gpu=0" in jobs["one3_continued"]
+    assert "threads:" not in jobs["one3_continued"]
+    assert "gpu=1" in jobs["one3_to_5_split"]
+    assert "threads: 2" in jobs["one3_to_5_split"]
+
+
+@pytest.mark.parametrize("name", ["full", "mini"])
+def test_dry_run_plans_every_run(name: str, tmp_path: Path) -> None:
+    """`snakemake -n` plans one job per experiment and seed, and asks for a GPU in the full study alone."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    for part in ("params.yaml", "claims.yaml", "figures.yaml", "Snakefile", "studies", "workflow", "profiles"):
+        (folder / part).symlink_to(ROOT / part)
+    planned = call(folder, "snakemake", "-n", "--cores", "8", "--resources", "gpu=1", "--config", f"study={name}")
+    output = planned.stdout + planned.stderr
+    assert planned.returncode == 0, output
+    counts = dict(line.split() for line in output.splitlines() if len(line.split()) == 2)
+    runs = study.load(ROOT, name).runs.values()
+    jobs = Counter(f"train_{run.row.data.dataset}" for run in runs)
+    assert {rule: int(counts[rule]) for rule in jobs} == jobs
+    asked = [line for line in output.splitlines() if line.strip().startswith("resources:") and "gpu=1" in line]
+    assert len(asked) == (len(runs) if name == "full" else 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["study=tinny"], "did you mean 'tiny'"),
+        (["study=2024"], "there is no study '2024'"),
+        (["lr=0.2"], "--config lr is not known"),
+    ],
+)
+def test_bad_configuration_is_refused_before_anything_runs(workspace: Path, arguments: list[str], words: str) -> None:
+    """A wrong study name or an override that the commands would never see: one clear line, exit code not 0."""
+    refused = call(workspace, "snakemake", "--cores", "1", "--config", *arguments)
+    assert refused.returncode != 0
+    assert words in refused.stdout + refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_edits_are_seen_in_runs_that_snakemake_did_not_make(workspace: Path) -> None:
+    """A run made by hand is up to date for the workflow, and stale as soon as its row is edited."""
+    train(workspace, "one3")
+    assert call(workspace, "coopnet", "evaluate", "tiny", "one3", "0").returncode == 0
+    target = "results/tiny/one3/seed0/metrics.json"
+    arguments = ("snakemake", "--cores", "1", "--config", "study=tiny", "--dry-run", target)
+    clean = call(workspace, *arguments)
+    assert "rule train_digits" not in clean.stdout + clean.stderr
+    edit(workspace, lambda study: study.update(experiments={"one3": {"training": {"batch_size": 40}}}))
+    stale = call(workspace, *arguments)
+    assert "rule train_digits" in stale.stdout + stale.stderr
+    edit(workspace, lambda study: study.update(experiments={}))
+    reverted = call(workspace, *arguments)
+    assert "rule train_digits" not in reverted.stdout + reverted.stderr
+
+
+def test_metrics_of_another_run_are_not_tabulated(workspace: Path) -> None:
+    """A run made anew but not measured anew has no metrics; the tables refuse the old ones by name."""
+    edit(workspace, lambda study: study.update(only=["one3"]))
+    train(workspace, "one3")
+    call(workspace, "coopnet", "evaluate", "tiny", "one3", "0")
+    assert call(workspace, "coopnet", "tables", "tiny").returncode == 0
+    edit(workspace, lambda study: study.update(experiments={"one3": {"training": {"batch_size": 40}}}))
+    train(workspace, "one3")
+    refused = call(workspace, "coopnet", "tables", "tiny")
+    assert refused.returncode == 1
+    assert "one3 seed 0" in refused.stderr
+    assert "metrics.json was computed for another run" in refused.stderr
+
+
+def test_a_failed_job_leaves_earlier_results_alone(workspace: Path) -> None:
+    """Results that lie there, committed ones for example, are replaced when there are new ones, not deleted before."""
+    assert train(workspace, "one3").returncode == 0
+    before = bits(workspace)
+    edit(workspace, lambda study: study.update(device="cuda", only=["one3"]))
+    edit(workspace, lambda study: study["every_experiment"]["training"].update(batch_size=40))
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("the job would not fail on this machine")
+    failed = call(workspace, "snakemake", "--cores", "1", "--config", "study=tiny", "--until", "train_digits")
+    assert failed.returncode != 0
+    assert bits(workspace) == before
+
+
+def test_two_processes_train_one_run_once(workspace: Path) -> None:
+    """Asked twice at the same time, one trains and the other waits for it."""
+    processes = [
+        subprocess.Popen(
+            [BIN / "coopnet", "train", "tiny", "one3", "0"], cwd=workspace, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    logs = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sum("epoch 1/" in log for log in logs) == 1
+
+
+def test_typo_in_params_is_one_line(workspace: Path) -> None:
+    """A typo in params.yaml is named with its nearest valid key, by the commands and by the workflow alike."""
+    path = workspace / "params.yaml"
+    path.write_text(path.read_text().replace("    epochs: 300", "    epoch: 300"))
+    for arguments in (("coopnet", "train", "full", "one3", "0"), ("snakemake", "-n")):
+        refused = call(workspace, *arguments)
+        assert refused.returncode != 0
+        assert "did you mean 'epochs'?" in refused.stdout + refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["claims.yaml", "figures.yaml"])
+def test_typo_in_what_is_read_last_stops_everything_first(workspace: Path, name: str) -> None:
+    """A mistake in the claims or the published figures is known before anything is trained."""
+    path = workspace / name
+    path.write_text(re.sub(r"\bone3\b", "one33", path.read_text()))
+    refused = call(workspace, "snakemake", "-n", "--config", "study=tiny")
+    assert refused.returncode != 0
+    assert f"error: {name}" in refused.stdout + refused.stderr
+    assert "'one33'" in refused.stdout + refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_imported_checkpoint_is_a_parent(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A published checkpoint comes in, is measured as it is, and grows; its own preprocessing is insisted upon."""
+    import torch
+
+    import test_lan2018 as published
+
+    monkeypatch.setattr(published, "CLASSES", 10)
+    torch.manual_seed(0)
+    model = published.Published(3)
+    torch.save(published.checkpoint(model, published.trained(model)), tmp_path / "net.pth.tar")
+    out = ("--out", "imported/net")
+    done = call(workspace, "coopnet", "import", str(tmp_path / "net.pth.tar"), "--layout", "lan2018", *out)
+    assert done.returncode == 0, done.stderr
+
+    rows = yaml.safe_load((workspace / "params.yaml").read_text())
+    common = {"data": {"normalization": "lan2018"}, "seeds": [0]}
+    origin = {"about": "published", "start": {"kind": "imported", "path": "imported/net"}, "training": {"epochs": 0}}
+    child = {"about": "grown", "parents": ["net"], "model": {"branches": 5}, "start": {"kind": "split", "noise": 0}}
+    child["training"] = {"epochs": 100}
+    rows["experiments"] |= {"net": origin | common, "net_grown": child | common}
+    (workspace / "params.yaml").write_text(yaml.safe_dump(rows))
+    edit(workspace, lambda study: study.update(only=["net", "net_grown"]))
+    edit(workspace, lambda study: study["every_experiment"]["model"].update(width=16))
+
+    for name in ("net", "net_grown"):
+        made = train(workspace, name)
+        assert made.returncode == 0, made.stderr
+        assert call(workspace, "coopnet", "evaluate", "tiny", name, "0").returncode == 0
+    for step in ("tables", "claims", "report"):
+        assert call(workspace, "coopnet", step, "tiny").returncode == 0
+    metrics = json.loads((workspace / "results/tiny/net_grown/seed0/metrics.json").read_text())
+    assert metrics["step0"]["test"]["versus_parent"]["exact"]
+    page = (workspace / "reports/tiny/index.html").read_text()
+    assert "net_grown" in page
+
+    rows["experiments"]["net"]["data"]["normalization"] = "dataset"
+    rows["experiments"]["net_grown"]["data"]["normalization"] = "dataset"
+    (workspace / "params.yaml").write_text(yaml.safe_dump(rows))
+    refused = train(workspace, "net")
+    assert refused.returncode == 1
+    assert "set data.normalization: lan2018" in refused.stderr
+
+
+def test_runs_tells_the_state_of_each_run(workspace: Path) -> None:
+    """`coopnet runs`: missing, resumable with its epoch, finished, stale, and in the store."""
+
+    def state(experiment: str) -> str:
+        listed = call(workspace, "coopnet", "runs", "tiny")
+        (line,) = [line for line in listed.stdout.splitlines() if line.startswith(f"│ {experiment}/seed0 ")]
+        return line.split("│")[2].strip()
+
+    assert state("one3") == "missing"
+    train(workspace, "one3", max_minutes=0)
+    assert state("one3") == "resumable at epoch 0 of 3"
+    train(workspace, "one3")
+    assert state("one3") == "finished"
+    shutil.rmtree(workspace / "results")
+    assert state("one3") == "in the store"
+    train(workspace, "one3")
+    edit(workspace, lambda study: study.update(experiments={"one3": {"training": {"batch_size": 40}}}))
+    assert state("one3") == "stale: training.batch_size was 50"
+
+
+def test_garbage_of_the_store_is_named_before_it_is_removed(workspace: Path, own_store: Path) -> None:
+    """What an edit left behind is shown, then removed on request; what studies and results refer to stays."""
+    assert train(workspace, "one3").returncode == 0
+    left = study.load(workspace, "tiny").run("one3", 0).key
+    assert "Nothing to remove" in call(workspace, "coopnet", "runs", "gc").stdout
+    edit(workspace, lambda study: study.update(experiments={"one3": {"training": {"batch_size": 40}}}))
+    assert "Nothing to remove" in call(workspace, "coopnet", "runs", "gc").stdout  # its files still lie here
+    assert train(workspace, "one3").returncode == 0
+    kept = study.load(workspace, "tiny").run("one3", 0).key
+    said = call(workspace, "coopnet", "runs", "gc").stdout
+    assert "tiny/one3/seed0" in said
+    assert left in said
+    assert kept not in said
+    assert (own_store / "runs" / left).is_dir()
+    assert "Removed" in call(workspace, "coopnet", "runs", "gc", "--yes").stdout
+    assert [path.name for path in (own_store / "runs").iterdir()] == [kept]
+
+
+def test_run_that_is_being_made_is_not_garbage(workspace: Path, own_store: Path) -> None:
+    """What another process is on is left alone, whatever refers to it."""
+    busy = Store(own_store)
+    (busy.unfinished("a" * 32)).mkdir(parents=True)
+    with busy.lock("a" * 32):
+        assert "Nothing to remove" in call(workspace, "coopnet", "runs", "gc", "--yes").stdout
+        assert busy.unfinished("a" * 32).is_dir()
+    assert "Removed" in call(workspace, "coopnet", "runs", "gc", "--yes").stdout
+    assert not busy.unfinished("a" * 32).exists()

@@ -1,0 +1,329 @@
+"""What lies in a workspace is known by content: as planned, stale, missing or damaged, whoever made it."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from coopnet import files, study
+from coopnet.files.digests import Digests, remembered
+from coopnet.files.errors import CoopNetError
+from coopnet.runs import locks, receipts, stamps, steps
+from coopnet.runs.steps import Step
+from coopnet.runs.workspace import Workspace, targets
+from coopnet.study import Run, Study
+
+
+@pytest.fixture(scope="module")
+def plan() -> Study:
+    """The full study; nothing of it lies in the workspaces here."""
+    return study.load(ROOT)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """An empty workspace."""
+    return Workspace(tmp_path)
+
+
+@pytest.fixture
+def step(workspace: Workspace) -> Step:
+    """A step from two files to one, taken."""
+    made = Step("tiny/add", "claims", (workspace.root / "a", workspace.root / "b"), (workspace.root / "sum",), "words")
+    for path in made.inputs:
+        path.write_text(path.name)
+    take(workspace, made)
+    return made
+
+
+def take(workspace: Workspace, step: Step) -> None:
+    """Do what the step does."""
+    with receipts.making(workspace, lambda: step):
+        step.outputs[0].write_text("".join(path.read_text() for path in step.inputs))
+
+
+def kind(workspace: Workspace, step: Step) -> str | None:
+    """What is wrong with a step, in one word."""
+    problem = receipts.of_step(workspace, step, Digests())
+    return problem and problem.kind
+
+
+def test_step_that_was_taken_is_current(workspace: Workspace, step: Step) -> None:
+    """Right after it was made, and after dates alone have changed."""
+    assert kind(workspace, step) is None
+    for path in (*step.inputs, *step.outputs):
+        os.utime(path, (1, 1))
+    assert kind(workspace, step) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda workspace, step: step.inputs[1].write_text("other"), "stale"),
+        (lambda workspace, step: step.inputs[1].unlink(), "stale"),
+        (lambda workspace, step: step.outputs[0].write_text("other"), "damaged"),
+        (lambda workspace, step: step.outputs[0].write_text(""), "damaged"),
+        (lambda workspace, step: step.outputs[0].unlink(), "missing"),
+        (lambda workspace, step: workspace.receipt(step.name).unlink(), "stale"),
+        (lambda workspace, step: workspace.receipt(step.name).write_text("{}"), "stale"),
+        (lambda workspace, step: workspace.receipt(step.name).write_text("[]"), "stale"),
+    ],
+)
+def test_what_is_wrong_with_a_step(
+    workspace: Workspace, step: Step, change: Callable[[Workspace, Step], object], expected: str
+) -> None:
+    """An input, an output or the receipt that was changed or removed."""
+    change(workspace, step)
+    assert kind(workspace, step) == expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"source": "evaluation"},
+        {"words": "others"},
+        {"inputs": ()},
+        {"outputs": ()},
+    ],
+)
+def test_step_planned_otherwise_is_stale(workspace: Workspace, step: Step, change: dict) -> None:  # type: ignore[type-arg]
+    """Other source, other parameters, another list of files."""
+    assert kind(workspace, Step(**(vars(step) | change))) == "stale"
+
+
+def test_step_is_refused_when_an_input_is_edited_meanwhile(workspace: Workspace, step: Step) -> None:
+    """Nobody can say which of the two the output was made from, so there is no receipt."""
+
+    def make() -> None:
+        with receipts.making(workspace, lambda: step):
+            step.outputs[0].write_text("ab")
+            step.inputs[1].write_text("edited")
+
+    with pytest.raises(CoopNetError, match="b was changed while tiny/add was made from it"):
+        make()
+    assert kind(workspace, step) == "stale"
+
+
+def test_step_is_refused_when_parameters_are_edited_meanwhile(workspace: Workspace, step: Step) -> None:
+    """The plan is read again at the end."""
+    plans = iter([step, Step(**(vars(step) | {"words": "edited"}))])
+    with (
+        pytest.raises(CoopNetError, match=r"params.yaml or the study was changed"),
+        receipts.making(workspace, lambda: next(plans)),
+    ):
+        pass
+
+
+def test_step_that_fails_leaves_no_receipt(workspace: Workspace, step: Step) -> None:
+    """What a failed command has written is nobody's."""
+    with pytest.raises(ZeroDivisionError), receipts.making(workspace, lambda: step):
+        raise ZeroDivisionError
+    assert kind(workspace, step) == "stale"
+
+
+def test_every_step_of_a_study_reads_what_is_there_before_it(plan: Study, workspace: Workspace) -> None:
+    """Its inputs are records of runs, outputs of an earlier step, or files of the project; its name is its own."""
+    there = {workspace.stated, workspace.published}
+    there |= {workspace.run(plan, run) / "run.json" for run in plan.runs.values()}
+    names = set()
+    for step in steps.steps(workspace, plan):
+        assert there.issuperset(step.inputs), step.name
+        assert there.isdisjoint(step.outputs), step.name
+        assert step.name not in names
+        there.update(step.outputs)
+        names.add(step.name)
+
+
+# Runs
+
+
+TIMING = "epoch,train_seconds,evaluation_seconds,images_per_second\n0,1.368,1.117,73.1\n"
+"""A `timing.csv` of one epoch."""
+
+
+@pytest.fixture
+def run(plan: Study, workspace: Workspace) -> Run:
+    """A run that lies there as planned."""
+    planned = plan.run("baseline", 0)
+    wanted = targets(workspace, plan, planned)
+    for name, path in wanted.items():
+        files.write_text(path, TIMING if name == "timing.csv" else name)
+    listed = {name: files.sha256(path) for name, path in wanted.items() if "json" not in name and name != "timing.csv"}
+    for name in ("run.json", "model.json"):
+        files.write_json(wanted[name], {"key": planned.key, "files": listed})
+    return planned
+
+
+def test_run_as_planned_is_current(workspace: Workspace, plan: Study, run: Run) -> None:
+    """Its record has the planned key, and its files are those that the record names."""
+    assert receipts.of_run(workspace, plan, run, Digests()) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "optimizer.safetensors", "model.json", "logits.safetensors", "history.csv", "timing.csv"],
+)
+def test_damaged_file_of_a_run_is_named(workspace: Workspace, plan: Study, run: Run, name: str) -> None:
+    """One bit of any of its files."""
+    path = targets(workspace, plan, run)[name]
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    problem = receipts.of_run(workspace, plan, run, Digests())
+    assert problem is not None
+    assert problem.kind == "damaged"
+    assert str(path) in problem.text
+
+
+@pytest.mark.parametrize(
+    "damaged", ["", "epoch,train_seconds", TIMING[:-3], TIMING.replace("tion", "tinn"), "0,1,1,1\n"]
+)
+def test_timing_that_is_no_table_is_damaged(workspace: Workspace, plan: Study, run: Run, damaged: str) -> None:
+    """It has no digest, but nothing that the tables cannot read is taken for it."""
+    path = targets(workspace, plan, run)["timing.csv"]
+    path.write_text(damaged)
+    problem = receipts.of_run(workspace, plan, run, Digests())
+    assert problem is not None
+    assert problem.kind == "damaged"
+    path.write_text("\n")  # no epoch
+    assert receipts.of_run(workspace, plan, run, Digests()) is None
+
+
+def test_run_that_lacks_a_file_is_missing(workspace: Workspace, plan: Study, run: Run) -> None:
+    """Each of its files is needed."""
+    for path in targets(workspace, plan, run).values():
+        content = path.read_bytes()
+        path.unlink()
+        problem = receipts.of_run(workspace, plan, run, Digests())
+        assert problem is not None
+        assert problem.kind == "missing"
+        assert str(path) in problem.text
+        path.write_bytes(content)
+
+
+def test_record_that_cannot_be_read_is_damaged(workspace: Workspace, plan: Study, run: Run) -> None:
+    """Half a record is not one of other parameters."""
+    path = targets(workspace, plan, run)["run.json"]
+    path.write_text(path.read_text()[:20])
+    problem = receipts.of_run(workspace, plan, run, Digests())
+    assert problem is not None
+    assert problem.kind == "damaged"
+    assert str(path) in problem.text
+
+
+def test_run_of_another_key_is_stale(workspace: Workspace, plan: Study, run: Run) -> None:
+    """Files of another seed in its place, whole as they are."""
+    places = targets(workspace, plan, plan.run("baseline", 1))
+    for name, path in targets(workspace, plan, run).items():
+        places[name].parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, places[name])
+    problem = receipts.of_run(workspace, plan, plan.run("baseline", 1), Digests())
+    assert problem is not None
+    assert problem.kind == "stale"
+    assert "baseline/seed1" in problem.text
+
+
+# Dates, for Snakemake
+
+
+def test_stamps_are_old_only_for_what_is_current(
+    workspace: Workspace, plan: Study, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run as planned has a stamp older than everything, one that is missing or damaged a new one."""
+    step = steps.evaluate(workspace, plan, run)
+    due = stamps.refresh(workspace, plan)
+    current, missing = (stamps.of_run(workspace, plan, "baseline", seed) for seed in (0, 1))
+    assert due.runs == plan.runs.keys() - {("baseline", 0)}
+    assert due.evaluations == {("baseline", 0)}
+    assert current.stat().st_mtime > stamps.LONG_AGO
+    with receipts.making(workspace, lambda: step):
+        for path in step.outputs:
+            path.write_text("evaluated")
+    assert not stamps.refresh(workspace, plan).evaluations
+    assert current.stat().st_mtime == stamps.LONG_AGO
+    assert missing.stat().st_mtime > stamps.LONG_AGO
+    assert not caplog.records
+    path = targets(workspace, plan, run)["history.csv"]
+    path.write_text("edited")
+    os.utime(path, (later := path.stat().st_mtime - 1, later))
+    stamps.refresh(workspace, plan)
+    assert current.stat().st_mtime > path.stat().st_mtime
+    assert [str(path) in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_current_outputs_are_dated_after_what_they_were_made_from(workspace: Workspace, plan: Study, run: Run) -> None:
+    """A clone's files have any dates; what is as planned must not look older than its data."""
+    data = workspace.prepared("cifar100") / "manifest.json"
+    files.write_text(data, "{}")
+    wanted = targets(workspace, plan, run)
+    for path in wanted.values():
+        os.utime(path, (10, 10))
+    stamps.refresh(workspace, plan)
+    assert all(path.stat().st_mtime >= data.stat().st_mtime for path in wanted.values())
+
+
+# Digests
+
+
+def test_digest_follows_the_content(tmp_path: Path) -> None:
+    """Also when size and modification date are kept."""
+    path = tmp_path / "file"
+    path.write_text("one")
+    date = path.stat().st_mtime_ns
+    digests = Digests()
+    first = digests(path)
+    path.write_text("two")
+    os.utime(path, ns=(date, date))
+    assert digests(path) == files.sha256(path) != first
+
+
+def test_digests_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next process does not read the file again, even if it was given another date through `date`."""
+    path = tmp_path / "file"
+    path.write_text("one")
+    with remembered(tmp_path / "digests.json") as digests:
+        first = digests(path)
+        os.utime(path, (1, 1))
+        digests.date(path)
+    assert path.stat().st_mtime > 1
+    monkeypatch.setattr(files, "sha256", lambda path: pytest.fail("was read"))
+    assert Digests(tmp_path / "digests.json")(path) == first
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"file": 1}'])
+def test_damaged_memory_is_forgotten(tmp_path: Path, content: str) -> None:
+    """It is only memory."""
+    (tmp_path / "digests.json").write_text(content)
+    (tmp_path / "file").write_text("one")
+    assert Digests(tmp_path / "digests.json")(tmp_path / "file") == files.sha256(tmp_path / "file")
+
+
+def test_missing_file_has_no_digest(tmp_path: Path) -> None:
+    """Neither has a folder."""
+    assert Digests()(tmp_path / "none") is None
+    assert Digests()(tmp_path) is None
+
+
+# Locks
+
+
+def test_locks_of_the_dead_are_cleared_and_those_of_the_living_kept(tmp_path: Path) -> None:
+    """A second Snakemake beside a living one leaves the locks alone; after its end they are nobody's."""
+    left = tmp_path / "locks" / "0.input.lock"
+    left.parent.mkdir()
+    left.touch()
+    first = locks.clear_stale(tmp_path)
+    assert not left.exists()
+    left.touch()  # its own
+    second = locks.clear_stale(tmp_path)
+    assert left.exists()
+    os.close(first)
+    third = locks.clear_stale(tmp_path)
+    assert left.exists()  # the second is alive
+    os.close(second)
+    os.close(third)
+    os.close(locks.clear_stale(tmp_path))
+    assert not left.exists()

@@ -1,0 +1,440 @@
+"""The ledger as the report shows it: what claims.json holds, a line per claim, first of all sections."""
+
+import copy
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import report_fixture as synthetic
+from coopnet import files
+from coopnet.files.errors import CoopNetError
+from coopnet.report import content, ledger, pdf, report, tables
+from coopnet.report.document import Cell, Picture, Report, Table
+from coopnet.report.figures import claims as figure
+from coopnet.report.frames import load
+from coopnet.report.wording import MINUS
+
+FIXED = "\u00a0"
+SIGNS = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not decided": "!", "not run": "–"}
+Entries = list[dict[str, Any]]
+
+
+class Page(HTMLParser):
+    """The first table's cells, as text and as links, and the ids and elements of the whole page."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.ids, self.elements, self.rows, self.links = [], [], {}, []
+        self._table: str | None = None
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = dict(attributes)
+        self.elements.append(tag)
+        self.ids += [given["id"]] if "id" in given else []
+        if tag == "table":
+            self._table = given["id"]
+            self.rows[self._table] = []
+        elif tag == "tr":
+            self.rows[self._table].append([])
+        elif tag in ("td", "th"):
+            self.rows[self._table][-1].append("")
+        elif tag == "small" and self._table:
+            self.rows[self._table][-1][-1] += " | "
+        elif tag == "a" and self._table == "claims-table":
+            self.links.append(given["href"])
+
+    def handle_endtag(self, tag: str) -> None:
+        self._table = None if tag == "table" else self._table
+
+    def handle_data(self, data: str) -> None:
+        if self._table and self.rows[self._table] and self.rows[self._table][-1]:
+            self.rows[self._table][-1][-1] += data.strip("\n").replace(FIXED, " ")
+
+    def lines(self, table: str) -> dict[str, list[str]]:
+        """The rows of a table below its heading, by their first cell."""
+        return {row[0]: row for row in self.rows[table] if row[0] and not row[0].startswith("Claim")}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a study, with its tables and its ledger."""
+    root = tmp_path_factory.mktemp("study") / "results" / "mini"
+    runs, info = synthetic.write_study(root, seeds=(0,))
+    tables.build(runs, info, root / "tables")
+    files.write_json(root / "claims.json", synthetic.claims())
+    return root
+
+
+@pytest.fixture(scope="module")
+def out(study: Path) -> Path:
+    """Its report."""
+    report.render(study / "tables", study.parent.parent / "reports" / "mini")
+    return study.parent.parent / "reports" / "mini"
+
+
+@pytest.fixture(scope="module")
+def source(out: Path) -> str:
+    """The source of its page."""
+    return (out / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(source: str) -> Page:
+    """What a reader of the page sees."""
+    return Page(source)
+
+
+@pytest.fixture(scope="module")
+def composed(study: Path) -> Report:
+    """The content of the report."""
+    return content.compose(load(study / "tables"))
+
+
+def shown(study: Path, tmp_path: Path, entries: Entries) -> Report:
+    """The content of a report with another ledger."""
+    files.write_json(tmp_path / "claims.json", entries)
+    return content.compose(_with(study, tmp_path / "claims.json"))
+
+
+def _with(study: Path, path: Path) -> Any:
+    loaded = load(study / "tables")
+    object.__setattr__(loaded, "claims", ledger.load(path, "mini"))
+    return loaded
+
+
+def cells(report: Report, table: str) -> list[list[Cell]]:
+    """The rows of one of the ledger's tables."""
+    (found,) = [item for item in report.sections[0].items if isinstance(item, Table) and item.id == table]
+    return found.rows
+
+
+# The section ---------------------------------------------------------------------------------------
+
+
+def test_the_ledger_opens_the_report(composed: Report, page: Page) -> None:
+    """Its section is the first, on the page too, and the summary follows."""
+    assert [section.id for section in composed.sections[:2]] == ["claims", "brief"]
+    assert page.ids.index("claims") < page.ids.index("brief")
+    assert composed.sections[0].title == "Which claims hold"
+
+
+def test_every_claim_has_one_line_in_the_file_s_order(page: Page) -> None:
+    """Scores of a claim share its line."""
+    numbers = list(dict.fromkeys(entry["number"] for entry in synthetic.claims()))
+    assert [row[0] for row in page.rows["claims-table"][2:]] == numbers
+
+
+def test_verdicts_are_words_with_a_sign(page: Page) -> None:
+    """Each score's verdict stands in its own column, a claim decided once in the first; none leaves an empty cell."""
+    lines = page.lines("claims-table")
+    for entry in synthetic.claims():
+        place = 4 if entry["score"] == "top5" else 2
+        found = lines[entry["number"]][place].split(" | ")[0]
+        assert found == f"{SIGNS[entry['verdict']]} {entry['verdict']}"
+    for number in ("3", "10"):  # one without a score, one with top-1 alone
+        assert lines[number][4:6] == ["", ""]
+
+
+def test_each_verdict_has_a_sign_of_its_own() -> None:
+    """No two verdicts differ by colour alone."""
+    assert ledger.SYMBOLS == SIGNS
+    assert len(set(SIGNS.values())) == len(SIGNS)
+
+
+def test_estimates_stand_with_interval_unit_and_n(page: Page) -> None:
+    """Differences have signs, counts no places, and what is not in points its unit."""
+    lines = page.lines("claims-table")
+    assert lines["1"][3] == "+1.23 | [+0.40, +2.10], n = 3"
+    assert lines["1"][5] == "+0.52 | [+0.05, +0.90], n = 3"
+    assert lines["4a"][3] == f"{MINUS}2.25 | [{MINUS}3.50, {MINUS}1.00], n = 3"
+    assert lines["4a"][5].endswith("n = 2")
+    assert lines["3"][3] == "0 images | n = 3"
+    assert lines["6"][3] == "+12 epochs | [+4, +20.5], n = 3"
+    assert lines["6b"][3] == f"– | [{MINUS}3, ∞], n = 3"
+    assert lines["6c"][3] == f"{MINUS}25.0 % | [{MINUS}40.0, {MINUS}10.0], n = 3"
+    assert lines["19"][3] == f"{MINUS}38.0 % | n = 3"
+
+
+def test_the_ledger_says_what_survives_holm(page: Page) -> None:
+    """Below a verdict for or against a claim; an inconclusive one has nothing to lose."""
+    lines = page.lines("claims-table")
+    assert lines["1"][2] == "✓ supported | also after Holm"
+    assert lines["1"][4] == "✓ supported | not after Holm"
+    assert lines["6"][2] == "✗ contradicted | not after Holm"
+    assert lines["10"][2] == "? inconclusive"
+    assert lines["3"][2] == "✓ supported | counted"
+
+
+def test_a_claim_that_was_not_run_shows_what_is_missing_and_no_number(page: Page) -> None:
+    """It has the experiments' names, once for both scores, and dashes."""
+    line = page.lines("claims-table")["16"]
+    assert line[1].endswith("ONE paper, section 4.1 · needs one3_no_gate and one3_no_sharing")
+    assert line[2:] == ["– not run", "–", "– not run", "–", "–"]
+    for row in page.rows["claims-parts"]:
+        if row[0].startswith("16"):
+            assert row[3:] == ["– not run", "–", "–", "–", "–", ""]
+
+
+def test_notes_stand_with_the_score_that_they_are_about(page: Page) -> None:
+    """A note of one score names it; one of all does not."""
+    lines = page.lines("claims-table")
+    assert lines["4a"][1] == "The text of growth. | ONE paper, section 4.1 · top-5: these networks only"
+    assert lines["10"][1] == "The text of embedding. | ONE paper, section 4.1 · these networks only"
+
+
+def test_every_link_leads_to_a_section_of_the_page(page: Page) -> None:
+    """A claim whose section the report lacks has no link; the others lead where the ledger says."""
+    sections = {entry["claim"]: entry["section"] for entry in synthetic.claims()}
+    assert page.links == [f"#{name}" for name in sections.values() if name != "nowhere"]
+    assert {link.removeprefix("#") for link in page.links} <= set(page.ids)
+
+
+def test_every_link_leads_to_a_section_of_the_pdf(composed: Report, out: Path, tmp_path: Path) -> None:
+    """Its links are typeset as such; one that leads nowhere would stop the typesetting."""
+    linked = [cell.link for row in cells(composed, "claims-table") for cell in row if cell.link]
+    assert linked
+    assert set(linked) <= {one.id for one in composed.sections}
+    assert len(re.findall(rb"/Subtype\s*/Link", (out / "report.pdf").read_bytes())) == len(linked)
+    lost = Report(**{**asdict(composed), "sections": composed.sections[:1]})
+    with pytest.raises(Exception, match="label"):
+        pdf.write(lost, out / "figures", tmp_path / "report.pdf")
+
+
+def test_hostile_words_are_text(source: str, page: Page) -> None:
+    """Markup, templates and typst code in a claim are shown as they are."""
+    assert "img" not in page.elements
+    assert page.lines("claims-table")["99"][1].split(" | ")[0] == synthetic.HOSTILE_CLAIM
+    assert page.lines("claims-table")["99"][1].count(synthetic.HOSTILE_CLAIM) == 3
+    assert any(synthetic.HOSTILE_CLAIM in row[8] for row in page.rows["claims-parts"])
+    assert synthetic.HOSTILE_CLAIM not in source
+
+
+def test_the_page_shows_every_part(page: Page) -> None:
+    """Several parts stand below the line of all; rule, pairing, both p values and what is beside it are there."""
+    rows = page.rows["claims-parts"][1:]
+    entries = synthetic.claims()
+    assert len(rows) == sum(len(entry["parts"]) + (len(entry["parts"]) > 1) for entry in entries)
+    assert rows[0] == [
+        *("1 | top-1", "one3 branch 1 − baseline", "better: lower bound above 0", "✓ supported"),
+        *("+1.23 | [+0.40, +2.10]", "3", "< 0.001", "0.040", "mean of branches: +0.70 [+0.10, +1.30]"),
+    ]
+    together, first, second = rows[2:5]
+    assert together[:4] == ["4a | top-1", "2 parts together", "every part holds", "✗ contradicted"]
+    assert together[6:8] == ["0.020", "0.040"]
+    assert first[1:6] == [
+        *("masked − one3", f"not worse: lower bound above {MINUS}0.50", "✗ contradicted"),
+        *(f"{MINUS}2.25 | [{MINUS}3.50, {MINUS}1.00]", "3 | paired"),
+    ]
+    assert second[3:5] == ["✓ supported", f"+0.31 | [{MINUS}0.20, +0.80]"]
+    rules = {row[2] for row in rows}
+    assert rules >= {
+        f"nothing gained or lost: interval between {MINUS}0.50 and 0.50",
+        "gains about 2.50 to 3.00: lower bound above 0, and the interval meets it",
+        "kept: nothing changed",
+        "kept: neither NLL nor ECE raised",
+    }
+    lines = page.lines("claims-parts")
+    below = {name: lines[name][2] for name in ("6 | decided once", "6c | top-1", "19 | decided once")}
+    assert list(below.values()) == ["less: upper bound below 0"] * 3
+
+
+def test_parts_have_units_of_their_own(page: Page) -> None:
+    """A difference beside a count of images is none."""
+    place = [row[0] for row in page.rows["claims-parts"]].index("3 | decided once")
+    counted, calibrated, compared = page.rows["claims-parts"][place + 1 : place + 4]
+    assert (counted[4], counted[8]) == ("0 images", f"change of nll: {MINUS}0.0125")
+    assert calibrated[4] == "+0.0004 nats"
+    assert compared[4] == f"+0.10 | [{MINUS}0.20, +0.30]"
+
+
+def test_the_sentences_count_what_the_ledger_holds(study: Path, tmp_path: Path) -> None:
+    """Claims, verdicts of each kind, those lost to Holm's correction, and those on fewer than three seeds."""
+    entries = synthetic.claims()
+    sentences = " ".join(shown(study, tmp_path, entries).sections[0].sentences)
+    assert sentences.startswith("11 claims with 14 verdicts (claims about accuracy")
+    for verdict in SIGNS:
+        number = len([entry for entry in entries if entry["verdict"] == verdict])
+        assert bool(re.search(rf"\b{number} {verdict}\b", sentences)) == (number > 0)  # of none nothing is said
+    settled = [entry for entry in entries if entry["verdict"] in ("supported", "contradicted") and entry["p_holm"]]
+    lost = [entry for entry in settled if entry["holm"] == "inconclusive"]
+    assert (len(settled), len(lost)) == (7, 2)
+    assert "2 of 7 tested verdicts for or against a claim do not survive Holm's correction" in sentences
+    assert "2 verdicts rest on fewer than three seeds: these networks only." in sentences
+    assert "ResNet-8 on CIFAR-100, 12,000 training images, at most 20 epochs of training." in sentences
+
+    for entry in entries:
+        entry |= {"holm": entry["verdict"], "note": entry["note"].replace("these networks only", "")}
+    calm = " ".join(shown(study, tmp_path, entries).sections[0].sentences)
+    assert "All of 7 tested verdicts for or against a claim survive Holm's correction" in calm
+    assert "these networks only" not in calm
+
+
+def test_one_is_not_many(study: Path, tmp_path: Path) -> None:
+    """A single image, a single epoch and a single verdict are written as such."""
+    entries = [entry for entry in synthetic.claims() if entry["claim"] in ("exact", "faster")]
+    for entry, value in zip(entries, (1, -1.0), strict=True):
+        entry["estimate"] = entry["parts"][0]["estimate"] = value
+    report = shown(study, tmp_path, entries)
+    assert [row[3].text for row in cells(report, "claims-table")] == ["1 image", f"{MINUS}1 epoch"]
+    assert "1 of 1 tested verdict for or against a claim does not survive" in " ".join(report.sections[0].sentences)
+
+
+def test_a_ledger_without_claims_makes_no_section(study: Path, tmp_path: Path) -> None:
+    """Such a report begins with its summary."""
+    assert shown(study, tmp_path, []).sections[0].id == "brief"
+
+
+# The figure ----------------------------------------------------------------------------------------
+
+
+def many(claims: int) -> Entries:
+    """As many claims as asked for, of two scores each, in points."""
+    pattern = [entry for entry in synthetic.claims() if entry["claim"] == "growth"]
+    return [
+        entry | {"claim": f"c{place}", "number": str(place), "id": f"c{place}/{entry['score']}"}
+        for place in range(claims)
+        for entry in copy.deepcopy(pattern)
+    ]
+
+
+@pytest.mark.parametrize(("claims", "figures"), [(1, [1]), (24, [24]), (25, [12, 13]), (44, [22, 22]), (50, 3)])
+def test_many_claims_are_several_figures_that_fit_a_page(claims: int, figures: Any, tmp_path: Path) -> None:
+    """No figure has more than 24 claims; they are evenly filled, and none is taller than a page."""
+    files.write_json(tmp_path / "claims.json", many(claims))
+    loaded = ledger.load(tmp_path / "claims.json", "mini")
+    pages = figure.pages(loaded)
+    sizes = [len(page) for page in pages.values()]
+    assert sizes == figures or len(sizes) == figures
+    assert [claim for page in pages.values() for claim in page] == loaded
+    for page in pages.values():
+        assert figure.draw(page, figure.reach(loaded)).get_size_inches()[1] <= 9.4
+
+
+def _artists(study: Path) -> Any:
+    claims = load(study / "tables").claims
+    (page,) = figure.pages(claims).values()
+    return figure.draw(page, figure.reach(claims)).axes[0]
+
+
+def test_the_figure_shows_each_decision_in_points_and_no_other(study: Path, composed: Report) -> None:
+    """Seven marks at their estimates, shaped by score and filled by verdict; the caption counts what is left out."""
+    lines = _artists(study).lines
+    marks = {float(line.get_xdata()[0]): line for line in lines if line.get_marker() in ("o", "s", "^")}
+    expected = [one for one in synthetic.claims() if one["unit"] == "points" and one["verdict"] != "not run"]
+    assert sorted(marks) == sorted(entry["estimate"] for entry in expected)
+    for entry in expected:
+        mark = marks[entry["estimate"]]
+        assert mark.get_marker() == {"top1": "o", "top5": "s", None: "^"}[entry["score"]]
+        assert (mark.get_markerfacecolor() == mark.get_color()) == (entry["verdict"] == "supported")
+    crosses = [float(line.get_xdata()[0]) for line in lines if line.get_marker() == "x"]
+    assert crosses == [-2.25]
+    (picture,) = [item for item in composed.sections[0].items if isinstance(item, Picture)]
+    assert picture.caption.endswith("Not drawn: 1 claim not run and 5 in other units.")
+
+
+def test_the_figure_shows_intervals_margins_and_zero(study: Path) -> None:
+    """One margin below zero where a claim is not worse, one on each side where it gives nothing, else none."""
+    lines = [[float(value) for value in line.get_xdata()] for line in _artists(study).lines]
+    assert [0.0, 0.0] in lines
+    for entry in synthetic.claims():
+        if entry["unit"] == "points" and entry["interval"]:
+            assert entry["interval"] in lines
+    assert lines.count([-0.5, -0.5]) == 3
+    assert lines.count([0.5, 0.5]) == 1
+
+
+def test_nothing_drawn_lies_beyond_the_axis(study: Path) -> None:
+    """Its ends hold every interval, and zero."""
+    axes = _artists(study)
+    low, high = axes.get_xlim()
+    for entry in synthetic.claims():
+        if entry["unit"] == "points" and entry["interval"]:
+            assert low < min(0, entry["interval"][0]) < max(0, entry["interval"][1]) < high
+
+
+# Refusals ------------------------------------------------------------------------------------------
+
+
+def test_a_report_without_its_ledger_says_what_to_run(study: Path, tmp_path: Path) -> None:
+    """The command is named in one line."""
+    (tmp_path / "tables").symlink_to(study / "tables")
+    with pytest.raises(CoopNetError, match=r"claims\.json is missing; run `coopnet claims mini` first$"):
+        report.render(tmp_path / "tables", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def _set(place: int, key: str, value: Any) -> Callable[[Entries], Any]:
+    return lambda entries: entries[place].update({key: value})
+
+
+def _set_part(place: int, key: str, value: Any) -> Callable[[Entries], Any]:
+    return lambda entries: entries[place]["parts"][0].update({key: value})
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_set(0, "verdict", "likely"), "one_over_baseline/top1, verdict"),
+        (_set(0, "estimate", "1.23"), "one_over_baseline/top1, estimate"),
+        (_set(0, "estimate", None), "lacks an estimate"),
+        (_set(0, "n", 0), "lacks an estimate"),
+        (_set(0, "parts", []), "lacks an estimate"),
+        (_set(0, "n", -1), "one_over_baseline/top1, n"),
+        (_set(0, "interval", [1.0]), "one_over_baseline/top1, interval"),
+        (_set(0, "interval", [2.1, 0.4]), "upside down"),
+        (_set(6, "note", ""), "slower/top1: .*lacks an estimate"),
+        (_set(0, "p_holm", 1.2), "one_over_baseline/top1, p_holm"),
+        (_set(0, "unit", "miles"), "one_over_baseline/top1, unit"),
+        (_set(0, "text", "Something else."), "one_over_baseline: its entries disagree"),
+        (_set(0, "score", "top5"), "one_over_baseline: a score is decided twice"),
+        (_set(0, "score", None), "one_over_baseline: a score is decided twice"),
+        (_set(0, "claim", "gate"), "gate: its entries are not together"),
+        (_set(2, "margin", None), "growth/top1: .*margin"),
+        (_set(11, "n", 2), "gate/top1: .*not run, but has numbers"),
+        (_set(11, "p", 0.2), "gate/top1: .*not run, but has numbers"),
+        (_set_part(0, "kind", "nicer"), "one_over_baseline/top1, parts.0.kind"),
+        (_set_part(0, "beside", [1]), "one_over_baseline/top1, parts.0.beside"),
+        (_set_part(10, "target", None), "ensemble, parts.0: .*target"),
+        (lambda entries: entries[3].pop("section"), "growth/top5, section"),
+        (lambda entries: entries[3].pop("id"), "entry 3, id"),
+    ],
+)
+def test_a_ledger_of_another_form_is_refused(damage: Callable[[Entries], Any], words: str, tmp_path: Path) -> None:
+    """One line names the file, the entry, the field and the remedy."""
+    entries = synthetic.claims()
+    damage(entries)
+    files.write_json(tmp_path / "claims.json", entries)
+    with pytest.raises(CoopNetError, match=words) as refusal:
+        ledger.load(tmp_path / "claims.json", "mini")
+    assert re.fullmatch(r"\S*claims\.json is damaged: .*; run `coopnet claims mini` again", str(refusal.value))
+
+
+@pytest.mark.parametrize("text", ["", "[{", "{}", "3", '[3, "x"]', '[{"id": "one"}]', "[NaN]"])
+def test_a_damaged_ledger_is_refused(text: str, tmp_path: Path) -> None:
+    """What is no list of decisions is refused in one line that names the file."""
+    files.write_text(tmp_path / "claims.json", text)
+    with pytest.raises(CoopNetError, match=r"claims\.json is damaged") as refusal:
+        ledger.load(tmp_path / "claims.json", "mini")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_value_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    """NaN in the place of an estimate is no result."""
+    text = json.dumps(synthetic.claims()).replace("1.23", "NaN")
+    files.write_text(tmp_path / "claims.json", text)
+    with pytest.raises(CoopNetError, match="one_over_baseline/top1, estimate"):
+        ledger.load(tmp_path / "claims.json", "mini")
+
+
+def test_fields_that_the_report_does_not_read_are_left_alone(tmp_path: Path) -> None:
+    """The ledger may say more than its report shows."""
+    entries = [entry | {"more": [1, 2]} for entry in synthetic.claims()]
+    files.write_json(tmp_path / "claims.json", entries)
+    assert len(ledger.load(tmp_path / "claims.json", "mini")) == 11

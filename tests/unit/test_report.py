@@ -1,0 +1,997 @@
+"""The report: what it says is what the runs' files hold, and it is the same bytes every time."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pandas as pd
+import pytest
+
+import report_fixture as synthetic
+from coopnet import files
+from coopnet.files.errors import CoopNetError
+from coopnet.report import report, sections, tables, timing
+from coopnet.report.figures import compute, dag, overview
+from coopnet.report.frames import Tables, load
+from coopnet.report.sections import voting
+from coopnet.report.tables.rows import difference
+from coopnet.report.wording import MINUS, number, scientific, spread, thousands
+
+HOSTILE = "<script>alert('1')</script> & #let $x$ \\evil"
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """A table, as strings."""
+    with path.open(newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def pick(path: Path, **where: object) -> dict[str, str]:
+    """The only row that agrees with `where`."""
+    (found,) = [row for row in rows(path) if all(row[key] == str(value) for key, value in where.items())]
+    return found
+
+
+def make(root: Path, **options: object) -> tuple[Path, Path]:
+    """A synthetic study's tables and report."""
+    runs, study = synthetic.write_study(root / "results" / "mini", **options)
+    tables.build(runs, study, root / "results" / "mini" / "tables")
+    files.write_json(root / "results" / "mini" / "claims.json", synthetic.claims())
+    report.render(root / "results" / "mini" / "tables", root / "reports" / "mini")
+    return root / "results" / "mini" / "tables", root / "reports" / "mini"
+
+
+def copied(folder: Path, to: Path) -> Path:
+    """A copy of a study's tables, with the ledger beside them."""
+    shutil.copytree(folder, to / "tables")
+    shutil.copy(folder.parent / "claims.json", to)
+    return to / "tables"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Tables and report of nine experiments with two seeds and a hostile title."""
+    return make(tmp_path_factory.mktemp("study"), title=HOSTILE)
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Tables and report of the same experiments with one seed."""
+    return make(tmp_path_factory.mktemp("single"), seeds=(0,))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Tables and report of a study with every part and every kind of row, two seeds and more."""
+    return make(tmp_path_factory.mktemp("whole"), rows=synthetic.ALL_PARTS)
+
+
+@pytest.fixture(scope="module")
+def whole_page(whole: tuple[Path, Path]) -> "Text":
+    """What a reader of that report sees."""
+    return Text((whole[1] / "index.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def page(made: tuple[Path, Path]) -> str:
+    """The source of index.html."""
+    return (made[1] / "index.html").read_text(encoding="utf-8")
+
+
+class Text(HTMLParser):
+    """What a reader sees: the text of a page, and the cells of its tables by id."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.text, self.tables, self._table = "", {}, []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        if tag == "table":
+            self._table = self.tables.setdefault(dict(attributes)["id"], [])
+        elif tag == "tr":
+            self._table.append([])
+        elif tag in ("td", "th"):
+            self._table[-1].append("")
+        elif tag == "small" and self._table and self._table[-1]:
+            self._table[-1][-1] += " | "
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self._table and self._table[-1]:
+            self._table[-1][-1] += data.strip("\n")
+
+    def row(self, table: str, first: str) -> list[str]:
+        """Cells of the row whose first cell begins with `first`."""
+        (found,) = [row for row in self.tables[table] if row and row[0].split(" | ")[0] == first]
+        return found
+
+
+# Tables --------------------------------------------------------------------------------------------
+
+
+def test_accuracy_is_mean_and_sample_deviation_over_seeds(made: tuple[Path, Path]) -> None:
+    """accuracy.csv holds the mean, the standard deviation with n − 1, and n."""
+    for row in synthetic.ROWS:
+        values = [synthetic.top1(row.name, seed) for seed in (0, 1)]
+        found = pick(made[0] / "accuracy.csv", experiment=row.name, split="test", model="ensemble")
+        assert found["n"] == "2"
+        assert float(found["top1_mean"]) == pytest.approx(statistics.mean(values))
+        assert float(found["top1_std"]) == pytest.approx(statistics.stdev(values))
+
+
+def test_branch_mean_is_the_mean_of_the_branches(made: tuple[Path, Path]) -> None:
+    """`branch_mean` of a run is the plain mean of its branches' scores."""
+    chosen = [r for r in rows(made[0] / "runs.csv") if (r["experiment"], r["seed"]) == ("one5", "1")]
+    top1 = {row["model"]: float(row["top1"]) for row in chosen}
+    branches = [top1[f"branch{b}"] for b in range(1, 6)]
+    assert top1["branch_mean"] == pytest.approx(statistics.mean(branches))
+
+
+def test_one_seed_has_no_deviation(single: tuple[Path, Path]) -> None:
+    """With n = 1 the deviation is empty in the table, and no ± stands in the report's tables."""
+    assert {row["top1_std"] for row in rows(single[0] / "accuracy.csv")} == {""}
+    text = Text((single[1] / "index.html").read_text(encoding="utf-8"))
+    assert not [cell for table in text.tables.values() for row in table for cell in row if "±" in cell]
+    assert "no uncertainty can be given" in text.text
+
+
+def test_step0_counts_and_exactness(made: tuple[Path, Path]) -> None:
+    """A start is exact when max|Δ| ≤ 1e-6 · max|logit|; its relative difference is their ratio."""
+    for start, exact in (("zero_pad", "no"), ("zero_output", "no"), ("masked", "yes"), ("split", "yes")):
+        found = pick(made[0] / "step0.csv", start=start, seed=1)
+        assert found["exact"] == exact
+        assert int(found["changed_predictions"]) == (synthetic.CHANGED[start] + 10 if start in synthetic.CHANGED else 0)
+        relative = synthetic.DIFFERENCE.get(start, 0.0) / synthetic.LARGEST_LOGIT
+        assert float(found["relative_difference"]) == pytest.approx(relative)
+
+
+def test_step0_is_about_surgery_only(made: tuple[Path, Path]) -> None:
+    """The control, which inherits a whole network, is not listed as a start."""
+    starts = {row["start"] for row in rows(made[0] / "step0_mean.csv")}
+    assert starts == {"zero_pad", "zero_output", "masked", "split"}
+
+
+def test_step0_mean_is_over_seeds(made: tuple[Path, Path]) -> None:
+    """Changed predictions are averaged over seeds."""
+    assert float(pick(made[0] / "step0_mean.csv", start="zero_pad")["changed_predictions"]) == 817
+
+
+def test_a_start_is_exact_only_if_every_seed_is(tmp_path: Path) -> None:
+    """One seed out of tolerance makes the start inexact in the mean."""
+    runs, study = synthetic.write_study(tmp_path)
+    (split,) = [run for run in runs if (run.experiment, run.seed) == ("one3_to_5_split", 1)]
+    metrics = files.read_json(split.folder / "metrics.json")
+    metrics["step0"]["test"]["versus_parent"]["largest_logit_difference"] = 2.1e-6 * synthetic.LARGEST_LOGIT
+    files.write_json(split.folder / "metrics.json", metrics)
+    tables.build(runs, study, tmp_path / "tables")
+    assert pick(tmp_path / "tables" / "step0.csv", start="split", seed=0)["exact"] == "yes"
+    assert pick(tmp_path / "tables" / "step0_mean.csv", start="split")["exact"] == "no"
+
+
+def test_growth_is_paired_with_parent_and_control(made: tuple[Path, Path]) -> None:
+    """A child's gain is against its own parent and the control of the same seed."""
+    for seed in (0, 1):
+        found = pick(made[0] / "growth.csv", experiment="one3_to_5_masked", seed=seed, model="ensemble", metric="top1")
+        child = synthetic.top1("one3_to_5_masked", seed)
+        assert float(found["over_parent"]) == pytest.approx(child - synthetic.top1("one3", seed))
+        assert float(found["over_control"]) == pytest.approx(child - synthetic.top1("one3_continued", seed))
+        assert found["control"] == "one3_continued"
+
+
+def test_the_control_has_no_control(made: tuple[Path, Path]) -> None:
+    """The control is compared with its parent, and with no control: not even with itself."""
+    found = pick(made[0] / "growth_mean.csv", experiment="one3_continued", model="ensemble", metric="top1")
+    assert float(found["over_parent_mean"]) == pytest.approx(0.3)
+    assert found["over_control_mean"] == ""
+
+
+def test_a_control_of_another_length_is_none(tmp_path: Path) -> None:
+    """Longer training is not a control for shorter growth."""
+    runs, study = synthetic.write_study(tmp_path, seeds=(0,))
+    (control,) = [run for run in runs if run.experiment == "one3_continued"]
+    (row,) = [row["row"] for row in study.experiments if row["name"] == "one3_continued"]
+    row["training"]["epochs"] -= 1
+    for name in ("history.csv", "timing.csv"):
+        lines = (control.folder / name).read_text().splitlines(keepends=True)
+        (control.folder / name).write_text("".join(lines[:-1]))
+    digest = files.sha256(control.folder / "history.csv")
+    record = files.read_json(control.folder / "run.json") | {"row": row, "files": {"history.csv": digest}}
+    files.write_json(control.folder / "run.json", record)
+    tables.build(runs, study, tmp_path / "tables")
+    assert {row["control"] for row in rows(tmp_path / "tables" / "growth.csv")} == {""}
+
+
+def test_histories_keep_every_epoch_and_digit(made: tuple[Path, Path]) -> None:
+    """history.csv has each run's epochs, with the digits that the run wrote."""
+    source = rows(made[0].parent / "one3" / "seed1" / "history.csv")
+    found = [
+        r for r in rows(made[0] / "history.csv") if (r["experiment"], r["seed"], r["split"]) == ("one3", "1", "test")
+    ]
+    assert [r["top1_ensemble"] for r in found] == [r["test_top1_ensemble"] for r in source]
+    assert [int(r["epoch"]) for r in found] == list(range(synthetic.EPOCHS))
+
+
+def test_tables_do_not_depend_on_the_order_of_the_runs(made: tuple[Path, Path], tmp_path: Path) -> None:
+    """The same runs in reverse give the same bytes."""
+    runs, study = synthetic.write_study(tmp_path / "runs", title=HOSTILE)
+    tables.build(runs[::-1], study, tmp_path / "tables")
+    for path in sorted(made[0].iterdir()):
+        assert (tmp_path / "tables" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_wall_clock_is_in_timing_alone(made: tuple[Path, Path], tmp_path: Path) -> None:
+    """Other times change timing.csv and nothing else."""
+    runs, study = synthetic.write_study(tmp_path / "runs", title=HOSTILE)
+    timing = runs[0].folder / "timing.csv"
+    timing.write_text(timing.read_text().replace("10.5", "99.25"))
+    tables.build(runs, study, tmp_path / "tables")
+    differing = {p.name for p in made[0].iterdir() if p.read_bytes() != (tmp_path / "tables" / p.name).read_bytes()}
+    assert differing == {"timing.csv"}
+
+
+# All parts of the study --------------------------------------------------------------------------------
+
+
+def test_parts_are_carried_and_the_first_is_the_foundation(whole: tuple[Path, Path]) -> None:
+    """Every experiment keeps its part; one that names none belongs to the foundation."""
+    study = json.loads((whole[0] / "study.json").read_text())
+    assert {row["name"]: row["part"] for row in study["experiments"]} == {r.name: r.part for r in synthetic.ALL_PARTS}
+    assert list(load(whole[0]).parts) == ["foundation", "variants", "step2", "distillation"]
+
+
+def test_children_of_one_parent_alone_are_growth(whole: tuple[Path, Path]) -> None:
+    """Students and networks of several parents are not compared with a parent as if they had grown from it."""
+    children = {row.name for row in synthetic.ALL_PARTS if len(row.parents) == 1 and row.start != "random"}
+    assert {row["experiment"] for row in rows(whole[0] / "growth.csv")} == children
+    assert pick(whole[0] / "growth_mean.csv", experiment="expand1to3", model="ensemble", metric="top1")["control"] == (
+        "one1_continued"
+    )
+
+
+def test_step0_is_about_one_parent(whole: tuple[Path, Path]) -> None:
+    """Networks of several parents have no parent to be exact against."""
+    found = {row["start"] for row in rows(whole[0] / "step0.csv")}
+    assert found == {"zero_pad", "zero_output", "masked", "split"}
+
+
+def test_a_merge_is_compared_with_its_parents_and_their_controls(whole: tuple[Path, Path]) -> None:
+    """Ensemble against logit ensembles, branches against means of singles; each seed has parents of its own."""
+    for seed in (0, 1):
+        parents = statistics.mean(synthetic.top1("one1", 3 * seed + j) for j in range(3))
+        controls = statistics.mean(synthetic.top1("one1_continued", 3 * seed + j) for j in range(3))
+        ensemble = synthetic.top1("combine3", seed)
+        found = pick(whole[0] / "merges.csv", experiment="combine3", seed=seed)
+        expected = {
+            "step0_ensemble_top1": parents + synthetic.PLAIN,
+            "parents_mean_top1": parents,
+            "parents_ensemble_top1": parents + synthetic.PLAIN,
+            "control_mean_top1": controls,
+            "control_ensemble_top1": controls + synthetic.PLAIN,
+            "final_ensemble_top1": ensemble,
+            "final_branch_mean_top1": ensemble - 1.2,
+            "ensemble_over_parents_ensemble_top1": ensemble - parents - synthetic.PLAIN,
+            "ensemble_over_control_ensemble_top1": ensemble - controls - synthetic.PLAIN,
+            "branch_mean_over_parents_mean_top1": ensemble - 1.2 - parents,
+            "branch_mean_over_control_mean_top1": ensemble - 1.2 - controls,
+        }
+        assert {column: float(found[column]) for column in expected} == pytest.approx(expected)
+        assert found["control"] == "control3"
+
+
+def test_equal_scores_are_not_ahead() -> None:
+    """A mean kept to ten digits differs from the score it equals by rounding alone."""
+    assert difference(10.140845070422536, 10.14084507) == 0
+    assert str(difference(10.14084507, 10.140845070422536)) == "0.0"
+    assert difference(1.0, None) is None
+
+
+def test_a_merge_without_training_has_its_step_0_alone(whole: tuple[Path, Path]) -> None:
+    """Its end would be its step 0 again; and a plain ensemble is no merge."""
+    found = pick(whole[0] / "merges.csv", experiment="merge3_mean", seed=0)
+    assert found["step0_branch3_top1"]
+    assert {value for column, value in found.items() if column.startswith(("final", "control", "ensemble_over"))} == {
+        ""
+    }
+    names = {row["experiment"] for row in rows(whole[0] / "merges.csv")}
+    assert names == {"combine3", "merge3_refit", "merge3_mean"}
+
+
+def _changed_training(tmp_path: Path, **change: object) -> Path:
+    """Tables of the whole study after a change of the control's training."""
+    altered = [
+        replace(row, settings=row.settings | {"training": change}) if row.name == "one1_continued" else row
+        for row in synthetic.ALL_PARTS
+    ]
+    runs, study = synthetic.write_study(tmp_path / "runs", seeds=(0,), rows=altered)
+    tables.build(runs, study, tmp_path / "tables")
+    return tmp_path / "tables"
+
+
+@pytest.mark.parametrize(
+    ("change", "control"),
+    [({"batch_size": 64}, ""), ({"distillation": {"kind": "none"}}, "control3")],
+)
+def test_a_control_has_the_same_training_but_for_distillation(
+    tmp_path: Path, change: dict[str, object], control: str
+) -> None:
+    """Other training makes no control, neither of one parent nor of several; other distillation does."""
+    made_tables = _changed_training(tmp_path, **change)
+    assert pick(made_tables / "merges.csv", experiment="merge3_refit")["control"] == control
+    grown = pick(made_tables / "growth.csv", experiment="expand1to3", model="ensemble", metric="top1")
+    assert grown["control"] == ("one1_continued" if control else "")
+
+
+def test_single_controls_stand_in_where_their_ensemble_is_missing(tmp_path: Path) -> None:
+    """Without a row for the controls' ensemble the mean of the controls is still known, and named."""
+    without = [row for row in synthetic.ALL_PARTS if row.name != "control3"]
+    # The control has the seeds that the ensemble asked for.
+    wanted = synthetic.replicates(synthetic.ALL_PARTS, "one1_continued", (0,))
+    runs, study = synthetic.write_study(tmp_path / "runs", seeds=(0,), rows=without)
+    (experiment,) = [row for row in study.experiments if row["name"] == "one1_continued"]
+    experiment["seeds"] = wanted
+    runs = synthetic.write_runs(tmp_path / "runs", study, {row.name: row.top1 for row in without})
+    tables.build(runs, study, tmp_path / "tables")
+    found = pick(tmp_path / "tables" / "merges.csv", experiment="combine3")
+    assert found["control"] == "one1_continued"
+    assert float(found["control_mean_top1"]) == pytest.approx(45.5)
+    assert found["control_ensemble_top1"] == ""
+
+
+def test_copies_are_compared_with_their_donors(whole: tuple[Path, Path]) -> None:
+    """Without listed donors the parent's branches are copied in turn; all pairs and these pairs have their means."""
+    for stage in ("step0", "final"):
+        found = pick(whole[0] / "diversity.csv", experiment="one3_to_5_split", seed=0, stage=stage, split="test")
+        assert float(found["copy_disagreement"]) == pytest.approx(synthetic.COPIES[stage])
+        assert float(found["copy_kl"]) == pytest.approx(synthetic.COPIES[stage] / 50)
+        assert float(found["disagreement"]) > float(found["copy_disagreement"])
+    assert pick(whole[0] / "diversity.csv", experiment="one3", seed=0, stage="final")["copy_disagreement"] == ""
+
+
+@pytest.mark.parametrize("seeds", [voting.MOST_SEEDS, voting.MOST_SEEDS + 1])
+def test_votes_of_many_seeds_get_a_mark_at_their_mean(seeds: int) -> None:
+    """A mark per subset and seed; of more seeds than can be told apart, one per subset, and never of validation."""
+    line = {"experiment": "one3", "rule": "gate", "size": 1}
+    votes = [
+        line | {"split": split, "subset": str(branch), "seed": seed, "top1": 50.0 + 10 * branch + seed}
+        for split in ("test", "validation")
+        for branch in (1, 2)
+        for seed in range(seeds)
+    ]
+    marks = voting.marks(cast(Tables, SimpleNamespace(votes=pd.DataFrame(votes))))
+    assert len(marks) == (2 * seeds if seeds <= voting.MOST_SEEDS else 2)
+    middle = (seeds - 1) / 2
+    assert list(marks.groupby("subset")["top1"].mean()) == [60 + middle, 70 + middle]
+
+
+def test_votes_are_those_of_the_largest_networks_from_scratch(whole: tuple[Path, Path]) -> None:
+    """Grown networks and smaller ones stay out; 31 subsets of five branches, three rules."""
+    found = rows(whole[0] / "votes.csv")
+    assert {row["experiment"] for row in found} == {"one5", "one5_holdout", "one5_ratio"}
+    assert len([r for r in found if (r["experiment"], r["seed"], r["split"]) == ("one5", "0", "test")]) == 3 * 31
+
+
+def test_a_vote_is_chosen_on_validation_images_never_on_test(whole: tuple[Path, Path]) -> None:
+    """Subsets with branch 1 win on validation and are reported, though on test others are better."""
+    best = rows(whole[0] / "votes_best.csv")
+    assert {row["experiment"] for row in best} == {"one5_holdout"}
+    assert len(best) == 2 * 3 * 2 * 5
+    found = pick(whole[0] / "votes_best.csv", experiment="one5_holdout", seed=0, rule="mean", score="top1", size=2)
+    assert found["subset"] == "1+2"
+    test = {"experiment": "one5_holdout", "seed": 0, "split": "test", "rule": "mean"}
+    own, other, full = (
+        float(pick(whole[0] / "votes.csv", **test, subset=subset)["top1"]) for subset in ("1+2", "2+3", "1+2+3+4+5")
+    )
+    assert float(found["test"]) == own < other
+    assert float(found["over_all"]) == pytest.approx(own - full)
+
+
+def test_students_are_compared_with_teacher_and_single(whole: tuple[Path, Path]) -> None:
+    """A plain ensemble teaches with its mean of probabilities; the single is the mean over the baseline's seeds."""
+    members = statistics.mean(synthetic.top1("baseline", seed) for seed in range(3))
+    found = pick(whole[0] / "distillation.csv", experiment="distilled", seed=0, score="top1")
+    teacher = members + synthetic.PLAIN + synthetic.PROBABILITIES
+    assert (found["teacher"], found["single"]) == ("ensemble3", "baseline")
+    assert float(found["over_teacher"]) == pytest.approx(synthetic.top1("distilled", 0) - teacher)
+    singles = statistics.mean(synthetic.top1("baseline", seed) for seed in range(6))
+    assert float(found["over_single"]) == pytest.approx(synthetic.top1("distilled", 0) - singles)
+    ensemble = pick(whole[0] / "distillation.csv", experiment="ensemble3", seed=0, score="top1")
+    assert float(ensemble["value"]) == pytest.approx(teacher)
+    assert float(ensemble["logits"]) == pytest.approx(members + synthetic.PLAIN)
+    assert float(ensemble["over_single"]) == pytest.approx(synthetic.PLAIN + synthetic.PROBABILITIES)
+
+
+def test_part_3_has_its_ancestors_and_every_plain_ensemble(whole: tuple[Path, Path]) -> None:
+    """Rows of that part, what they descend from, ensembles of other parts, and ONE with the same protocol."""
+    names = {row["experiment"] for row in rows(whole[0] / "distillation.csv")}
+    own = {"ensemble3", "distilled", "self_distilled", "mutual2"}
+    beside = {"one3", "one5", "one3_sparse"}  # how often its test images are looked at is no matter of protocol
+    assert names == own | beside | {"baseline", "one1_ensemble3", "control3"}
+
+
+def test_factors_have_a_table_of_their_own(whole: tuple[Path, Path], made: tuple[Path, Path]) -> None:
+    """One row per epoch and module, in order; the history does not have them, and most studies have none."""
+    found = [row for row in rows(whole[0] / "factors.csv") if (row["seed"], row["epoch"]) == ("1", "3")]
+    assert [(row["module"], float(row["factor"])) for row in found] == [
+        (module, place / 2) for place, module in enumerate(synthetic.MODULES, start=1)
+    ]
+    assert not [column for column in rows(whole[0] / "history.csv")[0] if "factor" in column]
+    assert (whole[1] / "figures" / "factors.svg").is_file()
+    assert rows(made[0] / "factors.csv") == []
+    assert not (made[1] / "figures" / "factors.svg").exists()
+
+
+def test_epochs_without_a_look_at_the_test_images_have_no_test_row(whole: tuple[Path, Path]) -> None:
+    """Training has every epoch, test every sixth and the last."""
+    own = [r for r in rows(whole[0] / "history.csv") if (r["experiment"], r["seed"]) == ("one3_sparse", "0")]
+    epochs = {split: [int(row["epoch"]) for row in own if row["split"] == split] for split in ("train", "test")}
+    assert epochs == {"train": list(range(20)), "test": [5, 11, 17, 19]}
+
+
+# Compute and calibration --------------------------------------------------------------------------------
+
+
+def lineage_flops(folder: Path, experiment: str) -> int:
+    """What all training that led to an experiment's first seed has cost."""
+    return int(pick(folder / "compute.csv", experiment=experiment)["lineage_flops"])
+
+
+STEP = 3000 * 12_000
+"""FLOPs of an epoch of one branch in the synthetic study."""
+
+
+def test_training_is_images_times_epochs(whole: tuple[Path, Path]) -> None:
+    """A run's training is its step's cost for each image and epoch; a plain ensemble has none."""
+    for name, expected in (
+        ("one3", 3 * STEP * synthetic.EPOCHS),
+        ("one3_to_5_masked", 5 * STEP * synthetic.TUNING),
+        ("distilled", (STEP + 3 * STEP // 3) * synthetic.EPOCHS),  # three networks teach, forward alone
+        ("ensemble3", 0),
+    ):
+        assert int(pick(whole[0] / "compute.csv", experiment=name)["training_flops"]) == expected
+
+
+def test_images_kept_for_validation_train_nothing(tmp_path: Path) -> None:
+    """Without a subset the training images are those of the data, less the validation images."""
+    data = {"data": {"training_subset": None, "validation": 5000}}
+    holdout = replace(synthetic.ROWS[0], settings=data)
+    runs, study = synthetic.write_study(tmp_path / "runs", seeds=(0,), rows=[holdout])
+    tables.build(runs, study, tmp_path / "tables")
+    found = pick(tmp_path / "tables" / "compute.csv", experiment="baseline")
+    assert int(found["training_flops"]) == 3000 * 45_000 * synthetic.EPOCHS
+
+
+def test_lineage_is_all_that_led_to_a_run(whole: tuple[Path, Path]) -> None:
+    """Parent, three members, three merged, and a teacher with what it is made of."""
+    one, tuned = STEP * synthetic.EPOCHS, STEP * synthetic.TUNING
+    for name, expected in (
+        ("baseline", one),
+        ("one3_to_5_split", 3 * one + 5 * tuned),
+        ("ensemble3", 3 * one),
+        ("merge3_refit", 3 * one + 3 * tuned),
+        ("control3", 3 * (one + tuned)),
+        ("distilled", 3 * one + 2 * one),
+        ("self_distilled", one + one + one // 3),
+    ):
+        assert lineage_flops(whole[0], name) == expected, name
+
+
+def test_a_common_ancestor_is_counted_once(tmp_path: Path) -> None:
+    """one1 seed 1 is a member of the first parent and the parent of the second, and was trained once."""
+    chosen = [row for row in synthetic.ALL_PARTS if row.name in ("one1", "one1_continued", "one1_ensemble3")]
+    chosen.append(synthetic.Row("odd", "", 2, 46.0, "combine", "one1_ensemble3,one1_continued"))
+    runs, study = synthetic.write_study(tmp_path / "runs", rows=chosen)
+    tables.build(runs, study, tmp_path / "tables")
+    expected = 3 * STEP * synthetic.EPOCHS + STEP * synthetic.TUNING + 2 * STEP * synthetic.TUNING
+    assert lineage_flops(tmp_path / "tables", "odd") == expected
+
+
+def test_nothing_is_said_of_the_past_of_an_imported_checkpoint(tmp_path: Path) -> None:
+    """Neither of the checkpoint nor of what descends from it; a report is made all the same."""
+    chosen = [row for row in synthetic.ROWS if row.name in ("one3", "one3_to_5_masked")]
+    runs, study = synthetic.write_study(tmp_path / "runs", seeds=(0,), rows=chosen)
+    study.experiments[0]["row"]["start"] = {"kind": "imported", "path": "imported/one3"}
+    record = files.read_json(runs[0].folder / "run.json")
+    files.write_json(runs[0].folder / "run.json", record | {"row": study.experiments[0]["row"]})
+    made_tables, out = tmp_path / "tables", tmp_path / "out"
+    tables.build(runs, study, made_tables)
+    files.write_json(tmp_path / "claims.json", [])
+    report.render(made_tables, out)
+    assert {row["lineage_flops"] for row in rows(made_tables / "compute.csv")} == {""}
+    grown = pick(made_tables / "compute.csv", experiment="one3_to_5_masked")
+    assert int(grown["training_flops"]) == 5 * STEP * synthetic.TUNING
+    assert not (out / "figures" / "compute.svg").exists()
+
+
+def test_the_page_shows_what_accuracy_costs(whole_page: "Text") -> None:
+    """Each cost as a multiple of the plain network's, beside the accuracy; nothing trained is a dash."""
+    assert whole_page.row("compute-table", "one3")[1:6] == [
+        "185,000",
+        "3.0 | ×3.00",
+        "9.0 | ×3.00",
+        "2,160.0 | ×3.00",
+        "2,160.0 | ×3.00",
+    ]
+    assert whole_page.row("compute-table", "ensemble3")[3:6] == ["–", "–", "2,160.0 | ×3.00"]
+    assert whole_page.row("compute-table", "one3")[6] == whole_page.row("accuracy-table", "one3")[2].split(" | ")[0]
+    assert "how many times that of baseline" in whole_page.text
+
+
+def test_the_frontier_is_what_no_cheaper_network_equals() -> None:
+    """Equal accuracy for more is not on it, nor less accuracy for the same."""
+    points = pd.DataFrame(
+        {
+            "experiment": ["cheap", "same_cost", "same_accuracy", "better", "worse"],
+            "lineage_flops": [1.0, 1.0, 2.0, 3.0, 4.0],
+            "top1": [50.0, 49.0, 50.0, 51.0, 50.5],
+        }
+    )
+    assert list(compute.frontier(points)["experiment"]) == ["cheap", "better"]
+
+
+def test_starts_without_training_are_not_in_the_figure_of_costs(whole: tuple[Path, Path]) -> None:
+    """A merge at step 0 is no outcome; a plain ensemble, which needs no training, is one."""
+    kinds = sections.compute.points(load(whole[0])).set_index("experiment")["kind"]
+    assert "merge3_mean" not in kinds
+    assert (kinds["ensemble3"], kinds["distilled"], kinds["merge3_refit"]) == ("together", "scratch", "descended")
+
+
+def test_bins_are_pooled_over_seeds(made: tuple[Path, Path]) -> None:
+    """4711 images of seed 0 that are right in 88.5 %, and 4785 of seed 1 in 88.4 %; other bins are empty."""
+    where = {"experiment": "one3_to_5_zero_pad", "stage": "step0"}
+    found = pick(made[0] / "reliability.csv", **where, bin=15)
+    assert found["images"] == str(4711 + 4785)
+    assert float(found["confidence"]) == pytest.approx(97)
+    assert float(found["accuracy"]) == pytest.approx((4711 * 88.5 + 4785 * 88.4) / (4711 + 4785), abs=1e-7)
+    empty = pick(made[0] / "reliability.csv", **where, bin=7)
+    assert (empty["images"], empty["confidence"], empty["accuracy"]) == ("0", "", "")
+
+
+def test_bins_hold_every_image_of_every_stage(whole: tuple[Path, Path]) -> None:
+    """The end of each experiment, and step 0 of those that did not start at random."""
+    frame = load(whole[0]).reliability
+    images = frame.groupby(["experiment", "stage"])["images"].sum()
+    for row in load(whole[0]).experiments:
+        expected = synthetic.IMAGES * len(row["seeds"])
+        assert images[row["name"], "final"] == expected
+        assert ((row["name"], "step0") in images.index) == (row["start"] != "random")
+    assert set(frame.groupby(["experiment", "stage"]).size()) == {15}
+
+
+def test_diagrams_are_of_the_first_part_and_of_starts_that_move_calibration(whole: tuple[Path, Path]) -> None:
+    """Twelve at most; starts that are exact move nothing; the largest shift comes first."""
+    panels = sections.calibration.panels(load(whole[0]))
+    assert [panel.experiment for panel in panels if panel.stage == "final"] == [row.name for row in synthetic.ROWS]
+    starts = [panel for panel in panels if panel.stage == "step0"]
+    assert [panel.experiment for panel in starts] == ["one3_to_5_zero_output", "one3_to_5_zero_pad"]
+    assert starts[0].ece == pytest.approx(synthetic.ECE_SHIFT["zero_output"] + 2.05)
+
+
+def test_a_large_first_part_leaves_room_for_starts(tmp_path: Path) -> None:
+    """Of more networks than fit, the last make way."""
+    many = [replace(synthetic.ROWS[0], name=f"plain_{number}") for number in range(12)]
+    runs, study = synthetic.write_study(tmp_path / "runs", seeds=(0,), rows=[*synthetic.ROWS, *many])
+    tables.build(runs, study, tmp_path / "tables")
+    files.write_json(tmp_path / "claims.json", [])
+    panels = sections.calibration.panels(load(tmp_path / "tables"))
+    assert [panel.stage for panel in panels] == ["final"] * 10 + ["step0"] * 2
+
+
+def test_the_page_says_who_is_surer_than_right(whole_page: "Text") -> None:
+    """In the synthetic study all are, by their calibration error."""
+    count = len(synthetic.ALL_PARTS)
+    assert f"At the end {count} of {count} ensembles are surer than right on the test images" in whole_page.text
+
+
+# Refusals ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "run.json", "history.csv", "timing.csv", "votes.csv"])
+def test_a_run_without_a_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    """A missing file stops the report and names the run and the file; it never becomes a gap or a zero."""
+    runs, study = synthetic.write_study(tmp_path)
+    (tmp_path / "one5" / "seed1" / name).unlink()
+    with pytest.raises(CoopNetError, match=rf"one5 seed 1.*{name}"):
+        tables.build(runs, study, tmp_path / "tables")
+    assert not (tmp_path / "tables").exists()
+
+
+def test_a_run_that_was_not_given_is_refused_by_name(tmp_path: Path) -> None:
+    """Every experiment and seed of the study has to be there."""
+    runs, study = synthetic.write_study(tmp_path)
+    with pytest.raises(CoopNetError, match="one3_to_5_split seed 1 is missing"):
+        tables.build(runs[:-1], study, tmp_path / "tables")
+
+
+def _cut_history(folder: Path) -> None:
+    lines = (folder / "history.csv").read_text().splitlines(keepends=True)
+    (folder / "history.csv").write_text("".join(lines[:-2]))
+
+
+def _edit_history(folder: Path) -> None:
+    text = (folder / "history.csv").read_text()
+    (folder / "history.csv").write_text(text.replace("48.1", "58.1"))
+
+
+def _drop_score(folder: Path) -> None:
+    metrics = files.read_json(folder / "metrics.json")
+    del metrics["final"]["test"]["ensemble"]["top1"]
+    files.write_json(folder / "metrics.json", metrics)
+
+
+def _impossible_score(folder: Path) -> None:
+    metrics = files.read_json(folder / "metrics.json")
+    metrics["final"]["test"]["ensemble"]["top1"] = 481.0
+    files.write_json(folder / "metrics.json", metrics)
+
+
+def _not_a_number(folder: Path) -> None:
+    path = folder / "metrics.json"
+    path.write_text(re.sub(r'"nll": [\d.]+', '"nll": NaN', path.read_text(), count=1))
+
+
+def _drop_diversity(folder: Path) -> None:
+    metrics = files.read_json(folder / "metrics.json")
+    del metrics["final"]["test"]["diversity"]
+    files.write_json(folder / "metrics.json", metrics)
+
+
+def _drop_votes(folder: Path) -> None:
+    files.write_text(folder / "votes.csv", "split,subset,size,rule,top1,top5\n")
+
+
+def _edit_vote(folder: Path) -> None:
+    path = folder / "votes.csv"
+    path.write_text(re.sub(r"(gate),[\d.]+,", r"\1,49.5,", path.read_text(), count=1))
+
+
+def _drop_reliability(folder: Path) -> None:
+    metrics = files.read_json(folder / "metrics.json")
+    del metrics["final"]["test"]["reliability"]
+    files.write_json(folder / "metrics.json", metrics)
+
+
+def _lose_images(folder: Path) -> None:
+    metrics = files.read_json(folder / "metrics.json")
+    metrics["final"]["test"]["reliability"][2] |= {"images": 0, "confidence": None, "accuracy": None}
+    files.write_json(folder / "metrics.json", metrics)
+
+
+def _edit_reliability(folder: Path) -> None:
+    metrics = files.read_json(folder / "metrics.json")
+    metrics["final"]["test"]["reliability"][14]["accuracy"] += 1
+    files.write_json(folder / "metrics.json", metrics)
+
+
+def _impossible_vote(folder: Path) -> None:
+    path = folder / "votes.csv"
+    path.write_text(re.sub(r"(gate),[\d.]+,", r"\1,nan,", path.read_text(), count=1))
+
+
+def _truncated_json(folder: Path) -> None:
+    path = folder / "metrics.json"
+    path.write_text(path.read_text()[:40])
+
+
+def _other_seed(folder: Path) -> None:
+    shutil.copy(folder.parent / "seed1" / "run.json", folder / "run.json")
+
+
+def _other_experiment(folder: Path) -> None:
+    shutil.copy(folder.parent.parent / "one3" / "seed0" / "run.json", folder / "run.json")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _cut_history,
+        _edit_history,
+        _drop_score,
+        _impossible_score,
+        _not_a_number,
+        _drop_diversity,
+        _drop_votes,
+        _edit_vote,
+        _drop_reliability,
+        _lose_images,
+        _edit_reliability,
+        _impossible_vote,
+        _truncated_json,
+        _other_seed,
+        _other_experiment,
+    ],
+)
+def test_a_damaged_run_is_refused_by_name(tmp_path: Path, damage: object) -> None:
+    """Files that are cut, edited, impossible or of another run are refused in one line that names the run."""
+    runs, study = synthetic.write_study(tmp_path)
+    damage(tmp_path / "one5" / "seed0")
+    with pytest.raises(CoopNetError, match="one5 seed 0") as refusal:
+        tables.build(runs, study, tmp_path / "tables")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_missing_table_is_refused_by_name(made: tuple[Path, Path], tmp_path: Path) -> None:
+    """The report names the table that it lacks."""
+    (copied(made[0], tmp_path) / "growth.csv").unlink()
+    with pytest.raises(CoopNetError, match=r"growth\.csv"):
+        report.render(tmp_path / "tables", tmp_path / "out")
+
+
+# Page ------------------------------------------------------------------------------------------------
+
+
+def test_the_page_shows_each_accuracy(page: str) -> None:
+    """Each experiment's row has mean ± std, n and every seed."""
+    text = Text(page)
+    for row in synthetic.ROWS:
+        values = [synthetic.top1(row.name, seed) for seed in (0, 1)]
+        cells = text.row("accuracy-table", row.name)
+        assert cells[1] == "2"
+        expected = f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+        assert cells[2] == f"{expected} | {values[0]:.2f} · {values[1]:.2f}"
+
+
+def test_the_page_shows_every_branch(page: str) -> None:
+    """The table of branches has a row for the ensemble and for each branch."""
+    models = [row[1] for row in Text(page).tables["branches-table"][1:]]
+    assert len(models) == sum(1 + row.branches for row in synthetic.ROWS)
+    assert models.count("branch 5") == 5
+
+
+def test_the_page_shows_step0(page: str) -> None:
+    """The four starts stand with their exactness, counts and differences."""
+    cells = Text(page).row("step0-table", "one3_to_5_zero_pad")
+    assert cells[1:5] == ["mean", "✗ no", "817 | 8.17 %", "4.200 | 0.210"]
+    cells = Text(page).row("step0-table", "one3_to_5_split")
+    assert cells[1:5] == ["mean", "✓ yes", "0 | 0.00 %", "3.8 × 10⁻⁶ | 1.9 × 10⁻⁷"]
+
+
+def test_the_page_shows_growth_over_parent_and_control(page: str) -> None:
+    """A loss against the control stands with its sign."""
+    cells = Text(page).row("growth-table", "one3_to_5_zero_output")
+    assert cells[4] == "+0.10 ± 0.00 | +0.10 · +0.10"
+    assert cells[5] == f"{MINUS}0.20 ± 0.00 | {MINUS}0.20 · {MINUS}0.20"
+
+
+def test_the_page_says_what_its_scale_cannot_show(page: str) -> None:
+    """A study of 20 epochs says that it is short."""
+    assert "at most 20 epochs, against 300" in Text(page).text
+
+
+def test_the_page_says_how_epochs_were_selected(page: str) -> None:
+    """Last epochs are named as such."""
+    assert "the network of the last epoch; no epoch was picked" in Text(page).text
+
+
+def test_a_picked_epoch_is_named_in_its_cell(tmp_path: Path) -> None:
+    """Where an epoch was picked on the validation images, the cell itself says so."""
+    runs, study = synthetic.write_study(tmp_path / "runs", seeds=(0,), rows=synthetic.ROWS[:2])
+    study.experiments[1]["row"]["training"]["selection"] = "best_validation"
+    record = files.read_json(runs[1].folder / "run.json")
+    record |= {"row": study.experiments[1]["row"], "selected_epoch": 11}
+    files.write_json(runs[1].folder / "run.json", record)
+    tables.build(runs, study, tmp_path / "tables")
+    files.write_json(tmp_path / "claims.json", synthetic.claims())
+    report.render(tmp_path / "tables", tmp_path / "out")
+    text = Text((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
+    assert text.row("accuracy-table", "one1")[2] == "44.40 | epoch 12 of 20, best validation"
+    assert text.row("accuracy-table", "baseline")[2] == "44.00"
+
+
+def test_the_page_shows_provenance(page: str) -> None:
+    """Parameters, digests, versions and device are there."""
+    text = Text(page).text
+    for expected in ("185,000", "ab" * 32, "torch 2.11.0+cpu", "AMD EPYC", synthetic.key("one3", 0)[:12]):
+        assert expected in text
+
+
+def test_a_hostile_title_is_text(made: tuple[Path, Path], page: str) -> None:
+    """Markup in a title is shown, in the page and in the PDF, and never interpreted."""
+    assert "<script" not in page
+    assert HOSTILE in Text(page).text
+    assert (made[1] / "report.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_page_fetches_nothing(page: str) -> None:
+    """No element loads or links to another host, and the policy forbids it."""
+    targets = re.findall(r"""(?:src|href|action|data|srcset|poster)\s*=\s*["']([^"']*)""", page)
+    targets += re.findall(r"url\(([^)]*)\)", page) + re.findall(r"@import[^;]*", page)
+    assert targets
+    assert not [target for target in targets if re.match(r"\s*['\"]?(\w+:)?//", target)]
+    assert "default-src 'none'; style-src 'sha256-" in page
+    assert "unsafe" not in page
+
+
+def test_the_page_links_to_tables_that_exist(made: tuple[Path, Path], page: str) -> None:
+    """Each relative link leads to a file of the repository's layout."""
+    timing.render(*made)
+    for target in set(re.findall(r'<a [^>]*href="([^"#]+)"', page)):
+        assert (made[1] / target).is_file(), target
+
+
+def test_ids_of_the_page_are_unique(page: str) -> None:
+    """Figures drawn by the same library share no element ids on the page."""
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_timing_is_a_page_of_its_own(made: tuple[Path, Path], tmp_path: Path) -> None:
+    """timing.html holds the seconds, index.html does not."""
+    timing.render(made[0], tmp_path)
+    text = Text((tmp_path / "timing.html").read_text(encoding="utf-8"))
+    assert text.tables["timing-table"][1] == ["baseline", "0", "20", "210.0", "30.0", "950"]
+    assert "210.0" not in Text((made[1] / "index.html").read_text(encoding="utf-8")).text
+
+
+def test_the_page_groups_by_part(whole_page: "Text") -> None:
+    """Each part has its heading in the table of accuracies, which names plain ensembles as such."""
+    headings = [row[0] for row in whole_page.tables["accuracy-table"] if len(row) == 1]
+    assert headings == [
+        "Step 1: ONE and growth",
+        "Step 1: variants",
+        "Step 2: merging and expanding",
+        "Part 3: ensembles and distillation",
+    ]
+    assert whole_page.row("accuracy-table", "control3")[0] == ("control3 | ResNet-8: plain ensemble of 3 networks")
+
+
+def test_the_page_shows_merges_beside_the_ceiling(whole_page: "Text") -> None:
+    """Step 0 of each merge, every branch, and the parents; then the outcome against the control."""
+    cells = whole_page.row("merges-step0-table", "merge3_refit")
+    assert cells[0].endswith("branches refitted to the first network's trunk; BatchNorm re-estimated")
+    assert cells[2].split(" | ")[1] == "43.90 · 45.40"
+    assert cells[5] == "43.65 · 43.45 · 43.25"
+    assert cells[6].split(" | ")[1] == "46.90 · 48.40"
+    outcome = whole_page.row("merges-table", "combine3")
+    assert outcome[3].split(" | ")[1] == f"+0.50 · {MINUS}0.50"
+    assert not [row for row in whole_page.tables["merges-table"] if row[0].startswith("merge3_mean")]
+
+
+def test_the_summary_counts_what_the_tables_hold(whole_page: "Text") -> None:
+    """Its sentences are computed: copies and donors, votes, ensembles, students."""
+    for expected in (
+        "48.35 % on CIFAR-100 (one5, mean over seeds) and 71.25 % on CIFAR-10 (c10_one3, mean over seeds)",
+        "copy and donor disagree on more test images after training than at step 0 in 0, on fewer in 2",
+        "3 plain ensembles of trained networks",
+        "Students (2 experiments) against the same network trained alone",
+    ):
+        assert expected in whole_page.text
+
+
+def test_the_page_tells_teachers_and_repeated_parents(whole_page: "Text") -> None:
+    """Three times the same parent is written once."""
+    assert whole_page.row("experiments-table", "combine3")[3] == "one1 ×3"
+    assert whole_page.row("experiments-table", "distilled")[3] == "ensemble3 | as teacher"
+
+
+# PDF and figures ---------------------------------------------------------------------------------------
+
+
+def test_the_pdf_has_pages_and_no_date(made: tuple[Path, Path]) -> None:
+    """It is a PDF of several pages that does not say when it was made."""
+    pdf = (made[1] / "report.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF")
+    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) >= 3
+    assert b"CreationDate" not in pdf
+
+
+def test_figures_have_their_text_as_paths(made: tuple[Path, Path]) -> None:
+    """No figure needs a font, so page and PDF agree."""
+    names = {path.stem for path in (made[1] / "figures").glob("*.svg")}
+    assert names == {
+        *("overview", "curves_scratch", "curves_finetuning", "step0", "votes", "dag"),
+        *("reliability", "compute", "claims"),
+    }
+    for path in (made[1] / "figures").glob("*.svg"):
+        assert "<text" not in path.read_text(encoding="utf-8")
+    assert (made[1] / "figures" / "overview.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_each_part_has_its_overview_and_its_graph(whole: tuple[Path, Path]) -> None:
+    """The first part's figures keep the plain names, which the README shows."""
+    names = {path.stem for path in (whole[1] / "figures").glob("*.svg")}
+    for part in ("variants", "step2", "distillation"):
+        assert {f"overview_{part}", f"dag_{part}"} <= names
+    assert {"overview", "dag", "merges", "votes", "factors"} <= names
+    assert "overview_foundation" not in names
+
+
+def test_a_graph_shows_parents_elsewhere_teachers_and_repetition(whole: tuple[Path, Path]) -> None:
+    """The graph of a part has its own rows and their parents; an edge knows how often and whether it teaches."""
+    experiments = load(whole[0]).experiments
+    graph = dag.graph(experiments, "distillation")
+    assert set(graph) == {"baseline", "ensemble3", "distilled", "self_distilled", "mutual2"}
+    assert graph.edges["baseline", "ensemble3"] == {"times": 3, "teaches": False}
+    assert graph.edges["ensemble3", "distilled"] == {"times": 1, "teaches": True}
+
+
+@pytest.mark.parametrize("rows_of", [1, 9, 40])
+def test_figures_of_many_rows_fit_a_page(rows_of: int) -> None:
+    """Up to 40 experiments in a part leave a figure below 9.5 inches, on one dataset or on two."""
+    names = [f"experiment_{number}" for number in range(rows_of)]
+    frame = pd.DataFrame(
+        {
+            "experiment": names,
+            "seed": 0,
+            "split": "test",
+            "model": "ensemble",
+            "top1": [50.0 + n for n in range(rows_of)],
+        }
+    )
+    for panels in ({"CIFAR-100": names}, {"CIFAR-100": names[1:], "CIFAR-10": names[:1]}):
+        panels = {title: members for title, members in panels.items() if members}
+        assert overview.draw(frame, panels).get_size_inches()[1] <= 9.5
+    siblings = [
+        {"name": name, "part": "step2", "start": "split", "branches": 3, "parents": [names[0]] if n else []}
+        for n, name in enumerate(names)
+    ]
+    assert dag.draw(siblings, "step2", steps=False).get_size_inches()[1] <= 12
+
+
+def test_two_reports_of_the_same_tables_are_the_same_bytes(whole: tuple[Path, Path], tmp_path: Path) -> None:
+    """Another folder, another process and another hash seed change no byte."""
+    started = []
+    for seed in ("1", "2"):
+        out = tmp_path / seed / "deep" / "er" / "out"
+        out.parent.mkdir(parents=True)
+        inputs = copied(whole[0], tmp_path / seed)
+        code = "import sys, pathlib; from coopnet.report.report import render; render(*map(pathlib.Path, sys.argv[1:]))"
+        environment = os.environ | {
+            "PYTHONHASHSEED": seed,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "TZ": f"UTC+{seed}",
+        }
+        started.append((subprocess.Popen([sys.executable, "-c", code, inputs, out], env=environment), out))
+    expected = {p.relative_to(whole[1]): p.read_bytes() for p in whole[1].rglob("*") if p.is_file()}
+    expected.pop(Path("timing.html"), None)
+    for process, out in started:
+        assert process.wait() == 0
+        assert {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()} == expected
+
+
+def test_the_report_is_made_from_tables_and_ledger_alone(made: tuple[Path, Path], tmp_path: Path) -> None:
+    """Without any run's files the report is the same."""
+    report.render(copied(made[0], tmp_path), tmp_path / "out")
+    assert (tmp_path / "out" / "index.html").read_bytes() == (made[1] / "index.html").read_bytes()
+
+
+def test_a_figure_that_is_no_longer_drawn_is_removed(tmp_path: Path) -> None:
+    """A report holds no picture of experiments that its study does not have."""
+    old = tmp_path / "reports" / "mini" / "figures" / "curves_scratch_2.svg"
+    files.write_text(old, "<svg/>")
+    make(tmp_path, seeds=(0,), rows=synthetic.ROWS[:1])
+    assert not old.exists()
+
+
+# Small parts ---------------------------------------------------------------------------------------------
+
+
+def test_a_study_from_scratch_needs_no_growth(tmp_path: Path) -> None:
+    """One experiment without parents makes a report without the sections of growth."""
+    made_tables, out = make(tmp_path, seeds=(0,), rows=synthetic.ROWS[:1])
+    assert load(made_tables).growth.empty
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert 'id="growth"' not in page
+    assert 'id="step0"' not in page
+    assert json.loads((made_tables / "study.json").read_text())["runs"] == 1
+
+
+def test_numbers_are_written_as_people_write_them() -> None:
+    """A real minus, a dash for nothing, no minus before zero, no ± without a spread."""
+    assert number(-1.256) == f"{MINUS}1.26"
+    assert number(float("nan")) == "–"
+    assert number(-0.001, sign=True) == "0.00"
+    assert number(12345, 0) == "12,345"
+    assert spread(1.0, float("nan")) == "1.00"
+    assert scientific(3.14e-7) == "3.1 × 10⁻⁷"
+    assert [thousands([value, 0.0, 1e18]) for value in (1, 999, 1000, 999_999, 1e6)] == [0, 0, 3, 3, 6]
