@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from coopnet.errors import CoopNetError
+from coopnet.files.errors import CoopNetError
 from coopnet.networks.network import CooperativeNetwork, build, initialise_convolutions
 
 LIBRARIES = ("timm", "torchvision")
@@ -202,7 +202,7 @@ def wrap(
 
 def _copy_branches(network: CooperativeNetwork, template: Template, noise: float, seed: int) -> None:
     """Give every branch the model's weights, and all but the first one noise."""
-    from coopnet.networks.surgery import perturb
+    from coopnet.networks.transfer import perturb
 
     state = template.branch.state_dict()
     if template.replaced:
@@ -450,7 +450,7 @@ def _trace(model: nn.Module, split: str) -> fx.Graph:
     inputs = list(_parameters_of(model.forward))
     if not inputs:
         raise _NoCut("the model takes no images")
-    fixed = {name: default for name, default in inputs[1:]}
+    fixed = dict(inputs[1:])
     modes, codes, graph = [(module, module.training) for module in model.modules()], [], None
     try:
         for mode in (True, False):

@@ -6,7 +6,7 @@ activation, no pooling, no loss, no optimiser.
 """
 
 import functools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from coopnet.data.datasets import DATASETS
 from coopnet.networks.loss import Teaching, loss
 from coopnet.networks.network import Architecture, Outputs, build, trainable_parameters
 from coopnet.study.settings import Experiment
+
+if TYPE_CHECKING:
+    from coopnet.networks.backbone import Backbone
 
 BATCH = 2
 """Images that are counted at once; the gate's BatchNorm has no variance over a single one."""
@@ -65,7 +68,7 @@ def _alone(architecture: Architecture, distillation: str | None) -> Counts:
     return Counts(trainable_parameters(network), inference // BATCH, step // BATCH)
 
 
-def _loss(architecture: Architecture, outputs: Outputs, distillation: str) -> Tensor:
+def _loss(architecture: "Architecture | Backbone", outputs: Outputs, distillation: str) -> Tensor:
     """The loss of a batch, whatever its labels and a teacher say."""
     images, classes = len(outputs.branches), architecture.classes
     labels = torch.zeros(images, dtype=torch.long)

@@ -188,7 +188,7 @@ def _device(network: nn.Module) -> torch.device:
 
 
 def _assemble(
-    family: Sequence[TrainedNetwork], architecture: Architecture, gate_rows: str, seed: int
+    family: Sequence[TrainedNetwork], architecture: "Architecture | Backbone", gate_rows: str, seed: int
 ) -> TrainedNetwork:
     """A network of all branches and gate rows, on the first trunk or on all of them, and its optimiser state."""
     network = build(architecture, seed).to(_device(family[0].network))

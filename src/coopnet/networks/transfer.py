@@ -199,7 +199,7 @@ def expand(
 
 @torch.no_grad()
 def perturb(copies: Sequence[nn.Module], noise: float, seed: int) -> None:
-    """Add Gaussian noise to the weights of every copy, those of convolutions and linear layers, so that copies can part.
+    """Add Gaussian noise to all weights of more than one dimension of every copy, so that copies can part.
 
     Args:
         copies: changed in place.
@@ -210,4 +210,4 @@ def perturb(copies: Sequence[nn.Module], noise: float, seed: int) -> None:
     for copy in copies:
         for weight in copy.parameters():
             if weight.dim() > 1:  # a bias or a scale has no spread of its own
-                weight += noise * weight.std() * torch.randn(weight.shape, generator=generator).to(weight.device)
+                weight.add_(noise * weight.std() * torch.randn(weight.shape, generator=generator).to(weight.device))

@@ -1,16 +1,18 @@
 """Any model as trunk and branches: what is cut computes the same, grows exactly, and what cannot be cut is refused."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from coopnet.errors import CoopNetError
+from coopnet.files.errors import CoopNetError
 from coopnet.networks.backbone import Backbone, backbone_from_dict, library_backbone, splits, wrap
-from coopnet.networks.merging import combine, merge
+from coopnet.networks.merge import combine, merge
 from coopnet.networks.network import CooperativeNetwork, build
-from coopnet.networks.surgery import Patient, expand
+from coopnet.networks.transfer import TrainedNetwork, expand
 
 IMAGES = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 EXACT = 1e-6
@@ -36,7 +38,7 @@ class Convolutional(nn.Module):
     def __init__(self, widths: tuple[int, ...] = (4, 6, 8), dropout: float = 0.0):
         super().__init__()
         self.stem = nn.Conv2d(3, widths[0], 3, padding=1)
-        self.blocks = nn.Sequential(*(Residual(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+        self.blocks = nn.Sequential(*(Residual(a, b) for a, b in itertools.pairwise(widths)))
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(widths[-1], 7)
 
@@ -89,6 +91,7 @@ def wrapped(kind: str, size: int, seed: int, branches: int, gate: str = "learned
 
 
 def logits(network: nn.Module) -> Tensor:
+    """Of the ensemble, in eval mode."""
     with torch.no_grad():
         return network.eval()(IMAGES).ensemble
 
@@ -105,7 +108,7 @@ def logits(network: nn.Module) -> Tensor:
 def test_growth_of_any_model_is_exact(kind: str, size: int, before: int, new: int, start: str, seed: int) -> None:
     """`masked` and noiseless `split`: max|Δ logits| ≤ 1e-6 · max|logit|."""
     parent = wrapped(kind, size, seed, before)
-    grown = expand(Patient(parent, {}), before + new, kind=start, seed=seed).network
+    grown = expand(TrainedNetwork(parent, {}), before + new, kind=start, seed=seed).network
     old = logits(parent)
     assert (logits(grown) - old).abs().max() <= EXACT * old.abs().max()
     assert len(grown.branches) == before + new
@@ -160,7 +163,7 @@ def test_modules_keep_their_own_modes() -> None:
 
 def test_combined_wrapped_networks_are_the_mean_of_their_logits() -> None:
     """Under a mean gate, each on its own trunk."""
-    parents = [Patient(wrapped("convolutional", 1, 0, 1, "none"), {}) for _ in range(2)]
+    parents = [TrainedNetwork(wrapped("convolutional", 1, 0, 1, "none"), {}) for _ in range(2)]
     with torch.no_grad():
         for parameter in parents[1].network.parameters():
             parameter.mul_(1.1)
@@ -183,7 +186,7 @@ def test_refit_finds_what_a_branch_read_from_its_own_trunk(trunk: str, same: boo
         state[name].copy_(state[name].flip(1))
     assert (logits(parents[0]) - logits(parents[1])).abs().max() < 1e-5
     merged = merge(
-        [Patient(parent, {}) for parent in parents],
+        [TrainedNetwork(parent, {}) for parent in parents],
         trunk=trunk,
         reestimate=True,
         gate_rows="uniform",
@@ -200,10 +203,10 @@ def test_what_transfer_cannot_do_with_any_model_is_refused() -> None:
     """Permutations are known of the study's networks alone; a refit needs convolutions that read the trunk."""
     options = {"reestimate": False, "gate_rows": "uniform", "seed": 0, "images": lambda: [IMAGES], "ridge": 1e-4}
     for kind, trunk, said in (("convolutional", "matched", "residual networks"), ("tokens", "refit", "convolutions")):
-        parents = [Patient(wrapped(kind, 1, 0, 1), {})] * 2
+        parents = [TrainedNetwork(wrapped(kind, 1, 0, 1), {})] * 2
         with pytest.raises(ValueError, match=said):
             merge(parents, trunk=trunk, **options)  # type: ignore[arg-type]
-    parents = [Patient(wrapped("convolutional", 1, seed, 1), {}) for seed in (0, 1)]
+    parents = [TrainedNetwork(wrapped("convolutional", 1, seed, 1), {}) for seed in (0, 1)]
     with pytest.raises(ValueError, match="parent 2 has tensors"):
         combine(parents, gate="mean", gate_rows="uniform", seed=0)
 
@@ -226,7 +229,8 @@ class Branching(Convolutional):
 
 class Pair(Convolutional):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        return super().forward(x), x
+        logits = super().forward(x)
+        return logits, logits
 
 
 class Backwards(Convolutional):
