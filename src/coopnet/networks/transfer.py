@@ -184,24 +184,30 @@ def expand(
         network.gate.linear.weight[before:].zero_()
         network.gate.linear.bias[before:].zero_()
     if kind == "zero_output":
-        for name, parameter in network.named_parameters():
-            if any(name.startswith(f"branches.{b}.classifier") for b in range(before, branches)):
+        for branch in list(network.branches)[before:]:
+            for parameter in branch.get_submodule(network.architecture.classifier).parameters():
                 parameter.zero_()
     if kind == "masked":
         network.gate.log_prior[before:] = -math.inf
     if kind == "split":
         copies = Counter(sources)
         network.gate.log_prior -= torch.tensor([math.log(copies[source]) for source in sources])
-        _perturb(list(network.branches)[before:], noise, seed)
+        perturb(list(network.branches)[before:], noise, seed)
     assert torch.isfinite(network.gate.log_prior).any(), "at least one branch is live"
     return TrainedNetwork(network, slots)
 
 
-def _perturb(copies: Sequence[nn.Module], noise: float, seed: int) -> None:
-    """Add Gaussian noise to the convolution and classifier weights of every copy, so that copies can part."""
+@torch.no_grad()
+def perturb(copies: Sequence[nn.Module], noise: float, seed: int) -> None:
+    """Add Gaussian noise to all weights of more than one dimension of every copy, so that copies can part.
+
+    Args:
+        copies: changed in place.
+        noise: σ in units of each weight tensor's own standard deviation.
+        seed: of the noise.
+    """
     generator = torch.Generator().manual_seed(derive(seed, "noise"))
     for copy in copies:
-        for module in copy.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                weight = module.weight
-                weight += noise * weight.std() * torch.randn(weight.shape, generator=generator)
+        for weight in copy.parameters():
+            if weight.dim() > 1:  # a bias or a scale has no spread of its own
+                weight.add_(noise * weight.std() * torch.randn(weight.shape, generator=generator).to(weight.device))

@@ -17,6 +17,7 @@ MODULES = (
     "data/augment.py",
     "data/seeding.py",
     "data/splits.py",
+    "networks/backbone.py",
     "networks/loss.py",
     "networks/merge.py",
     "networks/network.py",
