@@ -78,6 +78,14 @@ def prepare(
 
 
 @app.command()
+def check(study: StudyName) -> None:
+    """See whether the networks of all rows can be built for their images; nothing is trained."""
+    from coopnet.commands import check as command
+
+    command.check(_workspace(), study)
+
+
+@app.command()
 def train(
     study: StudyName,
     experiment: ExperimentName,

@@ -51,9 +51,7 @@ class Images:
     """A split whose labels are on a device, and its images too, or else on their way there batch by batch.
 
     Attributes:
-        padded: uint8 [N, S + 2p, S + 2p, 3], the images with p black pixels around them (`padding`); None where they
-            do not lie on the device.
-        padding: p.
+        padded: uint8 [N, S + 2p, S + 2p, 3], the images with `padding` p; None where they do not lie on the device.
         labels: int64 [N].
     """
 
@@ -82,7 +80,6 @@ class Images:
             resident: whether the images live on the device as a whole.
         """
         self.source, self.chosen = images, chosen
-        self.padding = padding(images.shape[1])
         labels = labels if chosen is None else labels[chosen]
         self.labels = torch.from_numpy(labels.astype(np.int64)).to(device)
         self.scale = 1.0 / (255.0 * torch.tensor(std, dtype=torch.float32, device=device))
@@ -97,6 +94,11 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def padding(self) -> int:
+        """Black pixels on each side of an image."""
+        return padding(len(self.span))
 
     def augmented(self, indices: Tensor, offsets: Tensor, flips: Tensor, pixels: Tensor | None = None) -> Tensor:
         """Randomly cropped and flipped, normalised images [n, 3, S, S] in channels-last order.

@@ -12,12 +12,11 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from coopnet import files
 from coopnet.files.errors import CoopNetError
 from coopnet.networks.network import Architecture, CooperativeNetwork, build
-from coopnet.networks.tensors import check_count, finite
+from coopnet.networks.tensors import ShapesAlone, check_count, finite
 from coopnet.networks.transfer import OptimizerState, TrainedNetwork
 from coopnet.study.settings import Model
 
@@ -97,15 +96,6 @@ def _architecture(written: Any) -> Architecture:
     return architecture
 
 
-class _ShapesAlone(TorchFunctionMode):
-    """Builds networks without memory, on the meta device, and without the random numbers that would fill it."""
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function in (Tensor.normal_, Tensor.uniform_):
-            return args[0]
-        return function(*args, **(kwargs or {}))
-
-
 def _filled(architecture: Architecture, tensors: Mapping[str, Tensor]) -> CooperativeNetwork:
     """The network whose tensors these are, which own their memory.
 
@@ -113,7 +103,7 @@ def _filled(architecture: Architecture, tensors: Mapping[str, Tensor]) -> Cooper
         ValueError, RuntimeError: they are not those of a network of this architecture, or not finite.
     """
     check_count(architecture, len(tensors))
-    with torch.device("meta"), _ShapesAlone():
+    with torch.device("meta"), ShapesAlone():
         network = build(architecture, seed=0)
     for name, like in network.state_dict().items():
         if name in tensors and tensors[name].dtype != like.dtype:
