@@ -56,7 +56,10 @@ def groups_of(network: nn.Module) -> list[dict[str, object]]:
 
 def test_importing_is_light() -> None:
     """`import coopnet` brings neither torch nor NumPy; a name brings what it needs."""
-    code = "import sys, coopnet; assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules); coopnet.grow; sys.modules['torch']"
+    code = (
+        "import sys, coopnet; assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules); "
+        "coopnet.grow; sys.modules['torch']"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -137,7 +140,7 @@ def test_growth_is_exact_and_takes_the_optimiser_along(
 
 
 def test_grown_optimiser_steps_as_the_old_one() -> None:
-    """While the new branch is closed and nothing reaches it, a step moves what was there as a step before would have."""
+    """While the new branch is closed, a step moves what was there as it would have without it."""
     network = small(2).eval()  # fixed statistics, so that both see the same function
     images = torch.randn(6, 3, 32, 32)
     old = OPTIMIZERS["adam"](network.parameters())

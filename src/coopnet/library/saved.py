@@ -117,9 +117,7 @@ def read(
     """As `load`, with all that lies beside the network; `network` is of the same kind, where one is at hand."""
     folder, record = _found(where)
     if not isinstance(record, dict) or "architecture" not in record or "files" not in record:
-        raise CoopNetError(
-            f"{folder / checkpoint.RECORD} is not the record of a network; give a folder that save wrote"
-        )
+        raise CoopNetError(f"{folder / checkpoint.RECORD} is no record of a network; give a folder of coopnet.save")
     trained = checkpoint.read(folder, record, model=model, like=None if network is None else network.architecture)
     return Saved(trained.network.eval(), trained.slots, record, folder)
 
