@@ -10,7 +10,7 @@ from pathlib import Path
 
 from coopnet import files, study
 from coopnet.commands import stages
-from coopnet.data.datasets import DATASETS
+from coopnet.data.datasets import Dataset
 from coopnet.files.digests import Digests, remembered
 from coopnet.files.errors import CoopNetError
 from coopnet.runs import receipts, steps, store
@@ -47,7 +47,7 @@ def record(workspace: Workspace, name: str) -> None:
         sound, refused = _sort(workspace, plan, digests)
     known = _locks(workspace, name)
     before = {path: path.read_bytes() for path in known if path.is_file()}
-    prepared = [f"prepare@{dataset}" for dataset in plan.datasets() if _prepared(workspace, dataset)]
+    prepared = [f"prepare@{dataset}" for dataset in plan.datasets() if _prepared(workspace, plan.data[dataset])]
     _commit(workspace, "source", *prepared, *_shortest(plan, sound))
     if [run.key for run in study.load(workspace.root, name).runs.values()] != [run.key for run in plan.runs.values()]:
         for path in known:
@@ -218,12 +218,12 @@ def _locks(workspace: Workspace, name: str) -> list[Path]:
     return [workspace.root / "dvc.lock", *(path.with_name("dvc.lock") for path in written)]
 
 
-def _prepared(workspace: Workspace, dataset: str) -> bool:
+def _prepared(workspace: Workspace, dataset: Dataset) -> bool:
     """Whether the canonical arrays of a dataset lie there."""
     from coopnet.data import canonical
 
     try:
-        canonical.verify(workspace.prepared(dataset), DATASETS[dataset])
+        canonical.verify(workspace.prepared(dataset.name), dataset)
     except CoopNetError:
         return False
     return True

@@ -5,6 +5,7 @@ The runs are in `dvc/<study>/<experiment>/dvc.yaml`, each with a `dvc.lock` of i
 after every stage, so one for all runs would cost more than small networks to train.
 """
 
+import hashlib
 import logging
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import yaml
 
 from coopnet import files, study
-from coopnet.data.datasets import DATASETS
+from coopnet.data.datasets import Dataset
 from coopnet.files.errors import CoopNetError
 from coopnet.runs import steps
 from coopnet.runs.steps import Step
@@ -83,7 +84,7 @@ def stages(workspace: Workspace) -> dict[Path, str]:
             params = _parameters(plan, experiment, overlaid)
             written[folder / experiment / "dvc.yaml"] = _experiment(plan, experiment, runs[experiment], in_git, params)
         if name == FULL:
-            whole = {"source": _source(), "prepare": _prepare()} | _study(plan, in_git, overlaid)
+            whole = {"source": _source(), "prepare": _prepare(plan)} | _study(plan, in_git, overlaid)
             written[workspace.root / "dvc.yaml"] = {"stages": whole, "plots": _plots(plan, "")}
         else:
             own = _from_root(_study(plan, in_git, overlaid), "../..")
@@ -136,9 +137,23 @@ def _source() -> dict[str, Any]:
     }
 
 
-def _prepare() -> dict[str, Any]:
-    outs = [{f"data/prepared/${{item}}/{name}": {"persist": True}} for name in PREPARED]
-    return {"foreach": sorted(DATASETS), "do": {"cmd": "coopnet prepare ${item}", "outs": outs}}
+def _prepare(plan: Study) -> dict[str, Any]:
+    """How each dataset that can be trained on is prepared; of one's own, what `params.yaml` says is in the command.
+
+    DVC would refuse it as a parameter of datasets that `params.yaml` does not describe.
+    """
+    ready = sorted(name for name, dataset in plan.data.items() if dataset.digest)
+    described = {name: f"  # {_described(plan.data[name])}" if plan.data[name].measured else "" for name in ready}
+    if not any(described.values()):
+        outs = [{f"data/prepared/${{item}}/{name}": {"persist": True}} for name in PREPARED]
+        return {"foreach": ready, "do": {"cmd": "coopnet prepare ${item}", "outs": outs}}
+    outs = [{f"data/prepared/${{key}}/{name}": {"persist": True}} for name in PREPARED]
+    return {"foreach": described, "do": {"cmd": "coopnet prepare ${key}${item}", "outs": outs}}
+
+
+def _described(dataset: Dataset) -> str:
+    """Fingerprint of all that decides what is prepared."""
+    return "datasets of params.yaml: " + hashlib.sha256(repr(dataset).encode()).hexdigest()[:16]
 
 
 def _experiment(plan: Study, name: str, runs: Iterable[Run], in_git: bool, params: list[Any]) -> dict[str, Any]:
@@ -223,8 +238,9 @@ def _kept(path: str, in_git: bool, **settings: str) -> dict[str, Any]:
 
 def _parameters(plan: Study, name: str, overlaid: Collection[str]) -> list[Any]:
     """What decides a run: its row, and what is laid over all rows."""
-    own = f"experiments.{name}"
-    return _keys(plan, overlaid, ["threads", "defaults", own], ["threads", "time_scale", "every_experiment", own])
+    own, dataset = f"experiments.{name}", plan.experiments[name].data.dataset
+    keys = ["threads", "defaults", own] + ([f"datasets.{dataset}"] if plan.data[dataset].measured else [])
+    return _keys(plan, overlaid, keys, ["threads", "time_scale", "every_experiment", own])
 
 
 def _reading(command: str, params: list[Any]) -> str:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from coopnet import files, study
 from coopnet.commands import torchrun
-from coopnet.data.datasets import DATASETS
 from coopnet.data.normalization import normalization
 from coopnet.files.digests import Digests
 from coopnet.files.errors import CoopNetError, TrainingFailed
@@ -141,7 +140,7 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
     from coopnet.training.group import ALONE
     from coopnet.training.trainer import Interrupted
 
-    dataset = DATASETS[run.row.data.dataset]
+    dataset = run.dataset
     memory = runs.unfinished(run.key)
     name, group = f"{plan.name}/{run.name}", group or ALONE
 
@@ -155,6 +154,7 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
             made = produce(
                 run,
                 arrays=canonical.load(workspace.prepared(dataset.name), dataset),
+                class_names=canonical.class_names(workspace.prepared(dataset.name), dataset),
                 ancestors=ancestors,
                 device_kind=plan.device,
                 memory=memory,
@@ -254,7 +254,7 @@ def imported_files(workspace: Workspace, run: Run) -> tuple[Path, dict[str, Any]
     """
     folder = workspace.root / run.row.start.path  # type: ignore[union-attr]
     record = imported_record(folder)
-    wanted = normalization(DATASETS[run.row.data.dataset], run.row.data.normalization)
+    wanted = normalization(run.dataset, run.row.data.normalization)
     if record["preprocessing"] != wanted:
         said = str(record["preprocessing"])[:200]
         raise CoopNetError(

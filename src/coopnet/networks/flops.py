@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from coopnet.data.datasets import DATASETS
+from coopnet.data.datasets import DATASETS, Dataset
 from coopnet.networks.loss import Teaching, loss
 from coopnet.networks.network import Architecture, Outputs, build, trainable_parameters
+from coopnet.networks.planned import architecture_of
 from coopnet.study.settings import Experiment
 
 if TYPE_CHECKING:
@@ -39,23 +40,27 @@ class Counts(NamedTuple):
     step_flops: int
 
 
-def count(row: Experiment, teacher: Experiment | None = None) -> Counts:
-    """Count for an experiment; `teacher` is the parent that a student learns from, and no parent that gives weights."""
-    own = _alone(_architecture(row), row.training.distillation.kind if row.training.epochs else None)
+def count(row: Experiment, teacher: Experiment | None = None, dataset: Dataset | None = None) -> Counts:
+    """Count for an experiment.
+
+    Args:
+        row: what is trained.
+        teacher: the parent that a student learns from; no parent that gives weights.
+        dataset: of both, where it does not come with the project.
+    """
+    dataset = dataset or DATASETS[row.data.dataset]
+    architecture = architecture_of(row.model, dataset)
+    own = _alone(architecture, dataset.size, row.training.distillation.kind if row.training.epochs else None)
     if teacher is None:
         return own
-    return own._replace(step_flops=own.step_flops + count(teacher).inference_flops)
-
-
-def _architecture(row: Experiment) -> Architecture:
-    return Architecture(**row.model.model_dump(), classes=DATASETS[row.data.dataset].classes)
+    return own._replace(step_flops=own.step_flops + count(teacher, dataset=dataset).inference_flops)
 
 
 @functools.cache
-def _alone(architecture: Architecture, distillation: str | None) -> Counts:
+def _alone(architecture: "Architecture | Backbone", size: int, distillation: str | None) -> Counts:
     """Count without a teacher; `distillation` is the kind of loss, None where nothing is trained."""
     network = build(architecture, seed=0)
-    images = torch.zeros(BATCH, 3, 32, 32)
+    images = torch.zeros(BATCH, 3, size, size)
     step = 0
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(distillation is not None):
         _spare_the_compiler(counter)

@@ -21,6 +21,7 @@ MODULES = (
     "networks/loss.py",
     "networks/merge.py",
     "networks/network.py",
+    "networks/planned.py",
     "networks/streams.py",
     "networks/transfer.py",
     "runs/job.py",

@@ -17,6 +17,12 @@ from coopnet.training.optimizer import Optimizer
 EVALUATION_BATCH = 1000
 
 
+def evaluation_batch(split: Images) -> int:
+    """Images that are evaluated at once: a thousand of 32×32 pixels, of larger ones as many as take that memory."""
+    side = len(split.span)
+    return min(EVALUATION_BATCH, max(1, EVALUATION_BATCH * 32 * 32 // side**2))
+
+
 def make_deterministic(threads: int) -> None:
     """Set PyTorch up so that it computes the same bits every time.
 
@@ -161,9 +167,10 @@ class Evaluation:
         self.network, self.split, self.precision, self.teacher = network, split, precision, teacher
         self.group = group
         device = split.labels.device
-        self.batches = torch.arange(len(split), device=device).split(EVALUATION_BATCH)[group.rank :: group.size]
+        size = evaluation_batch(split)
+        self.batches = torch.arange(len(split), device=device).split(size)[group.rank :: group.size]
         self.meters = Meters(network.architecture.branches, device)
-        self.launch = GraphedStep(self._batch, EVALUATION_BATCH, device)
+        self.launch = GraphedStep(self._batch, size, device)
 
     @torch.inference_mode()
     def __call__(self, teaching: Teaching) -> Meters:
@@ -171,14 +178,14 @@ class Evaluation:
         self.network.eval()
         self.teaching = teaching
         self.meters.clear()
-        for indices in self.batches:
-            self.launch(indices)
+        for indices, pixels in zip(self.batches, self.split.fetched(self.batches), strict=True):
+            self.launch(indices, *pixels)
         self.group.sum_(self.meters.sums)
         self.meters.images = len(self.split)
         return self.meters
 
-    def _batch(self, indices: Tensor) -> None:
-        images, labels = self.split.plain(indices), self.split.labels[indices]
+    def _batch(self, indices: Tensor, pixels: Tensor | None = None) -> None:
+        images, labels = self.split.plain(indices, pixels), self.split.labels[indices]
         with autocast(labels.device, self.precision):
             outputs = self.network(images)
         lesson = None if self.teacher is None else taught(self.teacher, images, self.teaching, self.precision)
@@ -189,7 +196,7 @@ class Evaluation:
 def logits(network: CooperativeNetwork, split: Images) -> dict[str, Tensor]:
     """Branch logits [N, B, C] and gate weights [N, B] of a split, in float32, on the CPU; eval mode."""
     network.eval()
-    batches_ = torch.arange(len(split), device=split.labels.device).split(EVALUATION_BATCH)
+    batches_ = torch.arange(len(split), device=split.labels.device).split(evaluation_batch(split))
     parts = [network(split.plain(indices)) for indices in batches_]
     return {
         "branches": torch.cat([part.branches for part in parts]).cpu(),

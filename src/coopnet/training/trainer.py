@@ -237,12 +237,15 @@ class _Run:
         state, training = self.state, self.task.training
         self.network.train()
         began = time.monotonic() - state.seconds
-        draws = draw_epoch(self.images, self.task.seed, state.epoch, self.device)
+        split = self.task.splits["training"]
+        draws = draw_epoch(self.images, self.task.seed, state.epoch, self.device, split.padding)
+        pixels = split.fetched(self._shares(draws.order if split.padded is not None else draws.order.cpu()))
         self.progress.begin(state.epoch, training.epochs, self.images, self.meters.images)
         for batch in batches(draws, training.batch_size, state.step, self.steps):
+            its_pixels = next(pixels)
             if self.log_priors is not None:
                 self._open(state.epoch * self.steps + state.step)
-            self._launch(batch)
+            self._launch(batch, its_pixels)
             self.losses[state.step].copy_(self.loss)
             state.step += 1
             self.meters.images += len(batch.order)
@@ -257,17 +260,23 @@ class _Run:
             torch.cuda.synchronize()  # so that the seconds are those of the work, not of its launch
         state.seconds = time.monotonic() - began
 
-    def _launch(self, batch: Draws) -> None:
-        """Train on this process's share of a batch."""
+    def _shares(self, order: Tensor) -> Iterator[Tensor]:
+        """This process's shares of the batches of this epoch that are left."""
+        for step in range(self.state.step, self.steps):
+            batch = order[step * self.task.training.batch_size :][: self.task.training.batch_size]
+            yield batch[self.group.share(len(batch))]
+
+    def _launch(self, batch: Draws, pixels: tuple[Tensor, ...]) -> None:
+        """Train on this process's share of a batch, whose pixels are those, unless they lie on the device anyway."""
         share = self.group.share(len(batch.order))
         mine = Draws(*(tensor[share] for tensor in batch))
         self.portion = len(mine.order) / len(batch.order)
-        self.launch(*mine)
+        self.launch(*mine, *pixels)
 
-    def _step(self, order: Tensor, offsets: Tensor, flips: Tensor) -> None:
+    def _step(self, order: Tensor, offsets: Tensor, flips: Tensor, pixels: Tensor | None = None) -> None:
         """Train on a batch."""
         split = self.task.splits["training"]
-        images = split.augmented(order, offsets, flips) if self.task.augment else split.plain(order)
+        images = split.augmented(order, offsets, flips, pixels) if self.task.augment else split.plain(order, pixels)
         loss = train_step(
             self.network,
             self.optimizer,
