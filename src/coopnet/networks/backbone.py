@@ -10,7 +10,8 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ class Template:
     over: tuple[int, ...]
     classifier: str
     replaced: bool = False
-    fresh: Callable[[], nn.Module] | None = None
+    fresh: Callable[[], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,14 @@ class Backbone:
             ValueError: something else than a plain convolution without bias reads it.
         """
         return list(_readers(branch))
+
+    def copies(self) -> CooperativeNetwork:
+        """A network whose trunk and branches have the weights of the template, to be filled with others."""
+        state = self.template.trunk.state_dict() | self.template.branch.state_dict()
+        whole = SimpleNamespace(state_dict=lambda: state)
+        network = build(replace(self, template=replace(self.template, fresh=lambda: whole)), seed=0)
+        network.architecture = self
+        return network
 
     def _renewed(self, piece: nn.Module) -> nn.Module:
         """A copy with fresh weights: those of a new model, or what its layers' own initialisation gives.

@@ -200,14 +200,14 @@ def _assemble(
         nn.init.zeros_(network.gate.linear.weight)
     # The first parent comes last: of what has room for one only (a shared trunk, counters) its own stays.
     for b, parent in reversed(list(enumerate(family))):
-        plan = _inheritance(network, b, gate_rows)
+        plan = inheritance(network, b, gate_rows)
         transplant(plan, parent.network.state_dict(), _as_read_by(b, network, network.state_dict()))
         for slot, tensors in parent.slots.items():
             transplant(plan, tensors, _as_read_by(b, network, slots[slot]))
     return TrainedNetwork(network, slots)
 
 
-def _inheritance(network: CooperativeNetwork, b: int, gate_rows: str) -> dict[str, Origin]:
+def inheritance(network: CooperativeNetwork, b: int, gate_rows: str) -> dict[str, Origin]:
     """What `network` takes over from the parent of branch `b`: its branch, trunk and, if asked for, its gate row."""
     plan = origins(network, [0 if branch == b else None for branch in range(network.architecture.branches)])
     own = f"trunks.{b}."

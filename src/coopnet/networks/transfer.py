@@ -127,6 +127,19 @@ def default_donors(branches: int, new: int) -> tuple[int, ...]:
     return tuple(i % branches + 1 for i in range(new))
 
 
+def sources_of(kind: str, before: int, branches: int, donors: Sequence[int] | None = None) -> list[int | None]:
+    """For each branch of a grown network the branch (from 0) that it comes from, None for a fresh one.
+
+    Raises:
+        ValueError: donors that do not fit.
+    """
+    new = branches - before
+    copied = tuple(donors) if donors is not None else default_donors(before, new)
+    if kind == "split" and (len(copied) != new or not set(copied) <= set(range(1, before + 1))):
+        raise ValueError(f"{new} donors among branches 1 to {before} are needed, not {list(copied)}")
+    return [*range(before), *([donor - 1 for donor in copied] if kind == "split" else [None] * new)]
+
+
 @torch.no_grad()
 def expand(
     parent: TrainedNetwork,
@@ -166,12 +179,7 @@ def expand(
         raise ValueError(f"cannot grow {before} branches into {branches}")
     if kind not in ("zero_pad", "zero_output", "masked", "split"):
         raise ValueError(f"unknown start {kind!r}")
-    copied = tuple(donors) if donors is not None else default_donors(before, new)
-    if kind == "split" and (len(copied) != new or not set(copied) <= set(range(1, before + 1))):
-        raise ValueError(f"{new} donors among branches 1 to {before} are needed, not {list(copied)}")
-
-    sources: list[int | None] = list(range(before))
-    sources += [donor - 1 for donor in copied] if kind == "split" else [None] * new
+    sources = sources_of(kind, before, branches, donors)
     network = build(replace(parent.network.architecture, branches=branches), seed)
     plan = origins(network, sources)
     transplant(plan, parent.network.state_dict(), network.state_dict())
