@@ -536,7 +536,7 @@ def _probe(
             raise _NoCut(f"its {what} are a {type(value).__name__}, no tensor")
     if result.dim() != 2 or len(result) != len(example):
         raise _NoCut(f"it gives {list(result.shape)} for {len(example)} images, where logits [N, classes] are needed")
-    if not torch.equal(result, whole) and not result.is_meta:
+    if not result.is_meta and not torch.equal(result, whole):
         raise _NoCut("its two pieces together compute something else than the model")
     channels, over = _layout(features)
     replaced, classifier = result.shape[1] != classes, _classifier(branch, result.shape[1])

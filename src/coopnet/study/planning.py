@@ -556,7 +556,8 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _tagged(schema: Mapping[str, Any], part: str) -> dict[str, Any] | None:
-    extra = schema.get("additionalProperties")
+    named = schema.get("patternProperties") or {"": schema.get("additionalProperties")}
+    extra = next(iter(named.values()))
     return extra if isinstance(extra, dict) and part else None
 
 
