@@ -468,16 +468,16 @@ def groups(plan: "Study", place: Path) -> Iterator[list[bundle.Item]]:
 
 def main() -> int:
     """Read the command line, by the standard library alone: typer may need what the wheels bring."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").partition("\n")[0])
     parts = parser.add_subparsers(required=True)
-    first = parts.add_parser("a", help=a.__doc__.partition(";")[0])
+    first = parts.add_parser("a", help=(a.__doc__ or "").partition(";")[0])
     first.add_argument("--device", default="cuda", help="cuda, or cpu to try it (%(default)s)")
     first.add_argument("--seconds", type=float, default=190, help="of all of it (%(default)s)")
     first.add_argument("--images", type=int, default=50_000, help="training images of an epoch (%(default)s)")
     first.add_argument("--test-images", type=int, default=10_000, help="of an epoch (%(default)s)")
     first.add_argument("--jobs", type=int, default=3, help="runs side by side (%(default)s)")
     first.set_defaults(part=a)
-    second = parts.add_parser("b", help=b.__doc__.partition(";")[0])
+    second = parts.add_parser("b", help=(b.__doc__ or "").partition(";")[0])
     second.add_argument("--seconds", type=float, default=530, help="of all of it (%(default)s)")
     second.add_argument("--study", dest="name", default="full", help="or one of shorter runs (%(default)s)")
     second.add_argument("--data", type=Path, default=FOLDER / "shards", help="folder of the Parquet shards")

@@ -1,3 +1,74 @@
-"""Cooperative networks: on-the-fly native ensembles, their growth and their merging, as one reproducible study."""
+"""Cooperative networks: on-the-fly native ensembles, their growth and their merging, as one reproducible study.
+
+As a library: `cooperative` and `wrap` make networks, `CooperativeLoss` trains them, `grow`, `expand`, `merge` and
+`combine` transfer what they learnt, `branch` and `subset` take out what is shipped, `save` and `load` keep them. What
+is named here is imported when it is first used, and PyTorch with it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coopnet.files.errors import CoopNetError as CoopNetError
+    from coopnet.library.build import cooperative as cooperative
+    from coopnet.library.loss import CooperativeLoss as CooperativeLoss
+    from coopnet.library.parts import Ensemble as Ensemble
+    from coopnet.library.parts import branch as branch
+    from coopnet.library.parts import folded as folded
+    from coopnet.library.parts import subset as subset
+    from coopnet.library.receipt import Receipt as Receipt
+    from coopnet.library.saved import load as load
+    from coopnet.library.saved import load_optimizer as load_optimizer
+    from coopnet.library.saved import save as save
+    from coopnet.library.transfers import Transferred as Transferred
+    from coopnet.library.transfers import combine as combine
+    from coopnet.library.transfers import expand as expand
+    from coopnet.library.transfers import grow as grow
+    from coopnet.library.transfers import merge as merge
+    from coopnet.library.transfers import open_branches as open_branches
+    from coopnet.networks.backbone import splits as splits
+    from coopnet.networks.backbone import wrap as wrap
+    from coopnet.networks.network import CooperativeNetwork as CooperativeNetwork
+    from coopnet.networks.network import Outputs as Outputs
 
 __version__ = "0.1.0"
+
+_PLACES = {
+    "CoopNetError": "files.errors",
+    "CooperativeLoss": "library.loss",
+    "CooperativeNetwork": "networks.network",
+    "Ensemble": "library.parts",
+    "Outputs": "networks.network",
+    "Receipt": "library.receipt",
+    "Transferred": "library.transfers",
+    "branch": "library.parts",
+    "combine": "library.transfers",
+    "cooperative": "library.build",
+    "expand": "library.transfers",
+    "folded": "library.parts",
+    "grow": "library.transfers",
+    "load": "library.saved",
+    "load_optimizer": "library.saved",
+    "merge": "library.transfers",
+    "open_branches": "library.transfers",
+    "save": "library.saved",
+    "splits": "networks.backbone",
+    "subset": "library.parts",
+    "wrap": "networks.backbone",
+}
+"""In which module each name of the library is."""
+
+__all__ = ["__version__", *_PLACES]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PLACES})

@@ -67,15 +67,23 @@ def _options(
 
 @app.command()
 def prepare(
-    dataset: Annotated[str, typer.Argument(help="cifar10, cifar100 or digits")],
-    source: Annotated[str | None, typer.Option(help="torchvision, parquet or digits")] = None,
-    root: Annotated[Path | None, typer.Option(help="folder of the download or of the Parquet shards")] = None,
+    dataset: Annotated[str, typer.Argument(help="cifar10, cifar100, svhn, digits, or one of params.yaml")],
+    source: Annotated[str | None, typer.Option(help="torchvision, matlab, parquet, digits or folder")] = None,
+    root: Annotated[Path | None, typer.Option(help="folder of the download, the shards or the images")] = None,
     out: Annotated[Path | None, typer.Option(help="where to write; default: data/prepared/DATASET")] = None,
 ) -> None:
     """Bring a dataset into its canonical form, whatever its source, and check it against its pinned digest."""
     from coopnet.commands import prepare as command
 
     command.prepare(_workspace(), dataset, source, root, out)
+
+
+@app.command()
+def check(study: StudyName) -> None:
+    """See whether the networks of all rows can be built for their images; nothing is trained."""
+    from coopnet.commands import check as command
+
+    command.check(_workspace(), study)
 
 
 @app.command()

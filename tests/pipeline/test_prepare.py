@@ -25,8 +25,9 @@ from PIL import Image
 
 from archive_fixture import NAME, UNREACHABLE, archive, published
 from coopnet import files
-from coopnet.data.canonical import MANIFEST, canonical_order, content_digest, load, prepare
+from coopnet.data.canonical import MANIFEST, load, prepare
 from coopnet.data.datasets import DATASETS, SPLITS, Dataset
+from coopnet.data.order import canonical_order, content_digest
 from coopnet.data.sources import Arrays, read
 from coopnet.files.errors import CoopNetError
 
@@ -331,7 +332,7 @@ def test_interruption_leaves_nothing_that_looks_finished(
         return until
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "write_tensors", interrupted(files.write_tensors))
+        patch.setattr(files, "write_pieces", interrupted(files.write_pieces))
         patch.setattr(files, "write_json", interrupted(files.write_json))
         with pytest.raises(KeyboardInterrupt):
             prepare(toy, "parquet", shards, out)
@@ -352,7 +353,7 @@ def test_interrupted_replacement_is_unfinished(
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(files, "write_tensors", interrupt)
+    monkeypatch.setattr(files, "write_pieces", interrupt)
     with pytest.raises(KeyboardInterrupt):
         prepare(toy, "torchvision", tmp_path, tmp_path / "out")
     assert not (tmp_path / "out" / MANIFEST).exists()

@@ -131,6 +131,9 @@ TRANSFER = (
 # Runs that need no training. Jobs on a cluster do not ask: they were given what they need.
 TRAINED = set()
 if workflow.is_main_process:
+    if any(row.model.wrapped for row in STUDY.experiments.values()):  # which takes the import of their libraries
+        if subprocess.run(["coopnet", "check", STUDY.name]).returncode:
+            sys.exit(1)
     ALIVE = locks.clear_stale(Path(".snakemake"))
     try:
         DUE = stamps.refresh(WORKSPACE, STUDY)
@@ -165,6 +168,6 @@ def report_failures():
 
 # They become words of shell commands, also where a target that somebody asks for by name says what they are.
 wildcard_constraints:
-    dataset=r"[a-z0-9]+",
+    dataset=r"[a-z0-9_]+",
     experiment=r"[a-z0-9_]+",
     seed=r"\d+",

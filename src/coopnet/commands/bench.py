@@ -47,7 +47,6 @@ def curves(
     """
     suite, workload, tables = (_part(workspace, part) for part in ("curves", "workload", "tables"))
     from coopnet.data import canonical
-    from coopnet.data.datasets import DATASETS
     from coopnet.training.device import describe, warn_of_emulation
 
     plan = study.load(workspace.root, name)
@@ -56,7 +55,7 @@ def curves(
     suite.check(runs[0])
     if precision is None:
         ours = {run.seed: suite.history(workspace.run(plan, run) / "history.csv", run) for run in runs}
-    dataset = DATASETS[runs[0].row.data.dataset]
+    dataset = runs[0].dataset
     arrays = canonical.load(workspace.prepared(dataset.name), dataset)
     device, threads = _device(device_kind or plan.device), workload.cores()
     if precision is not None:

@@ -31,5 +31,5 @@ def import_checkpoint(source: Path, layout: str, out: Path) -> None:
         "source": imported.source,
         "files": checkpoint.write_network(out, network, slots),
     }
-    files.write_json(out / checkpoint.IMPORTED, files.sealed(record))
+    files.write_json(out / checkpoint.SAVED, files.sealed(record))
     log.info("%s: %d branches, %d parameters, in %s", source, len(network.branches), record["parameters"], out)

@@ -1,31 +1,43 @@
 """`coopnet prepare`: canonical arrays of a dataset."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
+from coopnet import study
 from coopnet.data import canonical
-from coopnet.data.datasets import DATASETS
 from coopnet.files.errors import CoopNetError
 from coopnet.runs.workspace import Workspace
 from coopnet.study import did_you_mean
 
 log = logging.getLogger(__name__)
 
+DOWNLOADED = ("torchvision", "matlab")
+"""Sources whose files are kept among the raw data of the workspace unless they are somewhere else."""
+
 
 def prepare(workspace: Workspace, name: str, source: str | None, root: Path | None, out: Path | None) -> None:
-    """Write the canonical arrays and the manifest of a dataset.
+    """Write the canonical arrays and the manifest of a dataset; print what has to be pinned, if it is not yet.
 
     Raises:
         CoopNetError: an unknown dataset or source, or images that are not those of the dataset.
     """
-    if name not in DATASETS:
-        known = ", ".join(DATASETS)
-        raise CoopNetError(f"there is no dataset {name!r}{did_you_mean(name, DATASETS)} (known: {known})")
-    dataset = DATASETS[name]
+    known = study.datasets(workspace.root)
+    if name not in known:
+        raise CoopNetError(
+            f"there is no dataset {name!r}{did_you_mean(name, known)} (known: {', '.join(known)}); "
+            "yours is described in params.yaml, under datasets"
+        )
+    dataset = known[name]
     source = source or dataset.default_source
-    if root is None and source == "torchvision":
+    if root is None and source in DOWNLOADED:
         root = workspace.raw(name)
+    if dataset.own:
+        dataset = replace(dataset, path=str(workspace.root / dataset.path))
     folder = out or workspace.prepared(name)
     manifest = canonical.prepare(dataset, source, root, folder)
     counts = manifest["counts"]
     log.info("%s: %d training and %d test images in %s", name, counts["train"], counts["test"], folder)
+    if not dataset.digest:
+        log.info("to train on them, %s:", canonical.where_to_pin(dataset))
+        print(f"    {canonical.pin(manifest)}")

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from coopnet import files, study
-from coopnet.data.datasets import DATASETS
+from coopnet.data.datasets import Dataset
 from coopnet.files.digests import Digests, remembered
 from coopnet.files.errors import CoopNetError
 from coopnet.runs import receipts, steps
@@ -52,7 +52,7 @@ def record(workspace: Workspace, name: str) -> None:
     for phase in sound:  # DVC wants the folder of a phase that makes nothing in this study, too
         if phase in TRAINING:
             workspace.checkpoints(name, phase).mkdir(parents=True, exist_ok=True)
-    prepared = [f"prepare@{dataset}" for dataset in plan.datasets() if _prepared(workspace, dataset)]
+    prepared = [f"prepare@{dataset}" for dataset in plan.datasets() if _prepared(workspace, plan.data[dataset])]
     _commit(workspace, *prepared, *(_address(name, phase) for phase in sound))
     if [run.key for run in study.load(workspace.root, name).everything()] != [run.key for run in plan.everything()]:
         lock.unlink(missing_ok=True) if before is None else files.write_text(lock, before)
@@ -160,12 +160,12 @@ def _address(name: str, phase: str) -> str:
     return phase if name == FULL else f"studies/dvc.yaml:{phase}@{name}"
 
 
-def _prepared(workspace: Workspace, dataset: str) -> bool:
+def _prepared(workspace: Workspace, dataset: Dataset) -> bool:
     """Whether the canonical arrays of a dataset lie there."""
     from coopnet.data import canonical
 
     try:
-        canonical.verify(workspace.prepared(dataset), DATASETS[dataset])
+        canonical.verify(workspace.prepared(dataset.name), dataset)
     except CoopNetError:
         return False
     return True

@@ -72,7 +72,9 @@ def describe(
             "row": row.decisive() | {"parents": row.parents},
             "seeds": [seed for seed in plan.seeds(name) if (name, seed) not in lost],
             "parents": [{"experiment": parent} for parent in row.parents],
-            "compute": flops.count(row, plan.experiments[row.parents[0]] if row.taught else None)._asdict(),
+            "compute": flops.count(
+                row, plan.experiments[row.parents[0]] if row.taught else None, plan.data[row.data.dataset]
+            )._asdict(),
         }
         for name, row in plan.experiments.items()
     ]

@@ -13,7 +13,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from coopnet import files, study
-from coopnet.data.datasets import DATASETS
 from coopnet.files.digests import Digests, remembered
 from coopnet.files.errors import CoopNetError
 from coopnet.runs import failures, receipts, store
@@ -79,7 +78,7 @@ def reasons(run: Run, record: Mapping[str, Any]) -> list[str]:
     changed += [f"{key} was {record.get(key)}" for key in ("seed", "threads") if record.get(key) != getattr(run, key)]
     if (record.get("code") or {}).get("numerics") != numerics.source_hash():
         changed.append("the source that decides results has changed")
-    if (record.get("data") or {}).get("digest") != DATASETS[run.row.data.dataset].digest:
+    if (record.get("data") or {}).get("digest") != run.dataset.digest:
         changed.append("other data")
     if [parent.get("key") for parent in record.get("parents") or ()] != [parent.key for parent in run.parents]:
         changed.append("other parents")

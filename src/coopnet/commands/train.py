@@ -13,7 +13,6 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from coopnet import files, study
-from coopnet.data.datasets import DATASETS
 from coopnet.data.normalization import normalization
 from coopnet.files.digests import Digests
 from coopnet.files.errors import CoopNetError, RecordingFailed, TrainingFailed
@@ -154,7 +153,7 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
     from coopnet.runs.job import produce
     from coopnet.training.trainer import Interrupted
 
-    dataset = DATASETS[run.row.data.dataset]
+    dataset = run.dataset
     memory = runs.unfinished(run.key)
     name = f"{plan.name}/{run.name}"
 
@@ -167,6 +166,7 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
             made = produce(
                 run,
                 arrays=canonical.load(workspace.prepared(dataset.name), dataset),
+                class_names=canonical.class_names(workspace.prepared(dataset.name), dataset),
                 ancestors=ancestors,
                 device_kind=plan.device,
                 memory=memory,
@@ -267,7 +267,7 @@ def imported_files(workspace: Workspace, run: Run) -> tuple[Path, dict[str, Any]
     """
     folder = workspace.root / run.row.start.path  # type: ignore[union-attr]
     record = imported_record(folder)
-    wanted = normalization(DATASETS[run.row.data.dataset], run.row.data.normalization)
+    wanted = normalization(run.dataset, run.row.data.normalization)
     if record["preprocessing"] != wanted:
         said = str(record["preprocessing"])[:200]
         raise CoopNetError(

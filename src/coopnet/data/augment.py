@@ -1,6 +1,11 @@
-"""Images on a device: stored once as bytes, cropped, flipped and normalised there in whole batches."""
+"""Images on a device: stored once as bytes, cropped, flipped and normalised there in whole batches.
 
-from collections.abc import Sequence
+Images that the device has no room for stay in memory, or in the file that they are mapped from, and each batch of them
+goes over when its turn comes. The bits are the same either way.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +15,12 @@ from torch import Tensor
 from coopnet.data.seeding import derive
 
 PADDING = 4
+"""Black pixels around an image of 32×32, as published; around others in proportion."""
+
+
+def padding(size: int) -> int:
+    """Black pixels on each side of an image of that size, of which a crop may take as many: an eighth of the size."""
+    return PADDING * size // 32
 
 
 class Draws(NamedTuple):
@@ -20,21 +31,31 @@ class Draws(NamedTuple):
     """
 
     order: Tensor  # [N] indices of images
-    offsets: Tensor  # [N, 2] upper left corner of each crop, 0 to 8
+    offsets: Tensor  # [N, 2] upper left corner of each crop, 0 to twice the padding
     flips: Tensor  # [N] whether an image is mirrored
 
 
-def draw_epoch(images: int, seed: int, epoch: int, device: torch.device) -> Draws:
-    """Draw an epoch on the CPU, so that every device sees the same, and move it over in one go."""
+def draw_epoch(images: int, seed: int, epoch: int, device: torch.device, padded: int = PADDING) -> Draws:
+    """Draw an epoch on the CPU, so that every device sees the same, and move it over in one go.
+
+    `padded` are the pixels around each image (`padding`).
+    """
     generator = torch.Generator().manual_seed(derive(seed, "epoch", epoch))
     order = torch.randperm(images, generator=generator)
-    offsets = torch.randint(0, 2 * PADDING + 1, (images, 2), generator=generator)
+    offsets = torch.randint(0, 2 * padded + 1, (images, 2), generator=generator)
     flips = torch.randint(0, 2, (images,), generator=generator).bool()
     return Draws(order.to(device), offsets.to(device), flips.to(device))
 
 
 class Images:
-    """A split on a device, zero-padded by 4 pixels once: uint8 [N, 40, 40, 3] and labels [N]."""
+    """A split whose labels are on a device, and its images too, or else on their way there batch by batch.
+
+    Attributes:
+        padded: uint8 [N, S + 2p, S + 2p, 3], the images with `padding` p; None where they do not lie on the device.
+        labels: int64 [N].
+    """
+
+    padded: Tensor | None
 
     def __init__(
         self,
@@ -43,40 +64,108 @@ class Images:
         mean: Sequence[float],
         std: Sequence[float],
         device: torch.device,
+        *,
+        chosen: np.ndarray | None = None,
+        resident: bool = True,
     ):
         """Move a split to a device.
 
         Args:
-            images: uint8 [N, 32, 32, 3].
-            labels: [N] class indices.
+            images: uint8 [M, S, S, 3], in memory or mapped from a file.
+            labels: [M] class indices.
             mean: of each channel, in units of the full range.
             std: of each channel, likewise.
             device: where the split lives from now on.
+            chosen: [N] indices of the images that are the split; all of them by default.
+            resident: whether the images live on the device as a whole.
         """
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
-        self.padded = torch.nn.functional.pad(pixels, (0, 0, PADDING, PADDING, PADDING, PADDING))
+        self.source, self.chosen = images, chosen
+        labels = labels if chosen is None else labels[chosen]
         self.labels = torch.from_numpy(labels.astype(np.int64)).to(device)
         self.scale = 1.0 / (255.0 * torch.tensor(std, dtype=torch.float32, device=device))
         self.shift = -torch.tensor(mean, device=device) / torch.tensor(std, device=device)
         self.span = torch.arange(images.shape[1], device=device)
+        self.padded = None
+        if resident:
+            self.padded = self._pad(
+                torch.from_numpy(np.array(images, order="C") if chosen is None else images[chosen]).to(device)
+            )
+            self.source = images[:0]  # what lies on the device need not lie here as well
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def augmented(self, indices: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
-        """Randomly cropped and flipped, normalised images [n, 3, 32, 32] in channels-last order.
+    @property
+    def padding(self) -> int:
+        """Black pixels on each side of an image."""
+        return padding(len(self.span))
 
-        As published: padding with zeros (black), a random 32×32 crop, a horizontal flip with probability 1/2.
+    def augmented(self, indices: Tensor, offsets: Tensor, flips: Tensor, pixels: Tensor | None = None) -> Tensor:
+        """Randomly cropped and flipped, normalised images [n, 3, S, S] in channels-last order.
+
+        As published: padding with zeros (black), a random crop of the old size, a horizontal flip with probability 1/2.
+
+        Args:
+            indices: [n] of the images, on the device.
+            offsets: [n, 2] and
+            flips: [n], as drawn.
+            pixels: what `fetched` gives for the indices, if that was done already.
         """
         columns = torch.where(flips[:, None], self.span.flip(0), self.span)
-        return self._crop(indices, offsets[:, :1] + self.span, offsets[:, 1:] + columns)
+        padded, places = self.padded, indices
+        if padded is None:
+            padded, places = self._pad(self._pixels(indices, pixels)), self._all(indices)
+        return self._crop(padded, places, offsets[:, :1] + self.span, offsets[:, 1:] + columns)
 
-    def plain(self, indices: Tensor) -> Tensor:
-        """Normalised images [n, 3, 32, 32] in channels-last order, as they are."""
-        centre = (PADDING + self.span).expand(len(indices), -1)
-        return self._crop(indices, centre, centre)
+    def plain(self, indices: Tensor, pixels: Tensor | None = None) -> Tensor:
+        """Normalised images [n, 3, S, S] in channels-last order, as they are; `pixels` as in `augmented`."""
+        padded, places, first = self.padded, indices, self.padding
+        if padded is None:
+            padded, places, first = self._pixels(indices, pixels), self._all(indices), 0
+        centre = (first + self.span).expand(len(indices), -1)
+        return self._crop(padded, places, centre, centre)
 
-    def _crop(self, indices: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        pixels = self.padded[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
-        # [n, 32, 32, 3] in memory is what PyTorch calls channels-last once the axes are renamed.
+    def fetched(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+        """For each batch of indices what `augmented` or `plain` needs besides: nothing of what lies on the device.
+
+        Else the pixels of the batch, uint8 [n, S, S, 3] on the device; those of the next batch are collected meanwhile.
+        The indices had better lie on the CPU then, since to ask a GPU for them is to wait for it.
+        """
+        if self.padded is not None:
+            for _ in batches:
+                yield ()
+            return
+        with ThreadPoolExecutor(1) as pool:
+            waiting: Future[Tensor] | None = None
+            for indices in batches:
+                coming = pool.submit(self._collected, indices)
+                if waiting is not None:
+                    yield (self._moved(waiting.result()),)
+                waiting = coming
+            if waiting is not None:
+                yield (self._moved(waiting.result()),)
+
+    def _pixels(self, indices: Tensor, fetched: Tensor | None) -> Tensor:
+        return self._moved(self._collected(indices)) if fetched is None else fetched
+
+    def _collected(self, indices: Tensor) -> Tensor:
+        """The pixels of some images, in memory."""
+        places = indices.cpu().numpy()
+        return torch.from_numpy(self.source[places if self.chosen is None else self.chosen[places]])
+
+    def _moved(self, pixels: Tensor) -> Tensor:
+        """Pixels on the device."""
+        if self.labels.device.type == "cuda":
+            return pixels.pin_memory().to(self.labels.device, non_blocking=True)
+        return pixels.to(self.labels.device)
+
+    def _all(self, indices: Tensor) -> Tensor:
+        return torch.arange(len(indices), device=self.labels.device)
+
+    def _pad(self, pixels: Tensor) -> Tensor:
+        return torch.nn.functional.pad(pixels, (0, 0, *[self.padding] * 4))
+
+    def _crop(self, padded: Tensor, places: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        pixels = padded[places[:, None, None], rows[:, :, None], columns[:, None, :]]
+        # [n, S, S, 3] in memory is what PyTorch calls channels-last once the axes are renamed.
         return (pixels.float() * self.scale + self.shift).permute(0, 3, 1, 2)

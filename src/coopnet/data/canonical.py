@@ -1,54 +1,35 @@
 """The canonical arrays: the same bytes whatever source a dataset came from.
 
-A prepared folder holds `train.safetensors` and `test.safetensors` (`images` uint8 [N, 32, 32, 3], `labels`
-uint8 [N]) and `manifest.json`, which is written last: without it the folder is not finished.
+A prepared folder holds `train.safetensors` and `test.safetensors` (`images` uint8 [N, H, W, 3], `labels` uint8 [N], or
+uint16 above 256 classes) and `manifest.json`, which is written last: without it the folder is not finished.
+
+Images are never all in memory, neither when they are written nor when they are read, where they are mapped.
 """
 
 import contextlib
-import hashlib
+import math
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from coopnet import files
-from coopnet.data.arrays import Arrays
+from coopnet.data.arrays import Arrays, Ordered, Room, Source
 from coopnet.data.datasets import SPLITS, Dataset
+from coopnet.data.order import MANY_CLASSES, channel_statistics, content_digest, packed, pieces
 from coopnet.files.errors import CoopNetError
 
 MANIFEST = "manifest.json"
 
 
-def canonical_order(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Permutation [N] that sorts by label, then by the image's bytes (unsigned, row-major, lexicographic).
-
-    Args:
-        images: uint8 [N, …].
-        labels: integers [N].
-    """
-    # Python compares bytes just as the definition asks, and 50,000 images take well under a second.
-    keys = [(label, image.tobytes()) for label, image in zip(labels.tolist(), images, strict=True)]
-    return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
-
-
-def content_digest(images: np.ndarray, labels: np.ndarray) -> str:
-    """Hex SHA-256 of a split: labels as one byte each, then the images' bytes, both in canonical order.
-
-    Args:
-        images: uint8 [N, …], in any order.
-        labels: integers 0..255 [N].
-    """
-    order = canonical_order(images, labels)
-    digest = hashlib.sha256(labels[order].astype(np.uint8).tobytes())
-    digest.update(images[order].tobytes())
-    return digest.hexdigest()
-
-
 def prepare(dataset: Dataset, source: str, root: Path | None, out: Path) -> dict[str, Any]:
     """Write the canonical arrays of `dataset` into `out` and return their manifest.
 
-    Nothing is done where `out` is finished, undamaged and came from the same source. Otherwise what it holds
-    is left alone until both splits have been read and checked.
+    Nothing is done where `out` is finished, undamaged and came from the same source, which of one's own data nobody
+    knows before it was read again. Otherwise what `out` holds is left alone until both splits have been read and
+    checked.
 
     Args:
         dataset: what to prepare.
@@ -59,44 +40,122 @@ def prepare(dataset: Dataset, source: str, root: Path | None, out: Path) -> dict
     Raises:
         CoopNetError: the source cannot be read, holds other data, or `out` cannot be written.
     """
+    there = None
     with contextlib.suppress(CoopNetError):
-        manifest = verify(out, dataset)
-        if manifest.get("source") == source:
-            return manifest
+        there = verify(out, dataset)
+        if there.get("source") == source and not dataset.own:
+            return there
     from coopnet.data import sources  # pyarrow and Pillow, which a training run does not need
 
-    splits = {}
-    for split in SPLITS:
-        splits[split] = _canonical(dataset, split, sources.read(dataset, split, source, root))
-    _remove(out / MANIFEST)
-    for split, arrays in splits.items():
-        files.write_tensors(_file(out, split), arrays._asdict())
+    with _rooms(dataset, out, sources.in_memory) as room:
+        found = sources.read_all(dataset, source, root, room)
+        facts = _facts(dataset, found)
+        if there is not None and facts.items() <= there.items() and there.get("source") == source:
+            return there
+        _remove(out / MANIFEST)
+        for split, arrays in found.splits.items():
+            _write(_file(out, split), arrays, facts["classes"])
     written = {_file(out, split).name: files.sha256(_file(out, split)) for split in SPLITS}
-    manifest = {**_identity(dataset), "source": source, "files": written}
+    manifest = {**facts, "source": source, "files": written}
     files.write_json(out / MANIFEST, manifest)
     return manifest
 
 
-def _canonical(dataset: Dataset, split: str, arrays: Arrays) -> Arrays:
-    """Sort one split, labels as uint8; refuse it unless count, labels and content are the dataset's."""
-    images, labels = arrays
-    name, count, last = f"{dataset.name} {split}", dataset.counts[split], dataset.classes - 1
-    if len(labels) != count:
+@contextlib.contextmanager
+def _rooms(dataset: Dataset, out: Path, in_memory: Room) -> Iterator[Room]:
+    """Where images are while they are sorted: one's own, of which there may be more than memory, in a file."""
+    if not dataset.own:
+        yield in_memory
+        return
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with files.scratch_beside(out) as scratch:
+            yield lambda count, size: _room(scratch, count, size)
+    except OSError as error:
+        raise CoopNetError(f"cannot write {out}: {files.reason(error)}") from error
+
+
+def _room(scratch: Path, count: int, size: int) -> np.ndarray:
+    """Room for images (`arrays.Room`) in a file that goes with the folder `scratch`."""
+    shape = (count, size, size, 3)
+    if not count:
+        return np.zeros(shape, np.uint8)
+    path = scratch / f"images{len(list(scratch.iterdir()))}"
+    try:
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape))  # a mapped file cannot say that the disk is full
+        return np.memmap(path, np.uint8, "r+", shape=shape)
+    except OSError as error:
+        raise CoopNetError(
+            f"cannot write the {count} images of {size}×{size} pixels to {scratch.parent}: {files.reason(error)}"
+        ) from error
+
+
+def _facts(dataset: Dataset, found: Source) -> dict[str, Any]:
+    """What a manifest says of images and labels, checked against what is known of the dataset."""
+    classes = dataset.classes or len(found.class_names)
+    digests = {split: _digest(dataset, split, arrays, classes) for split, arrays in found.splits.items()}
+    counts = {split: len(arrays.order) for split, arrays in found.splits.items()}
+    facts: dict[str, Any] = {"dataset": dataset.name, "classes": classes, "counts": counts, "digest": digests}
+    if dataset.measured:
+        mean, std = channel_statistics(found.splits["train"].images, found.splits["train"].order)
+        if not all(std):
+            raise CoopNetError(f"{dataset.name}: all training images are one and the same colour; use other images")
+        facts |= {"mean": mean, "std": std, "size": dataset.size, "class_names": list(found.class_names)}
+    wrong = [field for field, known in _identity(dataset).items() if facts.get(field) != known]
+    if wrong:
+        raise CoopNetError(
+            f"{dataset.name}: {wrong[0]} is {facts[wrong[0]]}, not {_identity(dataset)[wrong[0]]}, which is pinned; "
+            f"if the images were meant to change, {where_to_pin(dataset)}: {pin(facts)}"
+        )
+    return facts
+
+
+def where_to_pin(dataset: Dataset) -> str:
+    """What to do with the line that pins what was prepared."""
+    return f"let datasets.{dataset.name} of params.yaml have this line"
+
+
+def pin(manifest: Mapping[str, Any]) -> str:
+    """The line of `params.yaml` that pins what was prepared."""
+    counts = ", ".join(f"{split}: {manifest['counts'][split]}" for split in SPLITS)
+    digests = ", ".join(f'{split}: "{manifest["digest"][split]}"' for split in SPLITS)
+    mean, std = (", ".join(f"{value:.7f}" for value in manifest[name]) for name in ("mean", "std"))
+    return (
+        f"pinned: {{classes: {manifest['classes']}, counts: {{{counts}}}, digest: {{{digests}}}, "
+        f"mean: [{mean}], std: [{std}]}}"
+    )
+
+
+def _digest(dataset: Dataset, split: str, arrays: Ordered, classes: int) -> str:
+    """The content digest of a split; refused unless count, labels and content are the dataset's."""
+    labels = arrays.labels[arrays.order]
+    name, count = f"{dataset.name} {split}", dataset.counts.get(split, len(labels))
+    if not dataset.own and len(labels) != count:
         raise CoopNetError(
             f"{name}: {len(labels)} images instead of {count}; is a file missing, or one too many? Give all of them"
         )
-    outside = labels[(labels < 0) | (labels > last)]
+    outside = labels[(labels < 0) | (labels >= classes)]
     if outside.size:
-        raise CoopNetError(f"{name}: label {outside[0]} is not in 0..{last}; are these files {dataset.name}?")
-    order = canonical_order(images, labels)
-    images, labels = images[order], labels[order].astype(np.uint8)
-    digest, pinned = content_digest(images, labels), dataset.digest[split]
-    if digest != pinned:
+        raise CoopNetError(f"{name}: label {outside[0]} is not in 0..{classes - 1}; are these files {dataset.name}?")
+    digest, pinned = content_digest(arrays.images, arrays.labels, classes, arrays.order), dataset.digest.get(split)
+    if not dataset.measured and digest != pinned:
         raise CoopNetError(
             f"{name}: content digest {digest} differs from the pinned {pinned}: these are not the published "
             f"images and labels; get {dataset.name} again, or from another source"
         )
-    return Arrays(images, labels)
+    return digest
+
+
+def _write(path: Path, arrays: Ordered, classes: int) -> None:
+    """Write a split in canonical order."""
+    images, labels, order = arrays
+    content = packed(labels[order], classes)
+    parts = {
+        "images": files.Pieces("U8", [len(order), *images.shape[1:]], pieces(images, order)),
+        "labels": files.Pieces("U8" if classes <= MANY_CLASSES else "U16", [len(order)], [content]),
+    }
+    files.write_pieces(path, parts)
 
 
 def _remove(path: Path) -> None:
@@ -111,13 +170,19 @@ def _file(folder: Path, split: str) -> Path:
 
 
 def _identity(dataset: Dataset) -> dict[str, Any]:
-    """What a manifest says about the dataset itself, whatever the source."""
-    return {
-        "dataset": dataset.name,
-        "classes": dataset.classes,
-        "counts": dict(dataset.counts),
-        "digest": dict(dataset.digest),
-    }
+    """What a manifest has to say about the dataset itself, whatever the source."""
+    if not dataset.measured:
+        return {
+            "dataset": dataset.name,
+            "classes": dataset.classes,
+            "counts": dict(dataset.counts),
+            "digest": dict(dataset.digest),
+        }
+    identity: dict[str, Any] = {"dataset": dataset.name, "size": dataset.size}
+    if dataset.digest:
+        identity |= {"classes": dataset.classes, "counts": dict(dataset.counts), "digest": dict(dataset.digest)}
+        identity |= {"mean": list(dataset.mean), "std": list(dataset.std)}
+    return identity
 
 
 def verify(folder: Path, dataset: Dataset) -> dict[str, Any]:
@@ -155,24 +220,32 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
 
 
 def load(folder: Path, dataset: Dataset) -> dict[str, Arrays]:
-    """Read a prepared folder, checked by `verify`.
+    """Map a prepared folder, checked by `verify`, into memory.
 
     Returns:
-        For `train` and `test`: `images` uint8 [N, 32, 32, 3] and `labels` int64 [N], in canonical order.
+        For `train` and `test`: `images` uint8 [N, H, W, 3], read-only and mapped from their file, and `labels`
+        int64 [N], in canonical order.
 
     Raises:
         CoopNetError: the folder is unfinished or damaged, or holds something else than `dataset`.
     """
-    verify(folder, dataset)
-    return {split: _load_split(_file(folder, split), dataset, split) for split in SPLITS}
+    manifest = verify(folder, dataset)
+    return {split: _load_split(_file(folder, split), dataset, manifest, split) for split in SPLITS}
 
 
-def _load_split(path: Path, dataset: Dataset, split: str) -> Arrays:
-    tensors, count = files.read_tensors(path), dataset.counts[split]
-    found = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
-    byte = np.dtype(np.uint8)
-    if found != {"images": (byte, (count, 32, 32, 3)), "labels": (byte, (count,))}:
+def class_names(folder: Path, dataset: Dataset) -> list[str]:
+    """The names of the classes of a prepared folder, in the order of their labels."""
+    manifest = _read_manifest(folder / MANIFEST) or {}
+    return list(dataset.class_names or manifest.get("class_names") or ())
+
+
+def _load_split(path: Path, dataset: Dataset, manifest: Mapping[str, Any], split: str) -> Arrays:
+    mapped, count = files.map_tensors(path), manifest["counts"][split]
+    found = {name: (array.dtype, array.shape) for name, array in mapped.items()}
+    label = packed(np.zeros(0, np.int64), manifest["classes"]).dtype
+    side = dataset.size
+    if found != {"images": (np.dtype(np.uint8), (count, side, side, 3)), "labels": (label, (count,))}:
         raise CoopNetError(
             f"{path} does not hold {count} images and labels of {dataset.name}; run `coopnet prepare {dataset.name}`"
         )
-    return Arrays(tensors["images"], tensors["labels"].astype(np.int64))
+    return Arrays(mapped["images"], mapped["labels"].astype(np.int64))

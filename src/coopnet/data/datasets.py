@@ -1,42 +1,93 @@
-"""The datasets of the study and all that is fixed about them.
+"""The datasets that come with the project, and all that is fixed about them; those of `params.yaml` have the same form.
 
 Imported while the workflow is parsed, so this module needs nothing but the standard library.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 SPLITS = ("train", "test")
+USUAL_SIZE = 32
+"""Pixels of a side, where nothing else is said."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A labelled set of 32×32 RGB images, split into `train` and `test`.
+    """A labelled set of square RGB images, split into `train` and `test`.
 
     Attributes:
         name: what it is called in `params.yaml` and on the command line.
         classes: number of classes C; labels are 0 to C-1.
         counts: images per split.
-        digest: pinned content digest per split (`canonical.content_digest`), the same whatever the source.
+        digest: pinned content digest per split (`canonical.content_digest`), the same whatever the source. Empty: none
+            is pinned yet, so that nothing can be trained on it.
         mean: mean per RGB channel over the training images, pixels in 0..1.
         std: standard deviation per RGB channel over the training images (divided by N), pixels in 0..1.
         sources: names of the sources it can be read from (`sources.SOURCES`).
         default_source: the one taken unless another is asked for.
         label_column: column of the labels in Parquet shards.
         archive_size: bytes of the official archive (`official.py`), of which torchvision knows all but this.
+        size: pixels of each side.
+        class_names: in the order of the labels; of one's own data the prepared folder has them.
+        measured: whether `coopnet prepare` measures digests and constants, which are then pinned in `params.yaml`.
+        path: of one's own data, the folder of the images.
+        held_back: of one's own data in one tree, the share of the images that become the test images; 0: there are
+            test images already.
+        split_seed: of that choice.
     """
 
     name: str
     classes: int
     counts: Mapping[str, int]
     digest: Mapping[str, str]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     sources: tuple[str, ...]
     default_source: str
     label_column: str = "label"
     archive_size: int = 0
+    size: int = USUAL_SIZE
+    class_names: tuple[str, ...] = ()
+    measured: bool = False
+    path: str = ""
+    held_back: float = 0.0
+    split_seed: int = 0
 
+    def facts(self) -> dict[str, Any]:
+        """What the record of a run says of its data."""
+        return {"dataset": self.name, "digest": self.digest} | ({"size": self.size} if self.measured else {})
+
+    @property
+    def own(self) -> bool:
+        """Whether it is somebody's own, described by `params.yaml` alone."""
+        return bool(self.path)
+
+
+def class_names(data: Mapping[str, Any]) -> list[str]:
+    """The names of the classes, in the order of their labels.
+
+    Args:
+        data: what the record of a run says of its `data`.
+    """
+    known = DATASETS.get(str(data.get("dataset")))
+    names: Sequence[str] = data.get("class_names") or (known.class_names if known else ())
+    return list(names)
+
+
+_DIGITS = tuple("0123456789")
+_CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+_CIFAR100 = (
+    "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus "
+    "butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch "
+    "crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house "
+    "kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle "
+    "mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree "
+    "plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark "
+    "shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table "
+    "tank telephone television tiger tractor train trout tulip turtle wardrobe whale "
+    "willow_tree wolf woman worm"
+)
 
 DATASETS: dict[str, Dataset] = {
     dataset.name: dataset
@@ -53,6 +104,7 @@ DATASETS: dict[str, Dataset] = {
             std=(0.3759941, 0.3759941, 0.3759941),
             sources=("digits",),
             default_source="digits",
+            class_names=_DIGITS,
         ),
         Dataset(
             name="cifar10",
@@ -67,6 +119,7 @@ DATASETS: dict[str, Dataset] = {
             sources=("torchvision", "parquet"),
             default_source="torchvision",
             archive_size=170_498_071,
+            class_names=tuple(_CIFAR10.split()),
         ),
         Dataset(
             name="cifar100",
@@ -82,6 +135,21 @@ DATASETS: dict[str, Dataset] = {
             default_source="torchvision",
             label_column="fine_label",
             archive_size=169_001_437,
+            class_names=tuple(_CIFAR100.split()),
+        ),
+        # Its digests were never pinned: it could not be downloaded where this was written. `coopnet prepare svhn` reads
+        # the official files, whose MD5 sums are known, and prints what to pin in params.yaml.
+        Dataset(
+            name="svhn",
+            classes=10,
+            counts={"train": 73_257, "test": 26_032},
+            digest={},
+            mean=(),
+            std=(),
+            sources=("matlab", "parquet"),
+            default_source="matlab",
+            class_names=_DIGITS,
+            measured=True,
         ),
     )
 }

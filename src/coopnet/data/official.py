@@ -1,4 +1,4 @@
-"""The official CIFAR archive: downloaded, checked by size and digest, and read without being extracted.
+"""Official files: downloaded, and checked by size and digest; and the CIFAR archive, read without being extracted.
 
 Its address and MD5 sum are those that torchvision publishes. MD5 does not withstand somebody who may choose both the
 archive and its sum, but no way is known to make another archive of a given size for a given sum. What is read out of
@@ -12,7 +12,7 @@ import pickle
 import tarfile
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,12 +42,12 @@ def read(dataset: Dataset, split: str, root: Path) -> Arrays:
 
     published = getattr(datasets, dataset.name.upper())
     archive = root / published.filename
-    if not archive.exists():
-        _download(dataset, published.url, archive, published.tgz_md5)
+    official = Official(dataset.name, published.url, archive, dataset.archive_size, published.tgz_md5)
+    official.download()
     batches = published.train_list if split == "train" else published.test_list
     try:
         with archive.open("rb") as file:
-            _check(dataset, archive, file, published.tgz_md5)
+            official.check(file)
             file.seek(0)
             with tarfile.open(fileobj=file, mode="r:gz") as packed:
                 parts = [_batch(packed, f"{published.base_folder}/{name}") for name, _ in batches]
@@ -62,54 +62,74 @@ def read(dataset: Dataset, split: str, root: Path) -> Arrays:
 _REMEDY = "delete it and run again, or use --source parquet --root FOLDER_OF_SHARDS"
 
 
-def _download(dataset: Dataset, url: str, archive: Path, md5: str) -> None:
-    """Download an archive; only what has passed the check gets its name."""
-    request = urllib.request.Request(url, headers={"User-Agent": "coopnet"})
-    try:
-        response = urllib.request.urlopen(request, timeout=PATIENCE)
-    except (OSError, http.client.HTTPException) as error:
-        raise _unreachable(dataset, url, error) from error
-    with response, files.replacing(archive) as temporary, temporary.open("w+b") as file:
-        received = 0
-        while chunk := _receive(dataset, url, response):
-            received += len(chunk)
-            if received > dataset.archive_size:  # or it would fill the disk
-                break
-            file.write(chunk)
-        if received != dataset.archive_size:
-            more = " or more" if received > dataset.archive_size else ""
-            raise CoopNetError(
-                f"{url} sent {received} bytes{more} instead of {dataset.archive_size}; nothing was kept. "
-                "Run again, or use --source parquet --root FOLDER_OF_SHARDS"
-            )
-        file.flush()
-        _check(dataset, archive, file, md5)
+class Official(NamedTuple):
+    """A published file, of which its place and content are known.
 
+    Attributes:
+        dataset: name of what it belongs to.
+        url: where it is published.
+        path: where it is here, or will be.
+        size: in bytes.
+        md5: of its content, in hex.
+    """
 
-def _receive(dataset: Dataset, url: str, response: Any) -> bytes:
-    try:
-        return bytes(response.read(CHUNK))
-    except (OSError, http.client.HTTPException) as error:
-        raise _unreachable(dataset, url, error) from error
+    dataset: str
+    url: str
+    path: Path
+    size: int
+    md5: str
 
+    def download(self) -> None:
+        """Download it, unless it is there; only what has passed the check gets its name.
 
-def _unreachable(dataset: Dataset, url: str, error: Exception) -> CoopNetError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return CoopNetError(
-        f"cannot download {dataset.name} from {url} ({reason}); with no network, use --source parquet "
-        "--root FOLDER_OF_SHARDS"
-    )
+        Raises:
+            CoopNetError: that failed, or another file came.
+        """
+        if self.path.exists():
+            return
+        request = urllib.request.Request(self.url, headers={"User-Agent": "coopnet"})
+        try:
+            response = urllib.request.urlopen(request, timeout=PATIENCE)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+        with response, files.replacing(self.path) as temporary, temporary.open("w+b") as file:
+            received = 0
+            while chunk := self._receive(response):
+                received += len(chunk)
+                if received > self.size:  # or it would fill the disk
+                    break
+                file.write(chunk)
+            if received != self.size:
+                more = " or more" if received > self.size else ""
+                raise CoopNetError(
+                    f"{self.url} sent {received} bytes{more} instead of {self.size}; nothing was kept. "
+                    "Run again, or use --source parquet --root FOLDER_OF_SHARDS"
+                )
+            file.flush()
+            self.check(file)
 
+    def check(self, file: io.BufferedRandom | io.BufferedReader) -> None:
+        """Refuse a file of any other size or digest than the official one, before anything interprets its bytes."""
+        size = file.seek(0, 2)
+        file.seek(0)
+        if size != self.size:
+            raise CoopNetError(f"{self.path} has {size} bytes instead of {self.size}; {_REMEDY}")
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        if found != self.md5:
+            raise CoopNetError(f"{self.path} has the MD5 sum {found} instead of {self.md5}; {_REMEDY}")
 
-def _check(dataset: Dataset, archive: Path, file: io.BufferedRandom | io.BufferedReader, md5: str) -> None:
-    """Refuse an archive of any other size or digest than the official one, before anything interprets its bytes."""
-    size = file.seek(0, 2)
-    file.seek(0)
-    if size != dataset.archive_size:
-        raise CoopNetError(f"{archive} has {size} bytes instead of {dataset.archive_size}; {_REMEDY}")
-    found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != md5:
-        raise CoopNetError(f"{archive} has the MD5 sum {found} instead of {md5}; {_REMEDY}")
+    def _receive(self, response: Any) -> bytes:
+        try:
+            return bytes(response.read(CHUNK))
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> CoopNetError:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return CoopNetError(
+            f"cannot download {self.dataset} from {self.url} ({reason}); with no network, use --source parquet "
+            "--root FOLDER_OF_SHARDS"
+        )
 
 
 class _Batch(pickle.Unpickler):

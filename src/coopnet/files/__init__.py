@@ -7,6 +7,7 @@ import fcntl
 import glob
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors import SafetensorError
 
@@ -50,7 +51,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _beside(path) as folder:
+        with scratch_beside(path) as folder:
             temporary = folder / f".{path.name}"  # in a folder, because safetensors has temporary files of its own
             yield temporary
             with temporary.open("rb") as written:
@@ -64,8 +65,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A folder beside `path`, locked while its owner lives: one that can be locked was left by a process that died."""
+def scratch_beside(path: Path) -> Iterator[Path]:
+    """A folder beside `path` for what goes into it; it is removed in the end.
+
+    It is locked while its owner lives: one that can be locked was left by a process that died, and is removed by the
+    next one.
+    """
     prefix = f".{path.name}."  # dots keep unfinished files out of every glob
     for left in path.parent.glob(f"{glob.escape(prefix)}*/"):
         _remove_if_left(left)
@@ -238,6 +243,57 @@ def read_tensors(path: Path) -> "dict[str, np.ndarray]":
 
     with reading_tensors(path):
         return safetensors.numpy.load_file(path)
+
+
+class Pieces(NamedTuple):
+    """A tensor that is written some rows at a time: its type in safetensors' words (`U8` or `U16`), shape and rows."""
+
+    kind: str
+    shape: "list[int]"
+    rows: "Iterable[np.ndarray]"
+
+
+WIDTHS = {"U8": 1, "U16": 2}
+"""Bytes of a number, by safetensors' name of its type."""
+
+
+def write_pieces(path: Path, tensors: Mapping[str, Pieces]) -> None:
+    """Write tensors that need not fit into memory as safetensors, atomically; the bytes are those of the library."""
+    names = sorted(tensors, key=lambda name: (-WIDTHS[tensors[name].kind], name))  # as the library lays them out
+    header, end = {}, 0
+    for name in names:
+        begin, end = end, end + math.prod(tensors[name].shape) * WIDTHS[tensors[name].kind]
+        header[name] = {"dtype": tensors[name].kind, "shape": tensors[name].shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            for rows in tensors[name].rows:
+                file.write(rows.tobytes())
+
+
+def map_tensors(path: Path) -> "dict[str, np.ndarray]":
+    """Map the tensors of a safetensors file (`U8` or `U16`): the system reads what is looked at, and may forget it.
+
+    Raises:
+        CoopNetError: the file is missing, unreadable, truncated, not safetensors, or has other types.
+    """
+    import numpy as np
+    from safetensors import safe_open
+
+    with reading_tensors(path):
+        with safe_open(path, framework="numpy") as checked:  # which refuses a header that does not fit the file
+            names = list(checked.keys())
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        mapped = {}
+        for name in names:
+            begin, shape = 8 + length + header[name]["data_offsets"][0], tuple(header[name]["shape"])
+            kind = f"<u{WIDTHS[header[name]['dtype']]}"
+            mapped[name] = np.memmap(path, kind, "r", begin, shape) if math.prod(shape) else np.zeros(shape, kind)
+        return mapped
 
 
 @contextlib.contextmanager

@@ -22,12 +22,12 @@ DONE, REFUSED, TOO_LARGE = b"done", b"refused", b"too large"
 MIB = 2**20
 
 
-def run(work: Callable[[], list[bytes]], path: Path, *, memory: int, seconds: int) -> list[bytes]:
+def run(work: Callable[[], list[bytes]], path: Path | Callable[[], Path], *, memory: int, seconds: int) -> list[bytes]:
     """Do some work on a file in a child process and return what it returns.
 
     Args:
         work: reads the file; may raise CoopNetError, which is raised here too.
-        path: the file or folder, for the messages.
+        path: the file or folder, for the messages; or what tells it once the work has ended.
         memory: bytes that the child may take in addition to what this process has.
         seconds: of processor time that it may take, all its threads together.
 
@@ -51,6 +51,8 @@ def run(work: Callable[[], list[bytes]], path: Path, *, memory: int, seconds: in
         if sys.exc_info()[0] is not None:
             child.kill()
         child.join()
+    if not isinstance(path, Path):
+        path = path()
     match said:
         case [b"done", *parts]:
             return parts

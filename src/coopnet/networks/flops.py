@@ -6,16 +6,20 @@ activation, no pooling, no loss, no optimiser.
 """
 
 import functools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from coopnet.data.datasets import DATASETS
+from coopnet.data.datasets import DATASETS, Dataset
 from coopnet.networks.loss import Teaching, loss
 from coopnet.networks.network import Architecture, Outputs, build, trainable_parameters
+from coopnet.networks.planned import architecture_of
 from coopnet.study.settings import Experiment
+
+if TYPE_CHECKING:
+    from coopnet.networks.backbone import Backbone
 
 BATCH = 2
 """Images that are counted at once; the gate's BatchNorm has no variance over a single one."""
@@ -36,23 +40,27 @@ class Counts(NamedTuple):
     step_flops: int
 
 
-def count(row: Experiment, teacher: Experiment | None = None) -> Counts:
-    """Count for an experiment; `teacher` is the parent that a student learns from, and no parent that gives weights."""
-    own = _alone(_architecture(row), row.training.distillation.kind if row.training.epochs else None)
+def count(row: Experiment, teacher: Experiment | None = None, dataset: Dataset | None = None) -> Counts:
+    """Count for an experiment.
+
+    Args:
+        row: what is trained.
+        teacher: the parent that a student learns from; no parent that gives weights.
+        dataset: of both, where it does not come with the project.
+    """
+    dataset = dataset or DATASETS[row.data.dataset]
+    architecture = architecture_of(row.model, dataset)
+    own = _alone(architecture, dataset.size, row.training.distillation.kind if row.training.epochs else None)
     if teacher is None:
         return own
-    return own._replace(step_flops=own.step_flops + count(teacher).inference_flops)
-
-
-def _architecture(row: Experiment) -> Architecture:
-    return Architecture(**row.model.model_dump(), classes=DATASETS[row.data.dataset].classes)
+    return own._replace(step_flops=own.step_flops + count(teacher, dataset=dataset).inference_flops)
 
 
 @functools.cache
-def _alone(architecture: Architecture, distillation: str | None) -> Counts:
+def _alone(architecture: "Architecture | Backbone", size: int, distillation: str | None) -> Counts:
     """Count without a teacher; `distillation` is the kind of loss, None where nothing is trained."""
     network = build(architecture, seed=0)
-    images = torch.zeros(BATCH, 3, 32, 32)
+    images = torch.zeros(BATCH, 3, size, size)
     step = 0
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(distillation is not None):
         _spare_the_compiler(counter)
@@ -65,7 +73,7 @@ def _alone(architecture: Architecture, distillation: str | None) -> Counts:
     return Counts(trainable_parameters(network), inference // BATCH, step // BATCH)
 
 
-def _loss(architecture: Architecture, outputs: Outputs, distillation: str) -> Tensor:
+def _loss(architecture: "Architecture | Backbone", outputs: Outputs, distillation: str) -> Tensor:
     """The loss of a batch, whatever its labels and a teacher say."""
     images, classes = len(outputs.branches), architecture.classes
     labels = torch.zeros(images, dtype=torch.long)

@@ -15,6 +15,7 @@ import copy
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +27,8 @@ from coopnet.networks.network import (
     Architecture,
     BasicBlock,
     Bottleneck,
-    Branch,
     CooperativeNetwork,
     build,
-    trunk_channels,
 )
 from coopnet.networks.transfer import (
     OptimizerState,
@@ -40,6 +39,9 @@ from coopnet.networks.transfer import (
     transplant,
     with_gate,
 )
+
+if TYPE_CHECKING:
+    from coopnet.networks.backbone import Backbone
 
 Batches = Callable[[], Iterable[Tensor]]
 """The same normalised images [n, 3, 32, 32], batch by batch, each time it is called."""
@@ -145,10 +147,30 @@ def _require_alike(parents: Sequence[TrainedNetwork]) -> None:
             raise ValueError(f"parent {number} has {other.branches} branches, a parent must have one")
         if other.trunk != "shared":
             raise ValueError(f"parent {number} has trunk {other.trunk!r}, a parent must have trunk 'shared'")
-        for field in ("family", "depth", "block", "width", "classes"):
-            mine, its = getattr(first, field), getattr(other, field)
-            if mine != its:
-                raise ValueError(f"parent {number} has {field} {its}, parent 1 has {field} {mine}")
+        mine, its = _alike(first), _alike(other)
+        for field in mine | its:
+            if mine.get(field) != its.get(field):
+                raise ValueError(
+                    f"parent {number} has {field} {its.get(field)}, parent 1 has {field} {mine.get(field)}"
+                )
+        shapes = [_shapes(one.network) for one in (parents[0], parent)]
+        odd = sorted(dict(shapes[0] ^ shapes[1]))
+        if odd:  # two models of one class
+            raise ValueError(
+                f"parent {number} has tensors that parent 1 lacks, or of other shapes: {', '.join(odd[:3])}"
+            )
+
+
+def _shapes(network: CooperativeNetwork) -> set[tuple[str, torch.Size]]:
+    """Names and shapes of all tensors but the gate's."""
+    return {(name, tensor.shape) for name, tensor in network.state_dict().items() if not name.startswith("gate.")}
+
+
+def _alike(architecture: "Architecture | Backbone") -> dict[str, Any]:
+    """What has to be the same in all parents."""
+    return {
+        field: value for field, value in architecture.to_dict().items() if field not in ("branches", "gate", "trunk")
+    }
 
 
 # Assembling ---------------------------------------------------------------------------------------------------------
@@ -171,7 +193,7 @@ def _device(network: nn.Module) -> torch.device:
 
 
 def _assemble(
-    family: Sequence[TrainedNetwork], architecture: Architecture, gate_rows: str, seed: int
+    family: Sequence[TrainedNetwork], architecture: "Architecture | Backbone", gate_rows: str, seed: int
 ) -> TrainedNetwork:
     """A network of all branches and gate rows, on the first trunk or on all of them, and its optimiser state."""
     network = build(architecture, seed).to(_device(family[0].network))
@@ -183,14 +205,14 @@ def _assemble(
         nn.init.zeros_(network.gate.linear.weight)
     # The first parent comes last: of what has room for one only (a shared trunk, counters) its own stays.
     for b, parent in reversed(list(enumerate(family))):
-        plan = _inheritance(network, b, gate_rows)
+        plan = inheritance(network, b, gate_rows)
         transplant(plan, parent.network.state_dict(), _as_read_by(b, network, network.state_dict()))
         for slot, tensors in parent.slots.items():
             transplant(plan, tensors, _as_read_by(b, network, slots[slot]))
     return TrainedNetwork(network, slots)
 
 
-def _inheritance(network: CooperativeNetwork, b: int, gate_rows: str) -> dict[str, Origin]:
+def inheritance(network: CooperativeNetwork, b: int, gate_rows: str) -> dict[str, Origin]:
     """What `network` takes over from the parent of branch `b`: its branch, trunk and, if asked for, its gate row."""
     plan = origins(network, [0 if branch == b else None for branch in range(network.architecture.branches)])
     own = f"trunks.{b}."
@@ -204,7 +226,7 @@ def _inheritance(network: CooperativeNetwork, b: int, gate_rows: str) -> dict[st
 
 def _as_read_by(b: int, network: CooperativeNetwork, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """`tensors`, where of a gate that reads several trunks only the columns of trunk `b` are in view."""
-    name, channels = "gate.linear.weight", trunk_channels(network.architecture)
+    name, channels = "gate.linear.weight", network.architecture.trunk_channels
     if network.trunk is not None or name not in tensors or tensors[name].dim() == 0:
         return tensors
     return {**tensors, name: tensors[name].narrow(1, b * channels, channels)}
@@ -226,7 +248,7 @@ def _average(donors: Sequence[Mapping[str, Tensor]], recipient: Mapping[str, Ten
 # Permutations -------------------------------------------------------------------------------------------------------
 
 
-def permutations(architecture: Architecture) -> dict[str, list[Axis]]:
+def permutations(architecture: "Architecture | Backbone") -> dict[str, list[Axis]]:
     """All ways to reorder a trunk's channels without changing what a network with one trunk computes.
 
     The blocks of a stage share one permutation across their skip connections, and a stage whose first block has no
@@ -236,6 +258,11 @@ def permutations(architecture: Architecture) -> dict[str, list[Axis]]:
     Returns:
         For each permutation, named after the module where it begins, all dimensions that have to be permuted by it.
     """
+    if not isinstance(architecture, Architecture):
+        raise ValueError(
+            f"trunk matched knows the channels of this project's residual networks only, not those of "
+            f"{architecture.name}; merge with trunk first, mean or refit"
+        )
     network = build(architecture, seed=0)  # for its modules; on PyTorch's meta device the compiler would be imported
     assert network.trunk is not None
     stream = "trunk.stem"  # the permutation of what runs along the skip connections
@@ -253,7 +280,7 @@ def permutations(architecture: Architecture) -> dict[str, list[Axis]]:
             axes[stream] = _written(f"{name}.shortcut.0", f"{name}.shortcut.1")
         axes[stream] += _written(f"{name}.conv{convolutions}", f"{name}.bn{convolutions}")
     for b, branch in enumerate(network.branches):
-        for convolution in _readers(branch):
+        for convolution in architecture.readers(branch):
             axes[stream] += _read(f"branches.{b}.{convolution}")
     if network.gate is not None:
         axes[stream] += _read("gate.linear")
@@ -269,13 +296,6 @@ def _written(convolution: str, norm: str) -> list[Axis]:
 
 def _read(layer: str) -> list[Axis]:
     return [(f"{layer}.weight", 1)]
-
-
-def _readers(branch: nn.Module) -> list[str]:
-    """Names, within a branch, of the convolutions that read the trunk."""
-    assert isinstance(branch, Branch)
-    shortcut = branch.stage[0].shortcut
-    return ["stage.0.conv1"] if shortcut is None else ["stage.0.conv1", "stage.0.shortcut.0"]
 
 
 @torch.no_grad()
@@ -410,7 +430,7 @@ def solve_convolution(like: nn.Conv2d, pairs: Iterable[tuple[Tensor, Tensor]], r
 def _refit_branches(family: Sequence[TrainedNetwork], merged: TrainedNetwork, images: Batches, ridge: float) -> None:
     """Solve what reads the trunk in every branch but the first, whose trunk is there; its optimiser state is zero."""
     branches = list(merged.network.branches)[1:]
-    for name in _readers(merged.network.branches[0]):
+    for name in merged.network.architecture.readers(merged.network.branches[0]):
         old = [parent.network.branches[0].get_submodule(name) for parent in family]
         like = old[0]
         assert isinstance(like, nn.Conv2d)

@@ -1,5 +1,8 @@
 """The cooperative network: a trunk, B parallel branches, and a gate that weighs them into an ensemble.
 
+An architecture says how a trunk and a branch are made. That of the study's residual networks is `Architecture`; that
+of any other model is `coopnet.networks.backbone.Backbone`.
+
 Source: On-the-Fly Native Ensemble (Lan, Zhu and Gong, NeurIPS 2018, arXiv 1806.04606), section 3. The residual
 blocks are those of He et al. 2016 (arXiv 1512.03385), sections 3 and 4.2. With `B = 1` and no gate the network is
 the plain ResNet.
@@ -7,13 +10,16 @@ the plain ResNet.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coopnet.networks.streams import side_by_side
+
+if TYPE_CHECKING:
+    from coopnet.networks.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,38 @@ class Architecture:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
+
+    @property
+    def trunk_channels(self) -> int:
+        """Channels of a trunk's features."""
+        return EXPANSION[self.block] * self.width * 2 ** (stages(self) - 2)
+
+    @property
+    def averaged(self) -> tuple[int, ...]:
+        """Dimensions of the features that the gate averages over."""
+        return (2, 3)
+
+    @property
+    def classifier(self) -> str:
+        """Name, within a branch, of the layer that makes the logits."""
+        return "classifier"
+
+    def new_trunk(self) -> nn.Module:
+        """A trunk with fresh weights, but for `initialise`."""
+        return Trunk(self)
+
+    def new_branch(self) -> nn.Module:
+        """A branch with fresh weights, but for `initialise`."""
+        return Branch(self)
+
+    def initialise(self, network: nn.Module) -> None:
+        """He initialisation (fan-out) of convolutions, BatchNorm at 1 and 0, linear layers as PyTorch has them."""
+        initialise_convolutions(network)
+
+    def readers(self, branch: nn.Module) -> list[str]:
+        """Names, within a branch, of the convolutions that read the trunk."""
+        assert isinstance(branch, Branch)
+        return ["stage.0.conv1"] if branch.stage[0].shortcut is None else ["stage.0.conv1", "stage.0.shortcut.0"]
 
 
 class Outputs(NamedTuple):
@@ -150,11 +188,6 @@ def _stage(architecture: Architecture, index: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def trunk_channels(architecture: Architecture) -> int:
-    """Channels of a trunk's features."""
-    return EXPANSION[architecture.block] * architecture.width * 2 ** (stages(architecture) - 2)
-
-
 class Trunk(nn.Module):
     """Stem and all stages but the last."""
 
@@ -193,19 +226,24 @@ class Gate(nn.Module):
 
     log_prior: Tensor
 
-    def __init__(self, channels: int, branches: int):
+    def __init__(self, channels: int, branches: int, averaged: tuple[int, ...] = (2, 3)):
         super().__init__()
+        self.averaged = averaged
         self.linear = nn.Linear(channels, branches)
         self.norm = nn.BatchNorm1d(branches)
         self.register_buffer("log_prior", torch.zeros(branches))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Features [N, trunk channels, H, W] of each trunk → weights [N, B] that sum to 1, in float32."""
+        """Features of each trunk, e.g. [N, trunk channels, H, W] → weights [N, B] that sum to 1, in float32."""
         # A softmax over scores of a few units loses digits in half precision, and costs nothing in full.
         with torch.autocast(features[0].device.type, enabled=False):
-            pooled = torch.cat([one.float().mean(dim=(2, 3)) for one in features], dim=1)
+            pooled = torch.cat([self._average(one.float()) for one in features], dim=1)
             scores = F.relu(self.norm(self.linear(pooled)))
             return torch.softmax(scores + self.log_prior, dim=1)
+
+    def _average(self, features: Tensor) -> Tensor:
+        """Over space or tokens, [N, trunk channels]."""
+        return features.mean(dim=self.averaged) if self.averaged else features
 
 
 class CooperativeNetwork(nn.Module):
@@ -214,32 +252,26 @@ class CooperativeNetwork(nn.Module):
     `gate` is a `Gate` only where it is learned; without one all branches weigh the same.
     """
 
-    def __init__(self, architecture: Architecture):
+    def __init__(self, architecture: "Architecture | Backbone"):
         super().__init__()
         if architecture.gate == "none" and architecture.branches > 1:
             raise ValueError(f"{architecture.branches} branches need a gate")
         self.architecture = architecture
-        shared = architecture.trunk == "shared"
-        self.trunk = Trunk(architecture) if shared else None
-        self.trunks = nn.ModuleList(() if shared else (Trunk(architecture) for _ in range(architecture.branches)))
-        self.branches = nn.ModuleList(Branch(architecture) for _ in range(architecture.branches))
-        read = trunk_channels(architecture) * (1 if shared else architecture.branches)
-        self.gate = Gate(read, architecture.branches) if architecture.gate == "learned" else None
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """He initialisation (fan-out) of convolutions, BatchNorm at 1 and 0, linear layers as PyTorch has them."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        shared, branches = architecture.trunk == "shared", architecture.branches
+        self.trunk = architecture.new_trunk() if shared else None
+        self.trunks = nn.ModuleList(() if shared else (architecture.new_trunk() for _ in range(branches)))
+        self.branches = nn.ModuleList(architecture.new_branch() for _ in range(branches))
+        read = architecture.trunk_channels * (1 if shared else branches)
+        self.gate = Gate(read, branches, architecture.averaged) if architecture.gate == "learned" else None
+        architecture.initialise(self)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Normalised images [N, 3, 32, 32] → what each trunk makes of them, [N, trunk channels, H, W] each."""
+        """Normalised images [N, 3, H, W] → what each trunk makes of them, e.g. [N, trunk channels, H′, W′] each."""
         trunks = list(self.trunks) if self.trunk is None else [self.trunk]
         return side_by_side(trunks, [images] * len(trunks))
 
     def forward(self, images: Tensor) -> Outputs:
-        """Normalised images [N, 3, 32, 32] → branch logits [N, B, C] and gate weights [N, B]."""
+        """Normalised images [N, 3, H, W] → branch logits [N, B, C] and gate weights [N, B]."""
         features = self.features(images)
         read = features if self.trunk is None else features * len(self.branches)
         branches = torch.stack(side_by_side(self.branches, read), dim=1).float()
@@ -248,7 +280,14 @@ class CooperativeNetwork(nn.Module):
         return Outputs(branches, self.gate(features))
 
 
-def build(architecture: Architecture, seed: int) -> CooperativeNetwork:
+def initialise_convolutions(network: nn.Module) -> None:
+    """He initialisation (fan-out) of all convolutions (He et al., arXiv 1502.01852)."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def build(architecture: "Architecture | Backbone", seed: int) -> CooperativeNetwork:
     """A freshly initialised network, the same bits for the same seed on every device (it is built on the CPU)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,7 +1,10 @@
 """What may be asked of the tensors of a network before it is built."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from coopnet.networks.network import Architecture, blocks_per_stage, stages
 
@@ -20,3 +23,12 @@ def check_count(architecture: Architecture, tensors: int) -> None:
     blocks = blocks_per_stage(architecture) * (stages(architecture) - 1 + architecture.branches)
     if blocks > tensors:
         raise ValueError(f"{tensors} tensors are too few for {blocks} residual blocks")
+
+
+class ShapesAlone(TorchFunctionMode):
+    """Builds networks without memory, on the meta device, and without the random numbers that would fill it."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        return function(*args, **(kwargs or {}))

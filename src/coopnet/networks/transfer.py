@@ -131,6 +131,19 @@ def default_donors(branches: int, new: int) -> tuple[int, ...]:
     return tuple(i % branches + 1 for i in range(new))
 
 
+def sources_of(kind: str, before: int, branches: int, donors: Sequence[int] | None = None) -> list[int | None]:
+    """For each branch of a grown network the branch (from 0) that it comes from, None for a fresh one.
+
+    Raises:
+        ValueError: donors that do not fit.
+    """
+    new = branches - before
+    copied = tuple(donors) if donors is not None else default_donors(before, new)
+    if kind == "split" and (len(copied) != new or not set(copied) <= set(range(1, before + 1))):
+        raise ValueError(f"{new} donors among branches 1 to {before} are needed, not {list(copied)}")
+    return [*range(before), *([donor - 1 for donor in copied] if kind == "split" else [None] * new)]
+
+
 @torch.no_grad()
 def expand(
     parent: TrainedNetwork,
@@ -170,12 +183,7 @@ def expand(
         raise ValueError(f"cannot grow {before} branches into {branches}")
     if kind not in ("zero_pad", "zero_output", "masked", "split"):
         raise ValueError(f"unknown start {kind!r}")
-    copied = tuple(donors) if donors is not None else default_donors(before, new)
-    if kind == "split" and (len(copied) != new or not set(copied) <= set(range(1, before + 1))):
-        raise ValueError(f"{new} donors among branches 1 to {before} are needed, not {list(copied)}")
-
-    sources: list[int | None] = list(range(before))
-    sources += [donor - 1 for donor in copied] if kind == "split" else [None] * new
+    sources = sources_of(kind, before, branches, donors)
     network = build(replace(parent.network.architecture, branches=branches), seed)
     plan = origins(network, sources)
     transplant(plan, parent.network.state_dict(), network.state_dict())
@@ -188,24 +196,30 @@ def expand(
         network.gate.linear.weight[before:].zero_()
         network.gate.linear.bias[before:].zero_()
     if kind == "zero_output":
-        for name, parameter in network.named_parameters():
-            if any(name.startswith(f"branches.{b}.classifier") for b in range(before, branches)):
+        for branch in list(network.branches)[before:]:
+            for parameter in branch.get_submodule(network.architecture.classifier).parameters():
                 parameter.zero_()
     if kind == "masked":
         network.gate.log_prior[before:] = -math.inf
     if kind == "split":
         copies = Counter(sources)
         network.gate.log_prior -= torch.tensor([math.log(copies[source]) for source in sources])
-        _perturb(list(network.branches)[before:], noise, seed)
+        perturb(list(network.branches)[before:], noise, seed)
     assert torch.isfinite(network.gate.log_prior).any(), "at least one branch is live"
     return TrainedNetwork(network, slots)
 
 
-def _perturb(copies: Sequence[nn.Module], noise: float, seed: int) -> None:
-    """Add Gaussian noise to the convolution and classifier weights of every copy, so that copies can part."""
+@torch.no_grad()
+def perturb(copies: Sequence[nn.Module], noise: float, seed: int) -> None:
+    """Add Gaussian noise to all weights of more than one dimension of every copy, so that copies can part.
+
+    Args:
+        copies: changed in place.
+        noise: σ in units of each weight tensor's own standard deviation.
+        seed: of the noise.
+    """
     generator = torch.Generator().manual_seed(derive(seed, "noise"))
     for copy in copies:
-        for module in copy.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                weight = module.weight
-                weight += noise * weight.std() * torch.randn(weight.shape, generator=generator)
+        for weight in copy.parameters():
+            if weight.dim() > 1:  # a bias or a scale has no spread of its own
+                weight.add_(noise * weight.std() * torch.randn(weight.shape, generator=generator).to(weight.device))

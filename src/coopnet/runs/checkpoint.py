@@ -7,23 +7,25 @@ No file of ours is ever unpickled. A checkpoint folder holds `model.safetensors`
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch import Tensor, nn
 
 from coopnet import files
 from coopnet.files.errors import CoopNetError
 from coopnet.networks.network import Architecture, CooperativeNetwork, build
-from coopnet.networks.tensors import check_count, finite
+from coopnet.networks.tensors import ShapesAlone, check_count, finite
 from coopnet.networks.transfer import OptimizerState, TrainedNetwork
 from coopnet.study.settings import Model
 
+if TYPE_CHECKING:
+    from coopnet.networks.backbone import Backbone
+
 WEIGHTS, SLOTS, RECORD = "model.safetensors", "optimizer.safetensors", "run.json"
-IMPORTED = "model.json"
-"""The record beside weights that were imported, which no run has made."""
+SAVED = "model.json"
+"""The record beside weights that no run has made: of an imported checkpoint, or of `coopnet.save`."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -51,7 +53,13 @@ def write_network(folder: Path, network: CooperativeNetwork, slots: OptimizerSta
     return {name: files.sha256(folder / name) for name in (WEIGHTS, SLOTS)}
 
 
-def read(folder: Path, record: Mapping[str, Any]) -> TrainedNetwork:
+def read(
+    folder: Path,
+    record: Mapping[str, Any],
+    *,
+    model: nn.Module | None = None,
+    like: "Architecture | Backbone | None" = None,
+) -> TrainedNetwork:
     """Rebuild a network and its optimiser state.
 
     Neither takes more memory than the files have, whatever the record says.
@@ -59,6 +67,8 @@ def read(folder: Path, record: Mapping[str, Any]) -> TrainedNetwork:
     Args:
         folder: holds the weights.
         record: what they have to be: `architecture` and `files`.
+        model: for a network that was wrapped around somebody's own model: such a model.
+        like: instead of it, an architecture; refused if it is not that of the record.
 
     Raises:
         CoopNetError: a file is missing, damaged, or not the one that the record names; the record is damaged, or the
@@ -74,7 +84,7 @@ def read(folder: Path, record: Mapping[str, Any]) -> TrainedNetwork:
     path = folder / WEIGHTS
     tensors = read_tensors(path)
     try:
-        network = _filled(_architecture(record["architecture"]), tensors)
+        network = _filled(_architecture(record["architecture"], model, like), tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]  # PyTorch may add where in its own source it noticed
         raise CoopNetError(
@@ -83,7 +93,9 @@ def read(folder: Path, record: Mapping[str, Any]) -> TrainedNetwork:
     return TrainedNetwork(network, _slots(folder / SLOTS, network))
 
 
-def _architecture(written: Any) -> Architecture:
+def _architecture(
+    written: Any, model: nn.Module | None = None, like: "Architecture | Backbone | None" = None
+) -> "Architecture | Backbone":
     """The architecture that a record describes.
 
     Raises:
@@ -91,6 +103,14 @@ def _architecture(written: Any) -> Architecture:
     """
     if not isinstance(written, Mapping):
         raise TypeError(f"it is a {type(written).__name__}, no mapping")
+    if like is not None:
+        if like.to_dict() != dict(written):
+            raise ValueError(f"it is {dict(written)}, not {like.to_dict()}")
+        return like
+    if "split" in written:
+        from coopnet.networks.backbone import backbone_from_dict
+
+        return backbone_from_dict(dict(written), model)
     known = {field.name: written[field.name] for field in fields(Architecture) if field.name in written}
     architecture = Architecture(**known)
     if type(architecture.classes) is not int or architecture.classes < 1:
@@ -99,24 +119,18 @@ def _architecture(written: Any) -> Architecture:
     return architecture
 
 
-class _ShapesAlone(TorchFunctionMode):
-    """Builds networks without memory, on the meta device, and without the random numbers that would fill it."""
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function in (Tensor.normal_, Tensor.uniform_):
-            return args[0]
-        return function(*args, **(kwargs or {}))
-
-
-def _filled(architecture: Architecture, tensors: Mapping[str, Tensor]) -> CooperativeNetwork:
+def _filled(architecture: "Architecture | Backbone", tensors: Mapping[str, Tensor]) -> CooperativeNetwork:
     """The network whose tensors these are, which own their memory.
 
     Raises:
         ValueError, RuntimeError: they are not those of a network of this architecture, or not finite.
     """
-    check_count(architecture, len(tensors))
-    with torch.device("meta"), _ShapesAlone():
-        network = build(architecture, seed=0)
+    if isinstance(architecture, Architecture):
+        check_count(architecture, len(tensors))
+        with torch.device("meta"), ShapesAlone():
+            network = build(architecture, seed=0)
+    else:
+        network = architecture.copies()
     for name, like in network.state_dict().items():
         if name in tensors and tensors[name].dtype != like.dtype:
             raise ValueError(f"{name} is {tensors[name].dtype} instead of {like.dtype}")

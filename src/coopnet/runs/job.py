@@ -10,7 +10,6 @@ from torch import Tensor
 
 from coopnet import files
 from coopnet.data.augment import Images
-from coopnet.data.datasets import DATASETS
 from coopnet.data.normalization import normalization
 from coopnet.networks.network import trainable_parameters
 from coopnet.networks.streams import launch_mode
@@ -28,6 +27,7 @@ def produce(
     run: Run,
     *,
     arrays: Arrays,
+    class_names: Sequence[str] = (),
     ancestors: Sequence[tuple[Path, dict[str, Any]]],
     device_kind: str,
     memory: Path,
@@ -39,6 +39,7 @@ def produce(
     Args:
         run: what to do.
         arrays: canonical `train` and `test` images and labels.
+        class_names: in the order of the labels; for the record.
         ancestors: folder and record of each checkpoint that it reads: its transfer, its parents, or the imported one.
         device_kind: `cpu` or `cuda`.
         memory: the folder in which the run keeps its state, and in which its files are made.
@@ -90,8 +91,8 @@ def produce(
             "threads": run.threads,
             "selected_epoch": trained.selected_epoch,
             **descent(run, [record for _, record in ancestors]),
-            "data": {"dataset": run.row.data.dataset, "digest": DATASETS[run.row.data.dataset].digest},
-            "preprocessing": normalization(DATASETS[run.row.data.dataset], run.row.data.normalization),
+            "data": run.dataset.facts() | ({"class_names": list(class_names)} if run.dataset.measured else {}),
+            "preprocessing": normalization(run.dataset, run.row.data.normalization),
             "files": {
                 path.relative_to(made).as_posix(): files.sha256(path)
                 for path in sorted(made.rglob("*"))
@@ -126,8 +127,9 @@ def all_logits(trained: TrainedNetwork, splits: Mapping[str, Images]) -> dict[st
     Tensors are named `<split>/branches` [N, B, C], `/gate` [N, B] and `/labels` [N].
     """
     tensors: dict[str, Tensor] = {}
+    kind = torch.uint8 if trained.network.architecture.classes <= 256 else torch.int32
     for name in ("test", "validation"):
         if name in splits:
-            said = logits(trained.network, splits[name]) | {"labels": splits[name].labels.to(torch.uint8)}
+            said = logits(trained.network, splits[name]) | {"labels": splits[name].labels.to(kind)}
             tensors |= {f"{name}/{part}": tensor for part, tensor in said.items()}
     return tensors

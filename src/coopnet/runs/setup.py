@@ -1,5 +1,6 @@
 """What a run begins with: its images, its network, and a transfer or a teacher where it has one."""
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -9,21 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coopnet.data.augment import Images
-from coopnet.data.datasets import DATASETS
+from coopnet.data.augment import Images, padding
 from coopnet.data.normalization import normalization
 from coopnet.data.seeding import derive
 from coopnet.data.splits import split
 from coopnet.files.errors import CoopNetError
 from coopnet.networks.merge import combine, merge
-from coopnet.networks.network import Architecture, CooperativeNetwork, build
+from coopnet.networks.network import CooperativeNetwork, build
+from coopnet.networks.planned import architecture_of
 from coopnet.networks.transfer import TrainedNetwork, expand
 from coopnet.study import Run
 from coopnet.study.settings import Combine, Continue, Imported, Masked, Merge, Random, Split
+from coopnet.training.device import free_memory
 from coopnet.training.schedule import Opening
 
+log = logging.getLogger(__name__)
+
 Arrays = Mapping[str, tuple[np.ndarray, np.ndarray]]
-"""Canonical `train` and `test` images [N, 32, 32, 3] and labels [N]."""
+"""Canonical `train` and `test` images [N, S, S, 3] and labels [N]."""
+
+SHARE = 0.5
+"""Of the free memory of a device that images may take: networks need some, and moving images takes two thirds more."""
 
 TRANSFER_BATCH = 500
 
@@ -49,7 +56,7 @@ def start(run: Run, ancestors: Sequence[TrainedNetwork], training: Images) -> Be
     if run.transfer is not None:
         (at_transfer,) = ancestors
         return Beginning(at_transfer, opening(run))
-    architecture = Architecture(**row.model.model_dump(), classes=DATASETS[row.data.dataset].classes)
+    architecture = architecture_of(row.model, run.dataset)
     seed = derive(run.seed, "weights")
     match row.start:
         case Random():
@@ -90,9 +97,10 @@ def join(run: Run, ancestors: Sequence[TrainedNetwork], training: Images, seed: 
 
 
 def some_images(training: Images, count: int | None, seed: int) -> Iterator[Tensor]:
-    """Training images as they are, [n, 3, 32, 32] in batches of about equal size; the same ones for the same seed."""
+    """Training images as they are, [n, 3, S, S] in batches of about equal size; the same ones for the same seed."""
     order = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed))[:count]
-    for indices in order.to(training.labels.device).tensor_split(math.ceil(len(order) / TRANSFER_BATCH)):
+    size = min(TRANSFER_BATCH, max(1, TRANSFER_BATCH * 32 * 32 // len(training.span) ** 2))
+    for indices in order.to(training.labels.device).tensor_split(math.ceil(len(order) / size)):
         yield training.plain(indices)
 
 
@@ -115,14 +123,27 @@ def opening(run: Run) -> Opening | None:
 def load_splits(run: Run, arrays: Arrays, where: torch.device) -> dict[str, Images]:
     """The images of a run on its device."""
     data = run.row.data
-    constants = normalization(DATASETS[data.dataset], data.normalization)
+    constants = normalization(run.dataset, data.normalization)
     images, labels = arrays["train"]
     chosen = split(labels, validation=data.validation, subset=data.training_subset, seed=data.split_seed)
     parts = {
-        "training": (images[chosen.training], labels[chosen.training]),
-        "validation": (images[chosen.validation], labels[chosen.validation]),
-        "test": arrays["test"],
+        "training": (images, labels, chosen.training),
+        "validation": (images, labels, chosen.validation),
+        "test": (*arrays["test"], None),
     }
+    resident = fit_on(where, [len(labels) if which is None else len(which) for _, labels, which in parts.values()], run)
     return {
-        name: Images(*part, constants["mean"], constants["std"], where) for name, part in parts.items() if len(part[1])
+        name: Images(images, labels, constants["mean"], constants["std"], where, chosen=which, resident=resident)
+        for name, (images, labels, which) in parts.items()
+        if len(labels if which is None else which)
     }
+
+
+def fit_on(where: torch.device, counts: Sequence[int], run: Run) -> bool:
+    """Whether all images of a run may live on its device; it decides how fast a run is, and no bit of it."""
+    side = run.dataset.size + 2 * padding(run.dataset.size)
+    room = free_memory(where)
+    if room is None or sum(counts) * side**2 * 3 <= SHARE * room:
+        return True
+    log.info("%s: the images stay in memory or on disk, as %s has not enough free memory for them", run.name, where)
+    return False

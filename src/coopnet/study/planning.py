@@ -18,7 +18,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from coopnet import files
-from coopnet.data.datasets import DATASETS
+from coopnet.data.datasets import DATASETS, USUAL_SIZE, Dataset
 from coopnet.data.normalization import normalization
 from coopnet.files import yaml_files
 from coopnet.files.errors import CoopNetError
@@ -43,6 +43,7 @@ class Run:
     Attributes:
         phase: the link of the chain that makes it.
         key: hash of all that decides the result: resolved row, seed, threads, data, parents' keys, numerics' source.
+        dataset: what it learns from and is measured on.
         transfer: the run that builds the network which this one trains on, out of the parents; None where there is
             nothing to build.
         at_transfer: whether this is such a run: a network right after its transfer.
@@ -55,6 +56,7 @@ class Run:
     threads: int
     phase: str
     key: str
+    dataset: Dataset
     transfer: "Run | None" = None
     at_transfer: bool = False
 
@@ -71,7 +73,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """All experiments × seeds of one parameter set."""
+    """All experiments × seeds of one parameter set; `data` are all datasets that it could name."""
 
     name: str
     title: str
@@ -80,6 +82,7 @@ class Study:
     threads: int
     experiments: dict[str, Experiment]
     runs: dict[tuple[str, int], Run]
+    data: dict[str, Dataset]
 
     def run(self, experiment: str, seed: int) -> Run:
         """The run of that name.
@@ -126,7 +129,7 @@ def load(root: Path, name: str = FULL) -> Study:
         CoopNetError: anything wrong with the files, naming key, value and remedy.
     """
     parameters, overlay, source = _read(root, name)
-    experiments = resolve(parameters, overlay, source)
+    experiments, data = resolve(parameters, overlay, source), known_datasets(parameters)
     return Study(
         name=name,
         title=overlay.title or parameters.title,
@@ -140,8 +143,27 @@ def load(root: Path, name: str = FULL) -> Study:
             overlay.threads or parameters.threads,
             root,
             source,
+            data,
         ),
+        data=data,
     )
+
+
+def datasets(root: Path) -> dict[str, Dataset]:
+    """All datasets of a workspace by name: those that come with the project, and what `params.yaml` describes.
+
+    Raises:
+        CoopNetError: anything wrong with the file, its rows apart.
+    """
+    path = root / "params.yaml"
+    if not path.is_file():  # what comes with the project can be prepared anywhere
+        return dict(DATASETS)
+    return known_datasets(check(Parameters, read_yaml(path), path.name))
+
+
+def known_datasets(parameters: Parameters) -> dict[str, Dataset]:
+    """The same, of parameters that were read."""
+    return DATASETS | {name: row.dataset(name) for name, row in parameters.datasets.items()}
 
 
 def _read(root: Path, name: str) -> tuple[Parameters, Overlay, str]:
@@ -191,7 +213,8 @@ def plain(root: Path, name: str) -> Experiment:
     """What a row of a study is that says nothing by itself: the defaults, as the study has them."""
     parameters, overlay, source = _read(root, name)
     content = merge(parameters.defaults | {"about": "defaults"}, overlay.every_experiment)
-    return scale(check(Experiment, content, f"{source}: defaults"), overlay.time_scale)
+    row = check(Experiment, content, f"{source}: defaults", known_datasets(parameters))
+    return scale(row, overlay.time_scale)
 
 
 def rows(root: Path) -> dict[str, Experiment]:
@@ -209,14 +232,15 @@ def resolve(parameters: Parameters, overlay: Overlay, source: str) -> dict[str, 
         if key not in parameters.experiments:
             hint = did_you_mean(key, parameters.experiments)
             raise CoopNetError(f"{source}: {key!r} is not an experiment of params.yaml{hint}")
-    experiments = {}
+    experiments, data = {}, known_datasets(parameters)
     for name, row in parameters.experiments.items():
         merged = merge(parameters.defaults, row)
         if not _chosen(name, merged.get("part", Experiment.model_fields["part"].default), overlay):
             continue
         merged = merge(merged, overlay.every_experiment)
         merged = merge(merged, overlay.experiments.get(name, {}))
-        experiment = check(Experiment, merged, f"{source}: experiments.{name}")
+        experiment = check(Experiment, merged, f"{source}: experiments.{name}", data)
+        _check_size(experiment, data[experiment.data.dataset], f"{source}: experiments.{name}")
         experiments[name] = scale(experiment, overlay.time_scale)
     if not experiments:
         wanted = ", ".join(overlay.parts or ())
@@ -235,6 +259,15 @@ def resolve(parameters: Parameters, overlay: Overlay, source: str) -> dict[str, 
         for parent in experiment.parents:
             _check_descent(experiment, experiments[parent], f"{source}: experiments.{name}.parents: {parent}")
     return experiments
+
+
+def _check_size(row: Experiment, dataset: Dataset, where: str) -> None:
+    """Refuse images that a network's strides would leave nothing of."""
+    if dataset.size < row.model.smallest:
+        raise CoopNetError(
+            f"{where}.model.family: {row.model.family} takes images of {row.model.smallest} pixels or more a side, "
+            f"not {dataset.size}; set datasets.{dataset.name}.size to that, or choose another family"
+        )
 
 
 def _chosen(name: str, part: Any, overlay: Overlay) -> bool:
@@ -274,7 +307,8 @@ def _check_descent(child: Experiment, parent: Experiment, where: str) -> None:
         pairs.append(("data.validation", child.data.validation, parent.data.validation))
         pairs.append(("data.split_seed", child.data.split_seed, parent.data.split_seed))
     if not child.taught:
-        fields = ["family", "depth", "block", "width"]
+        fields = ["family", "name", "split"]
+        fields += [] if child.model.wrapped else ["depth", "block", "width"]
         fields += ["branches", "gate", "trunk"] if child.start.kind == "continue" else []
         pairs += [(f"model.{field}", getattr(child.model, field), getattr(parent.model, field)) for field in fields]
     for field, own, other in pairs:
@@ -330,7 +364,12 @@ def scale(experiment: Experiment, factor: float) -> Experiment:
 
 
 def plan(
-    experiments: Mapping[str, Experiment], seeds: list[int], threads: int, root: Path, source: str
+    experiments: Mapping[str, Experiment],
+    seeds: list[int],
+    threads: int,
+    root: Path,
+    source: str,
+    data: Mapping[str, Dataset],
 ) -> dict[tuple[str, int], Run]:
     """List all runs, parents before children. No experiment may descend from itself (`resolve` sees to that).
 
@@ -356,10 +395,11 @@ def plan(
         m = len(row.parents)
         parents = tuple(add(parent, m * seed + j, name) for j, parent in enumerate(row.parents))
         above = [experiments[parent] for parent in row.parents]
+        dataset = data[row.data.dataset]
 
         def made(row: Experiment, phase: str, transfer: Run | None = None, *, at_transfer: bool = False) -> Run:
-            key = run_key(row, seed, threads, parents, root)
-            return Run(name, seed, row, parents, threads, phase, key, transfer, at_transfer)
+            key = run_key(row, seed, threads, parents, root, dataset)
+            return Run(name, seed, row, parents, threads, phase, key, dataset, transfer, at_transfer)
 
         transfer = None
         if phases.begins_with_transfer(row):
@@ -381,9 +421,8 @@ def _instead(name: str, child: Experiment, imported: Experiment) -> str:
     return "import a checkpoint for each place among its parents, with the seed that place asks for"
 
 
-def run_key(row: Experiment, seed: int, threads: int, parents: tuple[Run, ...], root: Path) -> str:
+def run_key(row: Experiment, seed: int, threads: int, parents: tuple[Run, ...], root: Path, dataset: Dataset) -> str:
     """Hash of all that decides a run's result, 32 hex digits. Names and words are not in it."""
-    dataset = DATASETS[row.data.dataset]
     decisive: dict[str, Any] = {
         "row": row.decisive(),
         "seed": seed,
@@ -392,6 +431,8 @@ def run_key(row: Experiment, seed: int, threads: int, parents: tuple[Run, ...], 
         "parents": [parent.key for parent in parents],
         "numerics": numerics.source_hash(),
     }
+    if dataset.size != USUAL_SIZE:
+        decisive["data"]["size"] = dataset.size
     if row.start.kind == "imported":
         decisive["imported"] = imported_record(root / row.start.path)["files"]
         del decisive["row"]["start"]["path"]
@@ -447,10 +488,13 @@ SHOWN = 5
 """Mistakes told at once."""
 
 
-def check(model: type[Checked], content: Any, source: str) -> Checked:
-    """Validate, turning pydantic's errors into one line that names key, value and remedy of each."""
+def check(model: type[Checked], content: Any, source: str, data: Mapping[str, Dataset] | None = None) -> Checked:
+    """Validate, turning pydantic's errors into one line that names key, value and remedy of each.
+
+    `data` are the datasets that rows may name, those that come with the project by default.
+    """
     try:
-        return model.model_validate(content)
+        return model.model_validate(content, context={"datasets": DATASETS if data is None else data})
     except ValidationError as error:
         raise CoopNetError(f"{source}: {_explain(model, content, error)}") from None
 
@@ -543,7 +587,8 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _tagged(schema: Mapping[str, Any], part: str) -> dict[str, Any] | None:
-    extra = schema.get("additionalProperties")
+    named = schema.get("patternProperties") or {"": schema.get("additionalProperties")}
+    extra = next(iter(named.values()))
     return extra if isinstance(extra, dict) and part else None
 
 

@@ -1,5 +1,7 @@
 """What `params.yaml` may say: one model per section, every key checked, nothing unknown let through."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -9,10 +11,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    model_serializer,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
-from coopnet.data.datasets import DATASETS
+from coopnet.data.datasets import DATASETS, USUAL_SIZE, Dataset
 
 LONGEST = 1_000_000
 """Epochs; whoever asks for more has mistyped."""
@@ -59,15 +65,112 @@ JOINERS = "\u200c\u200d"
 Whole = Annotated[int, BeforeValidator(_number), Field(le=LARGEST)]
 Real = Annotated[float, BeforeValidator(_number)]
 Words = Annotated[str, AfterValidator(_words)]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,63}$")]
+
+
+class HeldBack(Section):
+    """Which images become the test images, where there are none: a share of each class, chosen by a seed."""
+
+    fraction: Real = Field(gt=0, lt=1, description="of all images, stratified")
+    seed: Whole = Field(0, ge=0)
+
+
+class Counts(Section):
+    """Images of each split."""
+
+    train: Whole = Field(ge=2)
+    test: Whole = Field(ge=1)
+
+
+class Digests(Section):
+    """Content digest of each split."""
+
+    train: Digest
+    test: Digest
+
+
+class Pinned(Section):
+    """What `coopnet prepare` has measured of a dataset; it prints this line. It is part of every run's key."""
+
+    classes: Whole = Field(ge=2, le=2**16)
+    counts: Counts
+    digest: Digests
+    mean: list[Annotated[Real, Field(ge=0, le=1)]] = Field(min_length=3, max_length=3)
+    std: list[Annotated[Real, Field(gt=0, le=1)]] = Field(min_length=3, max_length=3)
+
+
+class Described(Section):
+    """A dataset that does not come with the project; or of one that comes unpinned (svhn), what was measured."""
+
+    source: Literal["folder", "parquet"] | None = Field(
+        None, description="folder: one folder per class; parquet: shards in the Hugging Face layout"
+    )
+    path: Words | None = Field(
+        None, description="train/ and test/ with a folder per class, or one tree of classes, or the folder of shards"
+    )
+    size: Whole = Field(USUAL_SIZE, ge=4, le=1024, description="pixels of a side; images are brought to it")
+    label: Words = Field("label", description="column of the labels in Parquet shards")
+    test: HeldBack | None = Field(None, description="null: there are test images")
+    pinned: Pinned | None = Field(None, description="null: not yet, and then nothing can be trained on it")
+
+    def dataset(self, name: str) -> Dataset:
+        """The dataset of that name."""
+        known = DATASETS.get(name)
+        measured: dict[str, Any] = {"classes": 0, "counts": {}, "digest": {}, "mean": (), "std": ()}
+        if self.pinned is not None:
+            content = self.pinned.model_dump()
+            measured = content | {part: tuple(content[part]) for part in ("mean", "std")}
+        if known is not None:
+            return replace(known, **measured) if self.pinned is not None else known
+        return Dataset(
+            name=name,
+            sources=(str(self.source),),
+            default_source=str(self.source),
+            label_column=self.label,
+            size=self.size,
+            measured=True,
+            path=str(self.path),
+            held_back=self.test.fraction if self.test else 0.0,
+            split_seed=self.test.seed if self.test else 0,
+            **measured,
+        )
+
+
+def _datasets(info: ValidationInfo) -> Mapping[str, Dataset]:
+    """The datasets that rows may name: what `params.yaml` describes, too, where it is the file that is checked."""
+    known: Mapping[str, Dataset] = (info.context or {}).get("datasets", DATASETS)
+    return known
+
+
+def _dataset(name: str, info: ValidationInfo) -> str:
+    known = _datasets(info)
+    if name not in known:
+        names = ", ".join(repr(one) for one in known)
+        raise PydanticCustomError(
+            "literal_error",
+            "it is no dataset; known are {expected}, others are described in `datasets`",
+            {"expected": names},
+        )
+    if not known[name].digest:
+        raise ValueError(
+            f"{name} is not pinned; run `coopnet prepare {name}`, and add the line that it prints to datasets.{name}"
+        )
+    return name
 
 
 class Data(Section):
     """What a run learns from and is measured on."""
 
-    dataset: Literal["digits", "cifar10", "cifar100"]
+    dataset: Annotated[str, AfterValidator(_dataset)] = Field(
+        description="digits, cifar10, cifar100, svhn, or one that is described in `datasets`"
+    )
     validation: Whole = Field(0, ge=0, description="training images kept for validation, stratified and seeded")
     split_seed: Whole = Field(0, ge=0, description="seed of the validation split and of the training subset")
     training_subset: Whole | None = Field(None, ge=2, description="train on this many images, stratified; null: all")
+    images: Whole | None = Field(
+        None, description="training images of a dataset that params.yaml pins; filled in from there, not to be set"
+    )
     augmentation: Literal["crop_flip", "none"] = "crop_flip"
     normalization: Literal["dataset", "lan2018"] = Field(
         "dataset",
@@ -75,20 +178,37 @@ class Data(Section):
     )
 
     @model_validator(mode="after")
-    def _fits(self) -> "Data":
-        available = DATASETS[self.dataset].counts["train"]
+    def _fits(self, info: ValidationInfo) -> "Data":
+        dataset = _datasets(info)[self.dataset]
+        available = dataset.counts["train"]
+        if self.images is not None:
+            raise ValueError(f"images is filled in from datasets.{self.dataset}.pinned; leave it out")
         if self.validation + (self.training_subset or 2) > available:
             raise ValueError(
                 f"validation {self.validation} and training_subset {self.training_subset} "
                 f"do not fit into the {available} training images of {self.dataset}"
             )
-        return self
+        return self.model_copy(update={"images": available}) if dataset.measured else self
+
+    @model_serializer(mode="wrap")
+    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `images` where the project pins the dataset: the rows of the study are what they were."""
+        content: dict[str, Any] = handler(self)
+        if self.images is None:
+            del content["images"]
+        return content
+
+
+WRAPPED = ("timm", "torchvision")
+"""Families whose networks come from a library, by name; they are cut in two at `split`."""
 
 
 class Model(Section):
     """The network."""
 
-    family: Literal["cifar_resnet", "resnet18"] = "cifar_resnet"
+    family: Literal["cifar_resnet", "resnet18", "timm", "torchvision"] = "cifar_resnet"
+    name: Words | None = Field(None, description="of a model of timm or torchvision, such as resnet18")
+    split: Words | None = Field(None, description="the module of it with which the branches begin, such as layer4")
     depth: Whole = Field(32, le=10_000, description="6n+2 with basic blocks, 9n+2 with bottlenecks, 18 for resnet18")
     block: Literal["basic", "bottleneck"] = "basic"
     width: Whole = Field(16, ge=1, le=10_000, description="channels of the first stage")
@@ -100,10 +220,14 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _exists(self) -> "Model":
+        if self.wrapped and not (self.name and self.split):
+            raise ValueError(f"family {self.family} needs name, a model of {self.family}, and split, a module of it")
+        if not self.wrapped and (self.name or self.split):
+            raise ValueError(f"name and split are for family timm or torchvision, not {self.family}")
         if self.family == "resnet18":
             if self.depth != 18 or self.block != "basic":
                 raise ValueError(f"resnet18 has depth 18 and basic blocks, not {self.depth} and {self.block}")
-        else:
+        elif not self.wrapped:
             layers = 6 if self.block == "basic" else 9
             if self.depth < layers + 2 or (self.depth - 2) % layers:
                 near = layers * max(1, round((self.depth - 2) / layers)) + 2
@@ -113,6 +237,23 @@ class Model(Section):
         if self.trunk == "own" and self.branches == 1:
             raise ValueError("trunk: own needs at least 2 branches; a single branch has its trunk to itself anyway")
         return self
+
+    @property
+    def wrapped(self) -> bool:
+        """Whether the network comes from a library."""
+        return self.family in WRAPPED
+
+    @property
+    def smallest(self) -> int:
+        """Pixels of a side of the smallest images for which its strides leave something; 1 where nobody knows yet."""
+        return {"cifar_resnet": 4, "resnet18": 8}.get(self.family, 1)
+
+    @model_serializer(mode="wrap")
+    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what says nothing of such a network; the rows of the study are what they were."""
+        content: dict[str, Any] = handler(self)
+        idle = ("depth", "block", "width") if self.wrapped else ("name", "split")
+        return {key: value for key, value in content.items() if key not in idle}
 
 
 class Random(Section):
@@ -403,7 +544,21 @@ class Parameters(Section):
     )
     seeds: list[Annotated[Whole, Field(ge=0)]] = Field(min_length=1)
     defaults: dict[str, Any] = Field({}, description="merged under every experiment")
-    experiments: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,63}$")], dict[str, Any]] = Field(min_length=1)
+    datasets: dict[Name, Described] = Field({}, description="data of one's own, and what was measured of svhn")
+    experiments: dict[Name, dict[str, Any]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _described(self) -> "Parameters":
+        for name, row in self.datasets.items():
+            said = sorted(row.model_fields_set - {"pinned"})
+            if name in DATASETS and not DATASETS[name].measured:
+                raise ValueError(f"datasets.{name} comes with the project, which pins it; give yours another name")
+            if name in DATASETS and said:
+                raise ValueError(f"datasets.{name}.{said[0]}: {name} comes with the project; only pinned is open")
+            if name not in DATASETS and not (row.source and row.path):
+                missing = "path" if row.source else "source"
+                raise ValueError(f"datasets.{name}.{missing} is missing; source is folder or parquet, path its folder")
+        return self
 
     @model_validator(mode="after")
     def _distinct(self) -> "Parameters":

@@ -2,6 +2,7 @@
 
 import logging
 import platform
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +117,73 @@ def avoid_broken_kernels(network: nn.Module, device: torch.device) -> None:
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     if any(max(one.kernel_size) == 1 < max(one.stride) and one.in_channels < 8 for one in convolutions):
         torch.backends.mkldnn.set_flags(False)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a device has left for this process; None where nobody knows.
+
+    On the CPU the least of what Linux calls available, what this process's control group allows, and its own limit.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    known = [*_available(), *_control_groups(), *_own_limit()]
+    return min(known) if known else None
+
+
+def _available() -> list[int]:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return []
+    return [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+
+
+def _control_groups() -> list[int]:
+    """What the control groups of this process, of either version, leave: limits less what is used for good."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    left = []
+    for line in lines:
+        _, kind, place = line.split(":", 2)
+        root = Path("/sys/fs/cgroup") if not kind else Path("/sys/fs/cgroup/memory")
+        if kind not in ("", "memory"):
+            continue
+        folders = [root / place.strip("/"), root]  # in a container the second is the group itself
+        for folder in folders:
+            limit, used = (_number(folder / name[bool(kind)]) for name in LIMITS)
+            if limit is not None:
+                left.append(max(0, limit - (used or 0) + _forgettable(folder)))
+                break
+    return left
+
+
+LIMITS = (("memory.max", "memory.limit_in_bytes"), ("memory.current", "memory.usage_in_bytes"))
+"""Files of a control group of version 2 and 1: its limit, and what it uses."""
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # "max" is no limit
+        return None
+
+
+def _forgettable(folder: Path) -> int:
+    """What a control group holds of files, which the system may forget."""
+    try:
+        lines = (folder / "memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    found = dict(line.split(maxsplit=1) for line in lines)
+    return sum(int(found.get(name, 0)) for name in ("active_file", "inactive_file"))
+
+
+def _own_limit() -> list[int]:
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    try:
+        used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    except OSError:
+        return []
+    return [] if limit == resource.RLIM_INFINITY else [max(0, limit - used)]

@@ -17,6 +17,12 @@ from coopnet.training.optimizer import Optimizer
 EVALUATION_BATCH = 1000
 
 
+def evaluation_batch(split: Images) -> int:
+    """Images that are evaluated at once: a thousand of 32×32 pixels, of larger ones as many as take that memory."""
+    side = len(split.span)
+    return min(EVALUATION_BATCH, max(1, EVALUATION_BATCH * 32 * 32 // side**2))
+
+
 def make_deterministic(threads: int) -> None:
     """Set PyTorch up so that it computes the same bits every time.
 
@@ -80,10 +86,11 @@ class Precise:
     def return_gradients(self) -> None:
         """After a backward pass, give each weight the gradient of its copy, in float32."""
         used = [(weight, copy) for weight, copy in self.cast.values() if copy.grad is not None]
-        for weight, _ in used:
-            weight.grad = torch.empty_like(weight)
+        gradients = [torch.empty_like(weight) for weight, _ in used]
+        for (weight, _), gradient in zip(used, gradients, strict=True):
+            weight.grad = gradient
         if used:
-            torch._foreach_copy_([weight.grad for weight, _ in used], [copy.grad for _, copy in used])
+            torch._foreach_copy_(gradients, [copy.grad for _, copy in used if copy.grad is not None])
 
 
 @contextmanager
@@ -94,7 +101,7 @@ def counted_at_once(network: nn.Module) -> Iterator[None]:
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     norms = [norm for norm in norms if norm.training and norm.momentum is not None]
-    counters = [norm.num_batches_tracked for norm in norms]
+    counters: list[Tensor] = [norm.num_batches_tracked for norm in norms]  # type: ignore[misc]
     for norm in norms:
         norm.num_batches_tracked = None
     try:
@@ -208,7 +215,7 @@ class Evaluation:
     ):
         self.network, self.split, self.precision, self.teacher = network, split, precision, teacher
         device = split.labels.device
-        self.batches = torch.arange(len(split), device=device).split(EVALUATION_BATCH)
+        self.batches = torch.arange(len(split), device=device).split(evaluation_batch(split))
         self.meters = Meters(network.architecture.branches, device)
         self.step = GraphedStep(self._batch, device)
 
@@ -218,13 +225,13 @@ class Evaluation:
         self.network.eval()
         self.teaching = teaching
         self.meters.clear()
-        for indices in self.batches:
-            self.step(indices)
+        for indices, pixels in zip(self.batches, self.split.fetched(self.batches), strict=True):
+            self.step(indices, *pixels)
         self.meters.images = len(self.split)
         return self.meters
 
-    def _batch(self, indices: Tensor) -> None:
-        images, labels = self.split.plain(indices), self.split.labels[indices]
+    def _batch(self, indices: Tensor, pixels: Tensor | None = None) -> None:
+        images, labels = self.split.plain(indices, pixels), self.split.labels[indices]
         outputs = Precise(self.network, self.precision)(images)
         lesson = None if self.teacher is None else taught(self.teacher, images, self.teaching, self.precision)
         self.meters.add(outputs, labels, loss(outputs, labels, self.teaching, lesson))
@@ -234,7 +241,7 @@ class Evaluation:
 def logits(network: CooperativeNetwork, split: Images) -> dict[str, Tensor]:
     """Branch logits [N, B, C] and gate weights [N, B] of a split, in float32, on the CPU; eval mode."""
     network.eval()
-    batches_ = torch.arange(len(split), device=split.labels.device).split(EVALUATION_BATCH)
+    batches_ = torch.arange(len(split), device=split.labels.device).split(evaluation_batch(split))
     parts = [network(split.plain(indices)) for indices in batches_]
     return {
         "branches": torch.cat([part.branches for part in parts]).cpu(),

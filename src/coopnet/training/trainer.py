@@ -235,12 +235,15 @@ class _Run:
         state, training = self.state, self.task.training
         self.network.train()
         began = time.monotonic() - state.seconds
-        draws = draw_epoch(self.images, self.task.seed, state.epoch, self.device)
+        split = self.task.splits["training"]
+        draws = draw_epoch(self.images, self.task.seed, state.epoch, self.device, split.padding)
+        pixels = split.fetched(self._batches_left(draws.order if split.padded is not None else draws.order.cpu()))
         self.progress.begin(state.epoch, training.epochs, self.images, self.meters.images)
         for batch in batches(draws, training.batch_size, state.step, self.steps):
+            its_pixels = next(pixels)
             if self.log_priors is not None:
                 self._open(state.epoch * self.steps + state.step)
-            self.launch(*batch)
+            self.launch(*batch, *its_pixels)
             self.losses[state.step].copy_(self.loss)
             state.step += 1
             self.meters.images += len(batch.order)
@@ -255,10 +258,16 @@ class _Run:
             torch.cuda.synchronize()  # so that the seconds are those of the work, not of its launch
         state.seconds = time.monotonic() - began
 
-    def _step(self, order: Tensor, offsets: Tensor, flips: Tensor) -> None:
+    def _batches_left(self, order: Tensor) -> Iterator[Tensor]:
+        """The batches of this epoch that are left."""
+        size = self.task.training.batch_size
+        for step in range(self.state.step, self.steps):
+            yield order[step * size :][:size]
+
+    def _step(self, order: Tensor, offsets: Tensor, flips: Tensor, pixels: Tensor | None = None) -> None:
         """Train on a batch."""
         split = self.task.splits["training"]
-        images = split.augmented(order, offsets, flips) if self.task.augment else split.plain(order)
+        images = split.augmented(order, offsets, flips, pixels) if self.task.augment else split.plain(order, pixels)
         loss = train_step(
             self.network,
             self.optimizer,

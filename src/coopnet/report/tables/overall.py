@@ -66,7 +66,8 @@ def _words(experiment: Mapping[str, Any]) -> Row:
 
 def training_images(data: Mapping[str, Any]) -> int:
     """How many images a row learns from, by its settings `data`."""
-    return int(data["training_subset"] or DATASETS[data["dataset"]].counts["train"] - data["validation"])
+    available = data.get("images") or DATASETS[data["dataset"]].counts["train"]
+    return int(data["training_subset"] or available - data["validation"])
 
 
 def network_name(model: Mapping[str, Any]) -> str:
@@ -80,6 +81,8 @@ def network_name(model: Mapping[str, Any]) -> str:
 
 def backbone(model: Mapping[str, Any]) -> str:
     """`ResNet-32`, and what sets its layers apart from the usual ones."""
+    if model.get("split"):
+        return f"{model['name']} of {model['family']}, split at {model['split']}"
     usual = 64 if model["family"] == "resnet18" else 16
     parts = ["bottleneck blocks"] if model["block"] == "bottleneck" else []
     parts += [] if model["width"] == usual else [f"width {model['width']}"]

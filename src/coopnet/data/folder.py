@@ -1,0 +1,106 @@
+"""Images in folders, one folder per class: which there are, and what they show.
+
+With `train/` and `test/` the folders of classes lie in these; without them, one tree of classes is split later.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from coopnet.data.fit import SUFFIXES
+from coopnet.files.errors import CoopNetError
+
+IGNORED = ("thumbs.db", "desktop.ini")
+"""What a file manager leaves in folders, beside files whose names begin with a dot."""
+
+LONGEST_NAME = 100  # letters of a class
+
+
+class Listed(NamedTuple):
+    """The image files of a split and the label of each, in the order of their classes and paths."""
+
+    files: list[Path]
+    labels: list[int]
+
+
+def classes_of(root: Path) -> list[str]:
+    """The classes of a folder in the order of their labels: its folders, sorted by name.
+
+    Raises:
+        CoopNetError: it is no folder, has fewer than two folders, a file beside them, or a name that cannot be shown.
+    """
+    names = []
+    for entry in _entries(root):
+        if not entry.is_dir():
+            raise CoopNetError(f"{entry} lies beside the folders of classes; move it into one of them, or away")
+        if not entry.name.isprintable() or len(entry.name) > LONGEST_NAME:
+            raise CoopNetError(
+                f"{root} has a class {ascii(entry.name)[:LONGEST_NAME]}; rename the folder: "
+                f"at most {LONGEST_NAME} letters that can be printed"
+            )
+        names.append(entry.name)
+    if len(names) < 2:
+        raise CoopNetError(
+            f"{root} has {len(names) or 'no'} folder{'s' * (len(names) != 1)} of images; "
+            "put the images of each class into a folder with its name, two classes or more"
+        )
+    return names
+
+
+def listed(root: Path, classes: list[str]) -> Listed:
+    """All image files below the folders of `classes` in `root`, whatever folders they are in there.
+
+    Raises:
+        CoopNetError: a class is not among `classes`, a file is no image, or there are no images.
+    """
+    unknown = sorted(set(classes_of(root)) - set(classes))
+    if unknown:
+        raise CoopNetError(
+            f"{root / unknown[0]} is a class without training images; add some, or remove the folder (classes of the "
+            f"training images: {', '.join(classes[:10])}{', …' * (len(classes) > 10)})"
+        )
+    found = Listed([], [])
+    for label, name in enumerate(classes):
+        files = list(_images(root / name)) if (root / name).is_dir() else []
+        found.files.extend(files)
+        found.labels.extend([label] * len(files))
+    if not found.files:
+        raise CoopNetError(f"{root} has no images; put some into its folders of classes")
+    return found
+
+
+def complete(found: Listed, classes: list[str], root: Path) -> Listed:
+    """The same, if every class has an image.
+
+    Raises:
+        CoopNetError: a class has none.
+    """
+    empty = sorted(set(range(len(classes))) - set(found.labels))
+    if empty:
+        raise CoopNetError(f"{root / classes[empty[0]]} has no images to train on; add some, or remove the folder")
+    return found
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    for entry in _entries(folder):
+        if entry.is_dir():
+            yield from _images(entry)
+        elif entry.suffix.lower() in SUFFIXES:
+            yield entry
+        else:
+            raise CoopNetError(
+                f"{entry} is no image by its name (known: {', '.join(SUFFIXES)}); convert it, or move it away"
+            )
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted by name, without hidden files."""
+    try:
+        entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
+    except NotADirectoryError:
+        raise CoopNetError(f"{folder} is not a folder; give the folder that holds the images") from None
+    except FileNotFoundError:
+        raise CoopNetError(f"{folder} is missing; put the images there, or correct the path") from None
+    except OSError as error:
+        raise CoopNetError(f"cannot read {folder}: {error.strerror}") from error
+    return [entry for entry in entries if not entry.name.startswith(".") and entry.name.lower() not in IGNORED]

@@ -1,0 +1,228 @@
+"""One's own images: in folders, one per class, or in Parquet shards; brought to one size, and split if need be.
+
+They are decoded by confined processes, straight into memory that these share with this one, some thousand images at a
+time. So a set may be larger than memory, and no file can take more memory or time than is given to it.
+"""
+
+import json
+import logging
+import mmap
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from coopnet.data import folder, shards
+from coopnet.data.arrays import Ordered, Room, Source
+from coopnet.data.datasets import SPLITS, Dataset
+from coopnet.data.fit import decoded
+from coopnet.data.order import PIECE, canonical_order
+from coopnet.data.seeding import derive
+from coopnet.data.splits import stratified
+from coopnet.files import confined
+from coopnet.files.errors import CoopNetError
+
+log = logging.getLogger(__name__)
+
+MEMORY = 2**30
+"""Bytes that decoding may take beside the images that it gives."""
+
+SECONDS, IMAGES_PER_SECOND = 600, 4
+"""Processor time that a process may take for what it decodes."""
+
+BATCH = 2_000
+"""Image files that one process decodes."""
+
+MOST_CLASSES = 2**16
+"""A label has two bytes at most."""
+
+TELL_EVERY = 10.0  # seconds
+
+
+def read(dataset: Dataset, source: str, root: Path, room: Room) -> Source:
+    """Read a dataset of one's own.
+
+    Args:
+        dataset: as `params.yaml` describes it.
+        source: `folder` or `parquet`.
+        root: the folder of its images, or of its shards.
+        room: for the images, shared with child processes.
+
+    Raises:
+        CoopNetError: there are no classes, a class of the test images has no training images, an image cannot be
+            decoded, and whatever else makes it no dataset; one line that names file and remedy.
+    """
+    return READERS[source](dataset, root, room)
+
+
+# Folders -------------------------------------------------------------------------------------------------------------
+
+
+def _from_folders(dataset: Dataset, root: Path, room: Room) -> Source:
+    trees = {"train": root} if dataset.held_back else {split: root / split for split in SPLITS}
+    present = [split for split in SPLITS if (root / split).is_dir()]
+    if dataset.held_back and len(present) == 2:
+        raise CoopNetError(
+            f"{root} has train/ and test/ already; remove datasets.{dataset.name}.test, or give a folder of classes"
+        )
+    if not dataset.held_back and root.is_dir() and len(present) < 2:
+        missing = next(split for split in SPLITS if split not in present)
+        raise CoopNetError(
+            f"{root} has no folder {missing}/; sort the images into train/CLASS/ and test/CLASS/, or let "
+            f"datasets.{dataset.name}.test: {{fraction: 0.2}} hold some of CLASS/ back"
+        )
+    classes = folder.classes_of(trees["train"])
+    _check_number(dataset, len(classes))
+    found = {split: folder.listed(tree, classes) for split, tree in trees.items()}  # all names, before any is decoded
+    folder.complete(found["train"], classes, trees["train"])
+    read_ = {split: _decoded_files(dataset, split, files, room) for split, files in found.items()}
+    return Source(_split(dataset, read_), tuple(classes))
+
+
+def _decoded_files(dataset: Dataset, split: str, found: folder.Listed, room: Room) -> Ordered:
+    """The images of some files."""
+    images, files = room(len(found.files), dataset.size), found.files
+    place = np.frombuffer(mmap.mmap(-1, 8), dtype=np.int64)  # of the file at hand, shared with the child
+    tell = _teller(dataset.name, split, len(files))
+    for first in range(0, len(files), BATCH):
+        last = min(first + BATCH, len(files))
+
+        def work(first: int = first, last: int = last) -> list[bytes]:
+            for number in range(first, last):
+                place[0] = number
+                images[number] = decoded(files[number], dataset.size, str(files[number]))
+            return []
+
+        confined.run(work, lambda: files[int(place[0])], memory=MEMORY, seconds=_seconds(last - first))
+        tell(last)
+    return _ordered(images, np.array(found.labels, dtype=np.int64))
+
+
+# Shards --------------------------------------------------------------------------------------------------------------
+
+
+def _from_shards(dataset: Dataset, root: Path, room: Room) -> Source:
+    paths = {split: shards.of_split(root, split) for split in SPLITS}
+    if dataset.held_back and paths["test"]:
+        raise CoopNetError(f"{paths['test'][0]} holds test images already; remove datasets.{dataset.name}.test")
+    for split in ("train",) if dataset.held_back else SPLITS:
+        if not paths[split]:
+            raise CoopNetError(
+                f"{root} has no shards {split}-*.parquet; give the folder that holds them, or hold test images back "
+                f"with datasets.{dataset.name}.test: {{fraction: 0.2}}"
+            )
+    read_: dict[str, Ordered] = {}
+    names: tuple[str, ...] = ()
+    for split, some in paths.items():
+        if some:
+            read_[split], named = _decoded_shards(dataset, split, some, root, room)
+            names = names or named
+    labels = np.unique(read_["train"].labels)
+    if len(labels) and not 0 <= labels[0] <= labels[-1] < MOST_CLASSES:
+        raise CoopNetError(f"{root}: labels {labels[0]} to {labels[-1]} are not 0 to {MOST_CLASSES - 1}; mend them")
+    names = names or tuple(str(label) for label in range(int(labels.max(initial=-1)) + 1))
+    _check_number(dataset, len(names))
+    for split, part in read_.items():
+        outside = np.setdiff1d(part.labels, labels)
+        if outside.size:
+            raise CoopNetError(f"{root}: label {outside[0]} of {split} has no training images; add some, or remove it")
+    lacking = np.setdiff1d(np.arange(len(names)), labels)
+    if lacking.size:
+        raise CoopNetError(f"{root}: class {names[lacking[0]]!r} has no training images; add some, or renumber labels")
+    if labels[-1] >= len(names):
+        raise CoopNetError(f"{root}: label {labels[-1]} has no name among the {len(names)} of its shards; mend them")
+    return Source(_split(dataset, read_), names)
+
+
+def _decoded_shards(
+    dataset: Dataset, split: str, paths: Sequence[Path], root: Path, room: Room
+) -> tuple[Ordered, tuple[str, ...]]:
+    """The images of some shards, and the names of their classes."""
+    column, decode = dataset.label_column, shards.brought_to(dataset.size)
+
+    def look() -> list[bytes]:
+        return [json.dumps([shards.outline(path, column) for path in paths]).encode()]
+
+    (said,) = confined.run(look, root, memory=MEMORY, seconds=SECONDS)
+    outlines = [shards.Outline(rows, tuple(names)) for rows, names in json.loads(said)]
+    if len({one.class_names for one in outlines}) > 1:
+        raise CoopNetError(f"{root}: the shards of {split} name their classes differently; give shards of one dataset")
+    total = sum(one.rows for one in outlines)
+    images, labels, tell = room(total, dataset.size), [], _teller(dataset.name, split, total)
+    first = 0
+    for path, one in zip(paths, outlines, strict=True):
+
+        def work(path: Path = path, begin: int = first, end: int = first + one.rows) -> list[bytes]:
+            found, at = [], begin
+            for batch in shards.batches(path, column, decode, rows=max(1, PIECE // images[:1].nbytes)):
+                if at + len(batch.labels) > end:
+                    break
+                images[at : at + len(batch.labels)] = batch.images
+                found.append(batch.labels)
+                at += len(batch.labels)
+            if at != end:
+                raise CoopNetError(f"{path} is damaged (it does not have as many rows as it says); get it again")
+            return [np.concatenate(found).tobytes() if found else b""]
+
+        memory = MEMORY + 2 * path.stat().st_size  # Arrow holds a group of rows, as they are and inflated
+        (said,) = confined.run(work, path, memory=memory, seconds=_seconds(one.rows))
+        labels.append(np.frombuffer(said, dtype=np.int64))
+        first += one.rows
+        tell(first)
+    if not total:
+        raise CoopNetError(f"{root} has no images in {split}-*.parquet; give the folder that holds them")
+    return _ordered(images, np.concatenate(labels)), outlines[0].class_names
+
+
+# Both ----------------------------------------------------------------------------------------------------------------
+
+
+def _ordered(images: np.ndarray, labels: np.ndarray) -> Ordered:
+    return Ordered(images, labels, canonical_order(images, labels))
+
+
+def _split(dataset: Dataset, read_: dict[str, Ordered]) -> dict[str, Ordered]:
+    """Hold some of the images back as test images, if the dataset asks for it.
+
+    They are chosen by what the images show, whatever their files are called: a stratified choice out of all images in
+    canonical order.
+    """
+    if not dataset.held_back:
+        return read_
+    images, labels, order = read_["train"]
+    size = round(dataset.held_back * len(order))
+    chosen = stratified(labels[order], size, derive(dataset.split_seed, "test"))
+    rest = np.setdiff1d(np.arange(len(order)), chosen)
+    without = np.setdiff1d(labels, labels[order[rest]])
+    if not size or without.size:
+        reason = "holds no image back" if not size else "leaves a class without training images"
+        raise CoopNetError(
+            f"datasets.{dataset.name}.test.fraction {dataset.held_back} of {len(order)} images {reason}; choose another"
+        )
+    return {"train": Ordered(images, labels, order[rest]), "test": Ordered(images, labels, order[chosen])}
+
+
+def _check_number(dataset: Dataset, classes: int) -> None:
+    if not 2 <= classes <= MOST_CLASSES:
+        raise CoopNetError(f"{dataset.name} has {classes} classes; a dataset has 2 to {MOST_CLASSES} of them")
+
+
+def _seconds(images: int) -> int:
+    return SECONDS + images // IMAGES_PER_SECOND
+
+
+def _teller(name: str, split: str, images: int) -> Callable[[int], None]:
+    """Says from time to time how many images were read."""
+    last = time.monotonic()
+
+    def tell(done: int) -> None:
+        nonlocal last
+        if done < images and time.monotonic() - last >= TELL_EVERY:
+            last = time.monotonic()
+            log.info("%s %s: %d of %d images read", name, split, done, images)
+
+    return tell
+
+
+READERS: dict[str, Callable[[Dataset, Path, Room], Source]] = {"folder": _from_folders, "parquet": _from_shards}

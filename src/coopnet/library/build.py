@@ -1,0 +1,55 @@
+"""Networks of the study by name."""
+
+import re
+
+from coopnet.files.errors import CoopNetError
+from coopnet.networks.network import Architecture, CooperativeNetwork, blocks_per_stage, build
+
+
+def cooperative(
+    name: str,
+    *,
+    branches: int,
+    classes: int,
+    gate: str | None = None,
+    block: str = "basic",
+    width: int | None = None,
+    seed: int = 0,
+) -> CooperativeNetwork:
+    """A freshly initialised cooperative network of the study's kind, for small images.
+
+    Args:
+        name: `cifar_resnet20`, `cifar_resnet32`, `cifar_resnet110`, … (depth 6n+2, or 9n+2 with bottlenecks), or
+            `resnet18`.
+        branches: number of branches B. The last stage and the classifier exist B times.
+        classes: number of classes C.
+        gate: `learned`; `mean` weighs all branches alike; `none` is the plain network. By default `learned` for
+            several branches, `none` for one.
+        block: `basic` or `bottleneck`.
+        width: channels of the first stage; 16, or 64 for `resnet18`.
+        seed: of the weights: the same bits for the same seed.
+
+    Raises:
+        CoopNetError: there is no such network.
+    """
+    known = re.fullmatch(r"(cifar_resnet|resnet)(\d{1,5})", name)
+    if known is None or (known[1] == "resnet" and known[2] != "18"):
+        raise CoopNetError(
+            f"there is no network {name!r}; choose cifar_resnet20, cifar_resnet32, … or resnet18, "
+            "or make any other model cooperative with coopnet.wrap"
+        )
+    gate = gate or ("learned" if branches > 1 else "none")
+    if branches < 1 or classes < 1 or gate not in ("learned", "mean", "none") or block not in ("basic", "bottleneck"):
+        raise CoopNetError(
+            f"branches {branches}, classes {classes}, gate {gate!r} and block {block!r} describe no network; numbers "
+            "are 1 or more, gates learned, mean or none, blocks basic or bottleneck"
+        )
+    family, depth = ("resnet18" if known[1] == "resnet" else "cifar_resnet"), int(known[2])
+    architecture = Architecture(
+        family, depth, block, width or (64 if family == "resnet18" else 16), branches, gate, classes
+    )
+    try:
+        blocks_per_stage(architecture)
+        return build(architecture, seed)
+    except ValueError as error:
+        raise CoopNetError(str(error)) from error

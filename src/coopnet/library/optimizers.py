@@ -1,0 +1,100 @@
+"""The state of a PyTorch optimiser, by parameter name, and how it follows the parameters to another network."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from coopnet.files.errors import CoopNetError
+from coopnet.networks.transfer import OptimizerState, Origin
+
+
+def state_of(optimizer: torch.optim.Optimizer, network: nn.Module) -> OptimizerState:
+    """What an optimiser remembers of each parameter: slot (`momentum_buffer`, `exp_avg`, …) → name → tensor.
+
+    Raises:
+        CoopNetError: the optimiser has no parameter of the network.
+    """
+    names: dict[Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
+    if not any(parameter in names for group in optimizer.param_groups for parameter in group["params"]):
+        raise CoopNetError(
+            "the optimizer has no parameter of the network; pass the one that was made with network.parameters()"
+        )
+    state: OptimizerState = {}
+    for parameter, slots in optimizer.state.items():
+        for slot, value in slots.items():
+            if parameter in names and isinstance(value, Tensor) and value.shape in (parameter.shape, ()):
+                state.setdefault(slot, {})[names[parameter]] = value.detach()
+    return state
+
+
+def follow(
+    optimizer: torch.optim.Optimizer,
+    parents: Mapping[str, nn.Parameter],
+    network: nn.Module,
+    plan: Mapping[str, Origin],
+    state: OptimizerState,
+) -> torch.optim.Optimizer:
+    """An optimiser of the same kind and options for another network, with the state that is given.
+
+    Args:
+        optimizer: left untouched.
+        parents: by name, the parameters that it has.
+        network: the new network.
+        plan: where inherited tensors come from. A parameter joins the group of its origin; a new branch's, that of the
+            same parameter of branch 1; all others, that of their own name.
+        state: of the new network's parameters. Those that are no part of the plan get none: they begin anew.
+
+    Raises:
+        CoopNetError: the optimiser cannot be made from its parameter groups alone.
+    """
+    group_of = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
+    places = {name: group_of[id(p)] for name, p in parents.items() if id(p) in group_of}
+    members: list[list[nn.Parameter]] = [[] for _ in optimizer.param_groups]
+    names: dict[nn.Parameter, str] = {}
+    for name, parameter in network.named_parameters():
+        place = places.get(_counterpart(name, plan, places))
+        if place is not None:
+            members[place].append(parameter)
+            names[parameter] = name
+    groups: list[dict[str, Any]] = [
+        {option: value for option, value in group.items() if option != "params"} | {"params": parameters}
+        for group, parameters in zip(optimizer.param_groups, members, strict=True)
+    ]
+    try:
+        new = type(optimizer)([group for group in groups if group["params"]])  # type: ignore[call-arg]
+    except TypeError as error:
+        raise CoopNetError(
+            f"cannot make another {type(optimizer).__name__} from its parameter groups ({error}); "
+            "transfer without optimizer= and make a new one"
+        ) from error
+    for parameter, name in names.items():
+        if name in plan:
+            new.state[parameter] = {
+                slot: _placed(tensors[name], parameter, optimizer, slot)
+                for slot, tensors in state.items()
+                if name in tensors
+            }
+            if not new.state[parameter]:
+                del new.state[parameter]
+    return new
+
+
+def _counterpart(name: str, plan: Mapping[str, Origin], places: Mapping[str, int]) -> str:
+    """The parameter of the parent whose group a parameter joins."""
+    if name in plan:
+        return plan[name].name
+    if name.startswith("branches."):
+        return f"branches.0.{name.split('.', 2)[2]}"
+    if name.startswith("gate.") and name not in places:  # a plain network had none
+        return next(iter(places))
+    return name
+
+
+def _placed(tensor: Tensor, parameter: nn.Parameter, optimizer: torch.optim.Optimizer, slot: str) -> Tensor:
+    """State where the optimiser wants it: beside its parameter, scalars where they were."""
+    if tensor.dim() or not parameter.dim():
+        return tensor.to(parameter.device).clone()
+    like = next((value[slot] for value in optimizer.state.values() if slot in value), tensor)
+    return tensor.to(like.device).clone()

@@ -1,0 +1,126 @@
+"""What a trained network is shipped as: one branch, some branches, or the ensemble, as plain modules."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from coopnet.files.errors import CoopNetError
+from coopnet.library.transfers import checked_branches
+from coopnet.networks.network import CooperativeNetwork, build
+from coopnet.networks.transfer import Origin, origins, transplant
+
+
+class Single(nn.Module):
+    """One branch on its trunk: a plain network, images → logits [N, C]."""
+
+    def __init__(self, trunk: nn.Module, branch: nn.Module):
+        super().__init__()
+        self.trunk, self.branch = trunk, branch
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images [N, 3, H, W] → logits [N, C], in float32."""
+        logits: Tensor = self.branch(self.trunk(images))
+        return logits.float()
+
+
+class Ensemble(nn.Module):
+    """A cooperative network that gives the logits of its ensemble alone, [N, C]."""
+
+    def __init__(self, network: CooperativeNetwork):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images [N, 3, H, W] → gate-weighted sum of the branch logits, [N, C]."""
+        ensemble: Tensor = self.network(images).ensemble
+        return ensemble
+
+
+def branch(network: CooperativeNetwork, number: int, *, fold: bool = False) -> nn.Module:
+    """One branch as a plain module that shares nothing with the network.
+
+    Args:
+        network: left untouched.
+        number: of the branch, from 1.
+        fold: put BatchNorm into the convolutions before it; the module is then for eval mode only.
+
+    Returns:
+        images → logits [N, C], in the network's mode; in eval mode if folded.
+
+    Raises:
+        CoopNetError: there is no such branch.
+    """
+    (index,) = checked_branches(network, [number])
+    trunk = network.trunks[index] if network.trunk is None else network.trunk
+    single = Single(copy.deepcopy(trunk), copy.deepcopy(network.branches[index])).train(network.training)
+    return folded(single) if fold else single
+
+
+def subset(network: CooperativeNetwork, branches: Sequence[int]) -> CooperativeNetwork:
+    """Some branches as a network of their own, whose gate weighs them as it did, in proportion.
+
+    Args:
+        network: left untouched.
+        branches: numbered from 1, in their new order.
+
+    Raises:
+        CoopNetError: there are no such branches, none of them is open, or a learned gate reads the trunks of others.
+    """
+    chosen = checked_branches(network, branches)
+    own = network.trunk is None
+    if own and network.gate is not None and len(chosen) < len(network.branches):
+        raise CoopNetError(
+            "the gate of this combined network reads the trunks of all branches; take one of them by branch(), or all"
+        )
+    if network.gate is not None and not torch.isfinite(network.gate.log_prior[chosen]).any():
+        raise CoopNetError(f"branches {list(branches)} are all closed: their log-prior is −∞")
+    gate = "none" if len(chosen) == 1 else network.architecture.gate
+    trunk = "own" if own and len(chosen) > 1 else "shared"
+    part = build(replace(network.architecture, branches=len(chosen), gate=gate, trunk=trunk), seed=0)
+    plan = origins(part, list(chosen))
+    for name in part.state_dict():
+        if name.startswith("trunks."):
+            _, new, rest = name.split(".", 2)
+            plan[name] = Origin(f"trunks.{chosen[int(new)]}.{rest}")
+        elif own and name.startswith("trunk."):
+            plan[name] = Origin(f"trunks.{chosen[0]}.{name.removeprefix('trunk.')}")
+    device = next(network.parameters()).device
+    with torch.no_grad():
+        transplant(plan, network.state_dict(), part.state_dict())
+        if own and part.gate is not None:  # its columns are of the trunks, in their order
+            columns = part.gate.linear.weight.unflatten(1, (len(chosen), -1))[:, chosen].flatten(1)
+            part.gate.linear.weight.copy_(columns.clone())
+    return part.to(device).train(network.training)
+
+
+def folded(module: nn.Module) -> nn.Module:
+    """A copy in eval mode in which each BatchNorm is part of the convolution before it, where that can be traced.
+
+    The same function up to rounding, with fewer layers.
+    """
+    from torch.fx.experimental.optimization import fuse
+
+    module = copy.deepcopy(module).eval()
+    try:
+        fused: nn.Module = fuse(module)
+    except Exception:  # code that torch.fx cannot trace; the module is as good, only slower
+        return module
+    return fused.eval()
+
+
+def plain(network: CooperativeNetwork, branches: Sequence[int] | None) -> nn.Module:
+    """What is shipped, in eval mode and folded: images → logits [N, C].
+
+    Args:
+        network: left untouched.
+        branches: numbered from 1: one, or several under their gate; None for the whole ensemble.
+    """
+    if branches is None:
+        whole = network if len(network.branches) > 1 else None
+        return folded(branch(network, 1)) if whole is None else folded(Ensemble(copy.deepcopy(network)))
+    if len(branches) == 1:
+        return folded(branch(network, branches[0]))
+    return folded(Ensemble(subset(network, branches)))

@@ -1,0 +1,174 @@
+"""What a parameter transfer did: where each tensor comes from, what is exact, and what changed on given images."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from coopnet.networks.network import CooperativeNetwork
+from coopnet.networks.transfer import Origin
+
+EXACT = 1e-6
+"""Exactly means: float32, eval mode, max|Δ logits| ≤ 1e-6 · max|logit|."""
+
+BATCH = 500
+"""Images that go through a network at once."""
+
+Batches = Callable[[], Iterable[Tensor]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The new network beside what it was made of, in eval mode, on images.
+
+    Attributes:
+        images: how many.
+        largest_logit: max|logit| of the reference.
+        largest_difference: max|Δ logits| between the ensemble and the reference.
+        changed_predictions: images whose best class is another one.
+    """
+
+    images: int
+    largest_logit: float
+    largest_difference: float
+    changed_predictions: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether the difference is rounding: max|Δ logits| ≤ 1e-6 · max|logit|."""
+        return self.largest_difference <= EXACT * self.largest_logit
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a transfer did.
+
+    Attributes:
+        how: the transfer and its options, in a few words.
+        before: branches of each parent.
+        after: branches of the new network.
+        exact: whether the transfer is exact by construction.
+        statement: what is exact and what is not.
+        reference: what the new network is compared with.
+        tensors: where each tensor of the new network comes from.
+        optimizer: what became of the optimiser's state.
+        measured: on the images that were passed; None if none were.
+    """
+
+    how: str
+    before: tuple[int, ...]
+    after: int
+    exact: bool
+    statement: str
+    reference: str
+    tensors: Mapping[str, str]
+    optimizer: str
+    measured: Measured | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        facts = asdict(self) | {"before": list(self.before), "tensors": dict(self.tensors)}
+        if self.measured is not None:
+            facts["measured"] |= {"exact": self.measured.exact}
+        return facts
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Label and value of each fact but the tensors, for a table."""
+        before = ", ".join(map(str, self.before))
+        facts = [
+            ("transfer", self.how),
+            ("branches", f"{before} → {self.after}"),
+            ("exact", f"{'yes' if self.exact else 'no'}: {self.statement}"),
+            ("compared with", self.reference),
+        ]
+        if self.measured is None:
+            facts.append(("images", "none were passed, so nothing was measured"))
+        else:
+            one = self.measured
+            facts += [
+                ("images", f"{one.images:,}"),
+                ("largest logit difference", f"{one.largest_difference:.2e}, largest logit {one.largest_logit:.3g}"),
+                ("changed predictions", f"{one.changed_predictions:,} of {one.images:,}"),
+            ]
+        return [*facts, ("optimiser", self.optimizer)]
+
+    def __str__(self) -> str:
+        """The table as plain text."""
+        width = max(len(label) for label, _ in self.rows())
+        return "\n".join(f"{label:<{width}}  {value}" for label, value in self.rows())
+
+
+def batches_of(images: Tensor | Iterable[Any] | None) -> Batches | None:
+    """Images as transfer takes them: the same batches each time.
+
+    Args:
+        images: normalised, [N, C, H, W]; or batches of them, or of images and labels, as a `DataLoader` gives.
+    """
+    if images is None:
+        return None
+    if isinstance(images, Tensor):
+        whole = images
+        return lambda: whole.split(BATCH)
+    many = list(images) if isinstance(images, Iterator) else images
+    return lambda: (batch if isinstance(batch, Tensor) else batch[0] for batch in many)
+
+
+@torch.no_grad()
+def measure(
+    network: CooperativeNetwork, parents: Sequence[CooperativeNetwork], images: Batches | None
+) -> Measured | None:
+    """Compare the ensemble of a network with the mean of its parents' ensembles."""
+    if images is None:
+        return None
+    everyone: list[nn.Module] = [network, *parents]
+    modes = [one.training for one in everyone]
+    count, largest, difference, changed = 0, 0.0, 0.0, 0
+    try:
+        for one in everyone:
+            one.eval()
+        device = next(network.parameters()).device
+        for batch in images():
+            batch = batch.to(device)
+            old = torch.stack([parent(batch).ensemble for parent in parents]).mean(dim=0)
+            new = network(batch).ensemble
+            count += len(batch)
+            largest = max(largest, old.abs().max().item())
+            difference = max(difference, (new - old).abs().max().item())
+            changed += int((new.argmax(1) != old.argmax(1)).sum())
+    finally:
+        for one, mode in zip(everyone, modes, strict=True):
+            one.train(mode)
+    return Measured(count, largest, difference, changed)
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """1, 2, 3 → `1, 2, 3`; for rows and branches, from 1."""
+    return ", ".join(str(number + 1) for number in numbers)
+
+
+def told(network: nn.Module, plan: Mapping[str, Origin], whose: str = "", fresh: str = "fresh") -> dict[str, str]:
+    """Where each tensor of a network comes from.
+
+    Args:
+        network: the new one.
+        plan: the origin of each inherited tensor.
+        whose: the donor, e.g. `parent 2: `.
+        fresh: what the others are.
+    """
+    said = {}
+    for name in network.state_dict():
+        origin = plan.get(name)
+        if origin is None:
+            said[name] = fresh
+        elif origin.rows is None:
+            said[name] = f"copied from {whose}{origin.name}"
+        else:
+            kept = [(row, source) for row, source in enumerate(origin.rows) if source is not None]
+            new = [row for row, source in enumerate(origin.rows) if source is None]
+            rows, sources = listed([row for row, _ in kept]), listed([source for _, source in kept])
+            said[name] = f"rows {rows} copied from rows {sources} of {whose}{origin.name}"
+            if new:
+                said[name] += f"; rows {listed(new)} {fresh}"
+    return said

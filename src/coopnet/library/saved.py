@@ -1,0 +1,147 @@
+"""Networks on disk: safetensors and JSON, never a pickle."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from coopnet import files
+from coopnet.files.errors import CoopNetError
+from coopnet.library.optimizers import state_of
+from coopnet.networks.network import CooperativeNetwork, trainable_parameters
+from coopnet.networks.transfer import OptimizerState
+from coopnet.runs import checkpoint
+
+RUN = re.compile(r"([^/\s]+)/([^/\s]+)/seed(\d+)")
+
+
+class Saved(NamedTuple):
+    """A network as it was found on disk.
+
+    Attributes:
+        network: in eval mode, on the CPU.
+        state: of its optimiser; empty where none was saved.
+        record: the JSON beside it.
+        folder: where it lies.
+    """
+
+    network: CooperativeNetwork
+    state: OptimizerState
+    record: dict[str, Any]
+    folder: Path
+
+
+def save(
+    network: CooperativeNetwork,
+    folder: str | os.PathLike[str],
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    preprocessing: Mapping[str, Sequence[float]] | None = None,
+    class_names: Sequence[str] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a network: `model.safetensors`, `optimizer.safetensors` and `model.json`.
+
+    Args:
+        network: of the study, or wrapped.
+        folder: is made; what lies in it under these names is replaced. The record comes last.
+        optimizer: whose state is kept with it.
+        preprocessing: `mean` and `std` per channel of the images that it was trained on, pixels in 0..1.
+        class_names: one name per class, in order.
+        facts: more for the record, plain values.
+
+    Raises:
+        CoopNetError: names or constants that do not fit the network, or a folder that cannot be written.
+    """
+    where = Path(folder)
+    classes = network.architecture.classes
+    if class_names is not None and (len(class_names) != classes or not all(isinstance(n, str) for n in class_names)):
+        raise CoopNetError(f"{len(class_names)} class names were passed for a network of {classes} classes")
+    constants = None
+    if preprocessing is not None:
+        constants = {name: [float(value) for value in preprocessing.get(name, ())] for name in ("mean", "std")}
+        if not constants["mean"] or len(constants["mean"]) != len(constants["std"]) or min(constants["std"]) <= 0:
+            raise CoopNetError("preprocessing needs mean and std, a number per channel each, and std above 0")
+    state = {} if optimizer is None else state_of(optimizer, network)
+    record = {
+        **(facts or {}),
+        "architecture": network.architecture.to_dict(),
+        "parameters": trainable_parameters(network),
+        **({"preprocessing": constants} if constants else {}),
+        **({"class_names": list(class_names)} if class_names is not None else {}),
+        "files": checkpoint.write_network(where, network, state),
+    }
+    files.write_json(where / checkpoint.SAVED, record)
+
+
+def load(where: str | os.PathLike[str], *, model: nn.Module | None = None) -> CooperativeNetwork:
+    """Read a network, in eval mode, on the CPU.
+
+    Args:
+        where: a folder that `save`, `coopnet import` or a run wrote; or a run of the workspace in the current folder,
+            or of its run store: `STUDY/EXPERIMENT/seedN`.
+        model: for a network that was wrapped around a model of your own: such a model; its weights do not matter.
+
+    Raises:
+        CoopNetError: there is no such network, it is damaged, or it is none of ours.
+    """
+    return read(where, model=model).network
+
+
+def load_optimizer(
+    where: str | os.PathLike[str], network: CooperativeNetwork, optimizer: torch.optim.Optimizer
+) -> None:
+    """Give an optimiser of a network that was loaded the state that was saved with it, in place.
+
+    Raises:
+        CoopNetError: as `load`, or no state was saved.
+    """
+    state = read(where, network=network).state
+    if not state:
+        raise CoopNetError(f"no optimiser state was saved in {where}")
+    for name, parameter in network.named_parameters():
+        mine = {slot: tensors[name].clone() for slot, tensors in state.items() if name in tensors}
+        if mine:
+            optimizer.state[parameter] = {
+                slot: tensor.to(parameter.device) if tensor.dim() else tensor for slot, tensor in mine.items()
+            }
+
+
+def read(
+    where: str | os.PathLike[str], *, model: nn.Module | None = None, network: CooperativeNetwork | None = None
+) -> Saved:
+    """As `load`, with all that lies beside the network; `network` is of the same kind, where one is at hand."""
+    folder, record = _found(where)
+    if not isinstance(record, dict) or "architecture" not in record or "files" not in record:
+        raise CoopNetError(f"{folder} holds no record of a network; give a folder of coopnet.save")
+    trained = checkpoint.read(folder, record, model=model, like=None if network is None else network.architecture)
+    return Saved(trained.network.eval(), trained.slots, record, folder)
+
+
+def _found(where: str | os.PathLike[str]) -> tuple[Path, Any]:
+    """Folder and record."""
+    folder = Path(where)
+    for record in (checkpoint.SAVED, checkpoint.RECORD):
+        if (folder / record).is_file():
+            return folder, files.read_sealed(folder / record, files.LARGEST_RECORD)
+    named = RUN.fullmatch(str(where))
+    if folder.exists() or named is None:
+        raise CoopNetError(
+            f"{where} is not a network of ours: no {checkpoint.SAVED} lies there; give a folder that coopnet.save "
+            "wrote, or a run as STUDY/EXPERIMENT/seedN"
+        )
+    from coopnet import study
+    from coopnet.commands.train import checkpoint_of
+    from coopnet.runs import store
+    from coopnet.runs.workspace import Workspace
+
+    root = Path()
+    if not (root / "params.yaml").is_file():
+        raise CoopNetError(f"{where} is no folder, and no run either: there is no params.yaml in {root.absolute()}")
+    plan = study.load(root, study.checked_name(named[1]))
+    run = plan.run(named[2], int(named[3]))
+    return checkpoint_of(Workspace(root), plan, run, store.Store(store.default_place(root)))

@@ -1,0 +1,370 @@
+"""Parameter transfer as calls on networks: grow, expand, merge, combine; each with a receipt.
+
+The arithmetic is that of the study: `coopnet.networks.transfer` and `coopnet.networks.merge`.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from coopnet.files.errors import CoopNetError
+from coopnet.library.optimizers import follow, state_of
+from coopnet.library.receipt import Receipt, batches_of, listed, measure, told
+from coopnet.networks import merge as merging
+from coopnet.networks import transfer
+from coopnet.networks.network import CooperativeNetwork
+from coopnet.networks.transfer import Origin, TrainedNetwork
+
+HOW_TO_GROW = ("split", "masked", "zero_output", "zero_pad")
+HOW_TO_MERGE = merging.TRUNKS
+
+Optimizer = torch.optim.Optimizer
+
+
+class Transferred(NamedTuple):
+    """What a transfer gives.
+
+    Attributes:
+        network: the new network, on the device and in the mode of its (first) parent.
+        optimizer: an optimiser of its parameters with the state of the parent's; None where none was passed.
+        receipt: where each tensor comes from, and what changed.
+    """
+
+    network: CooperativeNetwork
+    optimizer: Optimizer | None
+    receipt: Receipt
+
+
+def grow(
+    network: CooperativeNetwork,
+    branches: int,
+    *,
+    how: str = "split",
+    donors: Sequence[int] | None = None,
+    noise: float = 0.0,
+    seed: int = 0,
+    optimizer: Optimizer | None = None,
+    images: Tensor | Iterable[Any] | None = None,
+) -> Transferred:
+    """Give a trained network more branches.
+
+    Args:
+        network: with one trunk; left untouched. A plain network of one branch gets a gate.
+        branches: B′, how many there shall be.
+        how: how the new ones start. `split`: copies of trained branches, which share their donors' weight. `masked`:
+            fresh, behind a log-prior of −∞, see `open_branches`. `zero_output`: fresh, with classifiers and gate rows
+            of zero. `zero_pad`: fresh, with gate rows of zero, as in the published code.
+        donors: for `split`, the branches to copy, numbered from 1; branch 1, 2, … in turn by default.
+        noise: for `split`, σ in units of each weight tensor's standard deviation. At 0 the growth is exact, and copies
+            stay what their donors are until something parts them: dropout, or noise.
+        seed: of fresh weights and noise.
+        optimizer: of the network. A new one is made, with the state of every copied tensor.
+        images: normalised images on which old and new are compared: a tensor [N, C, H, W], batches, or a DataLoader.
+
+    Raises:
+        CoopNetError: fewer branches than before, an unknown way, donors that do not exist, or a network whose branches
+            have trunks of their own.
+    """
+    _refuse_own_trunks(network, "grow")
+    before = network.architecture.branches
+    parent = TrainedNetwork(network, {} if optimizer is None else state_of(optimizer, network))
+    options = {"donors": donors, "noise": noise} if how == "split" else {}
+    if how != "split" and (donors is not None or noise):
+        raise CoopNetError(f"donors and noise are for how='split', not for {how!r}; leave them out")
+    grown = _asked(transfer.expand, parent, branches, kind=how, seed=seed, **options)
+    sources = transfer.sources_of(how, before, branches, donors)
+    plan = transfer.origins(grown.network, sources)
+    if network.gate is None:
+        plan = {name: origin for name, origin in plan.items() if not name.startswith("gate.")}
+    _like(network, grown.network)
+    receipt = Receipt(
+        how=f"grow by {how}" + (f", noise {noise:g}" if how == "split" else ""),
+        before=(before,),
+        after=branches,
+        exact=how == "masked" or (how == "split" and noise == 0),
+        statement=_of_growth(how, noise),
+        reference="the ensemble of the network before",
+        tensors=_told_of_growth(network, grown.network, plan, how, noise),
+        optimizer=_told_of_optimizer(optimizer),
+        measured=measure(grown.network, [network], batches_of(images)),
+    )
+    return Transferred(grown.network, _followed(optimizer, network, grown, plan), receipt)
+
+
+def expand(
+    network: CooperativeNetwork,
+    branches: int,
+    *,
+    how: str = "split",
+    noise: float = 0.0,
+    seed: int = 0,
+    optimizer: Optimizer | None = None,
+    images: Tensor | Iterable[Any] | None = None,
+) -> Transferred:
+    """Make a network of one branch, with a gate or without, one of several: `grow` from 1.
+
+    Raises:
+        CoopNetError: it has several branches already, or as `grow`.
+    """
+    if network.architecture.branches != 1:
+        raise CoopNetError(f"the network has {network.architecture.branches} branches; grow it, expand is for one")
+    return grow(network, branches, how=how, noise=noise, seed=seed, optimizer=optimizer, images=images)
+
+
+def combine(
+    networks: Sequence[CooperativeNetwork],
+    *,
+    gate: str = "learned",
+    gate_rows: str = "uniform",
+    seed: int = 0,
+    images: Tensor | Iterable[Any] | None = None,
+) -> Transferred:
+    """Join networks of one branch as branches of one, each on its own trunk.
+
+    Args:
+        networks: of the same architecture, their gates apart; left untouched.
+        gate: `learned`, or `mean`: their plain ensemble, which has nothing to learn.
+        gate_rows: how a learned gate starts: `uniform`, or `parents`, as published.
+        seed: of fresh weights.
+        images: as `grow`; compared is the mean of the networks' logits.
+
+    Raises:
+        CoopNetError: fewer than two networks, networks that do not fit together, or an unknown option.
+    """
+    parents = [TrainedNetwork(network, {}) for network in _several(networks)]
+    joined = _asked(merging.combine, parents, gate=gate, gate_rows=gate_rows, seed=seed)
+    exact = gate == "mean" or gate_rows == "uniform"
+    return _joined(
+        networks,
+        joined,
+        f"combine, gate {gate}" + (f", rows {gate_rows}" if gate == "learned" else ""),
+        exact,
+        "the ensemble is the mean of the networks' logits"
+        if exact
+        else "gate rows of different networks were never trained beside each other",
+        _told_of_parents(joined.network, gate_rows),
+        images,
+    )
+
+
+def merge(
+    networks: Sequence[CooperativeNetwork],
+    *,
+    how: str = "refit",
+    images: Tensor | Iterable[Any] | None = None,
+    reestimate: bool = False,
+    gate_rows: str = "uniform",
+    seed: int = 0,
+    ridge: float = 1e-4,
+) -> Transferred:
+    """Put the branches of several one-branch networks on one trunk.
+
+    Args:
+        networks: of the same architecture, their gates apart; left untouched.
+        how: where the trunk comes from. `refit`: the first network's, and the convolutions that read it in the other
+            branches are solved anew on `images`. `first`: the first network's. `mean`: the mean of all. `matched`: the
+            mean after permuting channels (Git Re-Basin); for this project's residual networks only.
+        images: normalised training images: a tensor [N, C, H, W], batches, or a DataLoader. `refit` and `reestimate`
+            need them; the receipt compares on them.
+        reestimate: measure the statistics of BatchNorm anew; `refit` always does.
+        gate_rows: `uniform`, or `parents`, as published.
+        seed: of fresh weights and of the order in which permutations are matched.
+        ridge: of the regressions, relative to the features' mean square.
+
+    Raises:
+        CoopNetError: fewer than two networks, networks that do not fit together, no images where they are needed, or
+            an unknown option.
+    """
+    parents = [TrainedNetwork(network, {}) for network in _several(networks)]
+    batches = batches_of(images)
+    if batches is None and (reestimate or how == "refit"):
+        raise CoopNetError("how='refit' and reestimate=True look at training images; pass images=")
+    merged = _asked(
+        merging.merge,
+        parents,
+        trunk=how,
+        reestimate=reestimate,
+        gate_rows=gate_rows,
+        seed=seed,
+        images=batches or list,
+        ridge=ridge,
+    )
+    said = _told_of_parents(merged.network, gate_rows)
+    said |= _told_of_trunk(merged.network, how, reestimate or how == "refit")
+    return _joined(
+        networks,
+        merged,
+        f"merge, trunk {how}" + (", statistics measured anew" if reestimate or how == "refit" else ""),
+        False,
+        "branches read a trunk other than their own" + (", by layers fitted to it" if how == "refit" else ""),
+        said,
+        images,
+    )
+
+
+@torch.no_grad()
+def open_branches(network: CooperativeNetwork, branches: Sequence[int], share: float) -> None:
+    """Set the log-prior of branches that were grown by `masked`, in place: log(share).
+
+    In the study the share is 0 for the first 40 % of the steps of fine-tuning and rises linearly to 1 by 60 %.
+
+    Args:
+        network: with a learned gate.
+        branches: numbered from 1.
+        share: 0 (−∞: closed) to 1 (open).
+
+    Raises:
+        CoopNetError: no learned gate, no such branch, a share outside of 0..1, or no branch would be left open.
+    """
+    if network.gate is None:
+        raise CoopNetError("the network has no learned gate, so it has no log-prior")
+    if not 0 <= share <= 1:
+        raise CoopNetError(f"share {share} is not between 0 and 1")
+    chosen = checked_branches(network, branches)
+    prior = network.gate.log_prior.clone()
+    prior[chosen] = math.log(share) if share else -math.inf
+    if not torch.isfinite(prior).any():
+        raise CoopNetError("at least one branch has to stay open")
+    network.gate.log_prior.copy_(prior)
+
+
+def checked_branches(network: CooperativeNetwork, branches: Sequence[int]) -> list[int]:
+    """Numbers of branches from 1 as indices from 0.
+
+    Raises:
+        CoopNetError: there are no such branches, or one is named twice.
+    """
+    there = network.architecture.branches
+    if not branches or not set(branches) <= set(range(1, there + 1)) or len(set(branches)) != len(branches):
+        raise CoopNetError(f"branches {list(branches)} are not different numbers from 1 to {there}")
+    return [branch - 1 for branch in branches]
+
+
+# Shared by all -------------------------------------------------------------------------------------------------------
+
+
+def _asked(work: Any, *arguments: Any, **options: Any) -> TrainedNetwork:
+    """Do the transfer; what it refuses is the caller's to mend."""
+    try:
+        result: TrainedNetwork = work(*arguments, **options)
+    except ValueError as error:
+        raise CoopNetError(str(error)) from error
+    return result
+
+
+def _several(networks: Sequence[CooperativeNetwork]) -> Sequence[CooperativeNetwork]:
+    if not isinstance(networks, Sequence) or len(networks) < 2:
+        raise CoopNetError("pass a list of two networks or more")
+    devices = {next(network.parameters()).device for network in networks}
+    if len(devices) > 1:
+        raise CoopNetError(f"the networks are on {', '.join(sorted(map(str, devices)))}; move them to one device")
+    return networks
+
+
+def _refuse_own_trunks(network: CooperativeNetwork, what: str) -> None:
+    if network.trunk is None:
+        raise CoopNetError(f"cannot {what} a combined network, whose branches have trunks of their own")
+
+
+def _like(parent: CooperativeNetwork, network: CooperativeNetwork) -> None:
+    """Bring a new network to the device, and into the mode, of its parent."""
+    network.to(next(parent.parameters()).device).train(parent.training)
+
+
+def _followed(
+    optimizer: Optimizer | None, parent: CooperativeNetwork, grown: TrainedNetwork, plan: dict[str, Origin]
+) -> Optimizer | None:
+    if optimizer is None:
+        return None
+    return follow(optimizer, dict(parent.named_parameters()), grown.network, plan, grown.slots)
+
+
+def _told_of_optimizer(optimizer: Optimizer | None) -> str:
+    if optimizer is None:
+        return "none was passed"
+    return f"{type(optimizer).__name__}; state carried over for copied tensors and rows, none for new ones"
+
+
+def _of_growth(how: str, noise: float) -> str:
+    """What is exact about a way to grow."""
+    if how == "split" and noise:
+        return f"copies were moved by noise of σ = {noise:g}"
+    return {
+        "split": "copies share their donors' weight, so the ensemble is the same",
+        "masked": "the new branches have weight 0 until their log-prior is opened",
+        "zero_output": "predictions are kept; the logits of an image shrink by one factor",
+        "zero_pad": "new branches take weight in the ensemble from the start, as exp(0) does in a softmax",
+    }[how]
+
+
+def _told_of_growth(
+    parent: CooperativeNetwork, grown: CooperativeNetwork, plan: dict[str, Origin], how: str, noise: float
+) -> dict[str, str]:
+    said = told(grown, plan)
+    zero = {"zero_pad": ("gate.linear.",), "zero_output": ("gate.linear.",)}.get(how, ())
+    new = [f"branches.{b}." for b in range(parent.architecture.branches, grown.architecture.branches)]
+    for name, tensor in grown.state_dict().items():
+        if parent.gate is None and name.startswith("gate."):
+            said[name] = "of a new gate that weighs all branches alike"
+        if name.startswith(tuple(zero)) and zero:
+            said[name] = said[name].replace("fresh", "zero")
+        if name == "gate.log_prior":
+            said[name] += {"masked": "; −∞ for new branches", "split": "; −log k for each of k copies"}.get(how, "")
+        if name.startswith(tuple(new)):
+            if how == "zero_output" and f".{grown.architecture.classifier}." in name:
+                said[name] = "zero"
+            if how == "split" and noise and tensor.dim() > 1:
+                said[name] += f", with noise of σ = {noise:g}"
+    return said
+
+
+def _told_of_parents(network: CooperativeNetwork, gate_rows: str) -> dict[str, str]:
+    """What a joined network has from which parent."""
+    said = dict.fromkeys(network.state_dict(), "of a new gate that weighs all branches alike")
+    for b in reversed(range(len(network.branches))):  # the first parent last, as in the transfer
+        for name, origin in merging.inheritance(network, b, gate_rows).items():
+            copied = f"copied from parent {b + 1}: {origin.name}"
+            said[name] = copied if origin.rows is None else "the row of each branch from the gate of its parent"
+    return said
+
+
+def _told_of_trunk(network: CooperativeNetwork, how: str, reestimated: bool) -> dict[str, str]:
+    """What a merge did to tensors beyond copying them."""
+    readers = network.architecture.readers(network.branches[0]) if how == "refit" else []
+    solved = {f"branches.{b}.{name}.weight" for b in range(1, len(network.branches)) for name in readers}
+    said = {}
+    for name in network.state_dict():
+        if name.startswith("trunk.") and how in ("mean", "matched") and not name.endswith("num_batches_tracked"):
+            said[name] = "mean of all parents" + (", channels matched to parent 1" if how == "matched" else "")
+        if name in solved:
+            said[name] = "solved anew on the images"
+        if reestimated and name.endswith(("running_mean", "running_var")):
+            said[name] = "measured anew on the images"
+    return said
+
+
+def _joined(
+    networks: Sequence[CooperativeNetwork],
+    joined: TrainedNetwork,
+    how: str,
+    exact: bool,
+    statement: str,
+    tensors: dict[str, str],
+    images: Tensor | Iterable[Any] | None,
+) -> Transferred:
+    _like(networks[0], joined.network)
+    receipt = Receipt(
+        how=how,
+        before=tuple(network.architecture.branches for network in networks),
+        after=joined.network.architecture.branches,
+        exact=exact,
+        statement=statement,
+        reference=f"the mean of the logits of the networks {listed(range(len(networks)))}",
+        tensors=tensors,
+        optimizer="none: make a new one for the joined network",
+        measured=measure(joined.network, networks, batches_of(images)),
+    )
+    return Transferred(joined.network, None, receipt)

@@ -1,0 +1,651 @@
+"""Any traceable network as trunk and branches: what lies before a split is the trunk, what follows is a branch.
+
+A model is traced with `torch.fx`. Only the modules that contain the split are looked into; every other module stays
+what it is, so that dropout, BatchNorm and control flow inside it behave as in the model. Names are those of
+`model.named_modules()`, which are also the names of `torchvision.models.feature_extraction`.
+"""
+
+import copy
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from coopnet.files.errors import CoopNetError
+from coopnet.networks.network import CooperativeNetwork, build, initialise_convolutions
+
+LIBRARIES = ("timm", "torchvision")
+OWN = "module"
+"""The family of a model that was passed as an object, and which only its owner can build again."""
+
+LISTED = 24  # splits that a refusal names
+SIZES = (224, 32)  # of images that are tried on a model which does not say which size it takes
+
+
+class _NoCut(Exception):
+    """A model cannot be cut there; the message says why."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """The two pieces of a model that was cut.
+
+    Attributes:
+        trunk: images → features.
+        branch: features → logits [N, C], with the weights of the model.
+        channels: of the features.
+        over: dimensions of the features that the gate averages over: (2, 3) of [N, C, H, W], (1,) of tokens [N, T, C],
+            (1, 2) of [N, H, W, C], none of [N, C].
+        classifier: name, within the branch, of the layer that makes the logits.
+        replaced: whether that layer is a new one, because the model had another number of classes.
+        fresh: builds the whole model anew, with fresh weights; None where nobody knows how.
+    """
+
+    trunk: nn.Module
+    branch: nn.Module
+    channels: int
+    over: tuple[int, ...]
+    classifier: str
+    replaced: bool = False
+    fresh: Callable[[], Any] | None = None
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Everything needed to build a cooperative network out of a model: the counterpart of `Architecture`.
+
+    Attributes:
+        family: `timm` or `torchvision`; `module` for a model that was passed as an object.
+        name: of the model in its library; the name of its class for a `module`.
+        split: name of the module with which the branches begin.
+        branches: number of branches B.
+        gate: `learned`; `mean` weighs all branches alike; `none` for a single branch.
+        classes: number of classes C.
+        trunk: `shared` by all branches, or `own`: each branch has one, and the gate reads all of them.
+        input: shape of one image, channels first.
+        template: the pieces; two backbones are equal if everything else is.
+    """
+
+    family: str
+    name: str
+    split: str
+    branches: int
+    gate: str
+    classes: int
+    trunk: str = "shared"
+    input: tuple[int, ...] = (3, 224, 224)
+    template: Template = field(kw_only=True, compare=False, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        names = ("family", "name", "split", "branches", "gate", "classes", "trunk")
+        return {name: getattr(self, name) for name in names} | {"input": list(self.input)}
+
+    @property
+    def trunk_channels(self) -> int:
+        """Channels of a trunk's features."""
+        return self.template.channels
+
+    @property
+    def averaged(self) -> tuple[int, ...]:
+        """Dimensions of the features that the gate averages over."""
+        return self.template.over
+
+    @property
+    def classifier(self) -> str:
+        """Name, within a branch, of the layer that makes the logits."""
+        return self.template.classifier
+
+    def new_trunk(self) -> nn.Module:
+        """A trunk with fresh weights."""
+        return self._renewed(self.template.trunk)
+
+    def new_branch(self) -> nn.Module:
+        """A branch with fresh weights."""
+        return self._renewed(self.template.branch)
+
+    def initialise(self, network: nn.Module) -> None:
+        """Nothing is left to do: the pieces have their fresh weights."""
+
+    def readers(self, branch: nn.Module) -> list[str]:
+        """Names, within a branch, of the convolutions that read the trunk.
+
+        Raises:
+            ValueError: something else than a plain convolution without bias reads it.
+        """
+        return list(_readers(branch))
+
+    def copies(self) -> CooperativeNetwork:
+        """A network whose trunk and branches have the weights of the template, to be filled with others."""
+        state = self.template.trunk.state_dict() | self.template.branch.state_dict()
+        whole = SimpleNamespace(state_dict=lambda: state)
+        network = build(replace(self, template=replace(self.template, fresh=lambda: whole)), seed=0)
+        network.architecture = self
+        return network
+
+    def _renewed(self, piece: nn.Module) -> nn.Module:
+        """A copy with fresh weights: those of a new model, or what its layers' own initialisation gives.
+
+        Parameters of modules without `reset_parameters` keep the model's values.
+        """
+        renewed = copy.deepcopy(piece)
+        if self.template.fresh is not None:
+            state = self.template.fresh().state_dict()
+            renewed.load_state_dict({name: state[name] for name in renewed.state_dict()})
+            return renewed
+        for module in renewed.modules():
+            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+            if callable(reset):
+                reset()
+        initialise_convolutions(renewed)
+        return renewed
+
+
+# From a model --------------------------------------------------------------------------------------------------------
+
+
+def wrap(
+    model: nn.Module | str,
+    split: str,
+    *,
+    branches: int,
+    classes: int,
+    gate: str = "learned",
+    weights: str = "fresh",
+    noise: float = 0.1,
+    seed: int = 0,
+    example: Tensor | None = None,
+    pretrained: bool = False,
+) -> CooperativeNetwork:
+    """Make any traceable model cooperative.
+
+    Args:
+        model: the model, which is left untouched; or `timm/NAME` or `torchvision/NAME`, of which one is created.
+        split: name of a module of the model, e.g. `layer4`. What is computed before it is the trunk.
+        branches: number of branches B.
+        classes: number of classes C. Where the model has another number its last layer is replaced in every branch.
+        gate: `learned`, `mean`, or `none` for a single branch: the plain model.
+        weights: how the branches start. `fresh`: each with weights of its own. `copied`: each with those of the model,
+            and from the second branch on with noise, so that they can part; a replaced last layer is fresh. The trunk
+            has the weights of the model either way.
+        noise: for `copied`, σ in units of each weight tensor's own standard deviation.
+        seed: of the fresh weights and of the noise.
+        example: a batch of two images or more, as the model takes them; by default zeros of the size that the model
+            names, or of 224×224 or 32×32 pixels with three channels.
+        pretrained: of a model that is named: whether its library's pretrained weights are fetched.
+
+    Returns:
+        A network whose outputs are those of the study's networks; `network.architecture` is a `Backbone`.
+
+    Raises:
+        CoopNetError: the model cannot be traced or cut there (the message names splits that work), it does not give
+            logits [N, C], a library is not installed or has no such model, or an option is unknown.
+    """
+    if weights not in ("fresh", "copied"):
+        raise CoopNetError(f"weights {weights!r} is not known; choose fresh or copied")
+    if isinstance(model, str):
+        family, _, name = model.partition("/")
+        if family not in LIBRARIES or not name:
+            raise CoopNetError(f"{model!r} names no model; give timm/NAME, torchvision/NAME, or a model itself")
+        architecture = library_backbone(
+            family, name, split, branches=branches, classes=classes, gate=gate, example=example, pretrained=pretrained
+        )
+    else:
+        architecture = _backbone(model, OWN, _class_name(model), split, branches, gate, classes, "shared", example)
+    network = build(architecture, seed)
+    template = architecture.template
+    kept = isinstance(model, nn.Module) or pretrained
+    with torch.no_grad():
+        if kept and network.trunk is not None:
+            network.trunk.load_state_dict(template.trunk.state_dict())
+        if weights == "copied":
+            _copy_branches(network, template, noise, seed)
+    return network
+
+
+def _copy_branches(network: CooperativeNetwork, template: Template, noise: float, seed: int) -> None:
+    """Give every branch the model's weights, and all but the first one noise."""
+    from coopnet.networks.transfer import perturb
+
+    state = template.branch.state_dict()
+    if template.replaced:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(f"{template.classifier}.")}
+    for branch in network.branches:
+        branch.load_state_dict(state, strict=False)
+    perturb(list(network.branches)[1:], noise, seed)
+
+
+def _class_name(model: nn.Module) -> str:
+    return f"{type(model).__module__}.{type(model).__qualname__}"
+
+
+def library_backbone(
+    family: str,
+    name: str,
+    split: str,
+    *,
+    branches: int,
+    classes: int,
+    gate: str = "learned",
+    trunk: str = "shared",
+    size: int | None = None,
+    example: Tensor | None = None,
+    pretrained: bool = False,
+) -> Backbone:
+    """The architecture of a cooperative network out of a library's model; `network.build` makes it.
+
+    Args:
+        family: `timm` or `torchvision`.
+        name: of the model there.
+        split: name of the module with which the branches begin.
+        branches: number of branches B.
+        classes: number of classes C.
+        gate: `learned`, `mean` or `none`.
+        trunk: `shared` or `own`.
+        size: height and width of the images, which have three channels; by default what the model names.
+        example: instead of `size`, a batch of images.
+        pretrained: whether the template has the pretrained weights; what is built has fresh ones.
+
+    Raises:
+        CoopNetError: as `wrap`.
+    """
+    model = library_model(family, name, classes, pretrained=pretrained)
+    if example is None and size is not None:
+        example = _zeros(model, (3, size, size))
+    return _backbone(
+        model,
+        family,
+        name,
+        split,
+        branches,
+        gate,
+        classes,
+        trunk,
+        example,
+        fresh=lambda: library_model(family, name, classes),
+    )
+
+
+def library_model(family: str, name: str, classes: int, *, pretrained: bool = False) -> nn.Module:
+    """A model of timm or torchvision with `classes` outputs.
+
+    Raises:
+        CoopNetError: the library is not installed, or has no such model.
+    """
+    try:
+        if family == "timm":
+            import timm
+
+            known, create = timm.list_models, timm.create_model
+            options: dict[str, Any] = {"num_classes": classes, "pretrained": pretrained}
+        elif family == "torchvision":
+            from torchvision import models
+
+            known, create = models.list_models, models.get_model
+            options = {"num_classes": classes} if not pretrained else {"weights": "DEFAULT"}
+        else:
+            raise CoopNetError(f"family {family!r} is no library of models; choose {' or '.join(LIBRARIES)}")
+    except ModuleNotFoundError as error:
+        raise CoopNetError(
+            f"{family} is not installed, but {name} is one of its models; pip install 'coopnet[timm]' brings it"
+        ) from error
+    names = known()
+    if name not in names:
+        near = ", ".join(difflib.get_close_matches(name, names, 3, 0.5)) or f"one of its {len(names)} models"
+        raise CoopNetError(f"{family} has no model {name!r}; did you mean {near}?")
+    model: nn.Module = create(name, **options)
+    return model
+
+
+def backbone_from_dict(facts: dict[str, Any], model: nn.Module | None = None) -> Backbone:
+    """The architecture that `Backbone.to_dict` described.
+
+    Args:
+        facts: its plain values.
+        model: the model itself, for the family `module`; its weights do not matter.
+
+    Raises:
+        CoopNetError: the model is needed and was not passed, or is another one.
+        KeyError, TypeError: values are missing or of another type.
+    """
+    family, name, size = str(facts["family"]), str(facts["name"]), tuple(int(number) for number in facts["input"])
+    rest = (facts["split"], facts["branches"], facts["gate"], facts["classes"], facts["trunk"])
+    fresh: Callable[[], nn.Module] | None = None
+    if family == OWN:
+        if model is None:
+            raise CoopNetError(
+                f"the network was wrapped around a {name}, which only its own code can build; "
+                "load it in Python with coopnet.load(folder, model=...)"
+            )
+        if _class_name(model) != name:
+            raise CoopNetError(
+                f"the network was wrapped around a {name}, not a {_class_name(model)}; pass such a model"
+            )
+    else:
+        classes = facts["classes"]
+        model = library_model(family, name, classes)
+        fresh = lambda: library_model(family, name, classes)  # noqa: E731
+    return _backbone(model, family, name, *rest, example=_zeros(model, size), fresh=fresh)
+
+
+def _backbone(
+    model: nn.Module,
+    family: str,
+    name: str,
+    split: str,
+    branches: int,
+    gate: str,
+    classes: int,
+    trunk: str,
+    example: Tensor | None,
+    *,
+    fresh: Callable[[], nn.Module] | None = None,
+) -> Backbone:
+    """Cut a model and describe the network that comes out of it."""
+    if branches < 1 or classes < 1:
+        raise CoopNetError(f"branches {branches} and classes {classes} have to be 1 or more")
+    if gate not in ("learned", "mean", "none") or (gate == "none" and branches > 1):
+        raise CoopNetError(f"gate {gate!r} does not go with {branches} branches; choose learned or mean")
+    model = copy.deepcopy(model)
+    if not isinstance(split, str) or split not in dict(model.named_modules()) or not split:
+        raise CoopNetError(f"{name} has no module {split!r} to split at; {_advice(model)}")
+    example = _example(model, name) if example is None else example
+    try:
+        first, second = cut(model, split)
+        template = _probe(model, first, second, classes, example, fresh)
+    except _NoCut as reason:
+        raise CoopNetError(f"{name} cannot be split at {split!r}: {reason}; {_advice(model)}") from reason
+    size = tuple(example.shape[1:])
+    return Backbone(family, name, split, branches, gate, classes, trunk, size, template=template)
+
+
+def _zeros(model: nn.Module, size: Sequence[int]) -> Tensor:
+    """Two images, as the weights are."""
+    like = next(model.parameters(), torch.zeros(()))
+    return torch.zeros(2, *size, device=like.device, dtype=like.dtype)
+
+
+def _example(model: nn.Module, name: str) -> Tensor:
+    """Images that the model takes."""
+    known = getattr(model, "default_cfg", {}).get("input_size") or getattr(model, "image_size", None)
+    if isinstance(known, int):
+        known = (3, known, known)
+    if known:
+        return _zeros(model, tuple(known))
+    for size in SIZES:
+        images, reason = _zeros(model, (3, size, size)), ""
+        try:
+            with _evaluating(model):
+                model(images)
+        except Exception as error:  # any model, any error
+            reason = _first_line(error)
+            continue
+        return images
+    raise CoopNetError(
+        f"{name} takes no images of {' or '.join(f'3×{size}×{size}' for size in SIZES)} ({reason}); "
+        "pass example=, a batch of images as it takes them"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200]
+
+
+class _evaluating:  # noqa: N801  (used like a function)
+    """In eval mode, without gradients; every module's mode is restored."""
+
+    def __init__(self, *models: nn.Module):
+        self.modes = [(module, module.training) for model in models for module in model.modules()]
+        self.models = models
+
+    def __enter__(self) -> None:
+        for model in self.models:
+            model.eval()
+        self.no_grad = torch.no_grad()
+        self.no_grad.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.no_grad.__exit__(*error)
+        for module, mode in self.modes:
+            module.training = mode
+
+
+# Cutting -------------------------------------------------------------------------------------------------------------
+
+
+class _Tracer(fx.Tracer):
+    """Looks into the modules that contain the split, and takes every other one as it is."""
+
+    def __init__(self, split: str):
+        super().__init__()
+        self.split = split
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return not self.split.startswith(f"{module_qualified_name}.")
+
+
+def cut(model: nn.Module, split: str) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Cut a model in two, which share its modules: what comes before the module `split`, and the rest.
+
+    Raises:
+        _NoCut: it cannot be traced, or more than one tensor crosses.
+    """
+    graph = _trace(model, split)
+    nodes = [node for node in graph.nodes if node.op != "placeholder"]
+    images = next(node for node in graph.nodes if node.op == "placeholder")
+    place = next((i for i, node in enumerate(nodes) if node.op == "call_module" and node.target == split), None)
+    if place is None:
+        raise _NoCut("it is not called where the model says what it computes")
+    before, after = nodes[:place], nodes[place:]
+    features = _crossing(model, images, before, after)
+    given = {node for node in before if node.op == "get_attr"}  # a parameter, which either piece may hold
+    needed = [node for node in given if any(user in after for user in node.users)]
+    result = after[-1].args[0]
+    if not isinstance(result, fx.Node):
+        raise _NoCut("the model gives several outputs, where one tensor of logits [N, classes] is needed")
+    trunk = _piece(model, images, before, features)
+    return trunk, _piece(model, features, [*needed, *after[:-1]], result)
+
+
+def _trace(model: nn.Module, split: str) -> fx.Graph:
+    """The graph of a model, the same in training and in eval mode."""
+    inputs = list(_parameters_of(model.forward))
+    if not inputs:
+        raise _NoCut("the model takes no images")
+    fixed = dict(inputs[1:])
+    modes, codes, graph = [(module, module.training) for module in model.modules()], [], None
+    try:
+        for mode in (True, False):
+            graph = _Tracer(split).trace(model.train(mode), concrete_args=fixed or None)
+            codes.append(graph.python_code("self").src)
+    except Exception as error:  # whatever the model's own code does with a proxy
+        raise _NoCut(f"torch.fx cannot trace the model ({_first_line(error)})") from error
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    if codes[0] != codes[1]:
+        raise _NoCut("the model computes something else in training than in eval mode outside of its modules")
+    assert graph is not None
+    return graph
+
+
+def _parameters_of(forward: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
+    """Names and defaults of what `forward` takes by position."""
+    for name, parameter in inspect.signature(forward).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        yield name, None if parameter.default is parameter.empty else parameter.default
+
+
+def _crossing(model: nn.Module, images: fx.Node, before: Sequence[fx.Node], after: Sequence[fx.Node]) -> fx.Node:
+    """The one value that is computed before the split and used after it."""
+    late = set(after)
+    crossing = [n for n in [images, *before] if n.op != "get_attr" and any(user in late for user in n.users)]
+    if crossing == [images] or not before:
+        raise _NoCut("nothing is computed before it, so there would be no trunk")
+    if len(crossing) != 1:
+        raise _NoCut(
+            f"{len(crossing)} values are computed before it and used after it "
+            f"({', '.join(str(node) for node in crossing[:4])}), where one is needed"
+        )
+    called = [{node.target for node in part if node.op == "call_module"} for part in (before, after)]
+    for name in sorted(map(str, called[0] & called[1])):
+        if any(True for _ in model.get_submodule(name).parameters()):
+            raise _NoCut(f"the module {name} is used both before and after it")
+    return crossing[0]
+
+
+def _piece(root: nn.Module, entry: fx.Node, nodes: Sequence[fx.Node], result: fx.Node) -> fx.GraphModule:
+    """A module of some nodes of a graph, from one value to another."""
+    graph = fx.Graph()
+    copies = {entry: graph.placeholder("x")}
+    for node in nodes:
+        if all(one in copies for one in node.all_input_nodes):  # else it concerns an argument that is not passed
+            copies[node] = graph.node_copy(node, lambda one: copies[one])
+    if result not in copies:
+        raise _NoCut("what follows needs more than the images")
+    graph.output(copies[result])
+    graph.lint()
+    return fx.GraphModule(root, graph)
+
+
+def _probe(
+    model: nn.Module,
+    trunk: nn.Module,
+    branch: nn.Module,
+    classes: int,
+    example: Tensor,
+    fresh: Callable[[], nn.Module] | None,
+) -> Template:
+    """Run both pieces over a few images, and see that they compute what the model computes."""
+    try:
+        with _evaluating(model, trunk, branch):
+            features, whole = trunk(example), model(example)
+            result = branch(features)
+    except Exception as error:  # any model, any error
+        raise _NoCut(f"it does not take images of {list(example.shape)[1:]} ({_first_line(error)})") from error
+    for what, value in (("features", features), ("logits", result)):
+        if not isinstance(value, Tensor):
+            raise _NoCut(f"its {what} are a {type(value).__name__}, no tensor")
+    if result.dim() != 2 or len(result) != len(example):
+        raise _NoCut(f"it gives {list(result.shape)} for {len(example)} images, where logits [N, classes] are needed")
+    if not result.is_meta and not torch.equal(result, whole):
+        raise _NoCut("its two pieces together compute something else than the model")
+    channels, over = _layout(features)
+    replaced, classifier = result.shape[1] != classes, _classifier(branch, result.shape[1])
+    if replaced:
+        _replace(branch, classifier, classes)
+    return Template(trunk, branch, channels, over, classifier, replaced, None if replaced else fresh)
+
+
+def _layout(features: Tensor) -> tuple[int, tuple[int, ...]]:
+    """Number of channels, and the dimensions that the gate averages over."""
+    match list(features.shape):
+        case [_, channels]:
+            return channels, ()
+        case [_, _, channels]:
+            return channels, (1,)
+        case [_, height, width, channels] if height == width != channels:
+            return channels, (1, 2)
+        case [_, channels, _, _]:
+            return channels, (2, 3)
+    raise _NoCut(f"the gate cannot average over features of shape {list(features.shape)}")
+
+
+def _classifier(branch: nn.Module, outputs: int) -> str:
+    """Name of the last layer, which makes the logits."""
+    for name, module in reversed(list(branch.named_modules())):
+        made = getattr(module, "out_features", getattr(module, "out_channels", None))
+        if isinstance(module, nn.Linear | nn.Conv2d) and made == outputs:
+            return name
+    raise _NoCut(f"no linear or convolutional layer after it makes the {outputs} logits")
+
+
+def _replace(branch: nn.Module, name: str, classes: int) -> None:
+    """Put a new last layer of `classes` outputs in place of the old one."""
+    old = branch.get_submodule(name)
+    like = next(old.parameters())
+    new: nn.Module
+    if isinstance(old, nn.Linear):
+        new = nn.Linear(old.in_features, classes, old.bias is not None, device=like.device, dtype=like.dtype)
+    else:
+        assert isinstance(old, nn.Conv2d)
+        if old.kernel_size != (1, 1) or old.groups != 1:
+            raise _NoCut(f"its last layer {name} cannot be given {classes} outputs; pass a model that has as many")
+        new = nn.Conv2d(old.in_channels, classes, 1, bias=old.bias is not None, device=like.device, dtype=like.dtype)
+    parent, _, last = name.rpartition(".")
+    setattr(branch.get_submodule(parent), last, new)
+
+
+def _readers(branch: nn.Module) -> Iterator[str]:
+    """Names of the convolutions that read the features; as `Backbone.readers`."""
+    # A block is taken as it is, so what reads inside it is found by looking in once more.
+    entry = _entry_graph(branch)
+    features = next(node for node in entry.nodes if node.op == "placeholder")
+    for user in features.users:
+        module = branch.get_submodule(str(user.target)) if user.op == "call_module" else None
+        plain = isinstance(module, nn.Conv2d) and module.bias is None and module.groups == 1
+        if not plain or module.dilation != (1, 1) or isinstance(module.padding, str):  # type: ignore[union-attr]
+            raise ValueError(
+                f"trunk refit needs branches that read their trunk by plain convolutions without bias, not by {user}; "
+                "merge with trunk first or mean, or combine the networks"
+            )
+        yield str(user.target)
+
+
+def _entry_graph(branch: nn.Module) -> fx.Graph:
+    """The graph of a branch down to single layers."""
+    try:
+        return fx.Tracer().trace(branch)
+    except Exception as error:  # as in `_trace`
+        raise ValueError(
+            f"trunk refit looks into the branches, which torch.fx cannot ({_first_line(error)})"
+        ) from error
+
+
+# What works ----------------------------------------------------------------------------------------------------------
+
+
+def splits(model: nn.Module) -> list[str]:
+    """Names of modules at which a model can be split, in the order in which they are called.
+
+    Modules three levels deep are tried; others may work too.
+    """
+    model = copy.deepcopy(model)
+    return list(_splits(model, list(_names(model))))
+
+
+def _names(module: nn.Module, prefix: str = "") -> Iterator[str]:
+    """Modules that are worth trying: three levels deep, and none that begins where the one around it begins."""
+    for i, (name, child) in enumerate(module.named_children()):
+        if i or not prefix:
+            yield f"{prefix}{name}"
+        if prefix.count(".") < 2:
+            yield from _names(child, f"{prefix}{name}.")
+
+
+def _splits(model: nn.Module, names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        try:
+            trunk, branch = cut(model, name)
+        except _NoCut:
+            continue
+        learns = [any(True for _ in piece.parameters()) for piece in (trunk, branch)]
+        if all(learns):
+            yield name
+
+
+def _advice(model: nn.Module) -> str:
+    """What would work, for a refusal."""
+    working = list(_splits(model, list(_names(model))))
+    if not working:
+        return "no other module of it works either: its forward must be a sequence of modules that torch.fx can trace"
+    step = math.ceil(len(working) / LISTED)
+    return f"these would work: {', '.join(working[::step])}"

@@ -1,0 +1,352 @@
+"""The library: what is grown, shipped and saved by calls on networks, of the study and of anybody."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import coopnet
+from coopnet.files.errors import CoopNetError
+from coopnet.library.parts import plain
+from coopnet.networks.loss import Teaching, loss
+from coopnet.networks.network import Architecture, build, trainable_parameters
+from test_backbone import EXACT, IMAGES, Convolutional, logits, wrapped
+
+LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
+OPTIMIZERS = {
+    "sgd": lambda groups: torch.optim.SGD(groups, lr=0.05, momentum=0.9, weight_decay=1e-4),
+    "adam": lambda groups: torch.optim.Adam(groups, lr=1e-3),
+    "adamw": lambda groups: torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.1),
+}
+
+
+def small(branches: int, seed: int = 0, gate: str = "learned") -> coopnet.CooperativeNetwork:
+    """A network of the study."""
+    return build(Architecture("cifar_resnet", 8, "basic", 4, branches, gate, 5), seed)
+
+
+def network_of(kind: str, branches: int, seed: int) -> coopnet.CooperativeNetwork:
+    """A network of the study, or one around a random model."""
+    return small(branches, seed) if kind == "study" else wrapped(kind, 1, seed, branches)
+
+
+def train(network: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 2) -> float:
+    """A few steps with the cooperative loss; returns the last one's."""
+    criterion, value = coopnet.CooperativeLoss(rampup=0), torch.zeros(())
+    network.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        value = criterion(network(IMAGES), LABELS)
+        value.backward()
+        optimizer.step()
+    return value.item()
+
+
+def groups_of(network: nn.Module) -> list[dict[str, object]]:
+    """Weights decay, biases and scales do not."""
+    big = [p for p in network.parameters() if p.dim() > 1]
+    return [{"params": big}, {"params": [p for p in network.parameters() if p.dim() <= 1], "weight_decay": 0.0}]
+
+
+def test_importing_is_light() -> None:
+    """`import coopnet` brings neither torch nor NumPy; a name brings what it needs."""
+    code = (
+        "import sys, coopnet; assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules); "
+        "coopnet.grow; sys.modules['torch']"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_name_is_there() -> None:
+    """All that is promised can be had, and has a docstring; what is not there is said to be missing."""
+    for name in coopnet.__all__:
+        assert getattr(coopnet, name) is not None
+        assert name == "__version__" or getattr(coopnet, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'prune'"):
+        coopnet.prune  # noqa: B018
+
+
+def test_loss_is_that_of_the_study() -> None:
+    """Its ramp-up included: r(t) of the epoch that was set."""
+    outputs = small(3).train()(torch.randn(6, 3, 32, 32))
+    criterion = coopnet.CooperativeLoss(temperature=2.0, rampup=10)
+    criterion.set_epoch(4)
+    assert 0 < criterion.weight < 1
+    expected = loss(outputs, LABELS, Teaching("on_the_fly", True, 2.0, criterion.weight)).total
+    assert torch.equal(criterion(outputs, LABELS), expected)
+    assert not torch.equal(coopnet.CooperativeLoss(2.0, rampup=0)(outputs, LABELS), expected)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    kind=st.sampled_from(["study", "convolutional", "tokens"]),
+    before=st.integers(1, 3),
+    new=st.integers(1, 2),
+    how=st.sampled_from(["masked", "split"]),
+    optimizer=st.sampled_from(sorted(OPTIMIZERS)),
+    donors=st.lists(st.integers(1, 3), min_size=2, max_size=2),
+    seed=st.integers(0, 2**16),
+)
+def test_growth_is_exact_and_takes_the_optimiser_along(
+    kind: str, before: int, new: int, how: str, optimizer: str, donors: list[int], seed: int
+) -> None:
+    """Over networks, B → B′, donors and optimisers: logits are kept, state follows each tensor, training goes on."""
+    network = network_of(kind, before, seed)
+    images = torch.randn(6, 3, 32, 32) if kind == "study" else IMAGES
+    old = OPTIMIZERS[optimizer](groups_of(network))
+    if kind == "study":
+        network.train()
+        coopnet.CooperativeLoss()(network(images), LABELS).backward()
+        old.step()
+    else:
+        train(network, old)
+    chosen = [min(donor, before) for donor in donors][:new] if how == "split" else None
+    grown = coopnet.grow(network, before + new, how=how, donors=chosen, optimizer=old, images=images, seed=seed)
+    assert grown.receipt.exact
+    assert grown.receipt.measured is not None
+    assert grown.receipt.measured.exact, str(grown.receipt)
+    assert grown.optimizer is not None
+    assert type(grown.optimizer) is type(old)
+
+    mine, theirs = dict(grown.network.named_parameters()), dict(network.named_parameters())
+    for name, parameter in theirs.items():
+        if not name.startswith("gate."):
+            for slot, value in old.state[parameter].items():
+                assert torch.equal(grown.optimizer.state[mine[name]][slot], value), name
+    copy, donor = f"branches.{before}.", f"branches.{(chosen or [1])[0] - 1}."
+    for name in (name for name in mine if name.startswith(copy)):
+        state = grown.optimizer.state.get(mine[name], {})
+        if how == "masked":
+            assert not state, name
+        else:
+            source = old.state[theirs[donor + name.removeprefix(copy)]]
+            assert state.keys() == source.keys()
+            assert all(torch.equal(state[slot], source[slot]) for slot in source), name
+    decays = {id(p): group["weight_decay"] for group in grown.optimizer.param_groups for p in group["params"]}
+    assert decays.keys() == {id(p) for p in mine.values()}
+    assert {decays[id(p)] for p in mine.values() if p.dim() <= 1} == {0.0}
+
+    grown.network.train()
+    coopnet.CooperativeLoss(rampup=0)(grown.network(images), LABELS).backward()
+    before_step = {name: p.clone() for name, p in mine.items()}
+    grown.optimizer.step()
+    assert any(not torch.equal(before_step[name], p) for name, p in mine.items())
+
+
+def test_grown_optimiser_steps_as_the_old_one() -> None:
+    """While the new branch is closed, a step moves what was there as it would have without it."""
+    network = small(2).eval()  # fixed statistics, so that both see the same function
+    images = torch.randn(6, 3, 32, 32)
+    old = OPTIMIZERS["adam"](network.parameters())
+
+    def step(of: coopnet.CooperativeNetwork, by: torch.optim.Optimizer) -> None:
+        by.zero_grad()
+        nn.functional.cross_entropy(of(images).ensemble, LABELS).backward()
+        by.step()
+
+    for _ in range(2):
+        step(network, old)
+    grown = coopnet.grow(network, 3, how="masked", optimizer=old)
+    assert grown.optimizer is not None
+    step(network, old)
+    step(grown.network, grown.optimizer)
+    one, two = network.state_dict(), grown.network.state_dict()
+    for name in one:
+        if not name.startswith("gate"):
+            torch.testing.assert_close(two[name], one[name])
+
+
+def test_receipt_says_where_every_tensor_comes_from() -> None:
+    """Each tensor once; what it says of copies is true; what changes is measured."""
+    network, images = small(2), torch.randn(8, 3, 32, 32)
+    grown = coopnet.grow(network, 3, how="split", donors=[2], noise=0.5, images=[(images[:5], 0), (images[5:], 0)])
+    told, old, new = grown.receipt.tensors, network.state_dict(), grown.network.state_dict()
+    assert told.keys() == new.keys()
+    for name, origin in told.items():
+        if origin.startswith("copied from ") and "noise" not in origin:
+            assert torch.equal(new[name], old[origin.removeprefix("copied from ")]), name
+    assert told["branches.2.classifier.weight"] == "copied from branches.1.classifier.weight, with noise of σ = 0.5"
+    assert told["gate.linear.weight"] == "rows 1, 2, 3 copied from rows 1, 2, 2 of gate.linear.weight"
+    assert not grown.receipt.exact
+    measured = grown.receipt.measured
+    assert measured is not None
+    assert measured.images == 8
+    with torch.no_grad():
+        change = (grown.network.eval()(images).ensemble - network.eval()(images).ensemble).abs().max().item()
+    assert measured.largest_difference == pytest.approx(change, rel=1e-4)
+    assert "σ = 0.5" in str(grown.receipt)
+    fresh = coopnet.grow(network, 3, how="zero_output").receipt.tensors
+    assert fresh["branches.2.classifier.weight"] == "zero"
+    assert fresh["branches.2.stage.0.conv1.weight"] == "fresh"
+    assert "rows 3 zero" in fresh["gate.linear.weight"]
+
+
+def test_transfer_leaves_its_parents_as_they_were() -> None:
+    """Weights, statistics and mode."""
+    network = small(1).train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    images = torch.randn(6, 3, 32, 32)
+    coopnet.expand(network, 3, noise=0.3, images=images)
+    coopnet.merge([network, small(1, 1)], images=images)
+    coopnet.combine([network, small(1, 1)], images=images)
+    assert network.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_joined_networks_begin_as_the_mean_of_their_logits() -> None:
+    """`combine` exactly, `merge` by refit nearer than by the first trunk alone; the receipts say so."""
+    parents, images = [small(1, seed, "none") for seed in range(3)], torch.randn(40, 3, 32, 32)
+    combined = coopnet.combine(parents, images=images).receipt
+    assert combined.exact
+    assert combined.measured is not None
+    assert combined.measured.exact
+    refit = coopnet.merge(parents, images=images)
+    assert refit.receipt.tensors["branches.1.stage.0.conv1.weight"] == "solved anew on the images"
+    assert refit.receipt.tensors["branches.0.stage.0.conv1.weight"].startswith("copied from parent 1")
+    assert not refit.receipt.exact
+    assert refit.receipt.before == (1, 1, 1)
+    mean = coopnet.merge(parents, how="mean").receipt
+    assert mean.tensors["trunk.stem.0.weight"] == "mean of all parents"
+    assert mean.measured is None
+
+
+def test_closed_branches_open_by_their_share() -> None:
+    """The log-prior is the logarithm of the share; a network never closes altogether."""
+    grown = coopnet.grow(small(2), 3, how="masked").network
+    assert grown.gate is not None
+    coopnet.open_branches(grown, [3], 0.5)
+    assert grown.gate.log_prior.tolist() == pytest.approx([0, 0, -0.6931], abs=1e-3)
+    with pytest.raises(CoopNetError, match="stay open"):
+        coopnet.open_branches(grown, [1, 2, 3], 0.0)
+
+
+def flops(network: nn.Module) -> int:
+    """Of one image."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 3, 32, 32))
+    return int(counter.get_total_flops())
+
+
+def test_branch_is_as_large_and_fast_as_the_plain_network() -> None:
+    """A branch in eval mode, its BatchNorm folded, has the baseline's parameters and FLOPs, layer for layer."""
+    network, baseline = small(3), small(1, gate="none")
+    for fold in (False, True):
+        one, plain_one = coopnet.branch(network, 2, fold=fold).eval(), coopnet.branch(baseline, 1, fold=fold).eval()
+        assert trainable_parameters(one) == trainable_parameters(plain_one)
+        assert flops(one) == flops(plain_one) == flops(baseline.eval())
+    assert trainable_parameters(coopnet.branch(network, 2)) == trainable_parameters(baseline)
+    folded = coopnet.branch(network, 2, fold=True)
+    assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
+    images = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(images), network.eval()(images).branches[:, 1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["study", "convolutional", "tokens"])
+def test_parts_compute_what_they_computed_in_the_whole(kind: str) -> None:
+    """A branch alone, and a subset whose weights are those of the whole in proportion."""
+    network = network_of(kind, 3, 1).eval()
+    images = torch.randn(5, 3, 32, 32) if kind == "study" else IMAGES
+    with torch.no_grad():
+        whole, part = network(images), coopnet.subset(network, [3, 1])(images)
+        torch.testing.assert_close(coopnet.branch(network, 2)(images), whole.branches[:, 1])
+        torch.testing.assert_close(part.branches, whole.branches[:, [2, 0]])
+        weights = whole.gate[:, [2, 0]]
+        torch.testing.assert_close(part.gate, weights / weights.sum(1, keepdim=True))
+        torch.testing.assert_close(plain(network, None)(images), whole.ensemble, atol=1e-5, rtol=1e-4)
+
+
+def test_parts_of_combined_networks() -> None:
+    """Each branch has its own trunk; a gate that is a mean lets some of them go, a learned one needs all trunks."""
+    parents, images = [small(1, seed, "none").eval() for seed in range(3)], torch.randn(4, 3, 32, 32)
+    mean, learned = (coopnet.combine(parents, gate=gate).network for gate in ("mean", "learned"))
+    with torch.no_grad():
+        torch.testing.assert_close(coopnet.branch(learned, 2)(images), parents[1](images).ensemble)
+        part = coopnet.subset(mean, [3, 2])(images)
+        torch.testing.assert_close(part.branches[:, 0], parents[2](images).ensemble)
+        torch.testing.assert_close(coopnet.subset(mean, [3])(images).ensemble, parents[2](images).ensemble)
+        again = coopnet.subset(learned, [2, 3, 1])(images)
+        torch.testing.assert_close(again.gate, learned(images).gate[:, [1, 2, 0]])
+    with pytest.raises(CoopNetError, match="reads the trunks of all"):
+        coopnet.subset(learned, [1, 2])
+
+
+def test_saved_networks_come_back(tmp_path: Path) -> None:
+    """Weights to the bit, and the optimiser's state, of a network of the study and of one around a model."""
+    own = coopnet.wrap(Convolutional(), "blocks.1", branches=2, classes=5, example=IMAGES)
+    named = coopnet.wrap("torchvision/resnet18", "layer4", branches=2, classes=5, example=torch.zeros(2, 3, 32, 32))
+    for network, model in ((small(3), None), (own, Convolutional()), (named, None)):
+        optimizer = OPTIMIZERS["adamw"](network.parameters())
+        train(network, optimizer, 1)
+        coopnet.save(network, tmp_path, optimizer=optimizer, class_names=list("abcde"))
+        loaded = coopnet.load(tmp_path, model=model)
+        assert loaded.architecture == network.architecture
+        assert not loaded.training
+        state = network.state_dict()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.state_dict().items())
+        assert torch.equal(logits(loaded), logits(network))
+        again = OPTIMIZERS["adamw"](loaded.parameters())
+        coopnet.load_optimizer(tmp_path, loaded, again)
+        loaded.train()
+        assert train(loaded, again, 2) == pytest.approx(train(network, optimizer, 2), rel=1e-5)
+    assert not [path.name for path in tmp_path.iterdir() if path.suffix not in (".json", ".safetensors")]
+
+
+def test_what_is_no_network_of_ours_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line with the remedy."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CoopNetError, match=r"no params\.yaml"):
+        coopnet.load("mini/one3/seed0")
+    with pytest.raises(CoopNetError, match="not a network of ours"):
+        coopnet.load(tmp_path)
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(CoopNetError, match="no record of a network"):
+        coopnet.load(tmp_path)
+    coopnet.save(coopnet.wrap(Convolutional(), "blocks.1", branches=2, classes=5, example=IMAGES), tmp_path)
+    with pytest.raises(CoopNetError, match="model="):
+        coopnet.load(tmp_path)
+    with pytest.raises(CoopNetError, match="not a torch"):
+        coopnet.load(tmp_path, model=nn.Linear(1, 1))
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(CoopNetError, match=r"model\.safetensors"):
+        coopnet.load(tmp_path, model=Convolutional())
+
+
+@pytest.mark.parametrize(
+    ("attempt", "said"),
+    [
+        (lambda: coopnet.cooperative("resnet32", branches=3, classes=10), "no network 'resnet32'"),
+        (lambda: coopnet.cooperative("cifar_resnet33", branches=3, classes=10), "depth 33"),
+        (lambda: coopnet.cooperative("cifar_resnet8", branches=0, classes=10), "branches 0"),
+        (lambda: coopnet.grow(small(3), 2), "cannot grow 3"),
+        (lambda: coopnet.grow(small(3), 5, how="bigger"), "unknown start"),
+        (lambda: coopnet.grow(small(3), 5, how="masked", noise=0.1), "for how='split'"),
+        (lambda: coopnet.grow(small(3), 5, optimizer=torch.optim.SGD(small(3).parameters())), "no parameter"),
+        (lambda: coopnet.expand(small(3), 5), "grow it"),
+        (lambda: coopnet.merge([small(1)]), "two networks"),
+        (lambda: coopnet.merge([small(1), small(1)]), "pass images="),
+        (lambda: coopnet.merge([small(1), small(2)], how="first"), "has 2 branches"),
+        (lambda: coopnet.branch(small(3), 4), "from 1 to 3"),
+        (lambda: coopnet.subset(small(3), [1, 1]), "from 1 to 3"),
+        (lambda: coopnet.CooperativeLoss(0.0), "temperature 0.0"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(attempt: object, said: str) -> None:
+    """One line that names it."""
+    with pytest.raises(CoopNetError, match=said):
+        attempt()  # type: ignore[operator]
+
+
+def test_networks_by_name_are_those_of_the_study() -> None:
+    """`cifar_resnet32` of three branches and 100 classes has the parameters that the study counts, and its bits."""
+    network = coopnet.cooperative("cifar_resnet8", branches=3, classes=5, width=4, seed=2)
+    twin: Tensor = small(3, 2).state_dict()["branches.2.classifier.weight"]
+    assert torch.equal(network.state_dict()["branches.2.classifier.weight"], twin)
+    assert coopnet.cooperative("resnet18", branches=1, classes=10).architecture.gate == "none"
+    assert EXACT == 1e-6
