@@ -15,6 +15,25 @@ from coopnet.study import checked_name
 
 LONGEST = 2_000  # letters of an error message
 
+EXTRAS = {
+    "study": [
+        "jinja2",
+        "matplotlib",
+        "networkx",
+        "pandas",
+        "pyarrow",
+        "scipy",
+        "seaborn",
+        "sklearn",
+        "torchvision",
+        "typst",
+    ],
+    "pipeline": ["dvc", "snakemake"],
+    "export": ["onnx", "onnxruntime", "onnxscript"],
+    "timm": ["timm"],
+}
+"""Libraries that not every installation has, by the extra that brings them."""
+
 app = typer.Typer(
     name="coopnet",
     help="Cooperative networks for image classification, as one reproducible study.",
@@ -39,6 +58,18 @@ def main() -> None:
     except CoopNetError as error:
         print(f"coopnet: error: {_one_line(str(error))}", file=sys.stderr)
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        extra = _extra_of(error)
+        if extra is None:
+            raise
+        print(f"coopnet: error: this needs {error.name}; pip install 'coopnet[{extra}]' brings it", file=sys.stderr)
+        sys.exit(1)
+
+
+def _extra_of(error: ModuleNotFoundError) -> str | None:
+    """The extra of `pyproject.toml` that brings a library; None if it is none of theirs, which is a bug."""
+    library = (error.name or "").partition(".")[0]
+    return next((extra for extra, libraries in EXTRAS.items() if library in libraries), None)
 
 
 def _one_line(text: str) -> str:
@@ -375,3 +406,19 @@ def show_benchmark() -> None:
     from coopnet.commands import bench as command
 
     command.show(_workspace())
+
+
+# Help ----------------------------------------------------------------------------------------------------------------
+
+PANELS = {
+    "A run": ("prepare", "train", "evaluate", "import", "runs"),
+    "A study": ("tables", "claims", "report", "timing", "bench"),
+    "Recording in DVC": ("stages", "source", "record", "restore"),
+}
+"""How `coopnet --help` groups the commands that do not say it themselves."""
+
+for _panel, _names in PANELS.items():
+    for _known in (*app.registered_commands, *app.registered_groups):
+        _callback = getattr(_known, "callback", None)
+        if (_known.name or getattr(_callback, "__name__", "")) in _names:
+            _known.rich_help_panel = _panel

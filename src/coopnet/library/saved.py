@@ -42,6 +42,7 @@ def save(
     optimizer: torch.optim.Optimizer | None = None,
     preprocessing: Mapping[str, Sequence[float]] | None = None,
     class_names: Sequence[str] | None = None,
+    image_size: int | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a network: `model.safetensors`, `optimizer.safetensors` and `model.json`.
@@ -52,13 +53,17 @@ def save(
         optimizer: whose state is kept with it.
         preprocessing: `mean` and `std` per channel of the images that it was trained on, pixels in 0..1.
         class_names: one name per class, in order.
+        image_size: pixels of each side, for networks that take any; 32 by default.
         facts: more for the record, plain values.
 
     Raises:
         CoopNetError: names or constants that do not fit the network, or a folder that cannot be written.
     """
     state = {} if optimizer is None else state_of(optimizer, network)
-    write(TrainedNetwork(network, state), Path(folder), preprocessing, class_names, facts or {})
+    known = dict(facts or {})
+    if image_size is not None:
+        known["data"] = dict(known.get("data") or {}) | {"size": image_size}
+    write(TrainedNetwork(network, state), Path(folder), preprocessing, class_names, known)
 
 
 def write(
