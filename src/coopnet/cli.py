@@ -418,7 +418,9 @@ PANELS = {
 """How `coopnet --help` groups the commands that do not say it themselves."""
 
 for _panel, _names in PANELS.items():
-    for _known in (*app.registered_commands, *app.registered_groups):
-        _callback = getattr(_known, "callback", None)
-        if (_known.name or getattr(_callback, "__name__", "")) in _names:
-            _known.rich_help_panel = _panel
+    for _command in app.registered_commands:
+        if (_command.name or getattr(_command.callback, "__name__", "")) in _names:
+            _command.rich_help_panel = _panel
+    for _group in app.registered_groups:
+        if _group.name in _names:
+            _group.rich_help_panel = _panel

@@ -247,7 +247,7 @@ def test_difference_is_paired() -> None:
         ("export three --branch 1 --format tflite --out x", "choose onnx, pt2, safetensors"),
         ("export three --branch 1 --format safetensors --with-preprocessing --out x", "no graph"),
         ("export three --branch 1 --out three", "not empty"),
-        ("export three --branch 1 --data digit --out x", "did you mean digits"),
+        ("export three --branch 1 --data digit --out x", "did you mean 'digits'"),
         ("export data --branch 1 --out x", "no model.json"),
         ("predict three nowhere.png", "nowhere.png is not there"),
         ("predict three data", "holds no image"),

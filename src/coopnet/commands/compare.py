@@ -27,7 +27,7 @@ def compare(workspace: Workspace, a: str, b: str, data: str, branches: list[int]
     with images.progress("classifying", 2 * len(test.images)) as advance:
         logits = [model.logits(test.images, advance) for model in models]
     qualities = [measure.quality(one, test.labels) for one in logits]
-    apart = measure.difference(*logits, test.labels)
+    apart = measure.difference(logits[0], logits[1], test.labels)
 
     table = Table("on the test images of " + data, a, b)
     table.add_row("images", *(f"{one.images:,}" for one in qualities))

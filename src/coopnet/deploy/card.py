@@ -137,7 +137,7 @@ def _descent(record: Mapping[str, Any]) -> str:
 
 def _licence() -> str:
     known = metadata.metadata("coopnet")
-    return str(known.get("License-Expression") or known.get("License") or "not stated")
+    return next((str(known[name]) for name in ("License-Expression", "License") if name in known), "not stated")
 
 
 def _use(form: str, model: Model) -> str:

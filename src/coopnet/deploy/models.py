@@ -69,7 +69,8 @@ class Model:
         """Milliseconds for a batch of random images, the median of up to `REPEATS` calls."""
         size = self.preprocessing.size
         images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
-        taken, times = self.taken(images), []
+        taken = self.taken(images)
+        times: list[float] = []
         for _ in range(WARM_UP):
             self.run(taken)
         began = time.perf_counter()

@@ -55,7 +55,7 @@ class Preprocessing:
 
     def normalised(self, images: np.ndarray) -> Tensor:
         """Images uint8 [N, H, W, 3] → float32 [N, 3, H, W], as in training."""
-        return Normalise(self)(torch.from_numpy(np.ascontiguousarray(images)))
+        return Normalise(self)(torch.from_numpy(np.array(images, order="C")))
 
 
 class Normalise(nn.Module):
