@@ -1,7 +1,8 @@
 """Cooperative networks: on-the-fly native ensembles, their growth and their merging, as one reproducible study.
 
 As a library: `cooperative` and `wrap` make networks, `CooperativeLoss` trains them, `grow`, `expand`, `merge` and
-`combine` transfer what they learnt, `branch` and `subset` take out what is shipped, `save` and `load` keep them. What
+`combine` transfer what they learnt, `branch` and `subset` take out what is shipped, `save` and `load` keep them,
+`open_model` and `predict` use what was exported. What
 is named here is imported when it is first used, and PyTorch with it.
 """
 
@@ -9,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from coopnet.deploy.models import open_model as open_model
+    from coopnet.deploy.predict import predict as predict
     from coopnet.files.errors import CoopNetError as CoopNetError
     from coopnet.library.build import cooperative as cooperative
     from coopnet.library.loss import CooperativeLoss as CooperativeLoss
@@ -51,6 +54,8 @@ _PLACES = {
     "load_optimizer": "library.saved",
     "merge": "library.transfers",
     "open_branches": "library.transfers",
+    "open_model": "deploy.models",
+    "predict": "deploy.predict",
     "save": "library.saved",
     "splits": "networks.backbone",
     "subset": "library.parts",

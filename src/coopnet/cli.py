@@ -16,6 +16,25 @@ from coopnet.study import checked_name
 
 LONGEST = 2_000  # letters of an error message
 
+EXTRAS = {
+    "study": [
+        "jinja2",
+        "matplotlib",
+        "networkx",
+        "pandas",
+        "pyarrow",
+        "scipy",
+        "seaborn",
+        "sklearn",
+        "torchvision",
+        "typst",
+    ],
+    "pipeline": ["dvc", "snakemake"],
+    "export": ["onnx", "onnxruntime", "onnxscript"],
+    "timm": ["timm"],
+}
+"""Libraries that not every installation has, by the extra that brings them."""
+
 app = typer.Typer(
     name="coopnet",
     help="Cooperative networks for image classification, as one reproducible study.",
@@ -40,6 +59,18 @@ def main() -> None:
     except CoopNetError as error:
         print(f"coopnet: error: {_one_line(str(error))}", file=sys.stderr)
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        extra = _extra_of(error)
+        if extra is None:
+            raise
+        print(f"coopnet: error: this needs {error.name}; pip install 'coopnet[{extra}]' brings it", file=sys.stderr)
+        sys.exit(1)
+
+
+def _extra_of(error: ModuleNotFoundError) -> str | None:
+    """The extra of `pyproject.toml` that brings a library; None if it is none of theirs, which is a bug."""
+    library = (error.name or "").partition(".")[0]
+    return next((extra for extra, libraries in EXTRAS.items() if library in libraries), None)
 
 
 def _one_line(text: str) -> str:
@@ -200,6 +231,122 @@ def record(
     command.record(_workspace(), study)
 
 
+# Networks outside of a study ----------------------------------------------------------------------------------------
+
+NETWORKS = "Networks, anybody's"
+Network = Annotated[
+    str, typer.Argument(metavar="NETWORK", help="a run (STUDY/EXPERIMENT/seedN), or a folder with a network")
+]
+NetworksToJoin = Annotated[list[str], typer.Argument(metavar="NETWORK...", help="two or more, as for `grow`")]
+NewFolder = Annotated[Path, typer.Option(help="the folder to write, which must not be there yet")]
+Images = Annotated[
+    str | None, typer.Option("--data", help="a prepared dataset; default: the one it was trained on, if it is here")
+]
+OneBranch = Annotated[int | None, typer.Option("--branch", help="a single branch, from 1")]
+SomeBranches = Annotated[str | None, typer.Option("--branches", help="some branches under their gate, e.g. 1,3")]
+FreshSeed = Annotated[int, typer.Option(help="of fresh weights and noise")]
+
+
+@app.command(rich_help_panel=NETWORKS)
+def grow(
+    network: Network,
+    branches: Annotated[int, typer.Option(help="how many there shall be")],
+    out: NewFolder,
+    how: Annotated[str, typer.Option(help="split, masked, zero_output or zero_pad")] = "split",
+    donors: Annotated[str | None, typer.Option(help="for split: the branches to copy, e.g. 1,1")] = None,
+    noise: Annotated[float, typer.Option(min=0, help="for split: σ, in units of each tensor's spread")] = 0.0,
+    seed: FreshSeed = 0,
+    data: Images = None,
+) -> None:
+    """Give a trained network more branches, with a receipt that says what is exact and what changed."""
+    from coopnet.commands import transfer as command
+    from coopnet.commands.export import numbers
+
+    chosen = None if donors is None else numbers(donors, "--donors")
+    command.grow(
+        _workspace(), network, out, branches=branches, how=how, donors=chosen, noise=noise, seed=seed, data=data
+    )
+
+
+@app.command(rich_help_panel=NETWORKS)
+def merge(
+    networks: NetworksToJoin,
+    out: NewFolder,
+    how: Annotated[str, typer.Option(help="where the trunk comes from: refit, first, mean or matched")] = "refit",
+    reestimate: Annotated[bool, typer.Option("--reestimate", help="measure BatchNorm's statistics anew")] = False,
+    images: Annotated[int, typer.Option(min=2, help="training images that it looks at")] = 5000,
+    seed: FreshSeed = 0,
+    data: Images = None,
+) -> None:
+    """Put the branches of one-branch networks on one trunk, with a receipt."""
+    from coopnet.commands import transfer as command
+
+    command.merge(_workspace(), networks, out, how=how, reestimate=reestimate, count=images, seed=seed, data=data)
+
+
+@app.command(rich_help_panel=NETWORKS)
+def combine(
+    networks: NetworksToJoin,
+    out: NewFolder,
+    gate: Annotated[str, typer.Option(help="learned, or mean: their plain ensemble")] = "learned",
+    seed: FreshSeed = 0,
+    data: Images = None,
+) -> None:
+    """Join one-branch networks under one gate, each on its own trunk, with a receipt."""
+    from coopnet.commands import transfer as command
+
+    command.combine(_workspace(), networks, out, gate=gate, seed=seed, data=data)
+
+
+@app.command(rich_help_panel=NETWORKS)
+def export(
+    network: Network,
+    out: NewFolder,
+    branch: OneBranch = None,
+    branches: SomeBranches = None,
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="all branches under their gate")] = False,
+    form: Annotated[str, typer.Option("--format", help="onnx, pt2 or safetensors")] = "onnx",
+    with_preprocessing: Annotated[
+        bool, typer.Option("--with-preprocessing", help="normalisation in the graph: it takes uint8 images")
+    ] = False,
+    data: Images = None,
+) -> None:
+    """Write one branch, some, or the ensemble for use anywhere, with a model card; outputs are compared before."""
+    from coopnet.commands import export as command
+
+    chosen = command.chosen(branch, branches, ensemble)
+    command.export(
+        _workspace(), network, out, branches=chosen, form=form, with_preprocessing=with_preprocessing, data=data
+    )
+
+
+@app.command(rich_help_panel=NETWORKS)
+def predict(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="a run, a folder with a network, or an export")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="image files, or folders of them")],
+    branch: OneBranch = None,
+    top: Annotated[int, typer.Option(min=1, help="how many classes to name")] = 5,
+    as_csv: Annotated[bool, typer.Option("--csv", help="a table for other programs")] = False,
+) -> None:
+    """Classify images; one that cannot be read is named, and the others go on."""
+    from coopnet.commands import predict as command
+
+    command.show(model, images, None if branch is None else [branch], top, as_csv=as_csv)
+
+
+@app.command(rich_help_panel=NETWORKS)
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="a run, a folder with a network, or an export")],
+    b: Annotated[str, typer.Argument(metavar="B", help="another one")],
+    data: Annotated[str, typer.Option("--data", help="a prepared dataset")],
+    branch: OneBranch = None,
+) -> None:
+    """Compare two models on the same test images: accuracy, agreement, calibration, latency."""
+    from coopnet.commands import compare as command
+
+    command.compare(_workspace(), a, b, data, None if branch is None else [branch])
+
+
 class _OrFirst(TyperGroup):
     """Commands of which the first is meant where none is named: `coopnet runs mini`."""
 
@@ -268,3 +415,21 @@ def show_benchmark() -> None:
     from coopnet.commands import bench as command
 
     command.show(_workspace())
+
+
+# Help ----------------------------------------------------------------------------------------------------------------
+
+PANELS = {
+    "A run": ("prepare", "train", "evaluate", "import", "runs"),
+    "A study": ("tables", "claims", "report", "timing", "bench"),
+    "Recording in DVC": ("stages", "source", "record", "restore"),
+}
+"""How `coopnet --help` groups the commands that do not say it themselves."""
+
+for _panel, _names in PANELS.items():
+    for _command in app.registered_commands:
+        if (_command.name or getattr(_command.callback, "__name__", "")) in _names:
+            _command.rich_help_panel = _panel
+    for _group in app.registered_groups:
+        if _group.name in _names:
+            _group.rich_help_panel = _panel

@@ -22,10 +22,10 @@ def state_of(optimizer: torch.optim.Optimizer, network: nn.Module) -> OptimizerS
             "the optimizer has no parameter of the network; pass the one that was made with network.parameters()"
         )
     state: OptimizerState = {}
-    for parameter, slots in optimizer.state.items():
-        for slot, value in slots.items():
-            if parameter in names and isinstance(value, Tensor) and value.shape in (parameter.shape, ()):
-                state.setdefault(slot, {})[names[parameter]] = value.detach()
+    for parameter, name in names.items():
+        for slot, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor) and value.shape in (parameter.shape, ()):
+                state.setdefault(slot, {})[name] = value.detach()
     return state
 
 

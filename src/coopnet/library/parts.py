@@ -119,8 +119,13 @@ def plain(network: CooperativeNetwork, branches: Sequence[int] | None) -> nn.Mod
         branches: numbered from 1: one, or several under their gate; None for the whole ensemble.
     """
     if branches is None:
-        whole = network if len(network.branches) > 1 else None
-        return folded(branch(network, 1)) if whole is None else folded(Ensemble(copy.deepcopy(network)))
+        branches = range(1, len(network.branches) + 1)
     if len(branches) == 1:
-        return folded(branch(network, branches[0]))
-    return folded(Ensemble(subset(network, branches)))
+        return branch(network, branches[0], fold=True)
+    whole = copy.deepcopy(network) if len(branches) == len(network.branches) else subset(network, branches)
+    if whole.trunk is not None:
+        whole.trunk = folded(whole.trunk)
+    for some in (whole.trunks, whole.branches):
+        for index, module in enumerate(some):
+            some[index] = folded(module)
+    return Ensemble(whole).eval()

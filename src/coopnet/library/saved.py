@@ -13,7 +13,7 @@ from coopnet import files
 from coopnet.files.errors import CoopNetError
 from coopnet.library.optimizers import state_of
 from coopnet.networks.network import CooperativeNetwork, trainable_parameters
-from coopnet.networks.transfer import OptimizerState
+from coopnet.networks.transfer import OptimizerState, TrainedNetwork
 from coopnet.runs import checkpoint
 
 RUN = re.compile(r"([^/\s]+)/([^/\s]+)/seed(\d+)")
@@ -42,6 +42,7 @@ def save(
     optimizer: torch.optim.Optimizer | None = None,
     preprocessing: Mapping[str, Sequence[float]] | None = None,
     class_names: Sequence[str] | None = None,
+    image_size: int | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a network: `model.safetensors`, `optimizer.safetensors` and `model.json`.
@@ -52,12 +53,28 @@ def save(
         optimizer: whose state is kept with it.
         preprocessing: `mean` and `std` per channel of the images that it was trained on, pixels in 0..1.
         class_names: one name per class, in order.
+        image_size: pixels of each side, for networks that take any; 32 by default.
         facts: more for the record, plain values.
 
     Raises:
         CoopNetError: names or constants that do not fit the network, or a folder that cannot be written.
     """
-    where = Path(folder)
+    state = {} if optimizer is None else state_of(optimizer, network)
+    known = dict(facts or {})
+    if image_size is not None:
+        known["data"] = dict(known.get("data") or {}) | {"size": image_size}
+    write(TrainedNetwork(network, state), Path(folder), preprocessing, class_names, known)
+
+
+def write(
+    trained: TrainedNetwork,
+    where: Path,
+    preprocessing: Mapping[str, Sequence[float]] | None,
+    class_names: Sequence[str] | None,
+    facts: Mapping[str, Any],
+) -> None:
+    """As `save`, of a network and its optimiser's state by name."""
+    network, state = trained
     classes = network.architecture.classes
     if class_names is not None and (len(class_names) != classes or not all(isinstance(n, str) for n in class_names)):
         raise CoopNetError(f"{len(class_names)} class names were passed for a network of {classes} classes")
@@ -66,13 +83,13 @@ def save(
         constants = {name: [float(value) for value in preprocessing.get(name, ())] for name in ("mean", "std")}
         if not constants["mean"] or len(constants["mean"]) != len(constants["std"]) or min(constants["std"]) <= 0:
             raise CoopNetError("preprocessing needs mean and std, a number per channel each, and std above 0")
-    state = {} if optimizer is None else state_of(optimizer, network)
+    data = dict(facts.get("data") or {}) | ({} if class_names is None else {"class_names": list(class_names)})
     record = {
-        **(facts or {}),
+        **facts,
         "architecture": network.architecture.to_dict(),
         "parameters": trainable_parameters(network),
         **({"preprocessing": constants} if constants else {}),
-        **({"class_names": list(class_names)} if class_names is not None else {}),
+        **({"data": data} if data else {}),
         "files": checkpoint.write_network(where, network, state),
     }
     files.write_json(where / checkpoint.SAVED, record)

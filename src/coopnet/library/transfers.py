@@ -12,7 +12,7 @@ from torch import Tensor
 
 from coopnet.files.errors import CoopNetError
 from coopnet.library.optimizers import follow, state_of
-from coopnet.library.receipt import Receipt, batches_of, listed, measure, told
+from coopnet.library.receipt import Receipt, batches_of, measure, told
 from coopnet.networks import merge as merging
 from coopnet.networks import transfer
 from coopnet.networks.network import CooperativeNetwork
@@ -68,18 +68,40 @@ def grow(
         CoopNetError: fewer branches than before, an unknown way, donors that do not exist, or a network whose branches
             have trunks of their own.
     """
+    parent = TrainedNetwork(network, {} if optimizer is None else state_of(optimizer, network))
+    result, plan, receipt = grown(
+        parent, branches, how=how, donors=donors, noise=noise, seed=seed, optimizer=_named(optimizer), images=images
+    )
+    return Transferred(result.network, _followed(optimizer, network, result, plan), receipt)
+
+
+def grown(
+    parent: TrainedNetwork,
+    branches: int,
+    *,
+    how: str,
+    donors: Sequence[int] | None = None,
+    noise: float = 0.0,
+    seed: int = 0,
+    optimizer: str = "none was passed",
+    images: Tensor | Iterable[Any] | None = None,
+) -> tuple[TrainedNetwork, dict[str, Origin], Receipt]:
+    """As `grow`, of a network and its optimiser's state by name; `optimizer` says what becomes of it.
+
+    Returns:
+        The new network and state, where its tensors come from, and the receipt.
+    """
+    network = parent.network
     _refuse_own_trunks(network, "grow")
     before = network.architecture.branches
-    parent = TrainedNetwork(network, {} if optimizer is None else state_of(optimizer, network))
     options = {"donors": donors, "noise": noise} if how == "split" else {}
     if how != "split" and (donors is not None or noise):
         raise CoopNetError(f"donors and noise are for how='split', not for {how!r}; leave them out")
-    grown = _asked(transfer.expand, parent, branches, kind=how, seed=seed, **options)
-    sources = transfer.sources_of(how, before, branches, donors)
-    plan = transfer.origins(grown.network, sources)
+    result = _asked(transfer.expand, parent, branches, kind=how, seed=seed, **options)
+    plan = transfer.origins(result.network, transfer.sources_of(how, before, branches, donors))
     if network.gate is None:
         plan = {name: origin for name, origin in plan.items() if not name.startswith("gate.")}
-    _like(network, grown.network)
+    _like(network, result.network)
     receipt = Receipt(
         how=f"grow by {how}" + (f", noise {noise:g}" if how == "split" else ""),
         before=(before,),
@@ -87,11 +109,11 @@ def grow(
         exact=how == "masked" or (how == "split" and noise == 0),
         statement=_of_growth(how, noise),
         reference="the ensemble of the network before",
-        tensors=_told_of_growth(network, grown.network, plan, how, noise),
-        optimizer=_told_of_optimizer(optimizer),
-        measured=measure(grown.network, [network], batches_of(images)),
+        tensors=_told_of_growth(network, result.network, plan, how, noise),
+        optimizer=optimizer,
+        measured=measure(result.network, [network], batches_of(images)),
     )
-    return Transferred(grown.network, _followed(optimizer, network, grown, plan), receipt)
+    return result, plan, receipt
 
 
 def expand(
@@ -134,11 +156,25 @@ def combine(
     Raises:
         CoopNetError: fewer than two networks, networks that do not fit together, or an unknown option.
     """
-    parents = [TrainedNetwork(network, {}) for network in _several(networks)]
+    parents = [TrainedNetwork(network, {}) for network in networks]
+    joined, receipt = combined(parents, gate=gate, gate_rows=gate_rows, seed=seed, images=images)
+    return Transferred(joined.network, None, receipt)
+
+
+def combined(
+    parents: Sequence[TrainedNetwork],
+    *,
+    gate: str = "learned",
+    gate_rows: str = "uniform",
+    seed: int = 0,
+    images: Tensor | Iterable[Any] | None = None,
+) -> tuple[TrainedNetwork, Receipt]:
+    """As `combine`, of networks and their optimisers' state by name."""
+    _refuse_strangers(parents)
     joined = _asked(merging.combine, parents, gate=gate, gate_rows=gate_rows, seed=seed)
     exact = gate == "mean" or gate_rows == "uniform"
     return _joined(
-        networks,
+        parents,
         joined,
         f"combine, gate {gate}" + (f", rows {gate_rows}" if gate == "learned" else ""),
         exact,
@@ -178,11 +214,29 @@ def merge(
         CoopNetError: fewer than two networks, networks that do not fit together, no images where they are needed, or
             an unknown option.
     """
-    parents = [TrainedNetwork(network, {}) for network in _several(networks)]
+    parents = [TrainedNetwork(network, {}) for network in networks]
+    result, receipt = merged(
+        parents, how=how, images=images, reestimate=reestimate, gate_rows=gate_rows, seed=seed, ridge=ridge
+    )
+    return Transferred(result.network, None, receipt)
+
+
+def merged(
+    parents: Sequence[TrainedNetwork],
+    *,
+    how: str = "refit",
+    images: Tensor | Iterable[Any] | None = None,
+    reestimate: bool = False,
+    gate_rows: str = "uniform",
+    seed: int = 0,
+    ridge: float = 1e-4,
+) -> tuple[TrainedNetwork, Receipt]:
+    """As `merge`, of networks and their optimisers' state by name."""
+    _refuse_strangers(parents)
     batches = batches_of(images)
     if batches is None and (reestimate or how == "refit"):
         raise CoopNetError("how='refit' and reestimate=True look at training images; pass images=")
-    merged = _asked(
+    result = _asked(
         merging.merge,
         parents,
         trunk=how,
@@ -192,11 +246,11 @@ def merge(
         images=batches or list,
         ridge=ridge,
     )
-    said = _told_of_parents(merged.network, gate_rows)
-    said |= _told_of_trunk(merged.network, how, reestimate or how == "refit")
+    said = _told_of_parents(result.network, gate_rows)
+    said |= _told_of_trunk(result.network, how, reestimate or how == "refit")
     return _joined(
-        networks,
-        merged,
+        parents,
+        result,
         f"merge, trunk {how}" + (", statistics measured anew" if reestimate or how == "refit" else ""),
         False,
         "branches read a trunk other than their own" + (", by layers fitted to it" if how == "refit" else ""),
@@ -255,13 +309,12 @@ def _asked(work: Any, *arguments: Any, **options: Any) -> TrainedNetwork:
     return result
 
 
-def _several(networks: Sequence[CooperativeNetwork]) -> Sequence[CooperativeNetwork]:
-    if not isinstance(networks, Sequence) or len(networks) < 2:
+def _refuse_strangers(parents: Sequence[TrainedNetwork]) -> None:
+    if len(parents) < 2:
         raise CoopNetError("pass a list of two networks or more")
-    devices = {next(network.parameters()).device for network in networks}
+    devices = {next(parent.network.parameters()).device for parent in parents}
     if len(devices) > 1:
         raise CoopNetError(f"the networks are on {', '.join(sorted(map(str, devices)))}; move them to one device")
-    return networks
 
 
 def _refuse_own_trunks(network: CooperativeNetwork, what: str) -> None:
@@ -282,10 +335,11 @@ def _followed(
     return follow(optimizer, dict(parent.named_parameters()), grown.network, plan, grown.slots)
 
 
-def _told_of_optimizer(optimizer: Optimizer | None) -> str:
-    if optimizer is None:
-        return "none was passed"
-    return f"{type(optimizer).__name__}; state carried over for copied tensors and rows, none for new ones"
+CARRIED = "state carried over for copied tensors and rows, none for new ones"
+
+
+def _named(optimizer: Optimizer | None) -> str:
+    return "none was passed" if optimizer is None else f"{type(optimizer).__name__}; {CARRIED}"
 
 
 def _of_growth(how: str, noise: float) -> str:
@@ -347,14 +401,15 @@ def _told_of_trunk(network: CooperativeNetwork, how: str, reestimated: bool) -> 
 
 
 def _joined(
-    networks: Sequence[CooperativeNetwork],
+    parents: Sequence[TrainedNetwork],
     joined: TrainedNetwork,
     how: str,
     exact: bool,
     statement: str,
     tensors: dict[str, str],
     images: Tensor | Iterable[Any] | None,
-) -> Transferred:
+) -> tuple[TrainedNetwork, Receipt]:
+    networks = [parent.network for parent in parents]
     _like(networks[0], joined.network)
     receipt = Receipt(
         how=how,
@@ -362,9 +417,9 @@ def _joined(
         after=joined.network.architecture.branches,
         exact=exact,
         statement=statement,
-        reference=f"the mean of the logits of the networks {listed(range(len(networks)))}",
+        reference=f"the mean of the logits of the {len(networks)} networks",
         tensors=tensors,
-        optimizer="none: make a new one for the joined network",
+        optimizer=CARRIED if any(parent.slots for parent in parents) else "no state was there",
         measured=measure(joined.network, networks, batches_of(images)),
     )
-    return Transferred(joined.network, None, receipt)
+    return joined, receipt

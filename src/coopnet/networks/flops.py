@@ -9,7 +9,7 @@ import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from coopnet.data.datasets import DATASETS, Dataset
@@ -71,6 +71,14 @@ def _alone(architecture: "Architecture | Backbone", size: int, distillation: str
             step = counter.get_total_flops()
     # Every operation that counts is repeated for each image.
     return Counts(trainable_parameters(network), inference // BATCH, step // BATCH)
+
+
+def flops_of(module: nn.Module, images: Tensor) -> int:
+    """FLOPs of one image through any module in eval mode; `images` are one or more, as it takes them."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        _spare_the_compiler(counter)
+        module(images)
+    return int(counter.get_total_flops()) // len(images)
 
 
 def _loss(architecture: "Architecture | Backbone", outputs: Outputs, distillation: str) -> Tensor:

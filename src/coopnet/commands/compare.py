@@ -1,0 +1,51 @@
+"""`coopnet compare`: two models on the same test images, side by side."""
+
+from coopnet.commands import images
+from coopnet.deploy import measure
+from coopnet.deploy.models import open_model
+from coopnet.files.errors import CoopNetError
+from coopnet.runs.workspace import Workspace
+
+BATCHES = (1, 64)
+
+
+def compare(workspace: Workspace, a: str, b: str, data: str, branches: list[int] | None) -> None:
+    """Print accuracy, calibration and latency of both, their agreement, and the difference with its interval.
+
+    Raises:
+        CoopNetError: there is no such model or dataset, or its images or classes are not those of a model.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    test = images.labelled(workspace, data)
+    models = [open_model(name, branches) for name in (a, b)]
+    for model in models:
+        classes = len(model.preprocessing.class_names)
+        if classes <= int(test.labels.max()):
+            raise CoopNetError(f"{model.name} knows {classes} classes, {data} has {int(test.labels.max()) + 1}")
+    with images.progress("classifying", 2 * len(test.images)) as advance:
+        logits = [model.logits(test.images, advance) for model in models]
+    qualities = [measure.quality(one, test.labels) for one in logits]
+    apart = measure.difference(logits[0], logits[1], test.labels)
+
+    table = Table("on the test images of " + data, a, b)
+    table.add_row("images", *(f"{one.images:,}" for one in qualities))
+    table.add_row(
+        "top-1 (95 % interval)", *(f"{one.top1:.2f} % ({one.low:.2f} to {one.high:.2f})" for one in qualities)
+    )
+    table.add_row("top-5", *(f"{one.top5:.2f} %" for one in qualities))
+    table.add_row("expected calibration error", *(f"{one.ece:.2f} %" for one in qualities))
+    table.add_row("negative log-likelihood", *(f"{one.nll:.4f} nats" for one in qualities))
+    for batch in BATCHES:
+        table.add_row(f"latency, batch {batch}", *(f"{model.latency(batch):.2f} ms" for model in models))
+    table.add_row("form", *(model.form for model in models))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"B − A: {apart.top1:+.2f} points of top-1, 95 % interval {apart.low:+.2f} to {apart.high:+.2f} (paired); "
+        f"they agree on {apart.agreement:.2f} % of the images.\n"
+        f"The intervals are those of the choice of images. Latency on: {measure.machine()}.",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,74 @@
+"""Prepared images of a workspace, for commands that look at networks outside of a study."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from coopnet import study
+from coopnet.data import canonical
+from coopnet.data.datasets import Dataset
+from coopnet.deploy import preprocessing
+from coopnet.deploy.export import Labelled
+from coopnet.files.errors import CoopNetError
+from coopnet.library.receipt import BATCH
+from coopnet.library.saved import Saved
+from coopnet.runs.workspace import Workspace
+from coopnet.study import did_you_mean
+
+
+def labelled(workspace: Workspace, name: str, split: str = "test") -> Labelled:
+    """The images of a dataset by its name.
+
+    Raises:
+        CoopNetError: there is no such dataset, or it is not prepared.
+    """
+    dataset = _dataset(workspace, name)
+    arrays = canonical.load(workspace.prepared(dataset.name), dataset)[split]
+    return Labelled(arrays.images, arrays.labels, dataset.name)
+
+
+def _dataset(workspace: Workspace, name: str) -> Dataset:
+    known = study.datasets(workspace.root)
+    if name not in known:
+        raise CoopNetError(f"there is no dataset {name!r}{did_you_mean(name, known)}")
+    return known[name]
+
+
+def of_record(
+    workspace: Workspace, record: Mapping[str, Any], asked: str | None, split: str = "test"
+) -> Labelled | None:
+    """The images of the dataset that was asked for, or else of the one that a record names; None if it is not here.
+
+    Raises:
+        CoopNetError: the one that was asked for is not here.
+    """
+    if asked is not None:
+        return labelled(workspace, asked, split)
+    name = (record.get("data") or {}).get("dataset")
+    if name is None or name not in study.datasets(workspace.root):
+        return None
+    if not (workspace.prepared(name) / canonical.MANIFEST).is_file():
+        return None
+    return labelled(workspace, name, split)
+
+
+def normalised(one: Saved, images: np.ndarray) -> Iterable[Tensor]:
+    """Images as a network takes them, batch by batch."""
+    known = preprocessing.of_record(one.network, one.record)
+    for first in range(0, len(images), BATCH):
+        yield known.normalised(images[first : first + BATCH])
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Any]:
+    """A bar on a terminal, for work of more than a moment; yields what is told of each part that is done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.advance(task, done)

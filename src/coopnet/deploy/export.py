@@ -1,0 +1,260 @@
+"""Writing one branch, some branches or the ensemble of a network for use without this project."""
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from coopnet import files
+from coopnet.deploy import card, models, preprocessing
+from coopnet.deploy.models import Model
+from coopnet.deploy.preprocessing import Preprocessing, Whole
+from coopnet.files.errors import CoopNetError
+from coopnet.library import parts, saved
+from coopnet.networks.flops import flops_of
+
+FORMATS = ("onnx", "pt2", "safetensors")
+TOLERANCE = 1e-4
+"""Largest difference between the logits of a network and of its export, relative to the largest logit above 1."""
+
+RANDOM_IMAGES = 16
+CARD = "README.md"
+
+
+class Labelled(NamedTuple):
+    """Test images uint8 [N, H, W, 3], labels [N], and the name of their dataset."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    dataset: str
+
+
+def export(
+    source: saved.Saved,
+    out: Path,
+    *,
+    name: str,
+    branches: Sequence[int] | None,
+    form: str,
+    with_preprocessing: bool = False,
+    test: Labelled | None = None,
+    advance: Callable[[int], None] = lambda done: None,
+) -> Model:
+    """Write the model, `preprocessing.json` and a model card to a folder, all of it or nothing.
+
+    Args:
+        source: the network and its record.
+        out: the folder, which must not be there yet, or be empty.
+        name: what to call the network in the card.
+        branches: numbered from 1: one branch, or several under their gate; None for the whole ensemble.
+        form: `onnx`, `pt2` (torch.export) or `safetensors` (a network that `coopnet.load` reads).
+        with_preprocessing: make normalisation part of the graph; the model then takes uint8 [N, H, W, 3].
+        test: labelled images that the card's accuracy is measured on.
+        advance: is told of every batch of test images.
+
+    Returns:
+        The model as it was read back.
+
+    Raises:
+        CoopNetError: an unknown form, no such branch, a folder that holds something, a library that is not installed,
+            or an export that computes something else than the network.
+    """
+    if form not in FORMATS:
+        raise CoopNetError(f"--format {form} is not known; choose {', '.join(FORMATS)}")
+    if with_preprocessing and form == "safetensors":
+        raise CoopNetError("safetensors hold weights and no graph, so preprocessing cannot be part of it; leave it out")
+    known = preprocessing.of_record(source.network, source.record)
+    module = parts.plain(source.network, branches)
+    reference = models.of_network(source, branches, name)
+    with whole_folder(out) as folder:
+        if form == "safetensors":
+            _write_network(source, branches, folder, known, name)
+            made = models.of_network(saved.read(folder), None, str(out))
+        else:
+            known = Preprocessing(known.size, known.mean, known.std, known.class_names, with_preprocessing)
+            graph = Whole(known, module).eval() if with_preprocessing else module
+            write, opened = (
+                (_write_onnx, models.onnx_session) if form == "onnx" else (_write_pt2, models.exported_program)
+            )
+            path = folder / (models.ONNX if form == "onnx" else models.PT2)
+            write(graph, known, path)
+            runtime = "ONNX Runtime" if form == "onnx" else "torch.export"
+            made = Model(str(out), runtime, known, opened(path), source.record)
+        files.write_json(folder / preprocessing.NAME, known.to_dict())
+        largest, logits = _compared(source, branches, made, test, advance)
+        files.write_text(
+            folder / CARD,
+            card.write(
+                card.Facts(
+                    name=name,
+                    branches=list(branches) if branches is not None else None,
+                    of=len(source.network.branches),
+                    form=form,
+                    parameters=sum(parameter.numel() for parameter in module.parameters()),
+                    flops=flops_of(module, torch.zeros(1, 3, known.size, known.size)),
+                    size=sum(path.stat().st_size for path in folder.iterdir() if path.name.startswith("model.")),
+                    largest_difference=largest,
+                    compared=RANDOM_IMAGES + (0 if test is None else len(test.images)),
+                ),
+                made,
+                reference.record,
+                None if test is None or logits is None else (test.dataset, logits, test.labels),
+            ),
+        )
+    return made
+
+
+@contextlib.contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its place when all went well, and goes away when it did not."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CoopNetError(f"{out} is there already and not empty; name another folder, or remove it")
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
+    except OSError as error:
+        raise CoopNetError(f"cannot write {out}: {files.reason(error)}") from error
+    try:
+        yield scratch
+        scratch.chmod(0o755)
+        if out.exists():
+            out.rmdir()
+        scratch.rename(out)
+    except OSError as error:
+        raise CoopNetError(f"cannot write {out}: {files.reason(error)}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write_network(
+    source: saved.Saved, branches: Sequence[int] | None, folder: Path, known: Preprocessing, name: str
+) -> None:
+    network = source.network if branches is None else parts.subset(source.network, branches)
+    constants = {"mean": list(known.mean), "std": list(known.std)}
+    data = source.record.get("data") or {}
+    facts = {"data": data, "origin": {"name": name, "key": source.record.get("key"), "branches": branches}}
+    saved.save(network, folder, preprocessing=constants, class_names=known.class_names, facts=facts)
+
+
+def _write_onnx(module: nn.Module, known: Preprocessing, path: Path) -> None:
+    """One file, its weights inside, for any number of images.
+
+    Raises:
+        CoopNetError: the exporter is not installed, or the network has an operation that it does not know.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise CoopNetError(f"--format onnx needs {error.name}; pip install 'coopnet[export]' brings it") from error
+    with _quiet():
+        try:
+            torch.onnx.export(
+                module,
+                (_example(known),),
+                path,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:  # the exporter has many
+            raise _impossible("onnx", error) from error
+
+
+def _write_pt2(module: nn.Module, known: Preprocessing, path: Path) -> None:
+    with _quiet():
+        try:
+            program = torch.export.export(
+                module, (_example(known),), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
+            )
+            torch.export.save(program, path)
+        except Exception as error:  # the exporter has many
+            raise _impossible("pt2", error) from error
+
+
+def _impossible(form: str, error: Exception) -> CoopNetError:
+    reason = " ".join(str(error).split())[:300]
+    return CoopNetError(
+        f"the network cannot be written as {form} ({type(error).__name__}: {reason}); try another format"
+    )
+
+
+def _example(known: Preprocessing) -> torch.Tensor:
+    """Two images as the graph takes them; of a single one the exporter would make a constant."""
+    shape = (2, known.size, known.size, 3)
+    images = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    return images if known.in_graph else known.normalised(images.numpy())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters say much that nobody needs, on both streams and in warnings."""
+    import warnings
+
+    logger = logging.getLogger("torch")
+    level = logger.level
+    with warnings.catch_warnings(), Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def _compared(
+    source: saved.Saved,
+    branches: Sequence[int] | None,
+    made: Model,
+    test: Labelled | None,
+    advance: Callable[[int], None],
+) -> tuple[float, np.ndarray | None]:
+    """Run the export beside the network itself, as it was trained, on random and on test images.
+
+    Returns:
+        The largest difference between logits, and the export's logits of the test images.
+
+    Raises:
+        CoopNetError: they differ.
+    """
+    network = _unfolded(source, branches).eval()
+    size, worst, kept = made.preprocessing.size, 0.0, []
+    random = np.random.default_rng(0).integers(0, 256, (RANDOM_IMAGES, size, size, 3), dtype=np.uint8)
+    for images in (random, *([] if test is None else [test.images])):
+        for first in range(0, len(images), models.BATCH):
+            batch = np.ascontiguousarray(images[first : first + models.BATCH])
+            with torch.inference_mode():
+                expected = network(made.preprocessing.normalised(batch)).numpy()
+            given = made.logits(batch)
+            apart, limit = float(np.abs(given - expected).max()), TOLERANCE * max(1.0, float(np.abs(expected).max()))
+            if not apart <= limit:  # nor where it is not a number
+                raise CoopNetError(
+                    f"the export computes something else than the network: logits differ by {apart:.2e}, more than "
+                    f"{limit:.0e}; nothing was written"
+                )
+            worst = max(worst, apart)
+            if images is not random:
+                kept.append(given)
+                advance(len(batch))
+    return worst, np.concatenate(kept) if kept else None
+
+
+def _unfolded(source: saved.Saved, branches: Sequence[int] | None) -> nn.Module:
+    """The network itself, or some of it, as it was trained."""
+    if branches is None:
+        return parts.Ensemble(source.network)
+    if len(branches) == 1:
+        return parts.branch(source.network, branches[0])
+    return parts.Ensemble(parts.subset(source.network, branches))

@@ -1,0 +1,109 @@
+"""From an image to what a network takes, and what its outputs are called: `preprocessing.json`."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from coopnet.data import datasets
+from coopnet.files.errors import CoopNetError
+from coopnet.networks.backbone import Backbone
+from coopnet.networks.network import CooperativeNetwork
+
+NAME = "preprocessing.json"
+USUAL_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to an image before the network sees it.
+
+    Attributes:
+        size: pixels of each side; the largest square in the middle of an image is scaled to it (`data.fit`).
+        mean: of each channel (RGB), in units of the full range.
+        std: of each channel, likewise.
+        class_names: of the logits, in their order.
+        in_graph: whether an exported model normalises itself: it takes uint8 [N, H, W, 3] instead of float32
+            [N, 3, H, W].
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+    in_graph: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        facts = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        takes = "uint8 [N, H, W, 3], RGB" if self.in_graph else "float32 [N, 3, H, W], RGB, (pixel / 255 - mean) / std"
+        return facts | {"input": takes, "resize": "largest square in the middle, bicubic with antialiasing"}
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, Any]) -> "Preprocessing":
+        """The reverse.
+
+        Raises:
+            KeyError, TypeError, ValueError: something is missing or is no such thing.
+        """
+        numbers = {name: tuple(float(value) for value in facts[name]) for name in ("mean", "std")}
+        names = tuple(str(name) for name in facts["class_names"])
+        return cls(int(facts["size"]), numbers["mean"], numbers["std"], names, bool(facts["in_graph"]))
+
+    def normalised(self, images: np.ndarray) -> Tensor:
+        """Images uint8 [N, H, W, 3] → float32 [N, 3, H, W], as in training."""
+        return Normalise(self)(torch.from_numpy(np.array(images, order="C")))
+
+
+class Normalise(nn.Module):
+    """Images uint8 [N, H, W, 3] → float32 [N, 3, H, W], by the arithmetic of training."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, preprocessing: Preprocessing):
+        super().__init__()
+        mean, std = (torch.tensor(values, dtype=torch.float32) for values in (preprocessing.mean, preprocessing.std))
+        self.register_buffer("scale", (1 / (255 * std)).view(1, -1, 1, 1))
+        self.register_buffer("shift", (-mean / std).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pixels to numbers of mean 0 and variance 1."""
+        return images.permute(0, 3, 1, 2).float() * self.scale + self.shift
+
+
+class Whole(nn.Module):
+    """A network that takes images as they are, uint8 [N, H, W, 3]."""
+
+    def __init__(self, preprocessing: Preprocessing, network: nn.Module):
+        super().__init__()
+        self.normalise, self.network = Normalise(preprocessing), network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, C]."""
+        logits: Tensor = self.network(self.normalise(images))
+        return logits
+
+
+def of_record(network: CooperativeNetwork, record: Mapping[str, Any]) -> Preprocessing:
+    """What the record beside a network says.
+
+    Raises:
+        CoopNetError: it does not say how images were normalised, or images are not square with three channels.
+    """
+    architecture, data = network.architecture, record.get("data") or {}
+    shape = architecture.input if isinstance(architecture, Backbone) else (3, *[int(data.get("size", USUAL_SIZE))] * 2)
+    if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
+        raise CoopNetError(f"the network takes images of shape {list(shape)}, not square ones with three channels")
+    constants = record.get("preprocessing")
+    if not isinstance(constants, Mapping) or not {"mean", "std"} <= constants.keys():
+        raise CoopNetError(
+            "the network's record does not say how its images were normalised; save it with "
+            "coopnet.save(..., preprocessing={'mean': [...], 'std': [...]})"
+        )
+    names = datasets.class_names(data) or [str(number) for number in range(architecture.classes)]
+    mean, std = (tuple(map(float, constants[name])) for name in ("mean", "std"))
+    return Preprocessing(shape[1], mean, std, tuple(names))

@@ -1,0 +1,291 @@
+"""Networks outside of a study, by the command line: grown, joined, exported, used on images, compared."""
+
+import contextlib
+import csv
+import io
+import json
+import logging
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import coopnet
+from coopnet.cli import main
+from coopnet.data import canonical
+from coopnet.data.datasets import DATASETS
+from coopnet.deploy import export as exporting
+from coopnet.deploy import measure, models
+from coopnet.deploy.export import Labelled, export
+from coopnet.deploy.models import open_model
+from coopnet.deploy.predict import found, predict
+from coopnet.files.errors import CoopNetError
+from coopnet.library import saved
+
+DIGITS = DATASETS["digits"]
+CONSTANTS = {"mean": list(DIGITS.mean), "std": list(DIGITS.std)}
+FORMS = ("onnx", "pt2", "safetensors")
+
+
+class Done(NamedTuple):
+    """What a command said, and how it ended."""
+
+    stdout: str
+    stderr: str
+
+
+def run(folder: Path, *arguments: str, code: int = 0) -> Done:
+    """The command line in a folder, in this process: importing PyTorch anew takes longer than most commands."""
+    said, complained = io.StringIO(), io.StringIO()
+    handler = logging.StreamHandler(complained)
+    logger, ended = logging.getLogger("coopnet"), 0
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    streams = contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained)
+    try:
+        with contextlib.chdir(folder), streams[0], streams[1], pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["coopnet", *arguments])
+            main()
+    except SystemExit as end:
+        ended = int(end.code or 0)
+    finally:
+        logger.removeHandler(handler)
+    assert ended == code, complained.getvalue()
+    return Done(said.getvalue(), complained.getvalue())
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with prepared digits, a small network that has learnt a little of them, and three of one branch."""
+    root = tmp_path_factory.mktemp("deploy")
+    canonical.prepare(DIGITS, "digits", None, root / "data/prepared/digits")
+    arrays = canonical.load(root / "data/prepared/digits", DIGITS)["train"]
+    torch.manual_seed(0)
+    for name, branches, gate in (("three", 3, "learned"), ("a", 1, "learned"), ("b", 1, "none"), ("c", 1, "learned")):
+        network = coopnet.cooperative("cifar_resnet8", branches=branches, classes=10, width=8, gate=gate)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+        coopnet.save(network, root / name, preprocessing=CONSTANTS, facts={"data": {"dataset": "digits"}})
+        known = models.open_model(root / name).preprocessing
+        images, labels = known.normalised(arrays.images), torch.from_numpy(arrays.labels.astype(np.int64))
+        criterion = coopnet.CooperativeLoss(rampup=0)
+        for batch in torch.randperm(len(images)).split(64)[:12]:
+            optimizer.zero_grad()
+            criterion(network(images[batch]), labels[batch]).backward()
+            optimizer.step()
+        coopnet.save(
+            network, root / name, optimizer=optimizer, preprocessing=CONSTANTS, facts={"data": {"dataset": "digits"}}
+        )
+    return root
+
+
+@pytest.fixture(scope="module")
+def pictures(workspace: Path) -> tuple[Path, list[int]]:
+    """Ten test images as files, and their labels."""
+    folder, arrays = workspace / "pictures", canonical.load(workspace / "data/prepared/digits", DIGITS)["test"]
+    folder.mkdir()
+    chosen = range(0, 200, 20)
+    for i in chosen:
+        Image.fromarray(np.array(arrays.images[i])).save(folder / f"{i:03}.png")
+    return folder, [int(arrays.labels[i]) for i in chosen]
+
+
+@pytest.mark.parametrize(
+    ("form", "branches"), [("onnx", None), ("onnx", [2]), ("pt2", [3, 1]), ("safetensors", [3, 1])]
+)
+def test_export_computes_what_the_network_computes(
+    workspace: Path, tmp_path: Path, form: str, branches: list[int] | None
+) -> None:
+    """Read back from its files, on test images, to 1e-4; in ONNX Runtime for ONNX."""
+    source, arrays = saved.read(workspace / "three"), canonical.load(workspace / "data/prepared/digits", DIGITS)["test"]
+    test = Labelled(arrays.images, arrays.labels, "digits")
+    export(source, tmp_path / "out", name="three", branches=branches, form=form, test=test)
+    opened = open_model(tmp_path / "out")
+    with torch.inference_mode():
+        outputs = source.network(opened.preprocessing.normalised(arrays.images))
+    indices = [0, 1, 2] if branches is None else [branch - 1 for branch in branches]
+    weights = outputs.gate[:, indices]
+    expected = ((weights / weights.sum(1, keepdim=True))[..., None] * outputs.branches[:, indices]).sum(1).numpy()
+    assert np.abs(opened.logits(arrays.images) - expected).max() <= 1e-4
+    assert opened.form == {"onnx": "ONNX Runtime", "pt2": "torch.export", "safetensors": "PyTorch"}[form]
+    card = (tmp_path / "out/README.md").read_text()
+    right = int((expected.argmax(1) == arrays.labels).sum())
+    low, high = measure.wilson(right, 355)
+    assert f"| top-1 | {100 * right / 355:.2f} % (95 % interval {100 * low:.2f} to {100 * high:.2f}, n = 355" in card
+    assert re.search(r"latency, batch 64 \| \d+\.\d\d ms", card)
+
+
+def test_graph_can_normalise_by_itself(workspace: Path, tmp_path: Path) -> None:
+    """`--with-preprocessing`: images as they are in, the same logits out."""
+    arrays = canonical.load(workspace / "data/prepared/digits", DIGITS)["test"]
+    plain = open_model(workspace / "three").logits(arrays.images)
+    run(workspace, "export", "three", "--ensemble", "--with-preprocessing", "--out", str(tmp_path / "out"))
+    opened = open_model(tmp_path / "out")
+    assert opened.taken(arrays.images[:2]).dtype == np.uint8
+    assert np.abs(opened.logits(arrays.images) - plain).max() <= 1e-4
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_snippets_of_the_card_run(workspace: Path, pictures: tuple[Path, list[int]], tmp_path: Path, form: str) -> None:
+    """All three, in the folder of the export, agree about a picture."""
+    run(workspace, "export", "three", "--branch", "2", "--format", form, "--out", str(tmp_path / "out"))
+    shutil.copy(pictures[0] / "040.png", tmp_path / "out/image.png")
+    (expected,) = predict(open_model(tmp_path / "out"), [tmp_path / "out/image.png"])
+    card, said = (tmp_path / "out/README.md").read_text(), []
+    snippets = re.findall(r"```(sh|python)\n(.*?)```", card, re.DOTALL)
+    assert [kind for kind, _ in snippets] == ["sh", "python", "python"]
+    for kind, code in snippets:
+        command = [sys.executable, "-c", code]
+        if kind == "sh":
+            command = [sys.executable, "-m", *code.split()]
+        done = subprocess.run(command, cwd=tmp_path / "out", capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    assert said[0].startswith(f"image.png\t{expected.best} ")
+    assert said[1].split() == ["image.png", expected.best]
+    assert said[2].strip() == (expected.best if form != "safetensors" else "torch.Size([1, 10])")
+
+
+def test_export_that_differs_is_refused(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written of a graph that computes something else."""
+    write = exporting._write_pt2
+
+    def wrong(module: nn.Module, *rest: object) -> None:
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.mul_(1.01)
+        write(module, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(exporting, "_write_pt2", wrong)
+    with pytest.raises(CoopNetError, match="computes something else"):
+        export(saved.read(workspace / "three"), tmp_path / "out", name="three", branches=[1], form="pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_prediction_names_what_it_cannot_read(
+    workspace: Path, pictures: tuple[Path, list[int]], tmp_path: Path
+) -> None:
+    """The others go on; the exit code is not 0; the table for other programs has a row for each."""
+    folder = tmp_path / "mixed"
+    shutil.copytree(pictures[0], folder)
+    (folder / "000.png").write_bytes(b"no image")
+    Image.new("L", (70, 50), 200).save(folder / "grey.jpg")
+    done = run(workspace, "predict", "three", str(folder), "--csv", "--top", "2", code=1)
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert len(rows) == 11
+    assert "cannot be decoded" in rows[0]["error"]
+    assert not rows[0]["class1"]
+    assert all(0 < float(row["probability2"]) <= float(row["probability1"]) <= 1 for row in rows[1:])
+    assert "000.png" in done.stderr
+    assert "1 of 11 images could not be read" in done.stderr
+    model = open_model(workspace / "three")
+    one = next(iter(predict(model, found([folder / "020.png"]), top=10)))
+    assert sum(one.probabilities) == pytest.approx(1, abs=1e-6)
+    assert one.best == rows[1]["class1"]
+
+
+def test_growth_and_its_receipt_by_command(workspace: Path, tmp_path: Path) -> None:
+    """The grown network is exact on the test images, has its optimiser's state, and can be grown again."""
+    done = run(workspace, "grow", "three", "--branches", "5", "--out", str(tmp_path / "five"))
+    assert "0 of 355" in done.stdout
+    receipt = json.loads((tmp_path / "five/receipt.json").read_text())
+    assert receipt["measured"]["exact"]
+    assert receipt["tensors"]["branches.4.classifier.weight"] == "copied from branches.1.classifier.weight"
+    five, three = saved.read(tmp_path / "five"), saved.read(workspace / "three")
+    name = "classifier.weight"
+    carried = five.state["momentum_buffer"][f"branches.4.{name}"]
+    assert torch.equal(carried, three.state["momentum_buffer"][f"branches.1.{name}"])
+    assert carried.any()
+    run(workspace, "grow", str(tmp_path / "five"), "--branches", "6", "--how", "masked", "--out", str(tmp_path / "six"))
+    assert len(coopnet.load(tmp_path / "six").branches) == 6
+
+
+def test_networks_are_joined_by_command(workspace: Path, tmp_path: Path) -> None:
+    """`combine` is exact; `merge` looks at training images; both are networks like any other."""
+    done = run(workspace, "combine", "a", "b", "c", "--gate", "mean", "--out", str(tmp_path / "combined"))
+    assert "0 of 355" in done.stdout
+    run(workspace, "merge", "a", "b", "c", "--images", "200", "--out", str(tmp_path / "merged"))
+    receipt = json.loads((tmp_path / "merged/receipt.json").read_text())
+    assert receipt["measured"]["images"] == 200
+    assert [one["digest"] for one in json.loads((tmp_path / "merged/model.json").read_text())["parents"]] == [
+        json.loads((workspace / name / "model.json").read_text())["files"]["model.safetensors"] for name in "abc"
+    ]
+    shipped = ("--branch", "3", "--format", "safetensors", "--out", str(tmp_path / "shipped"))
+    run(workspace, "export", str(tmp_path / "combined"), *shipped)
+    said = run(workspace, "compare", str(tmp_path / "shipped"), "c", "--data", "digits").stdout
+    assert "B − A: +0.00 points of top-1, 95 % interval +0.00 to +0.00" in said
+    assert "agree on 100.00 %" in said
+
+
+def test_difference_is_paired() -> None:
+    """Two models that are wrong about different images differ by the difference of their accuracies."""
+    labels = np.zeros(200, dtype=int)
+    a, b = (np.tile([1.0, 0.0], (200, 1)) for _ in range(2))
+    a[:20, 1] = 2
+    b[10:15, 1] = 2
+    apart = measure.difference(a, b, labels)
+    assert apart.top1 == pytest.approx(7.5)
+    assert apart.agreement == pytest.approx(92.5)
+    assert apart.low == pytest.approx(7.5 - 100 * 1.959964 * np.std([1] * 15 + [0] * 185, ddof=1) / 200**0.5)
+    assert measure.wilson(200, 200)[0] == pytest.approx(0.98115, abs=1e-5)  # from the formula by hand, z² / n
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("export nothing --ensemble --out x", "nothing is not a network of ours"),
+        ("export three --out x", "say what to take"),
+        ("export three --branch 4 --out x", "from 1 to 3"),
+        ("export three --branches one --out x", "no list of numbers"),
+        ("export three --branch 1 --format tflite --out x", "choose onnx, pt2, safetensors"),
+        ("export three --branch 1 --format safetensors --with-preprocessing --out x", "no graph"),
+        ("export three --branch 1 --out three", "not empty"),
+        ("export three --branch 1 --data digit --out x", "did you mean 'digits'"),
+        ("export data --branch 1 --out x", "no model.json"),
+        ("predict three nowhere.png", "nowhere.png is not there"),
+        ("predict three data", "holds no image"),
+        ("grow three --branches 2 --out x", "cannot grow 3"),
+        ("grow three --branches 5 --donors 4,1 --out x", "donors among branches 1 to 3"),
+        ("merge a --out x", "two networks"),
+        ("merge a three --out x", "has 3 branches"),
+        ("compare three a --data cifar10", "prepare cifar10"),
+    ],
+)
+def test_what_does_not_fit_is_refused(workspace: Path, command: str, said: str) -> None:
+    """One line, exit code 1, and nothing written."""
+    before = sorted(path.name for path in workspace.iterdir())
+    done = run(workspace, *command.split(), code=1)
+    assert done.stderr.startswith("coopnet: error: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert said in done.stderr
+    assert sorted(path.name for path in workspace.iterdir()) == before
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
+def test_extra_that_is_not_installed_is_named(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    """With the command that brings it."""
+    monkeypatch.setitem(sys.modules, missing, None)
+    done = run(workspace, "export", "three", "--branch", "1", "--out", str(tmp_path / "x"), code=1)
+    assert f"needs {missing}; pip install 'coopnet[export]'" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_export_is_refused(workspace: Path, tmp_path: Path) -> None:
+    """By name, whichever of its files it is."""
+    run(workspace, "export", "three", "--branch", "1", "--out", str(tmp_path / "out"))
+    for name in ("model.onnx", "preprocessing.json"):
+        whole = (tmp_path / "out" / name).read_bytes()
+        (tmp_path / "out" / name).write_bytes(whole[:40])
+        with pytest.raises(CoopNetError, match=re.escape(name)):
+            open_model(tmp_path / "out")
+        (tmp_path / "out" / name).write_bytes(whole)
+    assert open_model(tmp_path / "out").form == "ONNX Runtime"
