@@ -251,6 +251,13 @@ def test_mean_probabilities_are_those_of_the_branches(branches: int) -> None:
     assert measure(saved)["mean_probabilities"] != measure(saved)["ensemble"]
 
 
+def test_mean_of_certain_networks_that_disagree_is_a_half() -> None:
+    """Probabilities of 1 and of e⁻²⁰⁰⁰, which no float holds: the logarithm of their mean is −log 2."""
+    certain = np.array([[[0.0, -2000.0, -3000.0], [-2000.0, 0.0, -3000.0]]])
+    expected = [[-np.log(2), -np.log(2), -3000.0]]
+    np.testing.assert_allclose(log_mean(certain), expected, rtol=1e-12)
+
+
 def test_mean_of_vanishing_probabilities_is_finite() -> None:
     """A class that every branch calls impossible (e^-1000 is 0 as a float) still has a logarithm, the right one."""
     logits = np.array([[[1000.0, 0.0], [1000.0, 10.0]]], np.float32)

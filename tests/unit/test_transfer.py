@@ -135,6 +135,27 @@ def test_weights_statistics_counters_and_momentum_are_carried(kind: str) -> None
         assert (momentum["gate.linear.weight"][3:] == 0).all()
 
 
+@pytest.mark.parametrize("branches", [1, 3])
+def test_state_of_adam_is_carried(branches: int) -> None:
+    """Its step counts stay scalars, carried for what is copied and 0 for what is new, as are its moments."""
+    network = trained(branches, gate="none" if branches == 1 else "learned").network
+    names = dict(network.named_parameters())
+    moments = {slot: {n: torch.rand_like(p) for n, p in names.items()} for slot in ("exp_avg", "exp_avg_sq")}
+    parent = TrainedNetwork(network, moments | {"step": {name: torch.tensor(7.0) for name in names}})
+    grown = expand(parent, 5, kind="masked", seed=0)
+    parameters = dict(grown.network.named_parameters())
+    assert grown.slots.keys() == parent.slots.keys()
+    for slot, tensors in grown.slots.items():
+        assert tensors.keys() == parameters.keys()
+        for name, tensor in tensors.items():
+            assert tensor.shape == (() if slot == "step" else parameters[name].shape), (slot, name)
+            copied = name in names and not name.startswith("gate")
+            if copied:
+                assert torch.equal(tensor, parent.slots[slot][name]), (slot, name)
+            elif not name.startswith("gate"):
+                assert (tensor == 0).all(), (slot, name)
+
+
 def test_noise_moves_copies_by_sigma_and_leaves_donors_alone() -> None:
     """σ is in units of each tensor's standard deviation; only convolutions and classifiers of copies move."""
     parent = trained(3, width=16)
