@@ -76,12 +76,18 @@ def trained(source: Path, folder: Path, first: Path) -> dict[str, Any]:
 
 
 def differences(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
-    """The runs whose files differ, and in which ones; runs that one version alone has."""
+    """The runs whose keys, files or tensors differ, and in which ones; runs that one version alone has.
+
+    What a network says at transfer was once kept of every run with a parent; it is compared where both have it.
+    """
     different = [f"{run}: only one version has it" for run in sorted(now.keys() ^ then.keys())]
     for run in sorted(now.keys() & then.keys()):
-        files = [file for file, digest in then[run]["files"].items() if now[run]["files"].get(file) != digest]
-        if files:
-            different.append(f"{run}: {', '.join(files)}")
+        mine, theirs = now[run]["files"], then[run]["files"]
+        names = [name for name in mine.keys() | theirs.keys() if ":step0_" not in name or name in mine]
+        wrong = sorted(name for name in names if mine.get(name) != theirs.get(name))
+        wrong += ["key"] if now[run]["key"] != then[run]["key"] else []
+        if wrong:
+            different.append(f"{run}: {', '.join(wrong)}")
     return different
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import safetensors.numpy
+
 from coopnet import cli, study
 
 FILES = ("model.safetensors", "optimizer.safetensors", "history.csv", "logits.safetensors")
@@ -43,20 +45,44 @@ def of_every_kind(plan: Any) -> Iterator[Any]:
         yield from with_parents(run)
 
 
-def train(name: str, run: Any) -> None:
-    """Train a run as a user would."""
-    sys.argv = ["coopnet", "train", name, run.experiment, str(run.seed)]
+def command(*arguments: str) -> None:
+    """A command of the package, as a user runs it, in this process."""
+    sys.argv = ["coopnet", *arguments]
     try:
         cli.main()
     except SystemExit as done:
         if done.code:
-            sys.exit(f"{run.name} was not trained")
+            sys.exit(f"{' '.join(sys.argv)} failed")
 
 
-def digest(name: str, run: Any, file: str) -> str:
-    """SHA-256 of the file of a run, wherever this version puts it."""
-    (path,) = Path().glob(f"[!.]*/**/{name}/{run.experiment}/seed{run.seed}/{file}")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def find(name: str, run: Any, file: str) -> Path:
+    """The file of a run, wherever this version puts it."""
+    (path,) = Path().glob(f"[!.]*/**/{name}/**/{run.experiment}/seed{run.seed}/{file}")
+    return path
+
+
+def digests(path: Path) -> dict[str, str]:
+    """SHA-256 of each tensor of a file by its name, or of the file as a whole."""
+    if path.suffix != ".safetensors":
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    tensors = safetensors.numpy.load_file(path)
+    return {f"{path.name}:{name}": hashlib.sha256(tensor.tobytes()).hexdigest() for name, tensor in tensors.items()}
+
+
+def made(name: str, run: Any) -> dict[str, str]:
+    """Train a run; digests of all that it is, and of what its network says at transfer where that is a step."""
+    transfer = getattr(run, "transfer", None)
+    if transfer is None:
+        command("train", name, run.experiment, str(run.seed))
+        found = [find(name, run, file) for file in FILES]
+        return {key: digest for path in found for key, digest in digests(path).items()}
+    command("transfer", name, run.experiment, str(run.seed))
+    command("train", name, run.experiment, str(run.seed))
+    folder = Path("checkpoints") / name
+    final = [folder / run.phase / run.experiment / f"seed{run.seed}" / file for file in FILES]
+    first = digests(folder / transfer.phase / run.experiment / f"seed{run.seed}" / "logits.safetensors")
+    at_transfer = {key.replace(":", ":step0_"): digest for key, digest in first.items()}
+    return {key: digest for path in final for key, digest in digests(path).items()} | at_transfer
 
 
 def main(name: str) -> None:
@@ -64,8 +90,7 @@ def main(name: str) -> None:
     logging.basicConfig(level=logging.WARNING)
     bits = {}
     for run in of_every_kind(study.load(Path(), name)):
-        train(name, run)
-        bits[run.name] = {"key": run.key, "files": {file: digest(name, run, file) for file in FILES}}
+        bits[run.name] = {"key": run.key, "files": made(name, run)}
     print(json.dumps(bits))
 
 
