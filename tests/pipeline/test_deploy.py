@@ -169,7 +169,7 @@ def test_export_that_differs_is_refused(workspace: Path, tmp_path: Path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
-def test_prediction_names_what_it_cannot_read(
+def test_unreadable_images_are_named(
     workspace: Path, pictures: tuple[Path, list[int]], tmp_path: Path
 ) -> None:
     """The others go on; the exit code is not 0; the table for other programs has a row for each."""
