@@ -169,9 +169,7 @@ def test_export_that_differs_is_refused(workspace: Path, tmp_path: Path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
-def test_prediction_names_what_it_cannot_read(
-    workspace: Path, pictures: tuple[Path, list[int]], tmp_path: Path
-) -> None:
+def test_unreadable_images_are_named(workspace: Path, pictures: tuple[Path, list[int]], tmp_path: Path) -> None:
     """The others go on; the exit code is not 0; the table for other programs has a row for each."""
     folder = tmp_path / "mixed"
     shutil.copytree(pictures[0], folder)
@@ -289,3 +287,35 @@ def test_damaged_export_is_refused(workspace: Path, tmp_path: Path) -> None:
             open_model(tmp_path / "out")
         (tmp_path / "out" / name).write_bytes(whole)
     assert open_model(tmp_path / "out").form == "ONNX Runtime"
+
+
+def test_runs_are_found_in_the_workspace_and_in_its_store(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`STUDY/EXPERIMENT/seedN`: the same network from either; its card has the run's key, seed and data."""
+    row = {
+        "about": "Two branches",
+        "data": {"dataset": "digits", "training_subset": 100},
+        "model": {"depth": 8, "width": 8, "branches": 2},
+        "training": {"epochs": 1, "batch_size": 50, "optimizer": {"kind": "sgd", "lr": 0.05}},
+    }
+    parameters = {"title": "T", "device": "cpu", "threads": 1, "seeds": [0], "experiments": {"two": row}}
+    (tmp_path / "params.yaml").write_text(json.dumps(parameters))
+    shutil.copytree(workspace / "data", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CoopNetError, match=r"two/seed0 of study full is not there.*coopnet train full two 0"):
+        coopnet.load("full/two/seed0")
+    run(tmp_path, "train", "full", "two", "0")
+    network = coopnet.load("full/two/seed0")
+    shutil.rmtree(tmp_path / "checkpoints")
+    again = coopnet.load("full/two/seed0")
+    state = network.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in again.state_dict().items())
+    run(tmp_path, "export", "full/two/seed0", "--branch", "1", "--format", "safetensors", "--out", "out")
+    card = (tmp_path / "out/README.md").read_text()
+    record = saved.read("full/two/seed0").record
+    assert f"- run key: {record['key']}\n- seed: 0\n" in card
+    assert "Trained on: digits" in card
+    assert coopnet.open_model("out").preprocessing.class_names == tuple("0123456789")
+    with pytest.raises(CoopNetError, match="no experiment 'three'"):
+        coopnet.load("full/three/seed0")
