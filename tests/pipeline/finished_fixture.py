@@ -53,6 +53,10 @@ class Home:
     def run(self, experiment: str = "one3") -> Run:
         return self.plan().run(experiment, 0)
 
+    def run_record(self) -> Path:
+        """The record of a run."""
+        return self.workspace.run(self.plan(), self.run()) / "run.json"
+
     @contextlib.contextmanager
     def here(self) -> Iterator[None]:
         """Commands take the store of this folder."""
@@ -72,8 +76,15 @@ class Home:
         with self.here():
             return train.train(self.workspace, name, experiment, seed, None, minutes)
 
+    def transfer(self, name: str = "tiny", experiment: str = "one3_to_5_split", seed: int = 0) -> None:
+        with self.here():
+            train.transfer(self.workspace, name, experiment, seed, None)
+
     def evaluate(self, name: str = "tiny", experiment: str = "one3", seed: int = 0) -> None:
         evaluate.evaluate(self.workspace, name, experiment, seed)
+
+    def evaluate_transfer(self) -> None:
+        evaluate.evaluate(self.workspace, "tiny", "one3_to_5_split", 0, at_transfer=True)
 
     def tables(self, name: str = "tiny") -> None:
         report.tables(self.workspace, name)
@@ -119,6 +130,9 @@ def planned(folder: Path) -> Home:
 def make(home: Home, name: str, runs: Sequence[tuple[str, int]]) -> None:
     """All that comes before the report."""
     for experiment, seed in runs:
+        if home.plan(name).run(experiment, seed).transfer:
+            home.transfer(name, experiment, seed)
+            evaluate.evaluate(home.workspace, name, experiment, seed, at_transfer=True)
         assert home.train(name, experiment, seed) == 0
         home.evaluate(name, experiment, seed)
     home.tables(name)

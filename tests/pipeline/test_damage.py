@@ -25,7 +25,8 @@ from coopnet.report import published
 from coopnet.runs import checkpoint, receipts, stamps, steps
 from coopnet.runs.resume import INDEX, ResumeFolder
 from coopnet.runs.store import JOURNAL, MANIFEST
-from coopnet.runs.workspace import CHECKPOINT, EVALUATED, PREPARED, REPORT, RESULTS, TABLES, targets
+from coopnet.runs.workspace import EVALUATED, GATHERED, MADE, PREPARED, REPORT, TABLES, targets
+from coopnet.study import Run
 from finished_fixture import Home, made_once
 
 ALONE = "timing.csv"
@@ -59,7 +60,7 @@ class Kind:
 def look(home: Home) -> None:
     """What `coopnet runs` and every start of the workflow do: every run and step by content."""
     plan = home.plan()
-    problems = [receipts.of_run(home.workspace, plan, run, Digests()) for run in plan.runs.values()]
+    problems = [receipts.of_run(home.workspace, plan, run, Digests()) for run in plan.everything()]
     problems += [receipts.of_step(home.workspace, step, Digests()) for step in steps.steps(home.workspace, plan)]
     raise CoopNetError("; ".join(one.text for one in problems if one is not None))
 
@@ -70,10 +71,24 @@ def load_arrays(home: Home) -> None:
 
 
 def grow(home: Home) -> None:
-    """Train the child anew, from a parent that no store has."""
+    """Grow the parent anew, which no store has."""
+    shutil.rmtree(home.root / "store")
+    shutil.rmtree(home.workspace.run(home.plan(), transfer_of(home)))
+    home.transfer()
+
+
+def go_on(home: Home) -> None:
+    """Fine-tune the network at transfer anew, which no store has."""
     shutil.rmtree(home.root / "store")
     shutil.rmtree(home.workspace.run(home.plan(), home.run("one3_to_5_split")))
     home.train(experiment="one3_to_5_split")
+
+
+def transfer_of(home: Home) -> Run:
+    """The network right after the growth."""
+    found = home.run("one3_to_5_split").transfer
+    assert found is not None
+    return found
 
 
 def take(home: Home) -> None:
@@ -120,8 +135,8 @@ def again(*commands: str) -> Action:
     return action
 
 
-EVALUATED_FOR = {"tables": ("metrics.json", "votes.csv"), "claims": ("metrics.json", "outcomes.safetensors")}
-"""Which of them a step reads; `scores.json` is for `dvc metrics`."""
+CLAIMED = ("metrics.json", "outcomes.safetensors")
+"""What the claims are decided from, of what is gathered from all runs."""
 
 
 def kinds() -> dict[str, Kind]:
@@ -135,26 +150,34 @@ def kinds() -> dict[str, Kind]:
 
     for file, twin in zip(PREPARED, ("", *(f"data/prepared/digits/{name}" for name in PREPARED[:0:-1])), strict=True):
         add(f"prepared/{file}", f"data/prepared/digits/{file}", load_arrays, mend=again("prepare"), twin=twin)
-    weights, results = "checkpoints/digits/tiny/one3/seed0", "results/tiny/one3/seed0"
-    for file in CHECKPOINT:
-        pattern = f"workspace/checkpoints/*/seed*/{file}"
-        other = f"checkpoints/digits/other/one3/seed1/{file}"
-        add(f"checkpoint/{file}", f"{weights}/{file}", look, grow, mend=adopt, pattern=pattern, twin=other)
     readers: dict[str, tuple[Action, ...]] = {
-        "run.json": (look, again("evaluate"), again("tables"), again("claims")),
-        "history.csv": (look, again("tables"), again("claims")),
+        "run.json": (look, again("evaluate"), again("tables")),
+        "history.csv": (look, again("tables")),
         ALONE: (),
         "logits.safetensors": (look, again("evaluate")),
     }
-    for file in RESULTS:
-        pattern = f"workspace/results/*/seed*/{file}"
-        other = f"results/other/one3/seed1/{file}"
-        add(f"results/{file}", f"{results}/{file}", *readers[file], mend=adopt, pattern=pattern, twin=other)
-    for file in EVALUATED:
-        pattern, other = f"workspace/results/*/seed*/{file}", f"results/other/one3/seed1/{file}"
-        read = tuple(again(name) for name in ("tables", "claims") if file in EVALUATED_FOR[name])
-        read = (look, *read)
-        add(f"evaluated/{file}", f"{results}/{file}", *read, mend=again("evaluate"), pattern=pattern, twin=other)
+    weights = (look, grow)
+    trained, other = "checkpoints/tiny/train_one/one3/seed0", "checkpoints/other/train_one/one3/seed1"
+    grown, pattern = "checkpoints/tiny/transfer/one3_to_5_split/seed0", "workspace/checkpoints/*/seed*/"
+    for file in MADE:
+        read = readers.get(file, weights)
+        add(f"run/{file}", f"{trained}/{file}", *read, mend=adopt, pattern=pattern + file, twin=f"{other}/{file}")
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        add(f"transfer/{file}", f"{grown}/{file}", look, go_on, mend=again("transfer"), twin=f"{trained}/{file}")
+    for file in (*EVALUATED, "evaluation.json"):
+        read = (look,) if file == "evaluation.json" else (look, again("tables"))
+        twin = f"{other}/{file}"
+        add(f"evaluated/{file}", f"{trained}/{file}", *read, mend=again("evaluate"), pattern=pattern + file, twin=twin)
+    add(
+        "evaluated at transfer/metrics.json",
+        *(f"{grown}/metrics.json", look, again("tables")),
+        mend=again("evaluate_transfer"),
+        twin=f"{trained}/metrics.json",
+    )
+    for file in GATHERED:
+        read = (look, *((again("claims"),) if file in CLAIMED else ()))
+        where = {"pattern": f"workspace/results/*/{file}", "twin": f"results/other/{file}"}
+        add(f"gathered/{file}", f"results/tiny/{file}", *read, mend=again("tables"), **where)
     for file in (*TABLES, ALONE):
         pattern, other = f"workspace/results/*/tables/{file}", f"results/other/tables/{file}"
         read = (look, again("timing")) if file == ALONE else (look, again("report"))
@@ -163,10 +186,11 @@ def kinds() -> dict[str, Kind]:
     claims = {"pattern": "workspace/results/*/claims.json", "twin": "results/other/claims.json"}
     add("claims", "results/tiny/claims.json", look, again("report"), mend=again("claims"), **claims)
     add("timing page", "reports/tiny/timing.html", look, mend=again("timing"))
-    for file in CHECKPOINT:
-        add(f"imported/{file}", f"imported/net/{file}", imported, twin=f"{weights}/{file}")
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        add(f"imported/{file}", f"imported/net/{file}", imported, twin=f"{trained}/{file}")
+    add("imported/model.json", "imported/net/model.json", imported, twin=f"{trained}/run.json")
 
-    for file in (MANIFEST, *CHECKPOINT, *RESULTS):
+    for file in (MANIFEST, *MADE):
         path, pattern = "store/runs/{run}/" + file, f"store/runs/*/{file}"
         found[f"store/{file}"] = Kind(path, pattern, (take,), adopt, "store/runs/{other}/" + file)
     for file in (INDEX, "a.safetensors", "b.safetensors"):
@@ -180,8 +204,11 @@ def kinds() -> dict[str, Kind]:
 
 KINDS = kinds()
 
-REMEMBERED = ("evaluate/one3/seed0.json", "tables.json", "digests.json", "train/one3-seed0", "tables")
+REMEMBERED = ("digests.json", "train_one/one3-seed0", "tables")
 """What only saves work: whatever is done to it, at most something is made again."""
+
+RECORDS = ("results/*/tables.record.json", "results/*/claims.record.json", "reports/*/timing.record.json")
+"""What the outputs of a step were made from: one that is damaged makes them stale, so that they are made again."""
 
 PEOPLE = ("params.yaml", "studies/tiny.yaml", "claims.yaml", "figures.yaml")
 """What people write: an edit is no damage, but what cannot be read at all is refused."""
@@ -297,7 +324,7 @@ CASES = [
     )
     for place, (name, kind) in enumerate(KINDS.items())
     for damage in DAMAGES
-    if not (damage == "replace" and not kind.twin) and not name.endswith(f"results/{ALONE}")
+    if not (damage == "replace" and not kind.twin) and not name.endswith(f"run/{ALONE}")
 ]
 
 
@@ -339,7 +366,7 @@ def test_damage_is_mended_by_the_same_command(kind: Kind, damage: str, study_mad
 def test_every_file_is_of_a_known_kind(study_made: Home) -> None:
     """A finished study has no file that the table lacks: who adds a kind has to say what becomes of it."""
     patterns = {kind.pattern for kind in KINDS.values()} | set(READ_BY_NOBODY)
-    patterns |= {f"workspace/{path}" for path in PEOPLE} | remembered(study_made)
+    patterns |= {f"workspace/{path}" for path in (*PEOPLE, *RECORDS)} | remembered(study_made)
     found = study_made.files()
     assert [name for name in found if not any(fnmatch.fnmatch(name, one) for one in patterns | PAGES)] == []
     for pattern in {kind.pattern for kind in KINDS.values()} | set(READ_BY_NOBODY):
@@ -347,19 +374,18 @@ def test_every_file_is_of_a_known_kind(study_made: Home) -> None:
 
 
 def remembered(home: Home) -> set[str]:
-    """Every receipt, stamp and memory of digests that the studies may have."""
+    """Every stamp and memory of digests that the studies may have."""
     names = set()
     for plan in map(home.plan, ("tiny", "other")):
-        names |= {f"{plan.name}/digests.json", *(f"{step.name}.json" for step in steps.steps(home.workspace, plan))}
-        names |= {step.name for step in steps.of_all_runs(home.workspace, plan)}
-        names |= {f"{plan.name}/train/{run.experiment}-seed{run.seed}" for run in plan.runs.values()}
+        names |= {f"{plan.name}/digests.json"} | {step.name for step in steps.of_all_runs(home.workspace, plan)}
+        names |= {f"{plan.name}/{run.phase}/{run.experiment}-seed{run.seed}" for run in plan.everything()}
     return {f"workspace/.stamps/{name}" for name in names}
 
 
 @pytest.mark.parametrize("damage", [name for name in DAMAGES if name != "replace"])
 @pytest.mark.parametrize("name", REMEMBERED)
 def test_damaged_memory_hides_nothing(name: str, damage: str, home: Home) -> None:
-    """Whatever is done to receipts, stamps and remembered digests, a damaged result is still found, and they heal."""
+    """Whatever is done to stamps and remembered digests, a damaged result is still found, and they heal."""
     path = home.workspace.stamps / "tiny" / name
     DAMAGES[damage](path, None, random.Random(name))
     result = home.workspace.run(home.plan(), home.run()) / "metrics.json"
@@ -377,7 +403,25 @@ def test_damaged_memory_hides_nothing(name: str, damage: str, home: Home) -> Non
     home.refresh()
     home.evaluate()
     home.refresh()
-    assert stamps.of_run(home.workspace, home.plan(), "one3", 0).stat().st_mtime == stamps.LONG_AGO
+    assert stamps.of_run(home.workspace, home.plan(), "train_one", "one3", 0).stat().st_mtime == stamps.LONG_AGO
+
+
+@pytest.mark.parametrize("damage", list(DAMAGES))
+@pytest.mark.parametrize("name", [path.replace("*", "tiny") for path in RECORDS])
+def test_damaged_record_of_a_step_makes_it_stale(name: str, damage: str, home: Home, study_made: Home) -> None:
+    """Its outputs are taken for stale, and the same command makes the same bytes and a whole record."""
+    path = home.workspace.root / name
+    twin = home.workspace.root / name.replace("tiny", "other") if "timing" not in name else home.run_record()
+    DAMAGES[damage](path, twin, random.Random(name))
+    (step,) = (one for one in steps.of_all_runs(home.workspace, home.plan()) if one.record == path)
+    problem = receipts.of_step(home.workspace, step, Digests())
+    assert problem is not None
+    assert problem.kind == "stale"
+    if damage == "folder":
+        path.rmdir()
+    getattr(home, step.name.partition("/")[2])()
+    assert home.promised() == study_made.promised()
+    assert receipts.of_step(home.workspace, step, Digests()) is None
 
 
 def read_all(home: Home) -> None:

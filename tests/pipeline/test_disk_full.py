@@ -13,7 +13,7 @@ from coopnet.commands import train
 from coopnet.files.errors import CoopNetError
 from coopnet.runs.resume import INDEX, ResumeFolder
 from coopnet.runs.store import JOURNAL, MANIFEST
-from coopnet.runs.workspace import CHECKPOINT, EVALUATED, RESULTS, TABLES
+from coopnet.runs.workspace import EVALUATED, GATHERED, MADE, TABLES
 from finished_fixture import Home, bring_in, fill, made_once, small_disk
 
 KB = 1024
@@ -45,19 +45,21 @@ def go_on(home: Home) -> None:
     assert home.train("unfinished", "one3", 2, 0) == train.TIME_IS_UP
 
 
-RUN = "one3/seed0"
-COPIES = (*(f"workspace/checkpoints/digits/tiny/{RUN}/{name}" for name in CHECKPOINT),)
-COPIES += tuple(f"workspace/results/tiny/{RUN}/{name}" for name in RESULTS)
+RUN = "workspace/checkpoints/tiny/train_one/one3/seed0"
+GROWN = "workspace/checkpoints/tiny/transfer/one3_to_5_split/seed0"
+TABLED = (
+    *(f"workspace/results/tiny/tables/{name}" for name in TABLES),
+    *(f"workspace/results/tiny/{n}" for n in GATHERED),
+)
 
 STAGES = {
     "prepare": Stage(["workspace/data/prepared/digits/*"], Home.prepare, [0, 4096 * KB, 5396 * KB]),
     "state": Stage([], go_on, [0, 100 * KB]),
     "checkpoint": Stage([], finish, [0, 60 * KB, 160 * KB, 200 * KB, 240 * KB, 300 * KB, 400 * KB]),
-    "copy": Stage(COPIES, Home.train, [0, 64 * KB, 128 * KB, 132 * KB]),
-    "evaluate": Stage(
-        [f"workspace/results/tiny/{RUN}/{name}" for name in EVALUATED], Home.evaluate, [0, 4 * KB, 8 * KB, 16 * KB]
-    ),
-    "tables": Stage([f"workspace/results/tiny/tables/{n}" for n in TABLES], Home.tables, [0, 8 * KB, 40 * KB, 84 * KB]),
+    "copy": Stage([f"{RUN}/{name}" for name in MADE], Home.train, [0, 64 * KB, 128 * KB, 132 * KB]),
+    "transfer": Stage([f"{GROWN}/{name}" for name in MADE], Home.transfer, [0, 64 * KB, 128 * KB]),
+    "evaluate": Stage([f"{RUN}/{name}" for name in EVALUATED], Home.evaluate, [0, 4 * KB, 8 * KB, 16 * KB]),
+    "tables": Stage(TABLED, Home.tables, [0, 8 * KB, 40 * KB, 84 * KB, 120 * KB]),
     "claims": Stage(["workspace/results/tiny/claims.json"], Home.claims, [0, 4 * KB, 8 * KB]),
     "timing": Stage(["workspace/reports/tiny/timing.html"], Home.timing, [0, 4 * KB, 8 * KB]),
     "stamps": Stage(["workspace/.stamps/tiny/*"], Home.refresh, [0, 4 * KB, 32 * KB]),

@@ -45,7 +45,7 @@ def test_run_goes_on_in_a_fresh_process(
         "tiny/one3/0: no CUDA graph could be recorded in the mode graph (RuntimeError: operation not permitted when "
         "stream is capturing); the run goes on in a fresh process with COOPNET_LAUNCH=serial"
     )
-    assert (workspace / "results/tiny/one3/seed0/metrics.json").is_file()
+    assert (workspace / "checkpoints/tiny/train_one/one3/seed0/metrics.json").is_file()
     other = make_workspace(tmp_path / "other", prepared)
     monkeypatch.setenv("COOPNET_STORE", str(tmp_path / "other-store"))
     assert train(other, "one3").returncode == 0

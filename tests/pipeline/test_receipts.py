@@ -32,7 +32,14 @@ def workspace(tmp_path: Path) -> Workspace:
 @pytest.fixture
 def step(workspace: Workspace) -> Step:
     """A step from two files to one, taken."""
-    made = Step("tiny/add", "claims", (workspace.root / "a", workspace.root / "b"), (workspace.root / "sum",), "words")
+    made = Step(
+        "tiny/add",
+        workspace.root / "sum.record.json",
+        "claims",
+        (workspace.root / "a", workspace.root / "b"),
+        (workspace.root / "sum",),
+        "words",
+    )
     for path in made.inputs:
         path.write_text(path.name)
     take(workspace, made)
@@ -67,9 +74,9 @@ def test_step_that_was_taken_is_current(workspace: Workspace, step: Step) -> Non
         (lambda workspace, step: step.outputs[0].write_text("other"), "damaged"),
         (lambda workspace, step: step.outputs[0].write_text(""), "damaged"),
         (lambda workspace, step: step.outputs[0].unlink(), "missing"),
-        (lambda workspace, step: workspace.receipt(step.name).unlink(), "stale"),
-        (lambda workspace, step: workspace.receipt(step.name).write_text("{}"), "stale"),
-        (lambda workspace, step: workspace.receipt(step.name).write_text("[]"), "stale"),
+        (lambda workspace, step: step.record.unlink(), "stale"),
+        (lambda workspace, step: step.record.write_text("{}"), "stale"),
+        (lambda workspace, step: step.record.write_text("[]"), "stale"),
     ],
 )
 def test_what_is_wrong_with_a_step(
@@ -127,7 +134,7 @@ def test_step_that_fails_leaves_no_receipt(workspace: Workspace, step: Step) -> 
 def test_every_step_of_a_study_reads_what_is_there_before_it(plan: Study, workspace: Workspace) -> None:
     """Its inputs are records of runs, outputs of an earlier step, or files of the project; its name is its own."""
     there = {workspace.stated, workspace.published}
-    there |= {workspace.run(plan, run) / "run.json" for run in plan.runs.values()}
+    there |= {workspace.run(plan, run) / "run.json" for run in plan.everything()}
     names = set()
     for step in steps.steps(workspace, plan):
         assert there.issuperset(step.inputs), step.name
@@ -152,8 +159,7 @@ def run(plan: Study, workspace: Workspace) -> Run:
     for name, path in wanted.items():
         files.write_text(path, TIMING if name == "timing.csv" else name)
     listed = {name: files.sha256(path) for name, path in wanted.items() if "json" not in name and name != "timing.csv"}
-    for name in ("run.json", "model.json"):
-        files.write_json(wanted[name], {"key": planned.key, "files": listed})
+    files.write_json(wanted["run.json"], files.sealed({"key": planned.key, "files": listed}))
     return planned
 
 
@@ -164,7 +170,7 @@ def test_run_as_planned_is_current(workspace: Workspace, plan: Study, run: Run) 
 
 @pytest.mark.parametrize(
     "name",
-    ["model.safetensors", "optimizer.safetensors", "model.json", "logits.safetensors", "history.csv", "timing.csv"],
+    ["model.safetensors", "optimizer.safetensors", "run.json", "logits.safetensors", "history.csv", "timing.csv"],
 )
 def test_damaged_file_of_a_run_is_named(workspace: Workspace, plan: Study, run: Run, name: str) -> None:
     """One bit of any of its files."""
@@ -235,9 +241,10 @@ def test_stamps_are_old_only_for_what_is_current(
     """A run as planned has a stamp older than everything, one that is missing or damaged a new one."""
     step = steps.evaluate(workspace, plan, run)
     due = stamps.refresh(workspace, plan)
-    current, missing = (stamps.of_run(workspace, plan, "baseline", seed) for seed in (0, 1))
-    assert due.runs == plan.runs.keys() - {("baseline", 0)}
-    assert due.evaluations == {("baseline", 0)}
+    current, missing = (stamps.of_run(workspace, plan, "train_baseline", "baseline", seed) for seed in (0, 1))
+    place = ("train_baseline", "baseline", 0)
+    assert due.runs == {(one.phase, one.experiment, one.seed) for one in plan.everything()} - {place}
+    assert due.evaluations == {place}
     assert current.stat().st_mtime > stamps.LONG_AGO
     with receipts.making(workspace, lambda: step):
         for path in step.outputs:

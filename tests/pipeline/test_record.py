@@ -1,26 +1,30 @@
 """What is recorded in DVC is what the plan has, down to the weights that a run was made from."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from conftest import ROOT
 from coopnet import files, study
 from coopnet.commands import record
 from coopnet.files.digests import Digests
 from coopnet.files.errors import CoopNetError
+from coopnet.runs import receipts, steps
 from coopnet.runs.workspace import Workspace, targets
 from coopnet.study import Run, Study
 
-PARENT, CHILD = "dvc/full/one3/dvc.yaml:train@seed0", "dvc/full/one3_continued/dvc.yaml:train@seed0"
+ONLY = {"only": ["one3", "one3_continued"], "seeds": [0], "time_scale": 0.01}
 
 
 @pytest.fixture(scope="module")
-def plan() -> Study:
-    """The full study."""
-    return study.load(ROOT)
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A study of a parent and its control."""
+    root = tmp_path_factory.mktemp("plan")
+    (root / "studies").mkdir()
+    (root / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (root / "studies" / "tiny.yaml").write_text(yaml.safe_dump(ONLY))
+    return study.load(root, "tiny")
 
 
 @pytest.fixture
@@ -43,47 +47,47 @@ def lay(workspace: Workspace, plan: Study, run: Run, weights: str) -> None:
         {"key": parent.key, "digest": files.sha256(targets(workspace, plan, parent)["model.safetensors"])}
         for parent in run.parents
     ]
-    for name in ("run.json", "model.json"):
-        files.write_json(wanted[name], {"key": run.key, "files": listed, "parents": parents})
+    files.write_json(wanted["run.json"], files.sealed({"key": run.key, "files": listed, "parents": parents}))
+    step = steps.evaluate(workspace, plan, run)
+    with receipts.making(workspace, lambda: step):
+        for path in step.outputs:
+            files.write_text(path, "evaluated")
 
 
 def sort(workspace: Workspace, plan: Study) -> tuple[set[str], list[str]]:
-    """Which stages are recorded, and what is refused."""
-    return record._sort(workspace, plan, Digests())
+    """Which of the two phases that have runs are recorded, and what is refused."""
+    sound, refused = record._sort(workspace, plan, Digests())
+    return {"train_one", "finetune"} & set(sound), refused
 
 
 def test_runs_as_planned_are_recorded(workspace: Workspace, plan: Study) -> None:
     """Both, and nothing that is not there."""
-    assert sort(workspace, plan) == ({PARENT, CHILD}, [])
+    assert sort(workspace, plan) == ({"train_one", "finetune"}, [])
 
 
 def test_child_of_other_weights_is_refused(workspace: Workspace, plan: Study) -> None:
     """The parent's key is right, and its files are those of its record; but the child was made from others."""
     lay(workspace, plan, plan.run("one3", 0), "of another machine")
     sound, refused = sort(workspace, plan)
-    assert sound == {PARENT}
+    assert sound == {"train_one"}
     assert refused == ["one3_continued/seed0 was made from other weights of one3/seed0 than lie here"]
 
 
-def test_damaged_parent_is_refused_and_its_child_left_out(workspace: Workspace, plan: Study) -> None:
-    """DVC would save the digest of what lies there for what the child was made from."""
+def test_damaged_run_is_refused_with_its_phase(workspace: Workspace, plan: Study) -> None:
+    """DVC would save the digest of what lies there; what was made from the undamaged one is as the plan has it."""
     path = targets(workspace, plan, plan.run("one3", 0))["history.csv"]
     path.write_text("edited")
     sound, refused = sort(workspace, plan)
-    assert sound == set()
+    assert sound == {"finetune"}
     assert len(refused) == 1
     assert str(path) in refused[0]
 
 
-def test_stages_are_named_by_file_where_all_of_it_is_recorded(plan: Study) -> None:
-    """DVC looks at every target by itself, so there should be few."""
-    everything = set(record._addresses(plan))
-    names = record._shortest(plan, everything)
-    assert len(names) == len(plan.experiments) + len(("tables", "claims", "report", "timing"))
-    some = record._shortest(plan, everything - {PARENT})
-    assert "dvc/full/one3/dvc.yaml" not in some
-    assert PARENT.replace("seed0", "seed1") in some
-    assert PARENT not in some
+def test_phase_without_runs_is_recorded(workspace: Workspace, plan: Study) -> None:
+    """DVC has a stage for it, which has nothing to make."""
+    sound, _ = record._sort(workspace, plan, Digests())
+    assert {"merge", "ensemble", "transfer"} <= set(sound)
+    assert not {"tables", "claims", "report"} & set(sound)
 
 
 @pytest.mark.parametrize("there", [(), (".dvc",)])
@@ -93,15 +97,3 @@ def test_folder_without_dvc_or_git_is_refused(tmp_path: Path, there: tuple[str, 
         (tmp_path / name).mkdir()
     with pytest.raises(CoopNetError, match="`git init`" if there else "`dvc init`"):
         record.record(Workspace(tmp_path), "full")
-
-
-def test_restoring_without_a_remote_says_how_to_name_one(tmp_path: Path) -> None:
-    """Before anything else is looked at."""
-    subprocess.run(["git", "init", "-q", tmp_path], check=True)
-    (tmp_path / ".dvc").mkdir()
-    (tmp_path / ".dvc/config").touch()
-    with pytest.raises(CoopNetError, match="dvc remote add --default NAME FOLDER_OR_URL"):
-        record.restore(Workspace(tmp_path), "full")
-    subprocess.run([sys.executable, "-m", "dvc", "remote", "add", "-q", "-d", "here", "/tmp"], cwd=tmp_path, check=True)
-    with pytest.raises(CoopNetError, match=r"cannot read .*params\.yaml"):
-        record.restore(Workspace(tmp_path), "full")

@@ -122,11 +122,10 @@ def _sort(workspace: Workspace, plan: Study, digests: Digests) -> tuple[list[str
     refused: list[str] = []
     incomplete: set[str] = set()
     for run in plan.everything():
-        problem = receipts.of_run(workspace, plan, run, digests) or receipts.of_step(
-            workspace, steps.evaluate(workspace, plan, run), digests
-        )
+        problem = receipts.of_run(workspace, plan, run, digests)
         if problem is None and (other := _other_source(workspace, plan, run)):
             problem = Problem("stale", f"{run.name} was made from other weights of {other} than lie here")
+        problem = problem or receipts.of_step(workspace, steps.evaluate(workspace, plan, run), digests)
         if problem is not None:
             incomplete.add(run.phase)
             refused += [problem.text] if problem.kind != "missing" else []
