@@ -5,10 +5,11 @@ none of this module's business: it checks that the file has the form that the re
 """
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -18,8 +19,8 @@ from coopnet.files.errors import CoopNetError
 SYMBOLS = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not decided": "!", "not run": "–"}
 """Verdicts, in the order in which they are counted, and the sign that says the same."""
 SCORES = {"top1": "top-1", "top5": "top-5", None: "decided once"}
-FEW = "these networks only"
-"""The note of what rests on fewer than three seeds."""
+FEWEST = 3
+"""Seeds; what rests on fewer is not decided."""
 
 UNDECIDED = ("not decided", "not run")
 """Verdicts without any number: a run that is needed failed, or the study lacks an experiment."""
@@ -74,6 +75,24 @@ class Part(Measured):
         if self.kind == "about" and self.target is None and self.verdict not in UNDECIDED:
             raise ValueError("'about' needs a target")
         return self
+
+
+class Pair(NamedTuple):
+    """The two networks that a part compares, with the part of each that is meant; the ensemble has no name."""
+
+    of: str
+    model: str
+    than: str
+    than_model: str
+
+
+COMPARED = re.compile(r"(?P<of>\w+)(, (?P<model>[\w ]+))? \u2212 (?P<than>\w+)(, (?P<than_model>[\w ]+))?")
+
+
+def pair(part: Part) -> Pair | None:
+    """What a part compares at the end of training; None where it is not one network with one other."""
+    found = COMPARED.fullmatch(part.text)
+    return Pair(*(found[name] or "" for name in Pair._fields)) if found else None
 
 
 class Decision(Measured):
@@ -166,6 +185,17 @@ class Claim:
     def section(self) -> str:
         """The id of the report's section that it rests on."""
         return self.decisions[0].section
+
+    @property
+    def main(self) -> Decision:
+        """The decision that speaks for the claim: for top-1, or the only one."""
+        return next((one for one in self.decisions if one.score != "top5"), self.decisions[0])
+
+    @property
+    def question(self) -> int:
+        """The question that it answers with others: the leading digits of its number."""
+        digits = re.match(r"\d+", self.number)
+        return int(digits[0]) if digits else 0
 
 
 def load(path: Path, study: str) -> list[Claim]:

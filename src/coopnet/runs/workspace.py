@@ -22,7 +22,7 @@ TABLES = (
 )
 """The tables of a study; `timing.csv` beside them is never the same twice, and nothing else depends on it."""
 
-REPORT = ("index.html", "report.pdf", "claims.md", "figures/overview.png")
+REPORT = ("index.html", "report.pdf", "appendix.pdf", "report.md", "claims.md", "figures/overview.png")
 """What a report consists of, its other figures apart."""
 
 

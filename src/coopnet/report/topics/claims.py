@@ -1,25 +1,52 @@
-"""Which claims hold: the ledger, one line per claim, and how each of them was decided."""
+"""The ledger of claims: grouped by question, each claim with its variants and its top-5; and how each was decided."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from coopnet.report.document import Cell, Column, Picture, Section, Table
-from coopnet.report.figures.claims import pages
+from coopnet.report.document import Cell, Column, Row, Section, Table
 from coopnet.report.frames import Tables
-from coopnet.report.ledger import FEW, SCORES, SYMBOLS, UNDECIDED, Claim, Decision, Measured, Part
-from coopnet.report.wording import DOT, MINUS, count, listing, number, span
+from coopnet.report.ledger import FEWEST, SCORES, SYMBOLS, UNDECIDED, Claim, Decision, Measured, Part
+from coopnet.report.wording import DOT, MINUS, count, listing, number
 
 SOURCE = "../claims.json"
 FIXED = "\u00a0"
-MARKUP = re.compile(r"[\\`*\[\]<>&$~]|(?<!\w)_|_(?!\w)")
-"""What Markdown would read as more than a letter; between letters, _ is one."""
 """A space at which no line breaks."""
 TONES = {"supported": "yes", "contradicted": "no"}
 
+SECTIONS = {
+    **{"accuracy": "one", "voting": "one", "curves": "one", "step0": "transfer", "compute": "cost"},
+}
+"""The report's section for each that `claims.yaml` names, where it has another name."""
+
+QUESTIONS = {
+    1: "Is a single branch of ONE more accurate than the plain network?",
+    2: "Is ONE’s ensemble at least as good as each of its branches?",
+    3: "Which ways to grow keep predictions and calibration at transfer?",
+    4: "Do grown networks, fine-tuned, match their parent and their control?",
+    5: "Do more branches help?",
+    6: "Is growing in two stages cheaper, or as accurate, as five branches from scratch?",
+    7: "Does a vote of fewer branches rival all of them?",
+    8: "Do merged and combined networks beat their parents and the control?",
+    9: "Does an expanded branch beat the single branch and its control?",
+    10: "Does it help to embed a branch among two that never count?",
+    11: "What does an ensemble of independent networks gain?",
+    12: "How much of that gain does distillation keep?",
+    13: "What does self-distillation gain?",
+    14: "Is the ensemble of the self-distilled the best of all?",
+    15: "Does ONE need distillation?",
+    16: "Does ONE need its gate?",
+    17: "Does ONE need its shared trunk?",
+    18: "Does a branch of ONE beat classical distillation and mutual learning?",
+    19: "Does ONE match independent networks at less compute?",
+    20: "Does the ramp-up of distillation help?",
+    21: "Does a learning rate per module help?",
+    22: "Is refitting the best way to merge?",
+}
+"""The questions by the number that their claims share; any other is asked in the words of its first claim."""
+
 
 def section(tables: Tables, titles: Mapping[str, str]) -> Section | None:
-    """The ledger, its picture, and every part of every claim.
+    """The ledger, its counts, and every part of every claim.
 
     Args:
         tables: the study's tables.
@@ -29,60 +56,77 @@ def section(tables: Tables, titles: Mapping[str, str]) -> Section | None:
     if not claims:
         return None
     decisions = [decision for claim in claims for decision in claim.decisions]
-    sentences = [_verdicts(claims, decisions), *_certainty(decisions), _scale(tables)]
-    return Section(
-        "claims",
-        "Which claims hold",
-        sentences,
-        [_ledger(claims, titles), *_pictures(claims), _parts(decisions)],
-    )
+    sentences = [
+        f"{_verdicts(claims)} A claim holds when its interval lies on the claim’s side of a threshold stated "
+        "beforehand; counts of predictions are stated as counts. "
+        f"{' '.join(_certainty(decisions))}".strip()
+    ]
+    groups = by_question(claims)
+    items = [_question(number, members, titles) for number, members in groups.items()]
+    return Section("claims", "The ledger of claims", sentences, [*items, _summary(groups), _parts(decisions)])
+
+
+def by_question(claims: Sequence[Claim]) -> dict[int, list[Claim]]:
+    """Claims by the question that they answer together, in the file's order."""
+    groups: dict[int, list[Claim]] = {}
+    for claim in claims:
+        groups.setdefault(claim.question, []).append(claim)
+    return groups
+
+
+def anchor(claim: Claim) -> str:
+    """The id of a claim's row."""
+    return f"claim-{claim.number}"
 
 
 # Sentences -----------------------------------------------------------------------------------------
 
 
-def _verdicts(claims: Sequence[Claim], decisions: Sequence[Decision]) -> str:
-    """How many verdicts of each kind there are."""
-    found = Counter[str](decision.verdict for decision in decisions)
-    several = " (claims about accuracy are decided for top-1 and for top-5)" if len(decisions) > len(claims) else ""
+def _verdicts(claims: Sequence[Claim]) -> str:
+    """How many claims of each verdict there are, by what speaks for each."""
+    found = Counter[str](claim.main.verdict for claim in claims)
     kinds = [f"{found[verdict]} {verdict}" for verdict in SYMBOLS if found[verdict]]
-    return f"{count(len(claims), 'claim')} with {count(len(decisions), 'verdict')}{several}: {listing(kinds)}."
+    questions = len({claim.question for claim in claims})
+    head = f"{count(len(claims), 'claim')} on {count(questions, 'question')}"
+    return f"{head}: {listing(kinds)} (by top-1, or decided once)."
 
 
 def _certainty(decisions: Sequence[Decision]) -> list[str]:
     """What Holm's correction leaves, and what rests on too few seeds."""
     tested = [decision for decision in decisions if decision.tested]
     lost = sum(decision.holm != decision.verdict for decision in tested)
-    few = sum(FEW in decision.note for decision in decisions)
+    few = sum(decision.ran and decision.n < FEWEST for decision in decisions)
     sentences = []
     if tested:
         verb = "survive" if not lost else "does not survive" if lost == 1 else "do not survive"
         sentences.append(
-            f"{lost or 'All'} of {count(len(tested), 'tested verdict')} for or against a claim {verb} Holm's "
+            f"{lost or 'All'} of {count(len(tested), 'tested verdict')} for or against a claim {verb} Holm’s "
             "correction over the whole ledger."
         )
     if few:
         verb = "rests" if few == 1 else "rest"
-        sentences.append(f"{count(few, 'verdict')} {verb} on fewer than three seeds: {FEW}.")
+        sentences.append(
+            f"{count(few, 'verdict')} {verb} on fewer than {FEWEST} seeds and {'is' if few == 1 else 'are'} undecided."
+        )
     return sentences
-
-
-def _scale(tables: Tables) -> str:
-    """On what the claims were decided."""
-    rows = tables.experiments
-    networks = listing(dict.fromkeys(row["backbone"] for row in rows))
-    images = span(row["images"]["train"] for row in rows)
-    epochs = count(max(row["epochs"] for row in rows), "epoch")
-    return (
-        f"Decided at the scale of this study: {networks} on {listing(tables.by_dataset(tables.names))}, {images} "
-        f"training images, at most {epochs} of training."
-    )
 
 
 # The ledger ----------------------------------------------------------------------------------------
 
 
-def _ledger(claims: Sequence[Claim], titles: Mapping[str, str]) -> Table:
+def _asked(number: int, members: Sequence[Claim]) -> str:
+    return QUESTIONS.get(number, members[0].text)
+
+
+def _counts(members: Sequence[Claim]) -> list[tuple[str, str]]:
+    found = Counter[str](claim.main.verdict for claim in members)
+    return [
+        (f"{SYMBOLS[verdict]}{FIXED}{found[verdict]}", TONES.get(verdict, "")) for verdict in SYMBOLS if found[verdict]
+    ]
+
+
+def _question(number: int, members: Sequence[Claim], titles: Mapping[str, str]) -> Table:
+    """One question of the page: its claims, a line each."""
     columns = [
         Column("", numeric=False),
         Column("Claim", numeric=False, wide=True),
@@ -93,35 +137,42 @@ def _ledger(claims: Sequence[Claim], titles: Mapping[str, str]) -> Table:
         ),
         Column("Rests on", numeric=False),
     ]
-    caption = (
-        "One line per claim. Estimates are differences in percentage points unless a unit stands there, with the "
-        "interval that decides, over n seeds. Below a verdict for or against a claim stands whether it survives "
-        "Holm's correction, or that it was counted and not tested."
+    rows = [Row(line(claim, titles), anchor(claim)) for claim in members]
+    caption = f"Claims on question {number}."
+    title = f"{number}. {_asked(number, members)}"
+    return Table(
+        f"question-{number}", caption, columns, rows, SOURCE, title=title, counts=_counts(members), where="page"
     )
-    return Table("claims-table", caption, columns, [_line(claim, titles) for claim in claims], SOURCE)
 
 
-def markdown(claims: Sequence[Claim]) -> str:
-    """The ledger as a table in Markdown, for a README: number, claim, and the outcome for each score."""
-    lines = ["| | claim | top-1, or decided once | top-5 |", "| --- | --- | --- | --- |"]
-    for claim in claims:
-        number, text, *outcomes = (cell.text for cell in _line(claim, {})[:-1])
-        text = MARKUP.sub(r"\\\g<0>", text)
-        details = [cell.detail for cell in _line(claim, {})[2:-1]]
-        verdict, estimate, fifth, another = (
-            " ".join(filter(None, [said, detail])) for said, detail in zip(outcomes, details, strict=True)
-        )
-        cells = [number, text, f"{verdict} {estimate}", f"{fifth} {another}"]
-        lines.append(f"| {' | '.join(cell.replace('|', '/').strip(' –') for cell in cells)} |")
-    return "\n".join(lines) + "\n"
+def _summary(groups: Mapping[int, Sequence[Claim]]) -> Table:
+    """The ledger of the paper: every claim, decided once or for top-1."""
+    columns = [
+        Column("", numeric=False),
+        Column("Claim", numeric=False, wide=True),
+        Column("verdict", numeric=False),
+        Column("estimate, 95 % interval", numeric=False),
+    ]
+    rows: list[Row] = []
+    headings = {}
+    for asked, members in groups.items():
+        headings[len(rows)] = _asked(asked, members)
+        rows += [Row([Cell(claim.number), Cell(claim.text), *_outcome(claim.main)]) for claim in members]
+    caption = (
+        "The ledger. Differences in percentage points unless a unit stands there, over n seeds. Below a verdict stands "
+        "whether it survives Holm’s correction, or that it was counted. Top-5 and all parts: appendix."
+    )
+    return Table("claims-table", caption, columns, rows, SOURCE, headings, where="paper")
 
 
-def _line(claim: Claim, titles: Mapping[str, str]) -> list[Cell]:
+def line(claim: Claim, titles: Mapping[str, str]) -> list[Cell]:
+    """The cells of a claim: number, text, verdict and estimate for each score, and the section it rests on."""
     by_score = {decision.score: decision for decision in claim.decisions}
     first = by_score.get("top1") or by_score.get(None)
     rests = Cell("–")
-    if claim.section in titles:
-        rests = Cell(titles[claim.section].split(":")[0], link=claim.section)
+    place = SECTIONS.get(claim.section, claim.section)
+    if place in titles:
+        rests = Cell(titles[place].split(":")[0], link=place)
     return [
         Cell(claim.number),
         Cell(claim.text, DOT.join([claim.source, *_remarks(claim.decisions)])),
@@ -214,31 +265,6 @@ def _value(value: float, unit: str) -> str:
     return number(value, places, sign=signed)
 
 
-# Pictures ------------------------------------------------------------------------------------------
-
-
-def _pictures(claims: Sequence[Claim]) -> list[Picture]:
-    figures = pages(claims)
-    drawn = sum(len(shown) for shown in figures.values())
-    none_run = sum(not any(decision.ran for decision in claim.decisions) for claim in claims)
-    others = len(claims) - drawn - none_run
-    lost = any(decision.verdict == "not decided" for claim in claims for decision in claim.decisions)
-    verb = "not run or not decided" if lost else "not run"
-    left = [f"{count(none_run, 'claim')} {verb}" if none_run else "", f"{others} in other units" if others else ""]
-    without = listing(words for words in left if words)
-    return [
-        Picture(
-            name,
-            f"The interval that decided each claim ({shown[0].number} to {shown[-1].number}): circles for top-1, "
-            "squares for top-5, triangles where a claim is decided once; filled where it is supported, crossed where "
-            "it is contradicted, open where it is inconclusive, which the sign at the right says again."
-            + (f" Not drawn: {without}." if without else ""),
-            SOURCE,
-        )
-        for name, shown in figures.items()
-    ]
-
-
 # How each was decided ------------------------------------------------------------------------------
 
 
@@ -246,22 +272,20 @@ def _parts(decisions: Sequence[Decision]) -> Table:
     labels = ("Claim", "What is compared", "Holds if", "Verdict", "Estimate", "n", "p", "p (Holm)", "Beside it")
     wide = ("What is compared", "Holds if", "Beside it")
     columns = [Column(label, numeric=False, wide=label in wide) for label in labels]
-    rows: list[list[Cell]] = []
-    rules = []
+    rows: list[Row] = []
     for decision in decisions:
-        rules.append(len(rows))
         lines = [_part(decision, part) for part in decision.parts]
         if len(lines) != 1:
             lines.insert(0, _together(decision))
         lines[0] = [Cell(decision.number, SCORES[decision.score]), *lines[0]]
         lines[0][7] = Cell(_probability(decision.p_holm))
-        rows += [lines[0], *([Cell(""), *line] for line in lines[1:])]
+        rows += [Row(lines[0]), *(Row([Cell(""), *line]) for line in lines[1:])]
     caption = (
         "How each claim was decided: what is compared, what the interval must show, and what it shows. A claim of "
         "several parts holds when every part does, and reports the part that decides. p is that of the comparison "
         "alone, p (Holm) corrected over the ledger."
     )
-    return Table("claims-parts", caption, columns, rows, SOURCE, rules, folded=True)
+    return Table("claims-parts", caption, columns, rows, SOURCE, title="How each was decided", where="appendix")
 
 
 def _together(decision: Decision) -> list[Cell]:
