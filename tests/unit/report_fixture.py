@@ -270,67 +270,89 @@ def resolved(row: Row) -> dict[str, Any]:
 HOSTILE_CLAIM = "<img src=x onerror=alert(1)> & #let $x$ \\evil {{ 7 * 7 }} [*bold*]"
 
 
+REGIONS = {
+    "better": (0.0, None),
+    "not_worse": (-0.5, None),
+    "nothing": (-0.5, 0.5),
+    "about": (2.0, 3.5),
+    "calibration_kept": (None, 0.001),
+    "fewer_epochs": (None, 0.0),
+    "less_compute_to_target": (None, 0.0),
+}
+FREEDOM = 2.5
+COUNTED = {"basis": "counted", "p": None, "df": None, "region": None, "paired": None}
+FEW = {"basis": "too few seeds", "p": None}
+
+
 def _part(text: str, kind: str, verdict: str, values: Sequence[float] | None, **more: Any) -> dict[str, Any]:
-    """A part; `values` are estimate, lower and upper bound, or the estimate alone."""
+    """A part that was tested; `values` are estimate, lower and upper bound, or the estimate alone."""
     estimate, *interval = values or [None]
-    run = {"n": 3, "paired": False, "p": 0.02} if values else {"n": 0, "paired": False, "p": None}
     head = {"text": text, "kind": kind, "verdict": verdict, "estimate": estimate, "interval": interval or None}
-    return head | run | {"beside": {}} | more
+    p = 0.4 if verdict == "inconclusive" else 0.02
+    run = {"basis": "tested", "n": 3, "df": FREEDOM, "paired": False, "p": p, "region": REGIONS.get(kind)}
+    none = {"basis": None, "n": 0, "df": None, "paired": None, "p": None, "region": None}
+    rest = {"unit": "points", "beside": {}, "given": [], "note": "", "missing": [], "lost": [], "target": None}
+    return head | (run if values else none) | rest | more
 
 
 def _decision(claim: str, number: str, score: str | None, parts: Sequence[Mapping[str, Any]], **more: Any) -> Any:
     """An entry of the ledger that reports its first part."""
     head = {"id": f"{claim}/{score}" if score else claim, "claim": claim, "number": number, "score": score}
     words = {"text": f"The text of {claim}.", "source": "ONE paper, section 4.1", "section": "accuracy"}
-    kept = {key: parts[0][key] for key in ("verdict", "estimate", "interval", "n", "p")}
-    rest = {"holm": kept["verdict"], "p_holm": kept["p"] and 0.04, "margin": None, "unit": "points"}
-    return head | words | kept | rest | {"note": "", "missing": [], "parts": list(parts)} | more
+    own = ("text", "kind", "beside", "target", "missing", "lost")
+    kept = {key: value for key, value in parts[0].items() if key not in own}
+    settled = kept["basis"] == "tested" and kept["verdict"] in ("supported", "contradicted")
+    holm = {"p_holm": kept["p"] and (0.04 if settled else 1.0), "survives_holm": settled or None}
+    rest = {"level": 0.95, "caution": "", "missing": [], "parts": list(parts)}
+    return head | words | kept | holm | rest | more
 
 
 def claims() -> list[dict[str, Any]]:
     """A ledger with every verdict, every kind of part and every unit."""
-    lost = {"holm": "inconclusive", "p_holm": 0.31}
+    lost = {"survives_holm": False, "p_holm": 0.31}
     beside = {"mean of branches": {"estimate": 0.7, "interval": [0.1, 1.3]}}
     changes = {"change of nll": {"estimate": -0.0125, "interval": None}}
-    few = {"note": "these networks only"}
     absent = {"missing": ["one3_no_gate", "one3_no_sharing"], "section": "nowhere"}
+    shared = ["one choice of 12,000 training images for all seeds"]
+    alone = ["these networks"]
     return [
         _decision("one_over_baseline", "1", "top1", [
-            _part("one3 branch 1 − baseline", "better", "supported", (1.23, 0.4, 2.1), beside=beside, p=0.0004),
+            _part("one3 branch 1 − baseline", "better", "supported", (1.23, 0.4, 2.1), beside=beside, p=4e-4),
         ]),
         _decision("one_over_baseline", "1", "top5", [
-            _part("one3 branch 1 − baseline", "better", "supported", (0.52, 0.05, 0.9)),
+            _part("one3 branch 1 − baseline", "better", "supported", (0.52, 0.05, 0.9), given=shared),
         ], **lost),
         _decision("growth", "4a", "top1", [
-            _part("masked − one3", "not_worse", "contradicted", (-2.25, -3.5, -1.0), paired=True),
+            _part("masked − one3", "not_worse", "contradicted", (-2.25, -3.5, -1.0), paired=True, p=0.01),
             _part("split − one3", "not_worse", "supported", (0.31, -0.2, 0.8), paired=True),
-        ], margin=0.5, section="growth"),
+        ], section="growth", p=0.02, level=0.975, interval=[-3.75, -0.75]),
         _decision("growth", "4a", "top5", [
-            _part("masked − one3", "not_worse", "inconclusive", (-0.35, -0.9, 0.2), paired=True, n=2),
-            _part("split − one3", "not_worse", "supported", (0.11, -0.3, 0.5), paired=True, n=2),
-        ], margin=0.5, section="growth", **few),
+            _part("masked − one3", "not_worse", "inconclusive", (-0.35, -0.9, 0.2), paired=True, n=2, **FEW),
+            _part("split − one3", "not_worse", "inconclusive", (0.11, -0.3, 0.5), paired=True, n=2, **FEW),
+        ], section="growth", caution="one1 has 160 epochs, baseline has 300 epochs"),
         _decision("exact", "3", None, [
-            _part("masked", "predictions_kept", "supported", (0,), unit="images", paired=None, p=None, beside=changes),
-            _part("masked, NLL", "calibration_kept", "supported", (0.0004,), unit="nats", paired=None, p=None),
-            _part("masked − one3", "nothing", "supported", (0.1, -0.2, 0.3), unit="points"),
-        ], unit="images", margin=0.5, section="step0", p_holm=None),
+            _part("masked", "predictions_kept", "supported", (0,), unit="images", beside=changes, **COUNTED),
+            _part("NLL of masked", "calibration_kept", "supported", (0.0004, -0.0002, 0.0009), unit="nats"),
+            _part("ECE of masked", "calibration_kept", "supported", (-0.25, -0.4, -0.1), unit="ECE points"),
+            _part("masked − one3", "nothing", "supported", (0.1, -0.2, 0.3)),
+        ], section="step0"),
         _decision("faster", "6", None, [
-            _part("epochs to the accuracy of one5", "fewer_epochs", "contradicted", (12.0, 4.0, 20.5)),
-        ], unit="epochs", section="curves", **lost),
+            _part("epochs until one5", "fewer_epochs", "contradicted", (12.0, 4.0, 20.5), unit="epochs"),
+        ], section="curves", **lost),
         _decision("slower", "6b", "top1", [
-            _part("epochs to the accuracy of one5", "fewer_epochs", "inconclusive", None, interval=[-3.0, None], n=3),
-        ], unit="epochs", section="curves", note="one3 never reaches where one5 ends"),
+            _part("epochs until one5", "fewer_epochs", "inconclusive", (7.0,), interval=[-3.0, None], unit="epochs"),
+        ], section="curves", note="one3 never reaches where one5 ends"),
         _decision("saving", "6c", "top1", [
-            _part("FLOPs to the accuracy of one5 − 1", "less_compute_to_target", "supported", (-0.25, -0.4, -0.1)),
-        ], unit="change", section="curves"),
+            _part("FLOPs until one5 − 1", "less_compute_to_target", "supported", (-0.25, -0.4, -0.1), unit="change"),
+        ], section="curves"),
         _decision("cheaper", "19", None, [
-            _part("training compute of one3 / ensemble3 − 1", "less_compute", "supported", (-0.38,)),
-        ], unit="change"),
+            _part("compute of one3 / ensemble3 − 1", "less_compute", "supported", (-0.38,), unit="change", **COUNTED),
+        ]),
         _decision("embedding", "10", "top1", [
-            _part("embed1in3 − one1", "nothing", "inconclusive", (0.62, -0.4, 1.6), n=1),
-        ], margin=0.5, **few),
+            _part("embed1in3 − one1", "nothing", "inconclusive", (0.62, -0.4, 1.6), n=1, given=alone, **FEW),
+        ]),
         _decision("ensemble", "11", None, [
-            _part("ensemble3 − baseline", "about", "supported", (2.71, 1.9, 3.4), target=[2.5, 3.0]),
+            _part("ensemble3 − baseline", "about", "supported", (2.71, 2.1, 3.4), target=[2.5, 3.0]),
         ]),
         _decision("gate", "16", "top1", [_part("one3 − one3_no_gate", "better", "not run", None)], **absent),
         _decision("gate", "16", "top5", [_part("one3 − one3_no_gate", "better", "not run", None)], **absent),

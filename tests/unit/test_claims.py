@@ -1,4 +1,4 @@
-"""The claims ledger decides what it says it decides, and its intervals cover what they say they cover."""
+"""The claims ledger decides what it says it decides."""
 
 import math
 import re
@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from coopnet import files, study
-from coopnet.claims import bootstrap, costs, entries
-from coopnet.claims.bootstrap import Resampled
+from coopnet.claims import costs, entries
 from coopnet.claims.costs import Curves
-from coopnet.claims.decisions import FEW, Decision, after_holm, conjunction, decide, holm
+from coopnet.claims.decisions import Judged, Judgement, Outcome, Part, conjunction, holm
+from coopnet.claims.inference import Estimate, Source
 from coopnet.claims.pairing import pair, roots
 from coopnet.commands import claims as command
 from coopnet.evaluation.outcomes import pack
 from coopnet.files.errors import CoopNetError
+from coopnet.report import ledger
 from coopnet.report.content import SECTIONS
 from coopnet.runs.workspace import Workspace
 from coopnet.study import Run, Study
@@ -30,140 +31,13 @@ ROOT = Path(__file__).parents[2]
 IMAGES = 200
 
 
-# The bootstrap
-
-
-def answers(generator: np.random.Generator, mean: float, difficulty: np.ndarray, of_seed: np.ndarray) -> np.ndarray:
-    """Whether networks are right, [S, N]: ability, minus the image's difficulty, plus luck of the seed and of both."""
-    luck = generator.normal(size=(len(of_seed), len(difficulty)))
-    right: np.ndarray = mean - difficulty + of_seed[:, None] + luck > 0
-    return right
-
-
-def truth(mean: float, spread: float) -> float:
-    """Expected accuracy over all images and seeds, in percent."""
-    return float(100 * norm.cdf(mean / math.sqrt(2 + spread**2)))
-
-
-def intervals(
-    seeds: int, simulation: int, *, together: bool, spread: float = 0.2
-) -> tuple[Resampled, Resampled, float]:
-    """One simulated comparison: crossed, over images alone, and the true difference."""
-    generator = np.random.default_rng([seeds, simulation, together])
-    difficulty = generator.normal(size=400)
-    first = generator.normal(0, spread, seeds)
-    second = generator.normal(0, spread, seeds)
-    of = answers(generator, 0.6, difficulty, first + second if together else first)
-    than = answers(generator, 0.5, difficulty, second)
-    draws = bootstrap.accuracies(np.concatenate([of, than]), resamples=300, seed=simulation)
-    own, other = 100 * of.mean(axis=1), 100 * than.mean(axis=1)
-    if together:
-        found = bootstrap.paired(own - other, draws[:, :seeds] - draws[:, seeds:], (simulation,))
-        expected = truth(0.6, math.hypot(spread, spread)) - truth(0.5, spread)
-    else:
-        found = bootstrap.unpaired(own, other, (draws[:, :seeds], draws[:, seeds:]), (simulation,))
-        expected = truth(0.6, spread) - truth(0.5, spread)
-    images = draws[:, :seeds].mean(axis=1) - draws[:, seeds:].mean(axis=1)
-    return found, Resampled(found.estimate, images, seeds), expected
-
-
-@pytest.mark.parametrize("together", [True, False])
-@pytest.mark.parametrize("seeds", [3, 5])
-def test_interval_covers_the_truth(seeds: int, together: bool) -> None:
-    """Of 200 simulated comparisons, 95 % intervals hold the truth in 90 % and more, over images alone in far fewer."""
-    held, images_alone = list[bool](), list[bool]()
-    for simulation in range(200):
-        crossed, over_images, expected = intervals(seeds, simulation, together=together)
-        for found, counts in ((crossed, held), (over_images, images_alone)):
-            low, high = found.interval
-            counts.append(low <= expected <= high)
-    assert np.mean(held) >= 0.9
-    assert np.mean(images_alone) < 0.75
-
-
-def test_resampled_accuracies_are_those_of_drawn_images() -> None:
-    """Each resample counts the images of one draw, the same for all networks, as indexing with the draw does."""
-    right = np.random.default_rng(1).random((4, 50)) < 0.6
-    found = bootstrap.accuracies(right, resamples=700, seed=5)
-    generator = np.random.default_rng([5, 50])
-    expected = np.array([100 * right[:, generator.integers(0, 50, 50)].mean(axis=1) for _ in range(700)])
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
-
-
-@pytest.mark.parametrize("together", [True, False])
-def test_draws_are_the_same_every_time(together: bool) -> None:
-    """The same data give the same bits; the number of networks beside them changes nothing."""
-    first, second = (intervals(3, 1, together=together)[0].draws for _ in range(2))
-    np.testing.assert_array_equal(first, second)
-    right = np.random.default_rng(2).random((6, 80)) < 0.5
-    np.testing.assert_array_equal(bootstrap.accuracies(right, 50)[:, :2], bootstrap.accuracies(right[:2], 50))
-
-
-def test_widening_by_hand() -> None:
-    """Two replicates of 1 and 3 without noise of images: means 1, 2, 3, moved apart by √2; one stays as it is."""
-    found = bootstrap.paired(np.array([1.0, 3.0]), np.tile([1.0, 3.0], (4000, 1)))
-    assert found.estimate == 2
-    assert sorted(set(found.draws.round(9))) == pytest.approx([2 - math.sqrt(2), 2, 2 + math.sqrt(2)])
-    assert found.interval == pytest.approx((2 - math.sqrt(2), 2 + math.sqrt(2)))
-    alone = bootstrap.paired(np.array([1.0]), np.linspace(0, 2, 101)[:, None])
-    np.testing.assert_array_equal(alone.draws, np.linspace(0, 2, 101))
-
-
-def test_unpaired_groups_are_drawn_independently() -> None:
-    """Without noise of images, the spread of a difference is that of both groups together, and n the smaller one's."""
-    of, than = np.array([1.0, 2.0, 6.0]), np.array([0.0, 4.0])
-    draws = np.tile(of, (20000, 1)), np.tile(than, (20000, 1))
-    found = bootstrap.unpaired(of, than, draws, (3,))
-    assert (found.estimate, found.n) == (1, 2)
-    assert found.draws.var() == pytest.approx(2 * (of.var() / 3 + than.var() / 2), rel=0.05)  # √2 for two replicates
-
-
-def test_p_value_by_hand() -> None:
-    """Two standard errors above 0 is p = 0.0455 of many replicates, and 0.184 of two degrees of freedom."""
-    draws = np.array([1.0, 3.0] * 50)  # mean 2, standard deviation 1
-    assert Resampled(2, draws, 9).chance(0, above=True) == pytest.approx(0.0455, abs=1e-4)
-    assert Resampled(2, draws, 3, 2).chance(0, above=True) == pytest.approx(0.1835, abs=1e-4)
-    assert Resampled(2, draws, 9).chance(0, above=False) == 1
-    assert Resampled(2, draws, 9).chance(4, above=False) == pytest.approx(0.0455, abs=1e-4)
-    assert Resampled(math.inf, np.full(9, math.inf), 3).chance(0, above=True) == 1
-    same = Resampled(0, np.zeros(9), 3)
-    assert [same.chance(-0.5, above=True), same.chance(0, above=True)] == [0, 1]
-
-
-def test_degrees_of_freedom_follow_from_what_varies() -> None:
-    """Of seeds alone there are S − 1; of images alone as good as infinitely many; of both something in between."""
-    values = np.array([1.0, 2.0, 6.0])
-    noise = np.random.default_rng(1).normal(0, 3, (4000, 1))
-    seeds_alone = bootstrap.paired(values, np.tile(values, (4000, 1)))
-    assert seeds_alone.freedom == pytest.approx(2)
-    images_alone = bootstrap.paired(np.full(3, 2.0), 2 + np.tile(noise, 3))
-    assert images_alone.freedom > 10  # widened all the same, by which the share of seeds seems larger than it is
-    assert 2 < bootstrap.paired(values, values + noise).freedom < images_alone.freedom
-
-
-@pytest.mark.parametrize("together", [True, False])
-def test_p_values_hold_where_seeds_decide(together: bool) -> None:
-    """Without a difference and hardly any noise of images, three seeds give p ≤ 0.05 in about 5 % of 400 studies."""
-    low = []
-    for simulation in range(400):
-        generator = np.random.default_rng([9, simulation])
-        own, other = generator.normal(size=3), generator.normal(size=3)
-        draws = own + generator.normal(0, 0.1, (500, 1)), other + generator.normal(0, 0.1, (500, 1))
-        if together:
-            found = bootstrap.paired(own - other, draws[0] - draws[1], (simulation,))
-        else:
-            found = bootstrap.unpaired(own, other, draws, (simulation,))
-        low.append(min(found.chance(0, above=True), found.chance(0, above=False)) <= 0.05)
-    assert np.mean(low) <= 0.08
-
-
 # Verdicts
 
 
-def flat(low: float, high: float, n: int = 3) -> Resampled:
-    """A distribution whose 95 % interval is `low` to `high`."""
-    quantiles = norm.ppf((np.arange(2000) + 0.5) / 2000)
-    return Resampled((low + high) / 2, (low + high) / 2 + quantiles * (high - low) / (2 * norm.ppf(0.975)), n)
+def flat(low: float, high: float, n: int = 3) -> Estimate:
+    """An estimate whose 95 % interval is `low` to `high`."""
+    error = (high - low) / (2 * norm.ppf(0.975))
+    return Estimate((low + high) / 2, n, (Source(error**2, math.inf),))
 
 
 @pytest.mark.parametrize(
@@ -171,6 +45,7 @@ def flat(low: float, high: float, n: int = 3) -> Resampled:
     [
         ("better", 0.1, 2, "supported"),
         ("better", -0.1, 2, "inconclusive"),
+        ("better", -2, 0.1, "inconclusive"),
         ("better", -2, -0.1, "contradicted"),
         ("not_worse", -0.4, 2, "supported"),
         ("not_worse", -0.6, 2, "inconclusive"),
@@ -179,65 +54,149 @@ def flat(low: float, high: float, n: int = 3) -> Resampled:
         ("nothing", -0.4, 0.4, "supported"),
         ("nothing", -0.6, 0.4, "inconclusive"),
         ("nothing", -0.4, 0.6, "inconclusive"),
+        ("nothing", -0.6, 0.6, "inconclusive"),
         ("nothing", 0.6, 2, "contradicted"),
         ("nothing", -2, -0.6, "contradicted"),
-        ("about", 0.1, 1.1, "supported"),
-        ("about", 1.9, 3, "supported"),
-        ("about", 0.1, 0.9, "inconclusive"),
-        ("about", 2.1, 3, "inconclusive"),
-        ("about", -0.1, 1.5, "inconclusive"),
+        ("about", 1.6, 2.4, "supported"),
+        ("about", 0.6, 2.4, "supported"),
+        ("about", 0.4, 1.6, "inconclusive"),
+        ("about", 1.4, 2.6, "inconclusive"),
+        ("about", 0.1, 4, "inconclusive"),
+        ("about", 0.1, 0.4, "contradicted"),
+        ("about", 2.6, 4, "contradicted"),
         ("about", -2, -0.1, "contradicted"),
-        ("less", -2, -0.1, "supported"),
-        ("less", -2, 0.1, "inconclusive"),
-        ("less", 0.1, 2, "contradicted"),
+        ("less_compute_to_target", -2, -0.1, "supported"),
+        ("less_compute_to_target", -2, 0.1, "inconclusive"),
+        ("less_compute_to_target", 0.1, 2, "contradicted"),
+        ("calibration_kept", -2, 0.4, "supported"),
+        ("calibration_kept", -2, 0.6, "inconclusive"),
+        ("calibration_kept", 0.6, 2, "contradicted"),
     ],
 )
-def test_verdict_of_an_interval(kind: str, low: float, high: float, verdict: str) -> None:
-    """As the rules say; with two seeds nothing is concluded, whatever the interval."""
+def test_verdict_of_an_interval(kind: Any, low: float, high: float, verdict: str) -> None:
+    """As the regions say; p says the same, and with two seeds nothing is concluded, whatever the interval."""
     target = [1.0, 2.0] if kind == "about" else None
-    found, p, slack, _ = decide(flat(low, high), kind, 0.5, target)
-    assert found == verdict
+    tested = Judgement(flat(low, high), kind, 0.5, target)
+    part = tested.part("a comparison", target)
+    assert (tested.verdict, part.verdict, part.basis) == (verdict, verdict, "tested")
+    assert part.p is not None
+    assert (part.p <= 0.05) == (verdict != "inconclusive")
+    assert part.interval == pytest.approx((low, high))
+    few = Judgement(flat(low, high, n=2), kind, 0.5, target).part("a comparison", target)
+    assert (few.verdict, few.basis, few.p) == ("inconclusive", "too few seeds", None)
+
+
+def test_a_vague_gain_supports_no_size() -> None:
+    """An interval of 0.1 to 4 holds "2.5 to 3" and much else; only one within reach from both sides supports it."""
+    assert Judgement(flat(0.1, 4), "about", 0.5, [2.5, 3.0]).verdict == "inconclusive"
+    assert Judgement(flat(2.1, 3.4), "about", 0.5, [2.5, 3.0]).verdict == "supported"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "note"),
+    [
+        (0.1, 0.4, "a gain, and a smaller one than claimed"),
+        (2.6, 4, "a gain, and a larger one than claimed"),
+        (-0.2, 0.4, "no such gain"),
+        (-2, -1, "a loss"),
+        (0.1, 1.5, ""),
+    ],
+)
+def test_gain_of_another_size_is_said_to_be_one(low: float, high: float, note: str) -> None:
+    """What contradicts the size of a gain says how it does."""
+    assert Judgement(flat(low, high), "about", 0.5, [1.0, 2.0]).part("", [1.0, 2.0]).note == note
+
+
+def better(low: float, high: float, n: int = 3) -> Judged:
+    """A part that is tested, with a 95 % interval."""
+    tested = Judgement(flat(low, high, n), "better")
+    return tested.part(f"{low} to {high}"), tested
+
+
+def counted(verdict: Any) -> Judged:
+    """A part that was counted."""
+    return Part(text="", kind="less_compute", verdict=verdict, basis="counted", estimate=1.0, n=1), None
+
+
+def concluded(parts: Sequence[Judged]) -> Outcome:
+    """The numbers of a conjunction."""
+    return Outcome.model_validate({key: value for key, value in conjunction(parts).items() if key != "level"})
+
+
+def test_conjunction_is_supported_by_its_weakest_part() -> None:
+    """All have to be supported; p, estimate and interval are those of the part that is the least certain."""
+    sure, less = better(3, 5), better(0.1, 2)
+    assert concluded([sure, less]) == Outcome(**{name: getattr(less[0], name) for name in Outcome.model_fields})
+    maybe = better(-0.5, 2)
+    assert concluded([sure, maybe, less]).verdict == "inconclusive"
+    assert concluded([sure, maybe, less]).estimate == maybe[0].estimate
+
+
+def test_conjunction_is_refuted_at_the_price_of_all_parts() -> None:
+    """Of four parts one is below 0: p counts four times, and the interval is that of 98.75 %, which says the same."""
+    parts = [better(1, 3), better(1, 2), better(-0.5, 1), better(-2, -0.7)]
+    found, p = conjunction(parts), parts[3][0].p
     assert p is not None
-    if kind != "about" or verdict != "inconclusive":
-        assert (p <= 0.05) == (verdict != "inconclusive")
-    assert (slack > 0) == (verdict == "supported" or (kind == "about" and low > 0))
-    assert decide(flat(low, high, n=2), kind, 0.5, target)[:2] == ("inconclusive", None)
-    assert decide(flat(low, high, n=2), kind, 0.5, target)[3] == FEW
-
-
-def test_gain_of_another_size_is_said_to_be_one() -> None:
-    """A gain whose interval misses the claimed size is inconclusive, with the reason."""
-    assert decide(flat(0.1, 0.9), "about", target=[1.0, 2.0])[3] == "a gain, and a smaller one than claimed"
-    assert decide(flat(2.1, 3), "about", target=[1.0, 2.0])[3] == "a gain, and a larger one than claimed"
-    assert decide(flat(0.1, 1.5), "about", target=[1.0, 2.0])[3] == ""
-
-
-def part(verdict: Any, p: float | None = None, slack: float = 0.0, text: str = "") -> Decision:
-    """A part that was decided elsewhere."""
-    return Decision(text, "better", verdict, 1.0, (0.0, 2.0), n=3, p=p, slack=slack)
-
-
-def test_conjunction_needs_every_part() -> None:
-    """Supported by all; contradicted by one, at the price of having looked at all; not run where one is missing."""
-    yes, other = part("supported", 0.01, 2), part("supported", 0.03, 1)
-    maybe, no = part("inconclusive", 0.4, -1), part("contradicted", 0.004, -2)
-    assert conjunction([yes, other]) == ("supported", 0.03, other)
-    assert conjunction([yes, maybe, other]) == ("inconclusive", 0.4, maybe)
-    assert conjunction([yes, no, maybe]) == ("contradicted", 0.012, no)
-    assert conjunction([part("contradicted", 0.01), no]) == ("contradicted", 0.008, no)
-    missing = part("not run")
-    assert conjunction([yes, missing, no]) == ("not run", None, missing)
+    assert (found["verdict"], found["p"], found["level"]) == ("contradicted", pytest.approx(4 * p), 0.9875)
+    assert found["interval"] == pytest.approx(parts[3][1].found.interval(0.9875))  # type: ignore[union-attr]
+    parts[3] = better(-2, -0.1)  # which alone would be contradicted
+    found = conjunction(parts)
+    assert parts[3][0].verdict == "contradicted"
+    assert (found["verdict"], found["estimate"]) == ("inconclusive", parts[3][0].estimate)
+    assert found["interval"][1] > 0  # type: ignore[index]
 
 
 def test_conjunction_with_what_was_counted() -> None:
-    """A count, or too few seeds, has no p value: it never decides beside a tested part, and tests nothing itself."""
-    yes, counted = part("supported", 0.01, 2), part("supported", None, 0.5)
-    assert conjunction([counted, yes]) == ("supported", 0.01, yes)
-    assert conjunction([counted]) == ("supported", None, counted)
-    few = part("inconclusive", None, -1)
-    assert conjunction([yes, few]) == ("inconclusive", None, few)
-    refuted = part("contradicted", None, -1)
-    assert conjunction([yes, refuted]) == ("contradicted", None, refuted)
+    """A count refutes by itself, supports only beside what is tested, and has no p value."""
+    tested = better(0.1, 2)
+    assert (concluded([counted("supported"), tested]).basis, concluded([counted("supported"), tested]).p) == (
+        "tested",
+        tested[0].p,
+    )
+    for parts in ([counted("supported")], [counted("contradicted"), tested], [tested, counted("contradicted")]):
+        found = concluded(parts)
+        assert (found.basis, found.p) == ("counted", None)
+        assert found.verdict == next(part.verdict for part, _ in parts if part.basis == "counted")
+
+
+def test_conjunction_with_too_few_seeds() -> None:
+    """One part of two seeds leaves the whole open, unless another refutes it."""
+    few = better(3, 4, n=2)
+    assert (concluded([better(1, 2), few]).verdict, concluded([better(1, 2), few]).basis) == (
+        "inconclusive",
+        "too few seeds",
+    )
+    assert concluded([better(-3, -2), few]).verdict == "contradicted"
+
+
+def test_conjunction_of_what_has_not_run() -> None:
+    """A missing or lost part decides all."""
+    missing = Part(text="", kind="better", verdict="not run", missing=["one3"]), None
+    lost = Part(text="", kind="better", verdict="not decided", lost=["one3/seed0 diverged"]), None
+    assert concluded([better(1, 2), missing, lost]).verdict == "not run"
+    found = concluded([better(1, 2), lost])
+    assert (found.verdict, found.note, found.basis) == ("not decided", "one3/seed0 diverged", None)
+
+
+interval = st.tuples(st.floats(-3, 3), st.floats(0.01, 3), st.integers(2, 5))
+
+
+@given(st.lists(interval, min_size=1, max_size=5))
+@settings(max_examples=100, deadline=None)
+def test_verdict_p_value_and_interval_of_a_claim_agree(parts: list[tuple[float, float, int]]) -> None:
+    """Whatever the parts: decided exactly where p ≤ 0.05, and on the side on which the interval lies."""
+    found = conjunction([better(low, low + width, n) for low, width, n in parts])
+    outcome = Outcome.model_validate({key: value for key, value in found.items() if key != "level"})
+    if outcome.p is None:
+        assert not outcome.decided
+        return
+    assert outcome.interval is not None
+    low, high = outcome.interval
+    assert low is not None
+    assert high is not None
+    assert outcome.decided == (outcome.p <= 0.05)
+    if min(abs(low), abs(high)) > 1e-6:
+        assert outcome.verdict == ("supported" if low > 0 else "contradicted" if high < 0 else "inconclusive")
 
 
 def test_holm_by_hand() -> None:
@@ -261,12 +220,43 @@ def test_holm_is_its_step_down(p_values: list[float]) -> None:
     assert {place for place, p in enumerate(corrected) if p is not None and p <= 0.05} == rejected
 
 
-def test_correction_takes_verdicts_back() -> None:
-    """A verdict whose corrected p value is above 5 % is left inconclusive; a count, which is no test, stays."""
-    assert after_holm("supported", 0.06) == "inconclusive"
-    assert after_holm("contradicted", 0.04) == "contradicted"
-    assert after_holm("supported", None) == "supported"
-    assert after_holm("not run", None) == "not run"
+def unbounded(ends: tuple[float | None, float | None]) -> tuple[float, float]:
+    """Both ends, infinite where there is none."""
+    low, high = ends
+    return -math.inf if low is None else low, math.inf if high is None else high
+
+
+COMMITTED = sorted(ROOT.glob("results/*/claims.json"))
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
+def test_committed_verdicts_agree_with_their_p_values_and_intervals(path: Path) -> None:
+    """In every committed ledger a tested verdict is decided exactly where p ≤ 0.05 and no edge is in the interval."""
+    decisions = [one for claim in ledger.load(path, path.parent.name) for one in claim.decisions]
+    tested = [one for whole in decisions for one in (whole, *whole.parts) if one.basis == "tested"]
+    assert tested
+    for one in tested:
+        assert one.p is not None
+        assert one.interval is not None
+        assert one.region is not None
+        assert (one.verdict in ("supported", "contradicted")) == (one.p <= 0.05)
+        (low, high), (first, last) = unbounded(one.interval), unbounded(one.region)
+        where = "contradicted" if high < first or low > last else "inconclusive"
+        assert one.verdict == ("supported" if first < low and high < last else where)
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
+def test_committed_verdicts_say_how_they_were_reached(path: Path) -> None:
+    """What has no p value is no test: counted, of too few seeds, or not run; and Holm's correction agrees."""
+    decisions = [one for claim in ledger.load(path, path.parent.name) for one in claim.decisions]
+    corrected = holm([1.0 if one.verdict == "not decided" else one.p for one in decisions])
+    for one, p in zip(decisions, corrected, strict=True):
+        assert (one.p is None) == (one.basis != "tested")
+        if one.p is None:
+            assert one.p_holm is None
+        else:
+            assert one.p_holm == pytest.approx(p)
+        assert one.survives_holm == ((one.p_holm or 0) <= 0.05 if one.decided and one.basis == "tested" else None)
 
 
 # What belongs together
@@ -336,33 +326,49 @@ def test_equal_seeds_alone_pair_nothing(full: Study, first: str, second: str) ->
 
 
 def test_cost_until_target_by_hand() -> None:
-    """Ten epochs at 1 and two at 5: reached in the 3rd, in the 11th, never."""
+    """Ten epochs at 1 and two at 5: reached in the 3rd, in the 11th, never, which costs all of them."""
     price = np.array([1.0] * 10 + [5.0] * 2)
     rising = np.arange(12.0)
-    curves = np.stack([rising, rising, rising])
-    assert costs.until(curves, np.array([2.0, 10.0, 11.5]), price).tolist() == [3, 15, math.inf]
+    assert [costs.until(rising, target, price) for target in (2, 10, 11.5)] == [(3, True), (15, True), (20, False)]
+
+
+def curves(ends: Sequence[float], epochs: int, price: float = 1.0) -> Curves:
+    """One curve per seed, which rises evenly from 0 to its end."""
+    return Curves(np.outer(ends, np.arange(1, epochs + 1) / epochs), np.full(epochs, price))
 
 
 def test_two_stages_against_one() -> None:
     """Two stages that reach 20 in their 3rd epoch, where one stage needs 5: two fewer, and 6 / 15 of the price."""
     two = Curves(np.tile([5.0, 10, 20, 30], (3, 1)), np.array([2.0, 2, 2, 3]))
     one = Curves(np.tile([4.0, 8, 12, 16, 20], (3, 1)), np.full(5, 3.0))
-    fewer = costs.to_target(two, Curves(one.accuracy, np.ones(5)), 50, (1,), ratio=False)
-    assert (fewer.estimate, fewer.n) == (6 - 5, 3)
-    epochs = costs.to_target(Curves(two.accuracy, np.ones(4)), Curves(one.accuracy, np.ones(5)), 50, (1,), ratio=False)
-    assert (epochs.estimate, epochs.interval) == (-2, (-2, -2))
-    cheaper = costs.to_target(two, one, 50, (1,), ratio=True)
-    assert cheaper.estimate == pytest.approx(6 / 15 - 1)
-    assert decide(epochs, "less")[0] == decide(cheaper, "less")[0] == "supported"
+    epochs = costs.to_target(two._replace(price=np.ones(4)), one._replace(price=np.ones(5)), ratio=False)
+    assert (epochs.value, epochs.n) == (-2, 3)
+    assert epochs.half_width() == pytest.approx(norm.ppf(0.975) * math.sqrt(2 / 12))  # seeds agree; epochs are rounded
+    cheaper = costs.to_target(two, one, ratio=True)
+    assert cheaper.value == pytest.approx(6 / 15 - 1)
+    assert (
+        Judgement(epochs, "fewer_epochs").verdict == Judgement(cheaper, "less_compute_to_target").verdict == "supported"
+    )
+
+
+def test_cost_varies_with_every_seed() -> None:
+    """The jackknife's variance by hand: leaving out the fast, the middle and the slow seed moves the crossing."""
+    of, than = curves([60.0, 40.0, 20.0], 60), curves([20.0, 20.0, 20.0], 10)
+    # The mean ends at 40, so it reaches 20 in epoch 30; without one seed it ends at 30, 40 or 50: epoch 40, 30 or 24.
+    found = costs.to_target(of, than, ratio=False)
+    assert found.value == 30 - 10
+    assert found.sources[0] == (pytest.approx(2 * np.var([40, 30, 24])), 2)
 
 
 def test_target_that_is_never_reached() -> None:
-    """What never gets there costs infinitely much: the claim is contradicted, and no interval has an end."""
-    low = Curves(np.tile([1.0, 2], (3, 1)), np.ones(2))
-    high = Curves(np.tile([4.0, 8], (3, 1)), np.ones(2))
-    found = costs.to_target(low, high, 50, (1,), ratio=False)
-    assert (found.estimate, found.interval) == (math.inf, (math.inf, math.inf))
-    assert decide(found, "less")[0] == "contradicted"
+    """What never gets there costs at least all of its epochs: more refutes lower cost, fewer do not support it."""
+    slow, target = curves([8.0, 8.0, 8.0], 20), curves([10.0, 10.0, 10.0], 15)
+    assert Judgement(costs.to_target(slow, target, ratio=False), "fewer_epochs").verdict == "contradicted"
+    short = costs.to_target(curves([8.0, 8.0, 8.0], 5), target, ratio=False)
+    assert (short.value, Judgement(short, "fewer_epochs").verdict) == (-10, "inconclusive")
+    one_seed_decides = costs.to_target(curves([20.0, 8.0, 8.0], 5), target, ratio=False)
+    assert one_seed_decides.value < 0
+    assert Judgement(one_seed_decides, "fewer_epochs").verdict == "inconclusive"
 
 
 # What claims.yaml may say
@@ -572,7 +578,7 @@ def test_missing_experiments_are_not_run(tmp_path: Path) -> None:
         if entry["missing"]:
             numbers = ("estimate", "interval", "p", "p_holm")
             assert [entry[key] for key in numbers] == [None] * 4
-            assert (entry["n"], entry["holm"]) == (0, "not run")
+            assert (entry["n"], entry["basis"], entry["survives_holm"]) == (0, None, None)
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
@@ -583,7 +589,7 @@ def test_few_seeds_conclude_nothing(tmp_path: Path, seeds: int) -> None:
     assert found
     for entry in found:
         assert (entry["verdict"], entry["p"]) == ("inconclusive", None)
-        assert FEW in entry["note"]
+        assert entry["basis"] == "too few seeds"
         assert entry["n"] == seeds
 
 
@@ -622,7 +628,7 @@ def test_ledger_is_the_same_every_time(tmp_path: Path) -> None:
     only = {"split_over_parent": yaml.safe_load((ROOT / "claims.yaml").read_text())["split_over_parent"]}
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump(only))
     (alone, _) = ledger_of(workspace).values()
-    ignored = ("p_holm", "holm")
+    ignored = ("p_holm", "survives_holm")
     assert {k: v for k, v in alone.items() if k not in ignored} == {
         k: v for k, v in whole["split_over_parent/top1"].items() if k not in ignored
     }
@@ -669,7 +675,8 @@ def test_epochs_until_the_target_are_read_from_histories(tmp_path: Path, seeds: 
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"fast": GOOD | {"parts": parts}}))
     for entry in ledger_of(workspace).values():
         assert (entry["estimate"], entry["unit"], entry["verdict"]) == (0, "epochs", "inconclusive")
-        assert entry["interval"] == ([0, 0] if seeds == 3 else None)
+        rounding = norm.ppf(0.975) * math.sqrt(2 / 12)  # of both epochs, all that is left where seeds agree
+        assert entry["interval"] == (pytest.approx([-rounding, rounding]) if seeds == 3 else None)
 
 
 def test_less_compute_is_counted(tmp_path: Path) -> None:

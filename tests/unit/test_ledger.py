@@ -153,22 +153,23 @@ def test_estimates_stand_with_interval_unit_and_n(page: Page) -> None:
     lines = page.lines("claims-table")
     assert lines["1"][3] == "+1.23 | [+0.40, +2.10], n = 3"
     assert lines["1"][5] == "+0.52 | [+0.05, +0.90], n = 3"
-    assert lines["4a"][3] == f"{MINUS}2.25 | [{MINUS}3.50, {MINUS}1.00], n = 3"
+    assert lines["4a"][3] == f"{MINUS}2.25 | [{MINUS}3.75, {MINUS}0.75], n = 3"
     assert lines["4a"][5].endswith("n = 2")
     assert lines["3"][3] == "0 images | n = 3"
     assert lines["6"][3] == "+12 epochs | [+4, +20.5], n = 3"
-    assert lines["6b"][3] == f"– | [{MINUS}3, ∞], n = 3"
+    assert lines["6b"][3] == f"+7 epochs | [{MINUS}3, ∞], n = 3"
     assert lines["6c"][3] == f"{MINUS}25.0 % | [{MINUS}40.0, {MINUS}10.0], n = 3"
     assert lines["19"][3] == f"{MINUS}38.0 % | n = 3"
 
 
 def test_the_ledger_says_what_survives_holm(page: Page) -> None:
-    """Below a verdict for or against a claim; an inconclusive one has nothing to lose."""
+    """Below each verdict stands what it is worth; an inconclusive one has nothing to lose."""
     lines = page.lines("claims-table")
     assert lines["1"][2] == "✓ supported | also after Holm"
     assert lines["1"][4] == "✓ supported | not after Holm"
     assert lines["6"][2] == "✗ contradicted | not after Holm"
-    assert lines["10"][2] == "? inconclusive"
+    assert lines["6b"][2] == "? inconclusive"
+    assert lines["10"][2] == "? inconclusive | too few seeds"
     assert lines["3"][2] == "✓ supported | counted"
 
 
@@ -179,14 +180,17 @@ def test_a_claim_that_was_not_run_shows_what_is_missing_and_no_number(page: Page
     assert line[2:] == ["– not run", "–", "– not run", "–", "–"]
     for row in page.rows["claims-parts"]:
         if row[0].startswith("16"):
-            assert row[3:] == ["– not run", "–", "–", "–", "–", ""]
+            assert row[3:] == ["– not run", "–", "–", "–", "–", "–", ""]
 
 
 def test_notes_stand_with_the_score_that_they_are_about(page: Page) -> None:
     """A note of one score names it; one of all does not."""
     lines = page.lines("claims-table")
-    assert lines["4a"][1] == "The text of growth. | ONE paper, section 4.1 · top-5: these networks only"
-    assert lines["10"][1] == "The text of embedding. | ONE paper, section 4.1 · these networks only"
+    lengths = "one1 has 160 epochs, baseline has 300 epochs"
+    assert lines["4a"][1] == f"The text of growth. | ONE paper, section 4.1 · top-5: {lengths}"
+    assert lines["10"][1] == "The text of embedding. | ONE paper, section 4.1 · given these networks"
+    shared = "top-5: given one choice of 12,000 training images for all seeds"
+    assert lines["1"][1] == f"The text of one_over_baseline. | ONE paper, section 4.1 · {shared}"
 
 
 def test_every_link_leads_to_a_section_of_the_page(page: Page) -> None:
@@ -212,7 +216,7 @@ def test_hostile_words_are_text(source: str, page: Page) -> None:
     assert "img" not in page.elements
     assert page.lines("claims-table")["99"][1].split(" | ")[0] == synthetic.HOSTILE_CLAIM
     assert page.lines("claims-table")["99"][1].count(synthetic.HOSTILE_CLAIM) == 3
-    assert any(synthetic.HOSTILE_CLAIM in row[8] for row in page.rows["claims-parts"])
+    assert any(synthetic.HOSTILE_CLAIM in row[9] for row in page.rows["claims-parts"])
     assert synthetic.HOSTILE_CLAIM not in source
 
 
@@ -222,58 +226,65 @@ def test_the_page_shows_every_part(page: Page) -> None:
     entries = synthetic.claims()
     assert len(rows) == sum(len(entry["parts"]) + (len(entry["parts"]) > 1) for entry in entries)
     assert rows[0] == [
-        *("1 | top-1", "one3 branch 1 − baseline", "better: lower bound above 0", "✓ supported"),
-        *("+1.23 | [+0.40, +2.10]", "3", "< 0.001", "0.040", "mean of branches: +0.70 [+0.10, +1.30]"),
+        *("1 | top-1", "one3 branch 1 − baseline", "better: above 0", "✓ supported | tested"),
+        *("+1.23 | [+0.40, +2.10]", "3", "2.5", "< 0.001", "0.040", "mean of branches: +0.70 [+0.10, +1.30]"),
     ]
     together, first, second = rows[2:5]
-    assert together[:4] == ["4a | top-1", "2 parts together", "every part holds", "✗ contradicted"]
-    assert together[6:8] == ["0.020", "0.040"]
+    verdict = "✗ contradicted | also after Holm"
+    assert together[:4] == ["4a | top-1", "2 parts together", "every part holds", verdict]
+    assert together[4] == f"{MINUS}2.25 | [{MINUS}3.75, {MINUS}0.75], 97.50 % interval"
+    assert together[7:9] == ["0.020", "0.040"]
     assert first[1:6] == [
-        *("masked − one3", f"not worse: lower bound above {MINUS}0.50", "✗ contradicted"),
+        *("masked − one3", f"not worse: above {MINUS}0.50", "✗ contradicted | tested"),
         *(f"{MINUS}2.25 | [{MINUS}3.50, {MINUS}1.00]", "3 | paired"),
     ]
-    assert second[3:5] == ["✓ supported", f"+0.31 | [{MINUS}0.20, +0.80]"]
+    assert second[3:5] == ["✓ supported | tested", f"+0.31 | [{MINUS}0.20, +0.80]"]
     rules = {row[2] for row in rows}
     assert rules >= {
-        f"nothing gained or lost: interval between {MINUS}0.50 and 0.50",
-        "gains about 2.50 to 3.00: lower bound above 0, and the interval meets it",
+        f"nothing gained or lost: between {MINUS}0.50 and 0.50",
+        "gains about 2.50 to 3.00: between 2.00 and 3.50",
         "kept: nothing changed",
-        "kept: neither NLL nor ECE raised",
+        "not raised: below 0.001 nats",
+        "not raised: below 0.001 ECE points",
     }
     lines = page.lines("claims-parts")
     below = {name: lines[name][2] for name in ("6 | decided once", "6c | top-1", "19 | decided once")}
-    assert list(below.values()) == ["less: upper bound below 0"] * 3
+    assert list(below.values()) == ["less: below 0"] * 3
 
 
 def test_parts_have_units_of_their_own(page: Page) -> None:
     """A difference beside a count of images is none."""
     place = [row[0] for row in page.rows["claims-parts"]].index("3 | decided once")
-    counted, calibrated, compared = page.rows["claims-parts"][place + 1 : place + 4]
-    assert (counted[4], counted[8]) == ("0 images", f"change of nll: {MINUS}0.0125")
-    assert calibrated[4] == "+0.0004 nats"
+    counted, likelihood, error, compared = page.rows["claims-parts"][place + 1 : place + 5]
+    assert (counted[3:5], counted[9]) == (["✓ supported | counted", "0 images"], f"change of nll: {MINUS}0.0125")
+    assert likelihood[4] == f"+0.0004 nats | [{MINUS}0.0002, +0.0009]"
+    assert error[4] == f"{MINUS}0.250 ECE points | [{MINUS}0.400, {MINUS}0.100]"
     assert compared[4] == f"+0.10 | [{MINUS}0.20, +0.30]"
 
 
 def test_the_sentences_count_what_the_ledger_holds(study: Path, tmp_path: Path) -> None:
-    """Claims, verdicts of each kind, those lost to Holm's correction, and those on fewer than three seeds."""
+    """Claims, verdicts of each kind by what they rest on, those lost to Holm's correction, and what is given."""
     entries = synthetic.claims()
     sentences = " ".join(shown(study, tmp_path, entries).sections[0].sentences)
-    assert sentences.startswith("11 claims with 14 verdicts (claims about accuracy")
-    for verdict in SIGNS:
-        number = len([entry for entry in entries if entry["verdict"] == verdict])
-        assert bool(re.search(rf"\b{number} {verdict}\b", sentences)) == (number > 0)  # of none nothing is said
-    settled = [entry for entry in entries if entry["verdict"] in ("supported", "contradicted") and entry["p_holm"]]
-    lost = [entry for entry in settled if entry["holm"] == "inconclusive"]
-    assert (len(settled), len(lost)) == (7, 2)
-    assert "2 of 7 tested verdicts for or against a claim do not survive Holm's correction" in sentences
-    assert "2 verdicts rest on fewer than three seeds: these networks only." in sentences
+    assert sentences.startswith(
+        "11 claims with 14 verdicts (claims about accuracy are decided for top-1 and for top-5). "
+        "8 of them are tested: 4 supported, 2 contradicted and 2 inconclusive. "
+        "2 of them are counted exactly, in these runs and on these images: 2 supported. "
+        "2 rest on fewer than 3 seeds, which say nothing about networks in general. "
+        "2 not run. "
+        "2 of 6 tested verdicts for or against a claim do not survive Holm's correction over the whole ledger. "
+        "No interval allows for another choice of training images: there is one choice of 12,000 training images for "
+        "all seeds, and no choice can be drawn again without training again. "
+    )
     assert "ResNet-8 on CIFAR-100, 12,000 training images, at most 20 epochs of training." in sentences
 
     for entry in entries:
-        entry |= {"holm": entry["verdict"], "note": entry["note"].replace("these networks only", "")}
+        entry |= {"given": []}
+        if entry["survives_holm"] is False:
+            entry |= {"survives_holm": True, "p_holm": 0.04}
     calm = " ".join(shown(study, tmp_path, entries).sections[0].sentences)
-    assert "All of 7 tested verdicts for or against a claim survive Holm's correction" in calm
-    assert "these networks only" not in calm
+    assert "All of 6 tested verdicts for or against a claim survive Holm's correction" in calm
+    assert "choice of" not in calm
 
 
 def test_one_is_not_many(study: Path, tmp_path: Path) -> None:
@@ -385,20 +396,26 @@ def _set_part(place: int, key: str, value: Any) -> Callable[[Entries], Any]:
         (_set(0, "estimate", "1.23"), "one_over_baseline/top1, estimate"),
         (_set(0, "estimate", None), "lacks an estimate"),
         (_set(0, "n", 0), "lacks an estimate"),
-        (_set(0, "parts", []), "lacks an estimate"),
+        (_set(0, "parts", []), "one_over_baseline/top1, parts"),
         (_set(0, "n", -1), "one_over_baseline/top1, n"),
         (_set(0, "interval", [1.0]), "one_over_baseline/top1, interval"),
         (_set(0, "interval", [2.1, 0.4]), "upside down"),
-        (_set(6, "note", ""), "slower/top1: .*lacks an estimate"),
+        (_set(0, "p", 0.06), "it is supported at p = 0.06"),
+        (_set(0, "p", None), "p belongs to what is tested"),
+        (_set(0, "basis", "counted"), "p belongs to what is tested"),
+        (_set(0, "basis", None), "on the basis of nothing"),
+        (_set(0, "survives_holm", None), "survives_holm is None at a corrected p of 0.04"),
+        (_set(0, "p_holm", None), "p and the corrected p belong together"),
+        (_set(0, "p_holm", 0.06), "survives_holm is True"),
         (_set(0, "p_holm", 1.2), "one_over_baseline/top1, p_holm"),
         (_set(0, "unit", "miles"), "one_over_baseline/top1, unit"),
         (_set(0, "text", "Something else."), "one_over_baseline: its entries disagree"),
         (_set(0, "score", "top5"), "one_over_baseline: a score is decided twice"),
         (_set(0, "score", None), "one_over_baseline: a score is decided twice"),
         (_set(0, "claim", "gate"), "gate: its entries are not together"),
-        (_set(2, "margin", None), "growth/top1: .*margin"),
+        (_set(2, "region", [0.0]), "growth/top1, region"),
         (_set(11, "n", 2), "gate/top1: .*not run, but has numbers"),
-        (_set(11, "p", 0.2), "gate/top1: .*not run, but has numbers"),
+        (_set(11, "estimate", 0.2), "gate/top1: .*not run, but has numbers"),
         (_set_part(0, "kind", "nicer"), "one_over_baseline/top1, parts.0.kind"),
         (_set_part(0, "beside", [1]), "one_over_baseline/top1, parts.0.beside"),
         (_set_part(10, "target", None), "ensemble, parts.0: .*target"),

@@ -1,7 +1,7 @@
 """What `claims.yaml` may say, and what the study has to have for it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -58,8 +58,7 @@ class Comparison(_Strict):
     """A difference in accuracy, `of` minus each of `than`.
 
     Attributes:
-        kind: `better`: the interval is above 0; `not_worse`: above −margin; `nothing`: within ±margin; `about`: above
-            0, and it meets `target`.
+        kind: `better`, `not_worse`, `nothing` or `about`; `decisions.region` says what each has to show.
         of: the network that the claim is about.
         than: what it is compared with; with several, each is a part of its own.
         each: every single network of `than` in the lineage of a replicate is a part of its own, as in "better than
@@ -82,17 +81,37 @@ class Comparison(_Strict):
         return self
 
 
-class Kept(_Strict):
-    """What a start keeps of its parent, counted before any training.
+class Tolerance(_Strict):
+    """By how much each may rise and still be said to be kept; more than rounding at the edges of the ECE's bins.
 
     Attributes:
-        kind: `predictions_kept`: no predicted class changes, so that accuracy is kept on whatever images;
-            `calibration_kept`: neither NLL nor ECE rises.
+        nll: in nats.
+        ece: in percentage points.
+    """
+
+    nll: Annotated[Finite, Field(gt=0)]
+    ece: Annotated[Finite, Field(gt=0)]
+
+
+class Kept(_Strict):
+    """What a start keeps of its parent, at transfer.
+
+    Attributes:
+        kind: `predictions_kept`: no predicted class changes, so that accuracy is kept on whatever images, which is
+            counted; `calibration_kept`: NLL and ECE rise by less than a tolerance, each of which is tested over seeds.
         of: the experiment, whose one parent it is compared with.
+        tolerance: of `calibration_kept`.
     """
 
     kind: Literal["predictions_kept", "calibration_kept"]
     of: Referred
+    tolerance: Tolerance | None = None
+
+    @model_validator(mode="after")
+    def _check_tolerance(self) -> "Kept":
+        if (self.kind == "calibration_kept") != (self.tolerance is not None):
+            raise ValueError("`tolerance: {nll: …, ece: …}` belongs to kind `calibration_kept`, and to no other")
+        return self
 
     @property
     def than(self) -> list[Reference]:
@@ -136,6 +155,7 @@ class Claim(_Strict):
         source: who claims it.
         section: id of the report's section that shows what it rests on.
         margin: δ in points of accuracy: the largest difference that does not count.
+        lengths: experiments whose numbers of epochs are named beside the claim's numbers, because they differ.
         parts: it holds when all of them do.
     """
 
@@ -144,6 +164,7 @@ class Claim(_Strict):
     source: Statement
     section: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
     margin: Annotated[Finite, Field(gt=0)] = 0.5
+    lengths: list[str] = []
     parts: Annotated[list[dict[str, Any]], Field(min_length=1)]
 
 
@@ -185,6 +206,8 @@ def read(path: Path, rows: Mapping[str, Experiment], own: Mapping[str, Experimen
         for place, part in enumerate(parts):
             held = own is not None and all(one.experiment in own for one in (part.of, *part.than))
             _check_part(part, own if own is not None and held else rows, f"{where}.parts.{place}")
+            _check_gain(part, claim.margin, f"{where}.parts.{place}")
+        _check_names(claim.lengths, rows, f"{where}.lengths")
         stated.append(Stated(str(name), claim, parts))
     return stated
 
@@ -197,11 +220,24 @@ def _part(content: dict[str, Any], where: str) -> Comparison | Kept | Cost:
     return study.check(KINDS[kind], content, where)
 
 
+def _check_gain(part: Comparison | Kept | Cost, margin: float, where: str) -> None:
+    if isinstance(part, Comparison) and part.target is not None and part.target[0] <= margin:
+        raise CoopNetError(
+            f"{where}: a gain of {part.target[0]:g} is within the margin of {margin:g}, and is none by that; "
+            "state a smaller margin"
+        )
+
+
+def _check_names(names: Sequence[str], experiments: Mapping[str, Experiment], where: str) -> None:
+    for name in names:
+        if name not in experiments:
+            hint = study.did_you_mean(name, experiments)
+            raise CoopNetError(f"{where}: {name[:80]!r} is not an experiment of params.yaml{hint}")
+
+
 def _check_part(part: Comparison | Kept | Cost, experiments: Mapping[str, Experiment], where: str) -> None:
+    _check_names([reference.experiment for reference in (part.of, *part.than)], experiments, where)
     for reference in (part.of, *part.than):
-        if reference.experiment not in experiments:
-            hint = study.did_you_mean(reference.experiment, experiments)
-            raise CoopNetError(f"{where}: {reference.experiment!r} is not an experiment of params.yaml{hint}")
         _check_model(reference, experiments[reference.experiment], where)
         own, other = (experiments[name].data for name in (part.of.experiment, reference.experiment))
         if own.dataset != other.dataset:

@@ -1,7 +1,5 @@
 """All claims of a study, decided."""
 
-import math
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,20 +8,35 @@ from typing import Any
 
 import numpy as np
 
-from coopnet.claims import bootstrap, costs
-from coopnet.claims.bootstrap import RESAMPLES, Resampled
+from coopnet.claims import costs, inference
 from coopnet.claims.costs import Compute
-from coopnet.claims.decisions import FEW, FEWEST, Decision, Verdict, after_holm, conjunction, decide, holm
+from coopnet.claims.decisions import (
+    ALPHA,
+    FEWEST,
+    Decision,
+    Judged,
+    Judgement,
+    Measured,
+    Part,
+    Verdict,
+    conjunction,
+    ends,
+    finite,
+    holm,
+)
 from coopnet.claims.entries import Comparison, Cost, Kept, Reference, Stated
-from coopnet.claims.outcomes import Accuracies, Name, Outcomes
+from coopnet.claims.inference import Estimate
+from coopnet.claims.outcomes import Outcomes
 from coopnet.claims.pairing import Replicates, pair
 from coopnet.evaluation.outcomes import SCORES
 from coopnet.files.errors import CoopNetError
 from coopnet.study import Run, Study
 
-RISE = {"nll": 0.001, "ece": 0.05}
-"""Nats, and percent, by which a start may raise them and still be said to keep them: an image on the edge of a bin of
-the ECE moves by rounding."""
+THESE_NETWORKS = "these networks"
+"""What nothing but images is sampled for."""
+
+THESE_IMAGES = "these test images"
+"""What nothing but seeds is sampled for."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +48,6 @@ class Evidence:
         outcomes: which images its runs got right.
         folder: where the files of a run lie.
         compute: counted FLOPs by experiment.
-        resamples: of the bootstrap.
         lost: what became of runs without results, by experiment and seed.
     """
 
@@ -43,7 +55,6 @@ class Evidence:
     outcomes: Outcomes
     folder: Callable[[Run], Path]
     compute: Mapping[str, Compute]
-    resamples: int = RESAMPLES
     lost: Mapping[tuple[str, int], str] = field(default_factory=dict)
 
     @cached_property
@@ -97,41 +108,24 @@ class Pairing:
         return Pairing(self.part, mean(self.of), mean(self.than), self.runs, self.place)
 
 
-def decide_all(stated: Sequence[Stated], evidence: Evidence) -> list[dict[str, Any]]:
-    """The ledger, as `claims.json` holds it: one entry per claim and score, in the order of `claims.yaml`."""
-    pairings = {(claim.id, place): list(_pairings(part, evidence)) for claim, place, part in _comparisons(stated)}
-    wanted = [shown for found in pairings.values() for one in found for shown in (one, one.averaged())]
-    accuracies = Accuracies(_networks(wanted, evidence.outcomes), evidence.outcomes, evidence.resamples)
-    decided = []
-    for claim in stated:
-        for score in _scores(claim):
-            parts = [
-                decision
-                for place, part in enumerate(claim.parts)
-                for decision in _decisions(
-                    claim, part, score, pairings.get((claim.id, place), []), accuracies, evidence
-                )
-            ]
-            decided.append(_entry(claim, score, parts))
-    for entry, p in zip(decided, holm([_tested(entry) for entry in decided]), strict=True):
-        p = p if entry["p"] is not None else None
-        entry |= {"p_holm": p, "holm": after_holm(entry["verdict"], p)}
-    return decided
+def decide_all(stated: Sequence[Stated], evidence: Evidence) -> list[Decision]:
+    """The ledger: one entry per claim and score, in the order of `claims.yaml`."""
+    entries = [_entry(claim, score, evidence) for claim in stated for score in _scores(claim)]
+    corrected = holm([1.0 if entry["verdict"] == "not decided" else entry["p"] for entry in entries])
+    return [_corrected(entry, p) for entry, p in zip(entries, corrected, strict=True)]
 
 
-def _tested(entry: Mapping[str, Any]) -> float | None:
-    """The p value that a claim has a share in the correction with.
+def _corrected(entry: dict[str, Any], p: float | None) -> Decision:
+    """An entry with what Holm's correction over the whole ledger leaves of it.
 
-    One that could not be decided was meant to be tested all the same: a failure must not make the others look surer.
+    A claim that could not be decided was meant to be tested all the same, and has its share in the correction: a
+    failure must not make the others look surer.
     """
-    return 1.0 if entry["verdict"] == "not decided" else entry["p"]
-
-
-def _comparisons(stated: Sequence[Stated]) -> Iterator[tuple[Stated, int, Comparison]]:
-    for claim in stated:
-        for place, part in enumerate(claim.parts):
-            if isinstance(part, Comparison):
-                yield claim, place, part
+    if entry["p"] is None:
+        return Decision.model_validate(entry)
+    p = finite(p) or 0.0
+    decided = entry["verdict"] in ("supported", "contradicted")
+    return Decision.model_validate(entry | {"p_holm": p, "survives_holm": p <= ALPHA if decided else None})
 
 
 def _pairings(part: Comparison, evidence: Evidence) -> Iterator[Pairing]:
@@ -151,120 +145,119 @@ def _pairings(part: Comparison, evidence: Evidence) -> Iterator[Pairing]:
             yield Pairing(part, part.of, than, runs)
 
 
-def _networks(pairings: Sequence[Pairing], outcomes: Outcomes) -> dict[Name, Run]:
-    """The networks whose accuracies are compared, each once."""
-    networks: dict[Name, Run] = {}
-    for one in pairings:
-        for run in one.runs.of:
-            networks |= dict.fromkeys(outcomes.names(run, one.of), run)
-        for run in (run for others in one.runs.than for run in others):
-            networks |= dict.fromkeys(outcomes.names(run, one.than), run)
-    return networks
-
-
 def _scores(claim: Stated) -> Sequence[str | None]:
     """Top-1 and top-5, each decided; once where no part is about accuracy."""
     once = all(part.kind in ("calibration_kept", "less_compute") for part in claim.parts)
     return (None,) if once else SCORES
 
 
-def _decisions(
-    claim: Stated,
-    part: Comparison | Kept | Cost,
-    score: str | None,
-    pairings: Sequence[Pairing],
-    accuracies: Accuracies,
-    evidence: Evidence,
-) -> Iterator[Decision]:
+def _entry(claim: Stated, score: str | None, evidence: Evidence) -> dict[str, Any]:
+    judged = [one for part in claim.parts for one in _judged(claim, part, score, evidence)]
+    parts = [part for part, _ in judged]
+    return {
+        "id": claim.id if score is None else f"{claim.id}/{score}",
+        "claim": claim.id,
+        "number": claim.claim.number,
+        "text": claim.claim.text,
+        "source": claim.claim.source,
+        "section": claim.claim.section,
+        "score": score,
+        "p": None,
+        "caution": _lengths(claim.claim.lengths, evidence.plan),
+        "missing": list(dict.fromkeys(name for part in parts for name in part.missing)),
+        "parts": parts,
+        **conjunction(judged),
+    }
+
+
+def _lengths(names: Sequence[str], plan: Study) -> str:
+    """How long each of some experiments is trained, where the study has them and they differ."""
+    epochs = {name: plan.experiments[name].training.epochs for name in names if name in plan.experiments}
+    if len(epochs) < len(names) or len(set(epochs.values())) < 2:
+        return ""
+    return ", ".join(f"{name} has {count:,} epochs" for name, count in epochs.items())
+
+
+def _judged(claim: Stated, part: Comparison | Kept | Cost, score: str | None, evidence: Evidence) -> Iterator[Judged]:
     missing = evidence.missing(part)
     lost = () if missing else evidence.without(part)
     if missing or lost:
         verdict: Verdict = "not run" if missing else "not decided"
         text = f"{part.of} \N{MINUS SIGN} {', '.join(map(str, part.than))}" if part.than else str(part.of)
-        yield Decision(text, part.kind, verdict, note=", ".join(lost), missing=missing, lost=lost)
+        yield Part(text=text, kind=part.kind, verdict=verdict, missing=list(missing), lost=list(lost)), None
     elif isinstance(part, Kept):
-        yield _kept(part, score, evidence)
+        yield from _kept(part, score or "top1", evidence)
     elif isinstance(part, Cost):
-        yield _cost(part, score, evidence, (zlib.crc32(claim.id.encode()),))
+        yield _cost(part, score or "top1", evidence)
     else:
-        for place, one in enumerate(pairings):
-            yield _compared(one, SCORES.index(score or "top1"), claim.claim.margin, accuracies, evidence, place)
+        for one in _pairings(part, evidence):
+            yield _compared(one, SCORES.index(score or "top1"), claim.claim.margin, evidence)
 
 
-def _compared(
-    one: Pairing, score: int, margin: float, accuracies: Accuracies, evidence: Evidence, place: int
-) -> Decision:
-    seed = (zlib.crc32(one.text.encode()), place)
-    found = _difference(one, score, accuracies, evidence.outcomes, seed)
-    verdict, p, slack, note = decide(found, one.part.kind, margin, one.part.target)
+def _compared(one: Pairing, score: int, margin: float, evidence: Evidence) -> Judged:
+    tested = Judgement(_difference(one, score, evidence.outcomes), one.part.kind, margin, one.part.target)
     beside = {}
     if one.averaged() != one:
-        other = _difference(one.averaged(), score, accuracies, evidence.outcomes, seed)
-        beside["mean of branches"] = {"estimate": _finite(other.estimate), "interval": _ends(other)}
-    return Decision(
-        one.text,
-        one.part.kind,
-        verdict,
-        _finite(found.estimate),
-        _ends(found),
-        n=found.n,
-        p=p,
-        slack=slack,
-        paired=one.runs.paired,
-        beside=beside,
-        target=one.part.target,
-        note=note,
-    )
+        other = _difference(one.averaged(), score, evidence.outcomes)
+        beside["mean of branches"] = Measured(estimate=finite(other.value), interval=ends(other))
+    runs = [*one.runs.of, *(run for group in one.runs.than for run in group)]
+    given = _given(runs) if tested.found.n > 1 else [THESE_NETWORKS]
+    return tested.part(one.text, one.part.target, paired=one.runs.paired, beside=beside, given=given), tested
 
 
-def _difference(one: Pairing, score: int, accuracies: Accuracies, outcomes: Outcomes, seed: Sequence[int]) -> Resampled:
+def _given(runs: Sequence[Run]) -> list[str]:
+    """Choices that all seeds share, so that no interval over seeds allows for them: of the images to train on.
+
+    The seed of the split is a parameter of the data (`data.split_seed`), not of the run.
+    """
+    subsets = sorted({run.row.data.training_subset for run in runs if run.row.data.training_subset})
+    given = [f"one choice of {size:,} training images for all seeds" for size in subsets]
+    if any(run.row.data.validation for run in runs):
+        given.append("one split into training and validation images for all seeds")
+    return given
+
+
+def _difference(one: Pairing, score: int, outcomes: Outcomes) -> Estimate:
     """Accuracy of the first network minus that of the second, over replicates and images."""
-    of = [outcomes.names(run, one.of) for run in one.runs.of]
-    than = [[name for run in others for name in outcomes.names(run, one.than)] for others in one.runs.than]
-
-    def both(names: Sequence[Sequence[Name]]) -> tuple[np.ndarray, np.ndarray]:
-        values = np.array([accuracies.value(group, score) for group in names])
-        return values, np.stack([accuracies.draws(group, score) for group in names], axis=1)
-
-    (own, own_draws), (other, other_draws) = both(of), both(than)
-    if one.runs.paired:
-        return bootstrap.paired(own - other, own_draws - other_draws, seed)
-    return bootstrap.unpaired(own, other, (own_draws, other_draws), seed)
+    of = np.stack([outcomes.accuracy(run, one.of)[score] for run in one.runs.of])
+    than = np.stack(
+        [np.mean([outcomes.accuracy(run, one.than)[score] for run in group], axis=0) for group in one.runs.than]
+    )
+    return inference.difference(of - than) if one.runs.paired else inference.difference(of, than)
 
 
-def _kept(part: Kept, score: str | None, evidence: Evidence) -> Decision:
-    """What a start keeps, counted in every replicate; what is lost in one of them is not kept."""
+def _kept(part: Kept, score: str, evidence: Evidence) -> Iterator[Judged]:
+    """What a start keeps: predictions, counted in every replicate, or NLL and ECE, tested over replicates."""
     runs = evidence.runs[part.of.experiment]
     blocks = [evidence.outcomes.metrics(run)["step0"]["test"] for run in runs]
     changes = {
         name: [block["ensemble"][name] - block["versus_parent"]["parent"][name] for block in blocks]
         for name in ("top1", "top5", "nll", "ece")
     }
-    beside = {
-        f"change of {name}": {"estimate": _finite(float(np.mean(of))), "interval": None} for name, of in changes.items()
-    }
-    if part.kind == "calibration_kept":
-        excess = max(max(changes[name]) - RISE[name] for name in RISE)
-        verdict: Verdict = "supported" if excess <= 0 else "contradicted"
-        estimate, unit, text = float(np.mean(changes["nll"])), "nats", f"{part.of.experiment} at step 0, NLL and ECE"
-    else:
-        counts = _changed(runs, blocks, score or "top1", evidence.outcomes)
-        excess = float(max(counts))
-        verdict = "contradicted" if excess else "supported"
-        estimate, unit = float(np.mean(counts)), "images"
-        what = "predictions" if score == "top1" else "images right or wrong in top-5"
-        text = f"{part.of.experiment} at step 0, changed {what}"
+    given = _given(runs) if len(runs) > 1 else [THESE_NETWORKS]
+    if part.tolerance is not None:
+        for name, unit, most in (("nll", "nats", part.tolerance.nll), ("ece", "ECE points", part.tolerance.ece)):
+            tested = Judgement(inference.over_seeds(changes[name]), part.kind, most)
+            text = f"{name.upper()} of {part.of.experiment} at transfer \N{MINUS SIGN} its parent's"
+            yield tested.part(text, unit=unit, paired=True, given=[THESE_IMAGES, *given]), tested
+        return
+    counts = _changed(runs, blocks, score, evidence.outcomes)
+    verdict: Verdict = "contradicted" if any(counts) else "supported"
     few = len(runs) < FEWEST
-    return Decision(
-        text,
-        part.kind,
-        "inconclusive" if few else verdict,
-        _finite(estimate),
-        unit=unit,
-        n=len(runs),
-        slack=-excess,
-        beside=beside,
-        note=FEW if few else "",
+    what = "predictions" if score == "top1" else "images right or wrong in top-5"
+    yield (
+        Part(
+            text=f"{part.of.experiment} at transfer, changed {what}",
+            kind=part.kind,
+            verdict="inconclusive" if few else verdict,
+            basis="too few seeds" if few else "counted",
+            estimate=finite(float(np.mean(counts))),
+            unit="images",
+            n=len(runs),
+            beside={f"change of {name}": Measured(estimate=finite(float(np.mean(of)))) for name, of in changes.items()},
+            given=[THESE_IMAGES],
+        ),
+        None,
     )
 
 
@@ -277,36 +270,38 @@ def _changed(runs: Sequence[Run], blocks: Sequence[Any], score: str, outcomes: O
     return [int((own[k] != parent[k]).sum()) for own, parent in pairs]
 
 
-def _cost(part: Cost, score: str | None, evidence: Evidence, seed: Sequence[int]) -> Decision:
-    """What training costs: in all, which is counted, or until a target, which is resampled over seeds."""
+def _cost(part: Cost, score: str, evidence: Evidence) -> Judged:
+    """What training costs: in all, which is counted, or until a target, which is sampled over seeds."""
     of, than = part.of.experiment, part.than[0].experiment
     if part.kind == "less_compute":
-        return _counted(part, of, than, evidence)
+        return _counted(part, of, than, evidence), None
     per_flop = part.kind == "less_compute_to_target"
-    curves = [_curves(name, score or "top1", evidence, epochs=not per_flop) for name in (of, than)]
-    found = costs.to_target(curves[0], curves[1], evidence.resamples, seed, ratio=per_flop)
-    verdict, p, slack, note = decide(found, "less")
-    if math.isinf(found.estimate):
-        note = "; ".join(filter(None, [note, f"{of} never reaches where {than} ends"]))
+    curves = [_curves(name, score, evidence, epochs=not per_flop) for name in (of, than)]
+    reached = costs.compare(curves[0], curves[1], ratio=per_flop).reached
+    tested = Judgement(costs.to_target(curves[0], curves[1], ratio=per_flop), part.kind)
     text = f"epochs until the target, {of} \N{MINUS SIGN} {than}"
     if per_flop:
         text = f"training FLOPs until the target, {of} / {than} \N{MINUS SIGN} 1"
+    note = "" if reached else f"{of} never reaches where {than} ends, so it costs at least this"
+    shared = _given([*evidence.runs[of], *evidence.runs[than]]) if tested.found.n > 1 else [THESE_NETWORKS]
     unit = "change" if per_flop else "epochs"
-    estimate = _finite(found.estimate)
-    ends = _ends(found) if found.n > 1 else None  # nothing but seeds was resampled
-    return Decision(text, part.kind, verdict, estimate, ends, unit, found.n, p, slack, paired=False, note=note)
+    return tested.part(text, unit=unit, paired=False, given=["these validation images", *shared], note=note), tested
 
 
-def _counted(part: Cost, of: str, than: str, evidence: Evidence) -> Decision:
+def _counted(part: Cost, of: str, than: str, evidence: Evidence) -> Part:
     own, other = (evidence.compute[name].lineage for name in (of, than))
-    text = f"training FLOPs of {of} / {than} \N{MINUS SIGN} 1"
-    n = min(len(evidence.runs[name]) for name in (of, than))
-    if own is None or other is None:
-        note = "what the training of an imported checkpoint cost is not known"
-        return Decision(text, part.kind, "inconclusive", unit="change", n=n, note=note)
-    excess = own / other - 1
-    verdict: Verdict = "supported" if excess < 0 else "contradicted"
-    return Decision(text, part.kind, verdict, _finite(excess), unit="change", n=n, slack=-excess)
+    excess = None if own is None or other is None else own / other - 1
+    verdict: Verdict = "inconclusive" if excess is None else "supported" if excess < 0 else "contradicted"
+    return Part(
+        text=f"training FLOPs of {of} / {than} \N{MINUS SIGN} 1",
+        kind=part.kind,
+        verdict=verdict,
+        basis="counted",
+        estimate=finite(excess),
+        unit="change",
+        n=min(len(evidence.runs[name]) for name in (of, than)),
+        note="" if excess is not None else "what the training of an imported checkpoint cost is not known",
+    )
 
 
 def _curves(experiment: str, score: str, evidence: Evidence, *, epochs: bool) -> costs.Curves:
@@ -316,43 +311,3 @@ def _curves(experiment: str, score: str, evidence: Evidence, *, epochs: bool) ->
     own = [evidence.compute[run.experiment].own / max(1, run.row.training.epochs) for run in lines[0]]
     prices = [1.0] * len(own) if epochs else own
     return costs.curves([[evidence.folder(run) / "history.csv" for run in line] for line in lines], prices, score)
-
-
-def _entry(claim: Stated, score: str | None, parts: Sequence[Decision]) -> dict[str, Any]:
-    verdict, p, deciding = conjunction(parts)
-    missing = list(dict.fromkeys(name for part in parts for name in part.missing))
-    lost = ", ".join(dict.fromkeys(words for part in parts for words in part.lost))
-    return {
-        "id": claim.id if score is None else f"{claim.id}/{score}",
-        "claim": claim.id,
-        "number": claim.claim.number,
-        "text": claim.claim.text,
-        "source": claim.claim.source,
-        "score": score,
-        "verdict": verdict,
-        "estimate": deciding.estimate,
-        "interval": deciding.interval,
-        "unit": deciding.unit,
-        "n": deciding.n,
-        "p": p,
-        "margin": claim.claim.margin if any(part.kind in ("not_worse", "nothing") for part in parts) else None,
-        "note": lost if verdict == "not decided" else deciding.note,
-        "missing": missing,
-        "section": claim.claim.section,
-        "parts": [_shown(part) for part in parts],
-    }
-
-
-def _shown(part: Decision) -> dict[str, Any]:
-    hidden = ("slack", "missing", "lost", *(() if part.target else ("target",)))
-    return {key: value for key, value in vars(part).items() if key not in hidden}
-
-
-def _ends(found: Resampled) -> tuple[float | None, float | None]:
-    low, high = found.interval
-    return _finite(low), _finite(high)
-
-
-def _finite(value: float) -> float | None:
-    """Ten significant digits, or None for what is infinite and so no JSON."""
-    return float(f"{value:.10g}") if math.isfinite(value) else None

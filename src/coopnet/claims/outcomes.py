@@ -1,20 +1,16 @@
 """Which test images the runs of a study got right, read from what `coopnet evaluate` left."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from coopnet import files
-from coopnet.claims import bootstrap
 from coopnet.claims.entries import Reference
 from coopnet.evaluation.outcomes import unpack
 from coopnet.files.errors import CoopNetError
 from coopnet.study import Run
-
-Name = tuple[str, int, str]
-"""Experiment, seed, and the network inside the run: `final/branch1`."""
 
 
 class Outcomes:
@@ -47,12 +43,12 @@ class Outcomes:
         """How many test images it was evaluated on."""
         return int(self.metrics(run)["final"]["test"]["images"])
 
-    def names(self, run: Run, reference: Reference) -> list[Name]:
-        """The networks whose accuracies a reference averages: one, or for `branch_mean` every branch."""
+    def accuracy(self, run: Run, reference: Reference) -> np.ndarray:
+        """Top-1 and top-5 in percent of a network on each test image, [2, N]: 0 or 100, or a mean over branches."""
         models = [reference.model]
         if reference.model == "branch_mean":
             models = [f"branch{b + 1}" for b in range(run.row.model.branches)]
-        return [(run.experiment, run.seed, f"{reference.stage}/{model}") for model in models]
+        return 100 * np.mean([self.right(run, f"{reference.stage}/{model}") for model in models], axis=0)
 
     def right(self, run: Run, network: str) -> np.ndarray:
         """Whether each test image is right in top-1 and in top-5, [2, N].
@@ -72,30 +68,3 @@ class Outcomes:
             raise CoopNetError(
                 f"{self.folder(run)} holds no usable outcomes of {network} ({error}); run `coopnet evaluate` again"
             ) from error
-
-
-class Accuracies:
-    """Top-1 and top-5 in percent of networks on the test images, and on resampled ones."""
-
-    def __init__(self, networks: Mapping[Name, Run], outcomes: Outcomes, resamples: int):
-        """Resample the images of all networks at once: they see the same resamples, whichever claims they serve."""
-        self.resamples = resamples
-        self._values: dict[Name, np.ndarray] = {}
-        self._draws: dict[Name, np.ndarray] = {}
-        groups: dict[int, list[Name]] = {}
-        for name, run in networks.items():
-            groups.setdefault(outcomes.images(run), []).append(name)
-        for names in groups.values():
-            right = np.stack([outcomes.right(networks[name], name[2]) for name in names])  # [K, 2, N]
-            draws = bootstrap.accuracies(right.reshape(-1, right.shape[-1]), resamples)
-            self._values |= dict(zip(names, 100 * right.mean(axis=2), strict=True))
-            self._draws |= dict(zip(names, np.moveaxis(draws.reshape(resamples, len(names), -1), 0, -1), strict=True))
-
-    def value(self, names: Sequence[Name], score: int) -> float:
-        """Mean accuracy of some networks."""
-        return float(np.mean([self._values[name][score] for name in names]))
-
-    def draws(self, names: Sequence[Name], score: int) -> np.ndarray:
-        """The same on each resample of the images, [R]."""
-        mean: np.ndarray = np.mean([self._draws[name][score] for name in names], axis=0)
-        return mean

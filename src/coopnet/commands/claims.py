@@ -3,10 +3,10 @@
 import logging
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from coopnet import files, study
 from coopnet.claims import costs, entries, ledger
+from coopnet.claims.decisions import Decision
 from coopnet.claims.outcomes import Outcomes
 from coopnet.runs import failures, receipts, steps
 from coopnet.runs.steps import Step
@@ -29,12 +29,12 @@ def claims(workspace: Workspace, name: str) -> None:
 
     with receipts.making(workspace, planned):
         decided = _decide(workspace, study.load(workspace.root, name))
-        files.write_json(workspace.claims(name), decided)
-    verdicts = Counter(entry["verdict"] for entry in decided)
+        files.write_json(workspace.claims(name), [entry.model_dump() for entry in decided])
+    verdicts = Counter(f"{entry.verdict} ({entry.basis})" if entry.basis else entry.verdict for entry in decided)
     log.info("%s", ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()) or "no claims")
 
 
-def _decide(workspace: Workspace, plan: Study) -> list[dict[str, Any]]:
+def _decide(workspace: Workspace, plan: Study) -> list[Decision]:
     stated = entries.read(workspace.stated, study.rows(workspace.root), plan.experiments)
 
     def folder(run: Run) -> Path:

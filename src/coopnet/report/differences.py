@@ -11,13 +11,11 @@ from typing import Any
 
 from scipy.special import stdtrit
 
+from coopnet.claims.decisions import FEWEST, Part
+from coopnet.claims.inference import LEVEL
 from coopnet.report import ledger
 from coopnet.report.frames import Tables
 from coopnet.report.runs import mean, std
-
-FEWEST = 3
-"""Seeds; of fewer no interval speaks of networks in general."""
-LEVEL = 0.95
 
 GROUPS = {
     "one": "ONE: against the plain network",
@@ -133,7 +131,7 @@ def _from_ledger(tables: Tables) -> list[Difference]:
         for decision in claim.decisions:
             for part in decision.parts if decision.score == "top1" else ():
                 pair = ledger.pair(part)
-                if pair is None or part.estimate is None or part.unit not in (None, "points"):
+                if pair is None or part.estimate is None or part.unit != "points":
                     continue
                 if pair.of not in rows or pair.than not in rows:
                     continue
@@ -148,11 +146,17 @@ def _from_ledger(tables: Tables) -> list[Difference]:
                             (low, high) if sure else None,  # type: ignore[arg-type]
                             part.n,
                             {part.kind: part.verdict},
-                            decision.margin,
+                            _margin(part),
                             [claim.number],
                         )
                     )
     return found
+
+
+def _margin(part: Part) -> float | None:
+    """The largest loss that does not count, of a statement that something is not worse."""
+    low = part.region[0] if part.region else None
+    return -low if part.kind == "not_worse" and low is not None else None
 
 
 def _controls(tables: Tables) -> dict[tuple[str, str], str]:

@@ -11,12 +11,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from coopnet.claims.decisions import FEWEST, Decision
 from coopnet.report import drawing
-from coopnet.report.differences import FEWEST, GROUPS, Difference, differences
+from coopnet.report.differences import GROUPS, Difference, differences
 from coopnet.report.document import Answer, Picture
 from coopnet.report.drawing import BLUE, GREEN, GREY, INK, ORANGE, PAPER
 from coopnet.report.frames import Tables, records
-from coopnet.report.ledger import Decision
 from coopnet.report.topics import failed
 from coopnet.report.topics.cells import FEW
 from coopnet.report.wording import count, interval, listing, number, span
@@ -112,8 +112,8 @@ def at_transfer(tables: Tables) -> str:
 
 def _grown(decision: Decision) -> str:
     """The experiment whose predictions a claim counts right after growth; nothing for other claims."""
-    part = decision.deciding or (decision.parts[0] if decision.parts else None)
-    found = re.match(r"(\w+)", part.text) if part and part.kind == "predictions_kept" else None
+    part = decision.parts[0]
+    found = re.match(r"(\w+)", part.text) if part.kind == "predictions_kept" else None
     return found[1] if found else ""
 
 
@@ -253,8 +253,8 @@ def sure(tables: Tables) -> list[str]:
     decisions = [one for claim in tables.claims for one in claim.decisions]
     if not decides(tables):
         return []
-    tested = [one for one in decisions if one.tested]
-    kept = sum(one.holm == one.verdict for one in tested)
+    tested = [one for one in decisions if one.survives_holm is not None]
+    kept = sum(bool(one.survives_holm) for one in tested)
     few = sum(one.ran and one.n < FEWEST for one in decisions)
     undecided = sum(one.ran and not one.decided and one.n >= FEWEST for one in decisions)
     sentences = [

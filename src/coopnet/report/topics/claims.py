@@ -3,14 +3,18 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from coopnet.claims.decisions import FEWEST, UNDECIDED, Decision, Measured, Outcome, Part
+from coopnet.claims.inference import LEVEL
 from coopnet.report.document import Cell, Column, Row, Section, Table
 from coopnet.report.frames import Tables
-from coopnet.report.ledger import FEWEST, SCORES, SYMBOLS, UNDECIDED, Claim, Decision, Measured, Part
+from coopnet.report.ledger import SCORES, SYMBOLS, Claim
 from coopnet.report.wording import DOT, MINUS, count, listing, number
 
 SOURCE = "../claims.json"
 FIXED = "\u00a0"
 """A space at which no line breaks."""
+LARGE = 100
+"""Degrees of freedom from which on their decimals say nothing."""
 TONES = {"supported": "yes", "contradicted": "no"}
 
 SECTIONS = {
@@ -56,11 +60,7 @@ def section(tables: Tables, titles: Mapping[str, str]) -> Section | None:
     if not claims:
         return None
     decisions = [decision for claim in claims for decision in claim.decisions]
-    sentences = [
-        f"{_verdicts(claims)} A claim holds when its interval lies on the claim’s side of a threshold stated "
-        "beforehand; counts of predictions are stated as counts. "
-        f"{' '.join(_certainty(decisions))}".strip()
-    ]
+    sentences = [" ".join([*_verdicts(claims, decisions), *_certainty(decisions)])]
     groups = by_question(claims)
     items = [_question(number, members, titles) for number, members in groups.items()]
     return Section("claims", "The ledger of claims", sentences, [*items, _summary(groups), _parts(decisions)])
@@ -82,31 +82,44 @@ def anchor(claim: Claim) -> str:
 # Sentences -----------------------------------------------------------------------------------------
 
 
-def _verdicts(claims: Sequence[Claim]) -> str:
-    """How many claims of each verdict there are, by what speaks for each."""
-    found = Counter[str](claim.main.verdict for claim in claims)
-    kinds = [f"{found[verdict]} {verdict}" for verdict in SYMBOLS if found[verdict]]
-    questions = len({claim.question for claim in claims})
-    head = f"{count(len(claims), 'claim')} on {count(questions, 'question')}"
-    return f"{head}: {listing(kinds)} (by top-1, or decided once)."
+def _verdicts(claims: Sequence[Claim], decisions: Sequence[Decision]) -> list[str]:
+    """How many verdicts of each kind there are; what was tested and what was counted are never added up."""
+    several = " (claims about accuracy are decided for top-1 and for top-5)" if len(decisions) > len(claims) else ""
+    questions = count(len(by_question(claims)), "question")
+    sentences = [f"{count(len(claims), 'claim')} on {questions} have {count(len(decisions), 'verdict')}{several}."]
+    tested = Counter[str](one.verdict for one in decisions if one.basis == "tested")
+    counted = Counter[str](one.verdict for one in decisions if one.basis == "counted")
+    for found, how in ((tested, "tested"), (counted, "counted exactly, in these runs and on these images")):
+        if found:
+            sentences.append(f"{found.total()} of them {'is' if found.total() == 1 else 'are'} {how}: {_tally(found)}.")
+    if few := sum(one.basis == "too few seeds" for one in decisions):
+        verb = "rests" if few == 1 else "rest"
+        sentences.append(f"{few} {verb} on fewer than {FEWEST} seeds, which say nothing about networks in general.")
+    if rest := Counter[str](one.verdict for one in decisions if not one.ran):
+        sentences.append(f"{_tally(rest).capitalize()}.")
+    return sentences
+
+
+def _tally(found: Counter[str]) -> str:
+    return listing(f"{found[verdict]} {verdict}" for verdict in SYMBOLS if found[verdict])
 
 
 def _certainty(decisions: Sequence[Decision]) -> list[str]:
-    """What Holm's correction leaves, and what rests on too few seeds."""
-    tested = [decision for decision in decisions if decision.tested]
-    lost = sum(decision.holm != decision.verdict for decision in tested)
-    few = sum(decision.ran and decision.n < FEWEST for decision in decisions)
+    """What Holm’s correction leaves, and what intervals take as given."""
+    decided = [decision for decision in decisions if decision.survives_holm is not None]
+    lost = sum(not decision.survives_holm for decision in decided)
     sentences = []
-    if tested:
+    if decided:
         verb = "survive" if not lost else "does not survive" if lost == 1 else "do not survive"
         sentences.append(
-            f"{lost or 'All'} of {count(len(tested), 'tested verdict')} for or against a claim {verb} Holm’s "
+            f"{lost or 'All'} of {count(len(decided), 'tested verdict')} for or against a claim {verb} Holm’s "
             "correction over the whole ledger."
         )
-    if few:
-        verb = "rests" if few == 1 else "rest"
+    shared = dict.fromkeys(words for one in decisions if one.ran for words in one.given if "all seeds" in words)
+    if shared:
         sentences.append(
-            f"{count(few, 'verdict')} {verb} on fewer than {FEWEST} seeds and {'is' if few == 1 else 'are'} undecided."
+            f"No interval allows for another choice of training images: there is {listing(shared)}, and no choice can "
+            "be drawn again without training again."
         )
     return sentences
 
@@ -160,7 +173,7 @@ def _summary(groups: Mapping[int, Sequence[Claim]]) -> Table:
         rows += [Row([Cell(claim.number), Cell(claim.text), *_outcome(claim.main)]) for claim in members]
     caption = (
         "The ledger. Differences in percentage points unless a unit stands there, over n seeds. Below a verdict stands "
-        "whether it survives Holm’s correction, or that it was counted. Top-5 and all parts: appendix."
+        "what it is worth: whether it survives Holm’s correction, or that it was counted. Top-5 and parts: appendix."
     )
     return Table("claims-table", caption, columns, rows, SOURCE, headings, where="paper")
 
@@ -192,7 +205,8 @@ def _remarks(decisions: Sequence[Decision]) -> list[str]:
 
 def _remark(decision: Decision) -> str:
     missing = f"needs {listing(decision.missing)}" if decision.missing else ""
-    return "; ".join(words for words in (decision.note, missing) if words)
+    given = f"given {listing(decision.given)}" if decision.given else ""
+    return "; ".join(words for words in (decision.note, decision.caution, missing, given) if words)
 
 
 def _outcome(decision: Decision | None) -> list[Cell]:
@@ -200,39 +214,22 @@ def _outcome(decision: Decision | None) -> list[Cell]:
     if decision is None:
         return [Cell(""), Cell("")]
     return [
-        _verdict(decision, _corrected(decision)),
-        _estimate(decision, _unit(decision), f"n{FIXED}={FIXED}{decision.n}"),
+        _verdict(decision, decision.worth),
+        _estimate(decision, f"n{FIXED}={FIXED}{decision.n}"),
     ]
 
 
-def _corrected(decision: Decision) -> str:
-    """What Holm's correction leaves of a verdict for or against a claim; a plain count is no test."""
-    if not decision.decided:
-        return ""
-    if not decision.tested:
-        return "counted"
-    return "also after Holm" if decision.holm == decision.verdict else "not after Holm"
-
-
-def _verdict(statement: Decision | Part, detail: str = "") -> Cell:
+def _verdict(statement: Outcome, detail: str = "") -> Cell:
     verdict = statement.verdict
     return Cell(f"{SYMBOLS[verdict]}{FIXED}{verdict}", detail, TONES.get(verdict, ""))
 
 
-def _unit(decision: Decision, part: Part | None = None) -> str:
-    """What a part, or the one that decides, is counted in; predictions that are kept are images."""
-    part = part or decision.deciding
-    if part and part.kind in ("kept", "predictions_kept"):
-        return "images"
-    return (part and part.unit) or decision.unit
-
-
-def _estimate(measured: Decision | Part, unit: str, more: str = "") -> Cell:
+def _estimate(measured: Outcome, more: str = "") -> Cell:
     """A value, its interval below it; a dash where nothing was measured or what was is infinite."""
     if measured.verdict in UNDECIDED:
         return Cell("–")
-    value = "–" if measured.estimate is None else _amount(measured.estimate, unit)
-    return Cell(value, ", ".join(words for words in (_interval(measured, unit), more) if words))
+    value = "–" if measured.estimate is None else _amount(measured.estimate, measured.unit)
+    return Cell(value, ", ".join(words for words in (_interval(measured, measured.unit), more) if words))
 
 
 def _interval(measured: Measured, unit: str) -> str:
@@ -260,6 +257,8 @@ def _value(value: float, unit: str) -> str:
             value, places = 100 * value, 1
         case "nats" | "":
             places = 4
+        case "ECE points":
+            places = 3
         case _:
             places = 2
     return number(value, places, sign=signed)
@@ -269,79 +268,87 @@ def _value(value: float, unit: str) -> str:
 
 
 def _parts(decisions: Sequence[Decision]) -> Table:
-    labels = ("Claim", "What is compared", "Holds if", "Verdict", "Estimate", "n", "p", "p (Holm)", "Beside it")
+    labels = ("Claim", "What is compared", "Holds if", "Verdict", "Estimate", "n", "df", "p", "p (Holm)", "Beside it")
     wide = ("What is compared", "Holds if", "Beside it")
     columns = [Column(label, numeric=False, wide=label in wide) for label in labels]
     rows: list[Row] = []
     for decision in decisions:
-        lines = [_part(decision, part) for part in decision.parts]
+        lines = [_part(part) for part in decision.parts]
         if len(lines) != 1:
             lines.insert(0, _together(decision))
         lines[0] = [Cell(decision.number, SCORES[decision.score]), *lines[0]]
-        lines[0][7] = Cell(_probability(decision.p_holm))
+        lines[0][8] = Cell(_probability(decision.p_holm))
         rows += [Row(lines[0]), *(Row([Cell(""), *line]) for line in lines[1:])]
     caption = (
-        "How each claim was decided: what is compared, what the interval must show, and what it shows. A claim of "
-        "several parts holds when every part does, and reports the part that decides. p is that of the comparison "
-        "alone, p (Holm) corrected over the ledger."
+        "How each claim was decided. What is compared, where its 95 % interval has to lie, and where it lies. df: the "
+        "interval's effective degrees of freedom. p is two-sided, and at most 0.05 exactly where a verdict is decided. "
+        "A claim of several parts holds when every part does, and reports its weakest part; where each of them could "
+        "refute it, p and interval of all together allow for that. p (Holm) is corrected over the ledger."
     )
     return Table("claims-parts", caption, columns, rows, SOURCE, title="How each was decided", where="appendix")
 
 
 def _together(decision: Decision) -> list[Cell]:
-    """The line of all parts together, or of a claim that has none because it was not run."""
-    what = f"{len(decision.parts)} parts together" if decision.parts else decision.text
+    """The line of all parts together."""
+    level = "" if decision.level == LEVEL else f"{number(100 * decision.level)} % interval"
     return [
-        Cell(what, _remark(decision)),
-        Cell("every part holds" if decision.parts else "–"),
-        _verdict(decision),
-        _estimate(decision, _unit(decision)),
+        Cell(f"{len(decision.parts)} parts together", _remark(decision)),
+        Cell("every part holds"),
+        _verdict(decision, decision.worth),
+        _estimate(decision, level),
         Cell(str(decision.n) if decision.n else "–"),
+        Cell(_freedom(decision)),
         Cell(_probability(decision.p)),
         Cell(""),
         Cell(""),
     ]
 
 
-def _part(decision: Decision, part: Part) -> list[Cell]:
-    unit = _unit(decision, part)
-    beside_unit = "" if "kept" in part.kind else unit  # scores of several units, beside a count
+def _part(part: Part) -> list[Cell]:
+    beside_unit = "" if part.kind == "predictions_kept" else part.unit  # scores of several units, beside a count
     beside = [
         f"{name}: {_amount(other.estimate, beside_unit)} {_interval(other, beside_unit)}".rstrip()
         for name, other in part.beside.items()
         if other.estimate is not None
     ]
+    given = f"given {listing(part.given)}" if part.given else ""
     return [
-        Cell(part.text, part.note),
-        Cell(_rule(decision, part)),
-        _verdict(part),
-        _estimate(part, unit),
+        Cell(part.text, "; ".join(words for words in (part.note, given) if words)),
+        Cell(_rule(part)),
+        _verdict(part, part.basis or ""),
+        _estimate(part),
         Cell(str(part.n) if part.n else "–", "paired" if part.paired else ""),
+        Cell(_freedom(part)),
         Cell(_probability(part.p)),
         Cell(""),
         Cell("; ".join(beside)),
     ]
 
 
-def _rule(decision: Decision, part: Part) -> str:
-    """When the part holds."""
+def _freedom(found: Outcome) -> str:
+    return "–" if found.df is None else number(found.df, 1 if found.df < LARGE else 0)
+
+
+def _rule(part: Part) -> str:
+    """Where the interval has to lie, in words."""
+    low, high = part.region or (None, None)
+    lower, upper = (number(edge, 3 if part.unit in ("nats", "ECE points") else 2) for edge in (low, high))
     match part.kind:
         case "better":
-            return "better: lower bound above 0"
+            return "better: above 0"
         case "not_worse":
-            return f"not worse: lower bound above {MINUS}{number(decision.margin)}"
+            return f"not worse: above {lower}"
         case "nothing":
-            margin = number(decision.margin)
-            return f"nothing gained or lost: interval between {MINUS}{margin} and {margin}"
+            return f"nothing gained or lost: between {lower} and {upper}"
         case "about":
             target = " to ".join(dict.fromkeys(number(value) for value in part.target or []))
-            return f"gains about {target or 'as much as claimed'}: lower bound above 0, and the interval meets it"
-        case "kept" | "predictions_kept":
+            return f"gains about {target}: between {lower} and {upper}"
+        case "predictions_kept":
             return "kept: nothing changed"
         case "calibration_kept":
-            return "kept: neither NLL nor ECE raised"
+            return f"not raised: below {upper} {part.unit}"
         case _:
-            return "less: upper bound below 0"
+            return "less: below 0"
 
 
 def _probability(value: float | None) -> str:

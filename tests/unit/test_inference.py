@@ -1,0 +1,195 @@
+"""Interval, p value and degrees of freedom come from one computation, and hold their level with few seeds."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from coopnet.claims.inference import ALPHA, LEVEL, Estimate, Source, difference, over_seeds
+
+IMAGES = 400
+SPREADS = (0.0, 0.1, 0.2, 0.3)
+"""Standard deviation of seeds, on the probit scale. NOTES.md says how that compares with what the studies show."""
+LUCK = (1.0, 0.5)
+"""Of what is particular to seed and image, on the same scale: the less of it, the more do images have in common."""
+
+
+class Cell(NamedTuple):
+    """One kind of simulated study: seeds of both groups, whether they are paired, their spread, and luck."""
+
+    of: int
+    than: int
+    paired: bool
+    spread: float
+    luck: float
+
+
+CELLS = [
+    Cell(of, than, paired, spread, luck)
+    for of, than, paired in ((3, 3, True), (5, 5, True), (3, 3, False), (5, 5, False), (5, 3, False))
+    for spread in SPREADS
+    for luck in LUCK
+]
+
+
+def answers(
+    generator: np.random.Generator, mean: float, difficulty: np.ndarray, of_seed: np.ndarray, luck: float
+) -> np.ndarray:
+    """Whether networks are right (0 or 100), [S, N]: ability, minus an image's difficulty, plus luck of both."""
+    noise = generator.normal(0, luck, (len(of_seed), len(difficulty)))
+    return 100.0 * (mean - difficulty + of_seed[:, None] + noise > 0)
+
+
+def truth(mean: float, luck: float, spread: float) -> float:
+    """Expected accuracy over all images and seeds, in percent."""
+    return float(100 * stats.norm.cdf(mean / math.sqrt(1 + luck**2 + spread**2)))
+
+
+def simulated(cell: Cell, simulation: int) -> tuple[Estimate, float]:
+    """A comparison of two kinds of networks, and the true difference over all images and seeds.
+
+    The second kind sees other features of an image in part, so that images favour one of both for all seeds.
+    """
+    generator = np.random.default_rng([simulation, *cell[:3], *(int(1000 * value) for value in cell[3:])])
+    difficulty = generator.normal(size=IMAGES)
+    own = 0.9 * difficulty + math.sqrt(1 - 0.9**2) * generator.normal(size=IMAGES)
+    first, second = generator.normal(0, cell.spread, cell.of), generator.normal(0, cell.spread, cell.than)
+    of = answers(generator, 0.6, own, first + second if cell.paired else first, cell.luck)
+    than = answers(generator, 0.5, difficulty, second, cell.luck)
+    spread = math.hypot(cell.spread, cell.spread) if cell.paired else cell.spread
+    found = difference(of - than) if cell.paired else difference(of, than)
+    return found, truth(0.6, cell.luck, spread) - truth(0.5, cell.luck, cell.spread)
+
+
+def coverage(cell: Cell, simulations: int) -> float:
+    """The share of simulated studies whose 95 % interval holds the truth."""
+    held = 0
+    for simulation in range(simulations):
+        found, expected = simulated(cell, simulation)
+        low, high = found.interval()
+        held += low <= expected <= high
+    return held / simulations
+
+
+@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell.of == cell.than and cell.luck == 0.5], ids=str)
+def test_interval_covers_the_truth(cell: Cell) -> None:
+    """Of 300 simulated studies 95 % intervals hold the truth in 92 % and more, which chance alone hardly undercuts."""
+    assert coverage(cell, 300) >= 0.92
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_interval_covers_the_truth_in_every_cell(cell: Cell) -> None:
+    """Of 4,000 simulated studies of each kind 95 % intervals hold the truth in 94 % and more."""
+    assert coverage(cell, 4000) >= 0.94
+
+
+def test_images_alone_do_not_cover_the_truth() -> None:
+    """What the spread of seeds adds is needed: without it, half of the intervals miss the truth."""
+    cell, held = Cell(3, 3, True, 0.2, 0.5), 0
+    for simulation in range(200):
+        found, expected = simulated(cell, simulation)
+        held += abs(found.value - expected) <= stats.norm.ppf(0.975) * math.sqrt(found.images.variance)
+    assert held / 200 < 0.7
+
+
+@pytest.mark.parametrize("level", [0.05, 0.005])
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_small_p_values_are_as_rare_as_they_say(seeds: int, level: float) -> None:
+    """Without a difference p is at most 5 % or 0.5 % of the time that small, up to the chance of 20,000 studies.
+
+    Means of seeds are drawn as such, with the variance of images known, so that many studies take little time.
+    """
+    generator = np.random.default_rng([seeds, 7])
+    by_seeds, common, studies = 1.0, 0.5, 20_000
+    spread = by_seeds * generator.chisquare(seeds - 1, studies) / (seeds - 1)
+    values = generator.normal(0, math.sqrt(by_seeds + common), studies)
+    low = 0
+    for value, variance in zip(values, spread, strict=True):
+        found = Estimate(value, seeds, (Source(variance, seeds - 1), Source(common, 9999)))
+        low += abs(value) >= found.half_width(1 - level)
+    assert low / studies <= 1.25 * level + 2 * math.sqrt(level / studies)
+
+
+def test_seeds_alone_are_student_s_t() -> None:
+    """Where images add nothing, interval and p value are those of the t-test that everybody knows."""
+    values = [1.0, 2.0, 6.0]
+    found, expected = over_seeds(values), stats.ttest_1samp(values, 0.5)
+    assert found.p(0.5) == pytest.approx(expected.pvalue, rel=1e-9)
+    assert found.interval() == pytest.approx(tuple(expected.confidence_interval(LEVEL)))
+    assert found.freedom == pytest.approx(2)
+
+
+def test_two_groups_of_seeds_alone_are_welch_s_t() -> None:
+    """So are they of two groups, with Welch's degrees of freedom, where all images agree."""
+    of, than = np.array([1.0, 2.0, 6.0]), np.array([0.0, 4.0, 5.0, 9.0])
+    found = difference(np.tile(of[:, None], 50), np.tile(than[:, None], 50))
+    expected = stats.ttest_ind(of, than, equal_var=False)
+    assert found.p(0) == pytest.approx(expected.pvalue, rel=1e-9)
+    assert found.freedom == pytest.approx(expected.df)
+    assert found.n == 3
+
+
+def test_one_network_has_the_variance_of_images_alone() -> None:
+    """A single difference over 0 and 100 per image is the t-test over images, and says that n is 1."""
+    images = np.array([[100.0, 0, 0, -100, 100, 100, 0, 0]])
+    found, expected = difference(images), stats.ttest_1samp(images[0], 0)
+    assert found.p(0) == pytest.approx(expected.pvalue)
+    assert (found.n, found.freedom) == (1, 7)
+    assert difference(images, np.zeros((3, 8))).p(0) == pytest.approx(expected.pvalue)
+
+
+def test_variance_has_the_parts_that_it_was_made_of() -> None:
+    """Seeds of variance 4, images of 9 and luck of 25: over many, both sources come out, and luck is counted once."""
+    generator = np.random.default_rng(3)
+    seeds, size = 400, 3000
+    of = generator.normal(0, 2, (seeds, 1)) + generator.normal(0, 3, size) + generator.normal(0, 5, (seeds, size))
+    by_seeds, by_images = difference(of).sources
+    assert by_seeds.variance == pytest.approx(4 / seeds + 25 / (seeds * size), rel=0.2)
+    assert by_images.variance == pytest.approx(9 / size, rel=0.1)
+
+
+def test_seeds_that_agree_by_chance_leave_the_doubt_of_images() -> None:
+    """Three seeds that are right on equally many images leave the interval over images, not a point."""
+    of = np.zeros((3, 9))
+    of[0, :3], of[1, [0, 3, 4]], of[2, [1, 3, 5]] = 100, 100, 100
+    found, alone = difference(of), stats.ttest_1samp(of.mean(axis=0), 0)
+    assert found.sources[0].variance == 0
+    assert found.interval() == pytest.approx(tuple(alone.confidence_interval(LEVEL)))
+    assert (found.p(0), found.freedom) == (pytest.approx(alone.pvalue), 8)
+
+
+def test_nothing_varies() -> None:
+    """Networks that are the same image by image differ by 0 for certain, and not by more."""
+    same = difference(np.zeros((3, 50)))
+    assert (same.interval(), same.freedom) == ((0, 0), None)
+    assert (same.p(0), same.p(-0.5)) == (1, 0)
+
+
+def test_what_has_no_bound_is_not_known() -> None:
+    """An infinite variance, or one seed where images are not sampled, decides nothing."""
+    vague = Estimate(1.0, 3, (Source(math.inf, 2),))
+    assert (vague.p(0), vague.interval(), vague.freedom) == (1, (-math.inf, math.inf), None)
+    assert over_seeds([1.0]).p(0) == 1
+
+
+sources = st.builds(Source, st.floats(1e-4, 1e4), st.one_of(st.integers(1, 30).map(float), st.just(9999.0)))
+
+
+@given(st.floats(-50, 50), st.lists(sources, min_size=1, max_size=3), sources, st.floats(-50, 50))
+@settings(max_examples=200, deadline=None)
+def test_interval_and_p_value_agree(value: float, parts: list[Source], images: Source, edge: float) -> None:
+    """P ≤ 0.05 exactly where the 95 % interval leaves the edge out; and the interval of level 1 − p ends at it."""
+    found = Estimate(value, 3, tuple(parts), images)
+    low, high = found.interval()
+    p = found.p(edge)
+    if abs(abs(value - edge) - found.half_width()) > 1e-9 * (1 + abs(edge)):
+        assert (p <= ALPHA) == (not low <= edge <= high)
+    if 1e-9 < p < 0.9:
+        assert found.half_width(1 - p) == pytest.approx(abs(value - edge), rel=1e-3, abs=1e-9)
+    assert found.freedom is not None
+    assert min(source.freedom for source in [*parts, images]) <= found.freedom * (1 + 1e-6)
