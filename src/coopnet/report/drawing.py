@@ -19,7 +19,9 @@ from fontTools import subset, ttLib  # type: ignore[import-untyped]
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
 
 from coopnet import files
 
@@ -122,6 +124,14 @@ def _with_font(svg: str) -> str:
     return svg.replace("<defs>", f"<defs>\n  <style>{font_face(letters([svg]))}</style>", 1)
 
 
+def _inches(text: str) -> float:
+    """The width of a text in a figure."""
+    return (
+        float(TextPath((0, 0), text, size=STYLE["font.size"], prop=FontProperties(fname=str(FONT))).get_extents().x1)
+        / 72
+    )
+
+
 def canvas(height: float) -> Figure:
     """A figure outside pyplot's global state, so that nothing is shared between two reports."""
     figure = Figure(figsize=(WIDTH, height))
@@ -148,20 +158,18 @@ class Rows:
 
     PITCH, HEAD = 0.235, 0.30
 
-    def __init__(self, groups: Mapping[str, Sequence[str]], panels: Sequence[str], letters: int = 0):
+    def __init__(self, groups: Mapping[str, Sequence[str]], panels: Sequence[str]):
         """Make it.
 
         Args:
             groups: names of the rows by the heading of their group; an empty heading takes no room.
             panels: the label below each panel, from left to right.
-            letters: room for names, in letters; by default that of the longest.
         """
-        longest = letters or max(len(name) for names in groups.values() for name in names)
-        left = min(0.088 * longest + 0.08, 0.56 * WIDTH)
+        left = max(_inches(name) for names in groups.values() for name in names) + 0.1
         heights = [(self.HEAD if title else 0) + self.PITCH * len(names) for title, names in groups.items()]
         height = sum(heights) + 0.5
         self.figure = canvas(height)
-        width = (WIDTH - left - 0.1 - 0.18 * (len(panels) - 1)) / len(panels)
+        width = (WIDTH - left - 0.2 - 0.18 * (len(panels) - 1)) / len(panels)
         self.panels: list[Axes] = []
         for place, label in enumerate(panels):
             x = left + place * (width + 0.18)

@@ -36,8 +36,8 @@ ASKED = {
 
 
 def decides(tables: Tables) -> bool:
-    """Whether the study can decide anything: some claim rests on enough seeds."""
-    return any(one.ran and one.n >= FEWEST for claim in tables.claims for one in claim.decisions)
+    """Whether the study can decide anything: some claim rests on enough seeds, if there are claims at all."""
+    return not tables.claims or any(one.ran and one.n >= FEWEST for claim in tables.claims for one in claim.decisions)
 
 
 def run(tables: Tables) -> str:
@@ -80,7 +80,7 @@ def answers(tables: Tables) -> list[Answer]:
         elif group == "distillation" and _not_run(tables, "distillation"):
             text = "Independent ensembles, distillation and self-distillation were not run in this study."
             shown.append(Answer(about, text, "claims"))
-    return shown
+    return shown or _made(tables)
 
 
 def at_transfer(tables: Tables) -> str:
@@ -194,7 +194,7 @@ def against_control(found: Sequence[Difference], what: str, control: str, names:
         allowed = "" if margin is None else f" by more than {margin:g} points"
         clauses.append(f"{said('equal')} {are('equal')} not worse{allowed}")
     if "open" in by_state:
-        measured = len(by_state["open"]) <= 2 or not clauses[1:]
+        measured = len(by_state["open"]) <= 2 or list(by_state) == ["open"]
         clauses.append(f"undecided {are('open')} {said('open', measured=measured)}")
     if few:
         clauses.append(
@@ -249,7 +249,7 @@ def _next(tables: Tables) -> list[Answer]:
 
 
 def sure(tables: Tables) -> list[str]:
-    """How the answers were decided, and what Holm's correction leaves of them."""
+    """How the answers were decided, and what Holm’s correction leaves of them."""
     decisions = [one for claim in tables.claims for one in claim.decisions]
     if not decides(tables):
         return []
@@ -264,10 +264,10 @@ def sure(tables: Tables) -> list[str]:
     if tested:
         sentences.append(
             f"{count(len(tested), 'verdict')} {'is' if len(tested) == 1 else 'are'} decided by a test; "
-            f"{kept or 'none'} of them {'survives' if kept == 1 else 'survive'} Holm's correction over the whole "
+            f"{kept or 'none'} of them {'survives' if kept == 1 else 'survive'} Holm’s correction over the whole "
             "ledger, so single verdicts are indications unless the ledger says otherwise."
             if kept < len(tested)
-            else f"All {len(tested)} verdicts that a test decided survive Holm's correction over the whole ledger."
+            else f"All {len(tested)} verdicts that a test decided survive Holm’s correction over the whole ledger."
         )
     rest = [f"{undecided} by intervals that are too wide" if undecided else ""]
     rest += [f"{few} for want of seeds (fewer than {FEWEST})" if few else ""]

@@ -116,7 +116,7 @@ def figures(tables: Tables) -> dict[str, Callable[[], Figure]]:
 def draw_calibration(tables: Tables) -> Figure:
     """A row per experiment, ECE and the sign of the error."""
     gaps = excess(tables)
-    rows = drawing.Rows(shown(tables, set(gaps)), ["ECE (%)", "overconfidence (points)"])
+    rows = drawing.Rows(shown(tables, set(gaps)), ["ECE (%)", "overconfidence"])
     error, signed = rows.panels
     for (_, name), y in rows.y.items():
         error.plot(tables.average(name, "ensemble")["ece_mean"], y, marker="D", color=BLUE, clip_on=False)
@@ -130,7 +130,7 @@ def draw_calibration(tables: Tables) -> Figure:
 def draw_diversity(tables: Tables) -> Figure:
     """A row per network of several branches."""
     means = _means(tables)
-    rows = drawing.Rows(shown(tables, {name for name, _ in means}), ["disagreement of two branches (% of images)"])
+    rows = drawing.Rows(shown(tables, {name for name, _ in means}), ["disagreement (% of images)"])
     (axes,) = rows.panels
     for (_, name), y in rows.y.items():
         ends = [means[name, stage]["disagreement"] for stage in (START, "final") if (name, stage) in means]

@@ -38,9 +38,9 @@ def cite(*keys: str) -> str:
 
 WAYS = {
     "zero_pad": "new branches fresh, new gate rows zero: not exact",
-    "zero_output": "as zero_pad, new classifiers zero: top-1 kept, calibration not",
+    "zero_output": "as zero_pad, new classifiers zero: keeps top-1, not ECE",
     "masked": "new branches fresh, log-prior −∞: exact; let in slowly later",
-    "split": "copies share their donors’ weight: exact; noise tells them apart",
+    "split": "copies share their donors’ weight: exact; noise parts them",
 }
 """The four ways to grow, with what each keeps."""
 
@@ -151,8 +151,8 @@ def draw_ways(ways: list[str]) -> Figure:
             face, colour, word = kinds[way] if new else (BLUE, PAPER, str(place + 1))
             if new and way == "split":
                 word = f"= {place - 2}"
-            _box(axes, (1.0 + 0.79 * place, y, 0.7, 0.3), word, face, colour, dashed=new)
-        axes.text(1.0, y - 0.15, WAYS[way], va="center", color=GREY)
+            _box(axes, (0.92 + 0.79 * place, y, 0.7, 0.3), word, face, colour, dashed=new)
+        axes.text(0.92, y - 0.15, WAYS[way], va="center", color=GREY)
     return figure
 
 

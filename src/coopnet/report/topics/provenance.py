@@ -90,7 +90,7 @@ def _records(tables: Tables) -> Table:
     columns = [
         Column("Experiment", numeric=False),
         Column("Seeds", numeric=False),
-        Column("Parents", numeric=False),
+        Column("Parents", numeric=False, wide=True),
         Column("Run keys", numeric=False, wide=True),
         Column("Settings that are not the usual ones", numeric=False, wide=True),
     ]

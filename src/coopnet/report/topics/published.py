@@ -1,4 +1,4 @@
-"""Published figures beside this study's, and what differs between the two measurements."""
+"""Published figures beside this study’s, and what differs between the two measurements."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -45,7 +45,8 @@ def section(tables: Tables) -> Section | None:
     else:
         sentences = [
             f"{count(len(rows), 'published figure')} stand beside this study’s where it measures the same; no network "
-            "here was trained for the published number of epochs, so no difference is shown."
+            "here was trained for the published number of epochs, so no difference is shown.",
+            *_gains(rows),
         ]
     return Section("published", "Published figures", sentences, [_table(rows, alike)])
 
@@ -65,7 +66,7 @@ def _coverage(rows: Sequence[Mapping[str, Any]]) -> str:
     reasons += [f"{missing['no row']} that no experiment measures"] if missing["no row"] else []
     reasons += [f"{elsewhere} of other data, so that no difference is shown"] if elsewhere else []
     others = f"; the others are {listing(reasons)}" if reasons else ""
-    return f"Of {count(len(rows), 'published figure')}, {len(compared)} can be set against this study's{others}."
+    return f"Of {count(len(rows), 'published figure')}, {len(compared)} can be set against this study’s{others}."
 
 
 def _scale(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -63,6 +63,10 @@ def _table(tables: Tables) -> Table:
             *(top1, branch, top5, cells.to_control(one)),
         ]
         rows.append(Row(line, cells.anchor(row["name"]), _more(tables, row, one)))
+    headings = cells.part_headings(tables, first)
+    if tables.lost:
+        headings[len(rows)] = "Failed, or not run because of a failure"
+        rows += [_lost(tables, row) for row in tables.lost]
     network, data = _usual(tables)
     caption = (
         "All experiments. Mean ± standard deviation over n seeds, B branches; what unfolds below a name are its seeds. "
@@ -70,8 +74,15 @@ def _table(tables: Tables) -> Table:
         "training that a network descends from. The last column is the ensemble against its own control. A network "
         "with one branch is its own ensemble."
     )
-    headings = cells.part_headings(tables, first)
     return Table("results-table", caption, columns, rows, "accuracy.csv", headings)
+
+
+def _lost(tables: Tables, row: Mapping[str, Any]) -> Row:
+    """An experiment that has no results left: what is known without them, and why there are none."""
+    kinds = {loss["kind"] for loss in tables.losses if loss["experiment"] == row["name"]}
+    why = Cell("not run" if kinds == {cells.WAITING} else "failed", tone="no")
+    head = [Cell(row["name"], row["about"], "code"), Cell(str(row["branches"]))]
+    return Row([*head, cells.counted(tables, row["name"], 0), Cell(str(row["epochs"])), *[why] * 5])
 
 
 def _usual(tables: Tables) -> tuple[str, str]:
