@@ -22,8 +22,8 @@ import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tests.archive_fixture import NAME, UNREACHABLE, archive, published
 
+from archive_fixture import NAME, UNREACHABLE, archive, published
 from coopnet import files
 from coopnet.data.canonical import MANIFEST, canonical_order, content_digest, load, prepare
 from coopnet.data.datasets import DATASETS, SPLITS, Dataset

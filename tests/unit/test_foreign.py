@@ -37,10 +37,8 @@ import safetensors.torch
 import torch
 import torchvision
 import yaml
-from tests.test_lan2018 import Bomb, Published, trained
-from tests.test_lan2018 import checkpoint as published_checkpoint
-from tests.test_prepare import encode, rows_of, write_shard
 
+import archive_fixture
 from coopnet import cli, files
 from coopnet.data import canonical, official, sources
 from coopnet.data.arrays import Arrays
@@ -50,7 +48,9 @@ from coopnet.files.errors import CoopNetError
 from coopnet.networks import lan2018
 from coopnet.networks.network import Architecture, build
 from coopnet.runs import checkpoint
-from tests import archive_fixture
+from test_lan2018 import Bomb, Published, trained
+from test_lan2018 import checkpoint as published_checkpoint
+from test_prepare import encode, rows_of, write_shard
 
 MIB, GIB = 2**20, 2**30
 ROOT = Path(__file__).parents[2]
