@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from coopnet.claims.decisions import FEWEST, UNDECIDED, Decision, Measured, Outcome, Part
 from coopnet.claims.inference import LEVEL
@@ -170,12 +171,17 @@ def _summary(groups: Mapping[int, Sequence[Claim]]) -> Table:
     headings = {}
     for asked, members in groups.items():
         headings[len(rows)] = _asked(asked, members)
-        rows += [Row([Cell(claim.number), Cell(claim.text), *_outcome(claim.main)]) for claim in members]
+        rows += [Row([Cell(claim.number), Cell(claim.text), *map(_inline, _outcome(claim.main))]) for claim in members]
     caption = (
-        "The ledger. Differences in percentage points unless a unit stands there, over n seeds. Below a verdict stands "
-        "what it is worth: whether it survives Holm’s correction, or that it was counted. Top-5 and parts: appendix."
+        "The ledger. Differences in percentage points unless a unit stands there, over n seeds. Beside it stands "
+        "whether it survives Holm’s correction, or that it was counted. Top-5 and all parts: appendix."
     )
     return Table("claims-table", caption, columns, rows, SOURCE, headings, where="paper")
+
+
+def _inline(cell: Cell) -> Cell:
+    """The same in one line."""
+    return replace(cell, text=f"{cell.text}, {cell.detail}" if cell.detail else cell.text, detail="")
 
 
 def line(claim: Claim, titles: Mapping[str, str]) -> list[Cell]:
@@ -311,7 +317,8 @@ def _part(part: Part) -> list[Cell]:
         for name, other in part.beside.items()
         if other.estimate is not None
     ]
-    given = f"given {listing(part.given)}" if part.given else ""
+    own = [words for words in part.given if "all seeds" not in words]  # which is said of all intervals, once
+    given = f"given {listing(own)}" if own else ""
     return [
         Cell(part.text, "; ".join(words for words in (part.note, given) if words)),
         Cell(_rule(part)),
