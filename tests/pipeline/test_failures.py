@@ -264,10 +264,10 @@ def test_claim_that_needs_a_failed_run_is_not_decided(known: tuple[Workspace, St
         if name in found:
             assert [entry[key] for key in ("estimate", "interval", "p", "p_holm", "n")] == [None] * 4 + [0]
             assert entry["note"] == "one3_to_5_split/seed2 failed"
-            assert entry["holm"] == "not decided"
+            assert (entry["basis"], entry["survives_holm"]) == (None, None)
             assert "one3_to_5_split" in str(entry["parts"])
         elif not entry["missing"]:
-            left = {key: value for key, value in entry.items() if key not in ("p_holm", "holm")}
+            left = {key: value for key, value in entry.items() if key not in ("p_holm", "survives_holm")}
             assert left == {key: before[name][key] for key in left}
 
 
@@ -303,7 +303,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     there, left = synthetic.without(*synthetic.write_study(folder), LOST)
     tables.build(there, left, folder / "tables")
     entry = synthetic.claims()[-3]  # one without numbers
-    words = {"verdict": "not decided", "holm": "not decided", "missing": [], "note": "one3/seed1 failed"}
+    words = {"verdict": "not decided", "missing": [], "note": "one3/seed1 failed"}
     entry |= words | {"parts": [entry["parts"][0] | {"verdict": "not decided"}]}
     files.write_json(folder / "claims.json", [*synthetic.claims()[:2], entry])
     return folder, content.compose(load(folder / "tables"))

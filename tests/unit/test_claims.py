@@ -418,7 +418,14 @@ def read(folder: Path, content: Any) -> list[entries.Stated]:
         ({"parts": [{"kind": "about", "of": "one3", "than": "one5"}]}, "belongs to kind `about`"),
         ({"parts": [{"kind": "better", "of": "one3", "than": "one5", "target": [1.0, 2.0]}]}, "belongs to kind"),
         ({"parts": [{"kind": "about", "of": "one3", "than": "one5", "target": [2.0, 1.0]}]}, "must not fall"),
+        ({"parts": [{"kind": "about", "of": "one3", "than": "one5", "target": [0.5, 1.0]}]}, "within the margin"),
         ({"parts": [{"kind": "predictions_kept", "of": "merge3_first"}]}, "compares with the one parent"),
+        ({"parts": [{"kind": "calibration_kept", "of": "one3_to_5_masked"}]}, "tolerance: {nll"),
+        (
+            {"parts": [{"kind": "predictions_kept", "of": "one3_to_5_masked", "tolerance": {"nll": 0.1, "ece": 1.0}}]},
+            "belongs to kind `calibration_kept`",
+        ),
+        ({"lengths": ["one1", "basline"]}, "lengths: 'basline' is not an experiment of params.yaml; did you mean"),
         ({"parts": [{"kind": "less_compute", "of": "one3", "than": ["one5", "one3"]}]}, "than"),
         ({"margin": math.inf}, "margin: Infinity is not valid"),
         ({"parts": [{"kind": "about", "of": "one3", "than": "one5", "target": [math.nan, 1.0]}]}, "target"),
@@ -464,13 +471,21 @@ def test_every_child_is_compared_with_its_control() -> None:
     stated = entries.read(ROOT / "claims.yaml", ROWS)
     compared: dict[str, set[str]] = {}
     for claim in stated:
-        if re.fullmatch(r"(4|8|9)[a-h]", claim.claim.number):
+        if re.fullmatch(r"4[a-hjk]|8[a-l]|9[a-d]", claim.claim.number):
             for one in claim.parts:
                 compared.setdefault(one.of.experiment, set()).update(than.experiment for than in one.than)
-    assert len(compared) == 10  # four starts of growth, four ways to join, two expansions
+    assert len(compared) == 13  # five starts of growth, six ways to join, two expansions
     for experiment, others in compared.items():
         assert set(ROWS[experiment].parents) <= others, experiment
         assert any("continued" in other for other in others), experiment
+
+
+def test_shorter_parents_are_named_beside_every_merge_of_them() -> None:
+    """A gain of what joins one1 is partly a matter of length, so each claim about one says how long one1 is trained."""
+    for claim in entries.read(ROOT / "claims.yaml", ROWS):
+        joined = [part.of.experiment for part in claim.parts if len(ROWS[part.of.experiment].parents) > 1]
+        if any("one1" in ROWS[name].parents for name in joined):
+            assert claim.claim.lengths == ["one1", "baseline"], claim.id
 
 
 # The ledger of a study
@@ -594,8 +609,8 @@ def test_few_seeds_conclude_nothing(tmp_path: Path, seeds: int) -> None:
         assert entry["n"] == seeds
 
 
-def test_what_a_start_keeps_is_counted(tmp_path: Path) -> None:
-    """One changed prediction refutes in one of three networks, none supports; and so do 0.01 nats more."""
+def test_what_a_start_keeps_is_counted_or_tested(tmp_path: Path) -> None:
+    """One changed prediction in one of three networks refutes; 0.01 nats more do where seeds agree, one seed cannot."""
     workspace, plan = made(tmp_path, by_branches)
     found = ledger_of(workspace)
     changed = found["masked_keeps_predictions/top1"]
@@ -604,6 +619,8 @@ def test_what_a_start_keeps_is_counted(tmp_path: Path) -> None:
     assert found["masked_keeps_predictions/top5"]["verdict"] == "supported"
     nll = found["masked_keeps_calibration"]
     assert (nll["verdict"], nll["estimate"], nll["unit"]) == ("contradicted", pytest.approx(0.01), "nats")
+    assert [part["verdict"] for part in nll["parts"]] == ["contradicted", "supported"]  # ECE is what it was
+    assert nll["region"] == [None, 0.001]
     for seed in range(3):
         path = workspace.run(plan, plan.run("one3_to_5_masked", seed)) / "metrics.json"
         metrics = files.read_json(path)
@@ -614,6 +631,10 @@ def test_what_a_start_keeps_is_counted(tmp_path: Path) -> None:
     changed = found["masked_keeps_predictions/top1"]
     assert (changed["verdict"], changed["estimate"]) == ("contradicted", pytest.approx(1 / 3))
     assert found["masked_keeps_calibration"]["verdict"] == "supported"
+    metrics["step0"]["test"]["ensemble"]["nll"] = 1.005  # one of three, so seeds differ by more than they differ from 0
+    files.write_json(path, metrics)
+    spread = ledger_of(workspace)["masked_keeps_calibration"]
+    assert (spread["verdict"], spread["estimate"]) == ("inconclusive", pytest.approx(0.005 / 3))
     metrics["step0"]["test"]["versus_parent"]["changed_predictions"] = 0
     files.write_json(path, metrics)
     assert ledger_of(workspace)["masked_keeps_predictions/top1"]["verdict"] == "supported"

@@ -336,6 +336,12 @@ def test_without_optimizer(tmp_path: Path, content: dict[str, Any]) -> None:
     assert read(tmp_path, content).momentum is None
 
 
+@pytest.mark.parametrize("optimizer", [None, {}, [], {"state": {}}, {"state": {}, "param_groups": []}])
+def test_empty_optimizer(tmp_path: Path, content: dict[str, Any], optimizer: object) -> None:
+    """An optimiser that nobody filled is none: the weights are imported without momentum."""
+    assert read(tmp_path, content | {"optimizer": optimizer}).momentum is None
+
+
 def test_optimizer_without_momentum(tmp_path: Path, one3: Any) -> None:
     """An optimiser that never kept momentum gives none."""
     model, _, content = one3
@@ -486,7 +492,7 @@ def test_optimizer_of_another_network(tmp_path: Path, content: dict[str, Any]) -
     assert f"has {parameters - 1} parameters, its network {parameters};" in refusal(tmp_path, content)
 
 
-@pytest.mark.parametrize("optimizer", [[1], {"state": {}}, {"state": {}, "param_groups": [{}, {}]}])
+@pytest.mark.parametrize("optimizer", [[1], {"state": {0: {}}}, {"state": {}, "param_groups": [{}, {}]}])
 def test_foreign_optimizer(tmp_path: Path, content: dict[str, Any], optimizer: object) -> None:
     """An optimiser state of another form is refused, and how to import without it is said."""
     message = refusal(tmp_path, content | {"optimizer": optimizer})

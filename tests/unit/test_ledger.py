@@ -407,8 +407,9 @@ def test_a_value_that_is_no_number_is_refused(tmp_path: Path) -> None:
         ledger.load(tmp_path / "claims.json", "mini")
 
 
-def test_fields_that_the_report_does_not_read_are_left_alone(tmp_path: Path) -> None:
-    """The ledger may say more than its report shows."""
-    entries = [entry | {"more": [1, 2]} for entry in synthetic.claims()]
-    files.write_json(tmp_path / "claims.json", entries)
-    assert len(ledger.load(tmp_path / "claims.json", "mini")) == 11
+def test_a_field_that_nobody_writes_is_refused(tmp_path: Path) -> None:
+    """A name of which a letter was changed is not taken for a field that is left out."""
+    text = json.dumps(synthetic.claims()).replace('"caution"', '"cautioo"', 1)
+    files.write_text(tmp_path / "claims.json", text)
+    with pytest.raises(CoopNetError, match="one_over_baseline/top1, cautioo"):
+        ledger.load(tmp_path / "claims.json", "mini")

@@ -21,7 +21,7 @@ from coopnet.files.errors import CoopNetError
 from coopnet.report import report, tables, timing
 from coopnet.report.frames import load
 from coopnet.report.tables.rows import difference
-from coopnet.report.topics import cost
+from coopnet.report.topics import cost, merging
 from coopnet.report.wording import MINUS, number, scientific, spread, thousands
 
 HOSTILE = "<script>alert('1')</script> & #let $x$ \\evil"
@@ -788,3 +788,12 @@ def test_numbers_are_written_as_people_write_them() -> None:
     assert spread(1.0, float("nan")) == "1.00"
     assert scientific(3.14e-7) == "3.1 × 10⁻⁷"
     assert [thousands([value, 0.0, 1e18]) for value in (1, 999, 1000, 999_999, 1e6)] == [0, 0, 3, 3, 6]
+
+
+def test_lengths_of_merged_networks_are_named_where_they_differ() -> None:
+    """160 epochs against 300 stand beside the merges; the same length for all is not worth a sentence."""
+    parents = [{"name": "one1", "epochs": 160, "parents": []}, {"name": "baseline", "epochs": 300, "parents": []}]
+    both = {"name": "mixed", "epochs": 75, "parents": ["baseline", "one1", "one1"]}
+    (sentence,) = merging.lengths([*parents, both], ["mixed"])
+    assert "baseline has 300 epochs and one1 has 160 epochs" in sentence
+    assert merging.lengths([*parents, both | {"parents": ["one1", "one1"]}], ["mixed"]) == []

@@ -71,7 +71,7 @@ class Measured(BaseModel):
     nothing was run.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     estimate: float | None = None
     interval: Ends | None = None

@@ -27,7 +27,7 @@ class Reference(NamedTuple):
         words = {"ensemble": "", "branch_mean": ", mean of branches", "mean_probabilities": ", mean of probabilities"}
         words["picked"] = ", smaller vote picked on validation"
         model = words.get(self.model, f", branch {self.model.removeprefix('branch')}")
-        return f"{self.experiment}{model}{' at step 0' if self.stage == 'step0' else ''}"
+        return f"{self.experiment}{model}{' at transfer' if self.stage == 'step0' else ''}"
 
 
 def _reference(text: Any) -> Any:

@@ -311,13 +311,13 @@ def _own(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _momentum(optimizer: Any, published: _Published, names: Mapping[str, str]) -> dict[str, Tensor] | None:
-    """SGD's momentum by our parameter names; None where the optimiser has none.
+    """SGD's momentum by our parameter names; None where the optimiser is empty or has none.
 
     The file knows parameters by their place in `model.parameters()`, which is that among the parameters in
     the `state_dict`: both follow the order in which the model registers them. A parameter without momentum
     among others that have it was never updated, and gets zeros, which SGD treats alike.
     """
-    if optimizer is None:
+    if _empty(optimizer):
         return None
     keys = [key for key in published.tensors if not key.endswith(BUFFERS)]
     buffers = _buffers(optimizer, len(keys), published.file)
@@ -340,6 +340,12 @@ def _momentum(optimizer: Any, published: _Published, names: Mapping[str, str]) -
             )
         momentum[ours[key]] = _own(buffer, torch.float32)
     return momentum
+
+
+def _empty(optimizer: Any) -> bool:
+    """Whether there is no optimiser, or one that nobody filled: such a file is a checkpoint without momentum."""
+    parts = optimizer.values() if isinstance(optimizer, dict) else [optimizer]
+    return all(part is None or (isinstance(part, dict | list | tuple) and not part) for part in parts)
 
 
 def _buffers(optimizer: Any, parameters: int, file: str) -> list[Tensor | None]:

@@ -4,6 +4,11 @@
 weight matching of Git Re-Basin (Ainsworth, Hayase and Srinivasa, ICLR 2023, arXiv 2209.04836, algorithm 1), and the
 statistics of BatchNorm are estimated again afterwards, as REPAIR found necessary (Jordan, Sedghi, Saukh, Entezari and
 Neyshabur, ICLR 2023, arXiv 2211.08403).
+
+`refit` stands beside RegMean (Jin, Ren, Preotiuc-Pietro and Cheng, ICLR 2023, arXiv 2212.09849), which solves for one
+layer that imitates the layers of all networks, and beside stitching by least squares (Csiszárik et al., NeurIPS 2021,
+arXiv 2110.14633), which puts a new layer between two frozen networks. Here the first trunk stays as it is, no layer is
+added, and every other branch gets the convolutions that do on that trunk what its own did on its own.
 """
 
 import copy

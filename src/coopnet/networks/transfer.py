@@ -4,6 +4,10 @@ Every start is the same transplant (trunk, branches, gate rows, BatchNorm statis
 followed by what is special about it. Sources: the published transfer code is `zero_pad`, the proof that came with it
 `zero_output`; `masked` and `split` are exact in the manner of Net2Net (Chen, Goodfellow and Shlens, ICLR 2016,
 arXiv 1511.05641).
+
+`split` differs from Net2Net in what divides the weight of copies: a log-prior in the gate, not the weights of the next
+layer. `masked` stands beside growth by gates that open from zero (ReZero, arXiv 2003.04887; GradMax, arXiv 2201.05125):
+here a branch has no weight in a softmax at all, learns meanwhile, and is let in by a schedule.
 """
 
 import math

@@ -14,10 +14,9 @@ from coopnet.study.settings import Real, Section, Whole, Words
 UNSAID = "not said"
 
 CERTAINTIES = {
-    "recalled": "recalled by readers of the paper, not copied from its table",
-    "remeasured": "measured again, independently of the authors",
+    "secondary source": "handed down by readers of the work, and not read in it here",
     "log": "read from a log",
-    "table": "read from the published table",
+    "table": "read from the published table, or from that of a repository",
 }
 """How sure we are that the source says so."""
 
@@ -81,7 +80,7 @@ class Figure(Section):
     epoch: Annotated[Literal["last", "best"] | None, Said]
     chosen_on: Annotated[Literal["nothing", "test", "validation"] | None, Said]
     runs: Annotated[Whole | None, Field(ge=1), Said]
-    certainty: Literal["recalled", "remeasured", "log", "table"]
+    certainty: Literal["secondary source", "log", "table"]
     note: Words = ""
     gain: Gain | None = None
 

@@ -1,7 +1,8 @@
 """Networks made of several trained ones, and single branches expanded into several: at transfer, and trained on."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -28,6 +29,7 @@ def section(tables: Tables) -> Section | None:
             "logits: at transfer that of the parents as they are, after fine-tuning that of the parents trained on "
             f"(the control). {_starts(tables)}".strip()
         )
+        sentences += lengths(tables.experiments, tables.merges["experiment"])
         items += [picture(tables), _table(tables)]
     if expanded:
         sentences.append(
@@ -36,6 +38,22 @@ def section(tables: Tables) -> Section | None:
         items.append(growth.table(tables, expanded, "expansion-table", "Expansion, after fine-tuning."))
     items += curves.pictures(tables, "curves_merging")
     return Section("merging", "Merging and expanding", sentences, items)
+
+
+def lengths(experiments: Sequence[Mapping[str, Any]], merges: Iterable[str]) -> list[str]:
+    """How long the merged networks were trained, where not all of them equally long: a gain is partly that.
+
+    Args:
+        experiments: those of the study.
+        merges: names of those that are made of several others.
+    """
+    rows = {row["name"]: row for row in experiments}
+    parents = dict.fromkeys(parent for name in merges for parent in rows[name]["parents"] if parent in rows)
+    epochs = {name: rows[name]["epochs"] for name in parents if not rows[name]["parents"]}
+    if len(set(epochs.values())) < 2:
+        return []
+    named = listing(f"{name} has {count(number_of, 'epoch')}" for name, number_of in epochs.items())
+    return [f"What is merged was not trained equally long: {named}; a gain over the shorter ones is partly that."]
 
 
 def _starts(tables: Tables) -> str:
