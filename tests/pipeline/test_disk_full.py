@@ -183,5 +183,5 @@ def test_full_disk_for_temporary_files(
     fill(disk, 0)
     monkeypatch.setattr("tempfile.tempdir", str(disk))
     with pytest.raises(CoopNetError, match="the disk is full"):
-        pdf.write(Report("tiny", "Tiny", "", [], [], []), tmp_path / "figures", tmp_path / "out" / "report.pdf")
+        pdf.write(Report("tiny", "Tiny", "", [], None, [], [], []), tmp_path / "figures", tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())

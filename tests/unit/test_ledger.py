@@ -1,10 +1,8 @@
 """The ledger as the report shows it: what claims.json holds, a line per claim, first of all sections."""
 
-import copy
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,7 @@ import report_fixture as synthetic
 from coopnet import files
 from coopnet.files.errors import CoopNetError
 from coopnet.report import content, ledger, pdf, report, tables
-from coopnet.report.document import Cell, Picture, Report, Table
-from coopnet.report.figures import claims as figure
+from coopnet.report.document import Cell, Report, Section, Table
 from coopnet.report.frames import load
 from coopnet.report.wording import MINUS
 
@@ -32,6 +29,7 @@ class Page(HTMLParser):
         super().__init__()
         self.ids, self.elements, self.rows, self.links = [], [], {}, []
         self._table: str | None = None
+        self._head = False
         self.feed(page)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
@@ -39,8 +37,12 @@ class Page(HTMLParser):
         self.elements.append(tag)
         self.ids += [given["id"]] if "id" in given else []
         if tag == "table":
-            self._table = given["id"]
-            self.rows[self._table] = []
+            self._table = "claims-table" if given["id"].startswith("question-") else given["id"]
+            self.rows.setdefault(self._table, [])
+        elif tag == "thead":
+            self._head = True
+        elif self._head:
+            pass
         elif tag == "tr":
             self.rows[self._table].append([])
         elif tag in ("td", "th"):
@@ -52,9 +54,10 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         self._table = None if tag == "table" else self._table
+        self._head = self._head and tag != "thead"
 
     def handle_data(self, data: str) -> None:
-        if self._table and self.rows[self._table] and self.rows[self._table][-1]:
+        if self._table and not self._head and self.rows[self._table] and self.rows[self._table][-1]:
             self.rows[self._table][-1][-1] += data.strip("\n").replace(FIXED, " ")
 
     def lines(self, table: str) -> dict[str, list[str]]:
@@ -111,24 +114,40 @@ def _with(study: Path, path: Path) -> Any:
 
 def cells(report: Report, table: str) -> list[list[Cell]]:
     """The rows of one of the ledger's tables."""
-    (found,) = [item for item in report.sections[0].items if isinstance(item, Table) and item.id == table]
-    return found.rows
+    (found,) = [item for item in section(report).items if isinstance(item, Table) and item.id == table]
+    return [row.cells for row in found.rows]
+
+
+def section(report: Report) -> Section:
+    """The section of the ledger."""
+    return next(one for one in report.sections if one.id == "claims")
 
 
 # The section ---------------------------------------------------------------------------------------
 
 
-def test_the_ledger_opens_the_report(composed: Report, page: Page) -> None:
-    """Its section is the first, on the page too, and the summary follows."""
-    assert [section.id for section in composed.sections[:2]] == ["claims", "brief"]
-    assert page.ids.index("claims") < page.ids.index("brief")
-    assert composed.sections[0].title == "Which claims hold"
+def test_the_ledger_follows_the_results_that_it_links_to(composed: Report, page: Page) -> None:
+    """It stands before provenance, which is last, on the page too."""
+    assert [one.id for one in composed.sections[-2:]] == ["claims", "provenance"]
+    assert page.ids.index("results") < page.ids.index("claims") < page.ids.index("provenance")
+
+
+def test_claims_are_grouped_by_question(composed: Report) -> None:
+    """One table per leading number, with the count of each verdict beside the question."""
+    tables_of = [item for item in section(composed).items if isinstance(item, Table) and item.where == "page"]
+    numbers = [re.match(r"\d+", entry["number"])[0] for entry in synthetic.claims()]  # type: ignore[index]
+    assert [item.id for item in tables_of] == [f"question-{number}" for number in dict.fromkeys(numbers)]
+    sixth = next(item for item in tables_of if item.id == "question-6")
+    assert [word.replace(FIXED, " ") for word, _ in sixth.counts] == ["✓ 1", "✗ 1", "? 1"]
+    assert sixth.title.startswith("6. Is growing in two stages")
+    unknown = next(item for item in tables_of if item.id == "question-99")
+    assert unknown.title == f"99. {synthetic.HOSTILE_CLAIM}"
 
 
 def test_every_claim_has_one_line_in_the_file_s_order(page: Page) -> None:
     """Scores of a claim share its line."""
     numbers = list(dict.fromkeys(entry["number"] for entry in synthetic.claims()))
-    assert [row[0] for row in page.rows["claims-table"][2:]] == numbers
+    assert [row[0] for row in page.rows["claims-table"]] == numbers
 
 
 def test_verdicts_are_words_with_a_sign(page: Page) -> None:
@@ -195,20 +214,22 @@ def test_notes_stand_with_the_score_that_they_are_about(page: Page) -> None:
 
 def test_every_link_leads_to_a_section_of_the_page(page: Page) -> None:
     """A claim whose section the report lacks has no link; the others lead where the ledger says."""
+    known = {"accuracy": "one", "step0": "transfer", "curves": "one", "growth": "growth"}
     sections = {entry["claim"]: entry["section"] for entry in synthetic.claims()}
-    assert page.links == [f"#{name}" for name in sections.values() if name != "nowhere"]
+    assert page.links == [f"#{known[name]}" for name in sections.values() if name != "nowhere"]
     assert {link.removeprefix("#") for link in page.links} <= set(page.ids)
 
 
-def test_every_link_leads_to_a_section_of_the_pdf(composed: Report, out: Path, tmp_path: Path) -> None:
-    """Its links are typeset as such; one that leads nowhere would stop the typesetting."""
-    linked = [cell.link for row in cells(composed, "claims-table") for cell in row if cell.link]
-    assert linked
-    assert set(linked) <= {one.id for one in composed.sections}
-    assert len(re.findall(rb"/Subtype\s*/Link", (out / "report.pdf").read_bytes())) == len(linked)
-    lost = Report(**{**asdict(composed), "sections": composed.sections[:1]})
-    with pytest.raises(Exception, match="label"):
-        pdf.write(lost, out / "figures", tmp_path / "report.pdf")
+def test_every_link_of_the_pdf_leads_somewhere(composed: Report, out: Path) -> None:
+    """Paper and appendix have links, and only to what each of them holds."""
+    for made in (pdf.paper(composed), pdf.appendix(composed)):
+        rows = [row for one in made["sections"] for item in one["items"] for row in item.get("rows", ())]
+        ids = {one["id"] for one in made["sections"]} | {row["id"] for row in rows}
+        links = {cell["link"] for row in rows for cell in row["cells"]} - {""}
+        links |= {target for row in rows for cell in row["cells"] for _, target in cell["links"]} - {""}
+        assert links
+        assert links <= ids
+    assert (out / "report.pdf").read_bytes().count(b"/Subtype/Link") > 0
 
 
 def test_hostile_words_are_text(source: str, page: Page) -> None:
@@ -222,7 +243,7 @@ def test_hostile_words_are_text(source: str, page: Page) -> None:
 
 def test_the_page_shows_every_part(page: Page) -> None:
     """Several parts stand below the line of all; rule, pairing, both p values and what is beside it are there."""
-    rows = page.rows["claims-parts"][1:]
+    rows = page.rows["claims-parts"]
     entries = synthetic.claims()
     assert len(rows) == sum(len(entry["parts"]) + (len(entry["parts"]) > 1) for entry in entries)
     assert rows[0] == [
@@ -263,27 +284,26 @@ def test_parts_have_units_of_their_own(page: Page) -> None:
 
 
 def test_the_sentences_count_what_the_ledger_holds(study: Path, tmp_path: Path) -> None:
-    """Claims, verdicts of each kind by what they rest on, those lost to Holm's correction, and what is given."""
+    """Claims, verdicts of each kind by what they rest on, those lost to Holm’s correction, and what is given."""
     entries = synthetic.claims()
-    sentences = " ".join(shown(study, tmp_path, entries).sections[0].sentences)
+    sentences = " ".join(section(shown(study, tmp_path, entries)).sentences)
     assert sentences.startswith(
-        "11 claims with 14 verdicts (claims about accuracy are decided for top-1 and for top-5). "
+        "11 claims on 9 questions have 14 verdicts (claims about accuracy are decided for top-1 and for top-5). "
         "8 of them are tested: 4 supported, 2 contradicted and 2 inconclusive. "
         "2 of them are counted exactly, in these runs and on these images: 2 supported. "
         "2 rest on fewer than 3 seeds, which say nothing about networks in general. "
         "2 not run. "
-        "2 of 6 tested verdicts for or against a claim do not survive Holm's correction over the whole ledger. "
+        "2 of 6 tested verdicts for or against a claim do not survive Holm’s correction over the whole ledger. "
         "No interval allows for another choice of training images: there is one choice of 12,000 training images for "
-        "all seeds, and no choice can be drawn again without training again. "
+        "all seeds, and no choice can be drawn again without training again."
     )
-    assert "ResNet-8 on CIFAR-100, 12,000 training images, at most 20 epochs of training." in sentences
 
     for entry in entries:
         entry |= {"given": []}
         if entry["survives_holm"] is False:
             entry |= {"survives_holm": True, "p_holm": 0.04}
-    calm = " ".join(shown(study, tmp_path, entries).sections[0].sentences)
-    assert "All of 6 tested verdicts for or against a claim survive Holm's correction" in calm
+    calm = " ".join(section(shown(study, tmp_path, entries)).sentences)
+    assert "All of 6 tested verdicts for or against a claim survive Holm’s correction" in calm
     assert "choice of" not in calm
 
 
@@ -293,81 +313,18 @@ def test_one_is_not_many(study: Path, tmp_path: Path) -> None:
     for entry, value in zip(entries, (1, -1.0), strict=True):
         entry["estimate"] = entry["parts"][0]["estimate"] = value
     report = shown(study, tmp_path, entries)
-    assert [row[3].text for row in cells(report, "claims-table")] == ["1 image", f"{MINUS}1 epoch"]
-    assert "1 of 1 tested verdict for or against a claim does not survive" in " ".join(report.sections[0].sentences)
+    assert [row[3].text.split(", ")[0].split(" [")[0] for row in cells(report, "claims-table")] == [
+        "1 image",
+        f"{MINUS}1 epoch",
+    ]
+    assert "1 of 1 tested verdict for or against a claim does not survive" in " ".join(section(report).sentences)
 
 
 def test_a_ledger_without_claims_makes_no_section(study: Path, tmp_path: Path) -> None:
-    """Such a report begins with its summary."""
-    assert shown(study, tmp_path, []).sections[0].id == "brief"
-
-
-# The figure ----------------------------------------------------------------------------------------
-
-
-def many(claims: int) -> Entries:
-    """As many claims as asked for, of two scores each, in points."""
-    pattern = [entry for entry in synthetic.claims() if entry["claim"] == "growth"]
-    return [
-        entry | {"claim": f"c{place}", "number": str(place), "id": f"c{place}/{entry['score']}"}
-        for place in range(claims)
-        for entry in copy.deepcopy(pattern)
-    ]
-
-
-@pytest.mark.parametrize(("claims", "figures"), [(1, [1]), (24, [24]), (25, [12, 13]), (44, [22, 22]), (50, 3)])
-def test_many_claims_are_several_figures_that_fit_a_page(claims: int, figures: Any, tmp_path: Path) -> None:
-    """No figure has more than 24 claims; they are evenly filled, and none is taller than a page."""
-    files.write_json(tmp_path / "claims.json", many(claims))
-    loaded = ledger.load(tmp_path / "claims.json", "mini")
-    pages = figure.pages(loaded)
-    sizes = [len(page) for page in pages.values()]
-    assert sizes == figures or len(sizes) == figures
-    assert [claim for page in pages.values() for claim in page] == loaded
-    for page in pages.values():
-        assert figure.draw(page, figure.reach(loaded)).get_size_inches()[1] <= 9.4
-
-
-def _artists(study: Path) -> Any:
-    claims = load(study / "tables").claims
-    (page,) = figure.pages(claims).values()
-    return figure.draw(page, figure.reach(claims)).axes[0]
-
-
-def test_the_figure_shows_each_decision_in_points_and_no_other(study: Path, composed: Report) -> None:
-    """Seven marks at their estimates, shaped by score and filled by verdict; the caption counts what is left out."""
-    lines = _artists(study).lines
-    marks = {float(line.get_xdata()[0]): line for line in lines if line.get_marker() in ("o", "s", "^")}
-    expected = [one for one in synthetic.claims() if one["unit"] == "points" and one["verdict"] != "not run"]
-    assert sorted(marks) == sorted(entry["estimate"] for entry in expected)
-    for entry in expected:
-        mark = marks[entry["estimate"]]
-        assert mark.get_marker() == {"top1": "o", "top5": "s", None: "^"}[entry["score"]]
-        assert (mark.get_markerfacecolor() == mark.get_color()) == (entry["verdict"] == "supported")
-    crosses = [float(line.get_xdata()[0]) for line in lines if line.get_marker() == "x"]
-    assert crosses == [-2.25]
-    (picture,) = [item for item in composed.sections[0].items if isinstance(item, Picture)]
-    assert picture.caption.endswith("Not drawn: 1 claim not run and 5 in other units.")
-
-
-def test_the_figure_shows_intervals_margins_and_zero(study: Path) -> None:
-    """One margin below zero where a claim is not worse, one on each side where it gives nothing, else none."""
-    lines = [[float(value) for value in line.get_xdata()] for line in _artists(study).lines]
-    assert [0.0, 0.0] in lines
-    for entry in synthetic.claims():
-        if entry["unit"] == "points" and entry["interval"]:
-            assert entry["interval"] in lines
-    assert lines.count([-0.5, -0.5]) == 3
-    assert lines.count([0.5, 0.5]) == 1
-
-
-def test_nothing_drawn_lies_beyond_the_axis(study: Path) -> None:
-    """Its ends hold every interval, and zero."""
-    axes = _artists(study)
-    low, high = axes.get_xlim()
-    for entry in synthetic.claims():
-        if entry["unit"] == "points" and entry["interval"]:
-            assert low < min(0, entry["interval"][0]) < max(0, entry["interval"][1]) < high
+    """Such a report has results all the same."""
+    ids = [one.id for one in shown(study, tmp_path, []).sections]
+    assert "claims" not in ids
+    assert "results" in ids
 
 
 # Refusals ------------------------------------------------------------------------------------------

@@ -14,9 +14,6 @@ from coopnet.files.errors import CoopNetError
 from coopnet.report import ledger
 from coopnet.report.published import PROTOCOL
 
-PANELS = 12
-"""Learning curves in one figure, at most: as many as a page shows legibly."""
-
 PARTS = {
     "foundation": "Step 1: ONE and growth",
     "variants": "Step 1: variants",
@@ -26,6 +23,11 @@ PARTS = {
     "distillation": "Part 3: ensembles and distillation",
 }
 """Titles of the study's parts, in the order in which a report shows them."""
+
+FILES = {"transfer": "step0", "transfer_mean": "step0_mean"}
+"""Tables whose file has another name."""
+START = "step0"
+"""What tables call the stage right after the transfer, before any training."""
 
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 
@@ -41,15 +43,6 @@ WORDS = (
 
 
 @dataclass(frozen=True)
-class Panels:
-    """Experiments in one figure of learning curves: of one part, on the same data."""
-
-    part: str
-    data: str
-    names: list[str]
-
-
-@dataclass(frozen=True)
 class Tables:
     """A study's tables, read back: `study` and `claims` from JSON, the others as data frames."""
 
@@ -57,8 +50,8 @@ class Tables:
     claims: list[ledger.Claim]
     runs: pd.DataFrame
     accuracy: pd.DataFrame
-    step0: pd.DataFrame
-    step0_mean: pd.DataFrame
+    transfer: pd.DataFrame
+    transfer_mean: pd.DataFrame
     growth: pd.DataFrame
     growth_mean: pd.DataFrame
     merges: pd.DataFrame
@@ -109,30 +102,6 @@ class Tables:
     def ordered(self) -> list[dict[str, Any]]:
         """The experiments part by part, and in the study's order within."""
         return [row for rows in self.parts.values() for row in rows]
-
-    def by_part(self, stem: str) -> dict[str, str]:
-        """Figures by part: the first part's has the plain name."""
-        return {part: stem if place == 0 else f"{stem}_{part}" for place, part in enumerate(self.parts)}
-
-    @property
-    def panels(self) -> dict[str, Panels]:
-        """Figures of learning curves: for each part and data, those that start from nothing and those with a past.
-
-        No figure has more than `PANELS`.
-        """
-        panels: dict[str, Panels] = {}
-        for stem, scratch in (("curves_scratch", True), ("curves_finetuning", False)):
-            chosen = [row for row in self.ordered if row["epochs"] and (row["start"] == "random") == scratch]
-            groups: dict[tuple[str, str], list[str]] = {}
-            for row in chosen:
-                groups.setdefault((row["part"], self.data(row)), []).append(row["name"])
-            chunks = [
-                Panels(*group, names[first : first + PANELS])
-                for group, names in groups.items()
-                for first in range(0, len(names), PANELS)
-            ]
-            panels |= {stem if place == 1 else f"{stem}_{place}": chunk for place, chunk in enumerate(chunks, start=1)}
-        return panels
 
     def by_dataset(self, names: Iterable[str]) -> dict[str, list[str]]:
         """Experiments by the data they are tested on."""
@@ -194,6 +163,11 @@ def dataset(row: Mapping[str, Any]) -> str:
     return DATASETS.get(name, name)
 
 
+def source(name: str) -> str:
+    """The file of a table."""
+    return f"{FILES.get(name, name)}.csv"
+
+
 def load(folder: Path) -> Tables:
     """Read the tables of a study, and the ledger beside their folder.
 
@@ -203,7 +177,7 @@ def load(folder: Path) -> Tables:
     names = [name for name in Tables.__dataclass_fields__ if name not in ("study", "claims")]
     study = files.read_json(folder / "study.json")
     claims = ledger.load(folder.parent / "claims.json", study["name"])
-    return Tables(study, claims, **{name: read_table(folder / f"{name}.csv") for name in names})
+    return Tables(study, claims, **{name: read_table(folder / source(name)) for name in names})
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -5,14 +5,16 @@ none of this module's business: `coopnet.claims.decisions` has the form of the f
 """
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
 from coopnet import files
-from coopnet.claims.decisions import Decision
+from coopnet.claims.decisions import Decision, Part
 from coopnet.files.errors import CoopNetError
 
 SYMBOLS = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not decided": "!", "not run": "–"}
@@ -20,9 +22,22 @@ SYMBOLS = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not 
 SCORES = {"top1": "top-1", "top5": "top-5", None: "decided once"}
 
 
-def plotted(decision: Decision) -> bool:
-    """Whether a decision has a place on an axis of percentage points."""
-    return decision.ran and decision.unit == "points" and decision.estimate is not None
+class Pair(NamedTuple):
+    """The two networks that a part compares, with the part of each that is meant; the ensemble has no name."""
+
+    of: str
+    model: str
+    than: str
+    than_model: str
+
+
+COMPARED = re.compile(r"(?P<of>\w+)(, (?P<model>[\w ]+))? \u2212 (?P<than>\w+)(, (?P<than_model>[\w ]+))?")
+
+
+def pair(part: Part) -> Pair | None:
+    """What a part compares at the end of training; None where it is not one network with one other."""
+    found = COMPARED.fullmatch(part.text)
+    return Pair(*(found[name] or "" for name in Pair._fields)) if found else None
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,17 @@ class Claim:
     def section(self) -> str:
         """The id of the report's section that it rests on."""
         return self.decisions[0].section
+
+    @property
+    def main(self) -> Decision:
+        """The decision that speaks for the claim: for top-1, or the only one."""
+        return next((one for one in self.decisions if one.score != "top5"), self.decisions[0])
+
+    @property
+    def question(self) -> int:
+        """The question that it answers with others: the leading digits of its number."""
+        digits = re.match(r"\d+", self.number)
+        return int(digits[0]) if digits else 0
 
 
 def load(path: Path, study: str) -> list[Claim]:

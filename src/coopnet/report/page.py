@@ -1,4 +1,4 @@
-"""The web page of a report: one file with style and figures inside, which loads nothing from anywhere."""
+"""The web page of a report: one file with style, script, font and figures inside, which loads nothing from anywhere."""
 
 import base64
 import hashlib
@@ -17,32 +17,51 @@ TEMPLATES = "coopnet.report"
 
 def html(report: Report, figures: Path) -> str:
     """The page `index.html`, with the SVG files of `figures` inline."""
-    sheet = Sheet()
-    names = [item.name for section in report.sections for item in section.items if isinstance(item, Picture)]
-    svgs = {name: inline((figures / f"{name}.svg").read_text(encoding="utf-8"), name, sheet) for name in names}
-    return fill("index.html.j2", sheet.rules(), report=report, svg=svgs.__getitem__)
+    from coopnet.report import drawing  # and with it matplotlib, which the page of timings does without
+
+    sheet = Sheet(drawing.VARIABLES)
+    items = [item for section in report.sections for item in section.items]
+    pictures = [item for item in [report.overview, *items] if isinstance(item, Picture)]
+    sources = {item.name: (figures / f"{item.name}.svg").read_text(encoding="utf-8") for item in pictures}
+    font = drawing.font_face(drawing.letters(sources.values()))
+    svgs = {name: inline(svg, name, sheet) for name, svg in sources.items()}
+    return fill("page.html.j2", font + sheet.rules(), report=report, svg=svgs.__getitem__)
 
 
 def fill(template: str, rules: str = "", **content: Any) -> str:
-    """A page from its template, with the report's style and further `rules` inside, and a policy that allows no more.
+    """A page from its template, with the report's style and script and further `rules` inside, and a strict policy.
 
-    The policy knows the style by its digest. Nothing else on the page can style, run, load or send anything, even if
-    it got into the page unescaped.
+    The policy knows style and script by their digests. Nothing else on the page can style, run, load or send anything,
+    even if it got into the page unescaped.
     """
-    style = resources.files(TEMPLATES).joinpath("style.css").read_text(encoding="utf-8") + rules
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
-    return _environment().get_template(template).render(**content, style=Markup(style), policy=Markup(policy))
+    style, script = _resource("style.css") + rules, _resource("page.js")
+    policy = (
+        f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; img-src data:; "
+        "font-src data:; base-uri 'none'; form-action 'none'"
+    )
+    text = _environment().get_template(template)
+    return text.render(**content, style=Markup(style), script=Markup(script), policy=Markup(policy))
+
+
+def _resource(name: str) -> str:
+    return resources.files(TEMPLATES).joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _digest(content: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
 
 
 class Sheet:
-    """Classes for the style attributes of figures, which a strict policy forbids."""
+    """Classes for the style attributes of figures, which a strict policy forbids; colours become the page's own."""
 
-    def __init__(self) -> None:
+    def __init__(self, variables: dict[str, str]) -> None:
         self._names: dict[str, str] = {}
+        self._variables = variables
 
     def name(self, style: str) -> str:
         """The class that stands for the declarations of a style attribute."""
+        for colour, variable in self._variables.items():
+            style = re.sub(re.escape(colour), f"var({variable})", style, flags=re.IGNORECASE)
         return self._names.setdefault(style, f"s{len(self._names)}")
 
     def rules(self) -> str:
@@ -53,18 +72,16 @@ class Sheet:
 def inline(svg: str, name: str, sheet: Sheet) -> Markup:
     """An SVG file as an element of a page, its ids prefixed so that figures share none, its style in `sheet`."""
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)  # what text says that is drawn as paths
-    svg = re.sub(r"<style\b.*?</style>\s*", "", svg, flags=re.DOTALL)  # the same in all; it is in style.css
+    for tag in ("metadata", "style"):
+        svg = re.sub(rf"<{tag}\b.*?</{tag}>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'href="#', f'href="#{name}-', svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)
     # Sized by the page, to the width of its column; the view box keeps the proportions.
     opening, rest = svg.split(">", 1)
-    width = re.search(r'\bwidth="([\d.]+)pt"', opening)
     opening = re.sub(r'\s(width|height)="[^"]*"', "", opening)
-    limit = f' style="max-width: {float(width.group(1)) * 1.55:.0f}px"' if width else ""
-    svg = f'{opening} aria-hidden="true"{limit}>{rest}'
+    svg = f'{opening} aria-hidden="true">{rest}'
     return Markup(re.sub(r'\bstyle="([^"]*)"', lambda found: f'class="{sheet.name(found[1])}"', svg))
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from coopnet import files
 from coopnet.report import page
-from coopnet.report.document import Cell, Column, Table
+from coopnet.report.document import Cell, Column, Row, Table
 from coopnet.report.frames import read_table, records
 from coopnet.report.wording import number
 
@@ -37,17 +37,19 @@ def html(study: dict[str, Any], times: pd.DataFrame) -> str:
         Column("Images/s"),
     ]
     rows = [
-        [
-            Cell(row["experiment"], tone="code"),
-            Cell(str(row["seed"])),
-            Cell(str(row["epochs"])),
-            Cell(number(row["train_seconds"], 1)),
-            Cell(number(row["evaluation_seconds"], 1)),
-            Cell(number(row["images_per_second"], 0)),
-        ]
+        Row(
+            [
+                Cell(row["experiment"], tone="code"),
+                Cell(str(row["seed"])),
+                Cell(str(row["epochs"])),
+                Cell(number(row["train_seconds"], 1)),
+                Cell(number(row["evaluation_seconds"], 1)),
+                Cell(number(row["images_per_second"], 0)),
+            ]
+        )
         for row in records(times)
     ]
-    caption = "Seconds of wall-clock time per run, and training images per second, averaged over the run."
+    caption = "Timing. Seconds of wall-clock time per run, and training images per second, averaged over the run."
     table = Table("timing-table", caption, columns, rows, "timing.csv")
     seconds = sum(row["train_seconds"] + row["evaluation_seconds"] for row in records(times))
     return page.fill("timing.html.j2", study=study, table=table, hours=number(seconds / 3600))

@@ -70,3 +70,15 @@ def between(values: Sequence[float]) -> str:
     """`+0.20 to +1.10`: the lowest and the highest of signed values."""
     low, high = number(min(values), sign=True), number(max(values), sign=True)
     return low if low == high else f"{low} to {high}"
+
+
+def interval(low: float | None, high: float | None, places: int = 2, *, sign: bool = True) -> str:
+    """`[−0.17, +0.13]`; an end that is None is infinite."""
+    lower = f"{MINUS}∞" if low is None else number(low, places, sign=sign)
+    return f"[{lower},\u00a0{'∞' if high is None else number(high, places, sign=sign)}]"
+
+
+def flops(value: float) -> str:
+    """`5.9 × 10¹²`."""
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}\u00a0{TIMES}\u00a0{power(int(exponent))}"

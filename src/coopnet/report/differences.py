@@ -1,0 +1,180 @@
+"""How far each experiment is from its own control: what the first screen, the figure there and the tables share.
+
+Where the ledger compares the same two networks, estimate, interval and verdict are the ledger's. Otherwise the interval
+is Student's t over the seeds' paired differences, which is about these test images alone; one seed or two give none.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from scipy.special import stdtrit
+
+from coopnet.claims.decisions import FEWEST, Part
+from coopnet.claims.inference import LEVEL
+from coopnet.report import ledger
+from coopnet.report.frames import Tables
+from coopnet.report.runs import mean, std
+
+GROUPS = {
+    "one": "ONE: against the plain network",
+    "ablation": "ONE: against ONE without one of its parts",
+    "growth": "Growth: against the parent trained on",
+    "merging": "Merging: against the plain ensemble of the parents trained on",
+    "expansion": "Expansion: against the parent trained on",
+    "distillation": "Part 3: against the same network trained alone",
+}
+"""Groups of experiments by what their control is, in the order in which a report shows them."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A network minus its control, in percentage points of top-1 on the test images.
+
+    Attributes:
+        group: one of `GROUPS`.
+        experiment: the network's row.
+        label: what it is called, with the part of the network that is meant where that is not the ensemble.
+        control: the row that it is compared with.
+        estimate: the difference of means.
+        interval: its 95 % interval; None for fewer than three seeds.
+        n: seeds.
+        verdicts: of the ledger, by the kind of comparison (`better`, `not_worse`, …); empty where it has none.
+        margin: the largest loss that `not_worse` allows.
+        claims: numbers of the claims that compare the two.
+    """
+
+    group: str
+    experiment: str
+    label: str
+    control: str
+    estimate: float
+    interval: tuple[float, float] | None
+    n: int
+    verdicts: Mapping[str, str] = field(default_factory=dict)
+    margin: float | None = None
+    claims: Sequence[str] = ()
+
+
+def differences(tables: Tables) -> list[Difference]:
+    """Every difference to a control that the tables or the ledger know, by group and in the study's order."""
+    known: dict[tuple[str, str, str], Difference] = {}
+    for found in [*_from_tables(tables), *_from_ledger(tables)]:
+        place = (found.experiment, found.label, found.control)
+        known[place] = _joined(known[place], found) if place in known else found
+    order = {row["name"]: place for place, row in enumerate(tables.ordered)}
+    return sorted(known.values(), key=lambda one: (list(GROUPS).index(one.group), order[one.experiment], one.label))
+
+
+def of_ensembles(tables: Tables) -> dict[str, Difference]:
+    """By experiment, the ensemble's difference to its control; what only an ablation compares it with is none."""
+    found: dict[str, Difference] = {}
+    for one in differences(tables):
+        if one.label == one.experiment and one.group != "ablation":
+            found.setdefault(one.experiment, one)
+    return found
+
+
+def _joined(first: Difference, second: Difference) -> Difference:
+    """The same comparison twice: the ledger's numbers, and the verdicts of all its claims."""
+    own = second if second.interval or not first.interval else first
+    return Difference(
+        first.group,
+        first.experiment,
+        first.label,
+        first.control,
+        own.estimate,
+        own.interval,
+        own.n,
+        {**first.verdicts, **second.verdicts},
+        first.margin if second.margin is None else second.margin,
+        [*first.claims, *second.claims],
+    )
+
+
+def _from_tables(tables: Tables) -> list[Difference]:
+    """Those of grown and expanded networks, of merged ones, and of Part 3."""
+    rows = {row["name"]: row for row in tables.experiments}
+    found = []
+    growth = tables.growth[(tables.growth["model"] == "ensemble") & (tables.growth["metric"] == "top1")]
+    for name, frame in growth.groupby("experiment", sort=False):
+        several = rows[str(frame["parent"].iloc[0])]["branches"] > 1
+        found += _paired("growth" if several else "expansion", str(name), frame, "control", "over_control")
+    for name, frame in tables.merges.groupby("experiment", sort=False):
+        found += _paired("merging", str(name), frame, "control", "ensemble_over_control_ensemble_top1")
+    part = tables.distillation
+    part = part[(part["split"] == "test") & (part["score"] == "top1")]
+    for name, frame in part.groupby("experiment", sort=False):
+        if str(name) in rows and rows[str(name)]["part"] == "distillation" and frame["single"].iloc[0] in rows:
+            found += _paired("distillation", str(name), frame, "single", "over_single")
+    return found
+
+
+def _paired(group: str, name: str, frame: Any, control: str, column: str) -> list[Difference]:
+    values = [float(value) for value in frame[column].dropna()]
+    if not values or not isinstance(frame[control].iloc[0], str):
+        return []
+    spread, interval = std(values), None
+    if len(values) >= FEWEST and spread is not None:
+        reach = float(stdtrit(len(values) - 1, (1 + LEVEL) / 2)) * spread / math.sqrt(len(values))
+        interval = (mean(values) - reach, mean(values) + reach)
+    return [Difference(group, name, name, str(frame[control].iloc[0]), mean(values), interval, len(values))]
+
+
+def _from_ledger(tables: Tables) -> list[Difference]:
+    """Those that a claim compares, if the second network is a control of the first."""
+    rows = {row["name"]: row for row in tables.experiments}
+    controls = _controls(tables)
+    found = []
+    for claim in tables.claims:
+        for decision in claim.decisions:
+            for part in decision.parts if decision.score == "top1" else ():
+                pair = ledger.pair(part)
+                if pair is None or part.estimate is None or part.unit != "points":
+                    continue
+                if pair.of not in rows or pair.than not in rows:
+                    continue
+                group = _group(rows, controls, pair)
+                if group:
+                    label = f"{pair.of}, {pair.model}" if pair.model else pair.of
+                    low, high = part.interval or (None, None)
+                    sure = part.n >= FEWEST and low is not None and high is not None
+                    found.append(
+                        Difference(
+                            *(group, pair.of, label, pair.than, part.estimate),
+                            (low, high) if sure else None,  # type: ignore[arg-type]
+                            part.n,
+                            {part.kind: part.verdict},
+                            _margin(part),
+                            [claim.number],
+                        )
+                    )
+    return found
+
+
+def _margin(part: Part) -> float | None:
+    """The largest loss that does not count, of a statement that something is not worse."""
+    low = part.region[0] if part.region else None
+    return -low if part.kind == "not_worse" and low is not None else None
+
+
+def _controls(tables: Tables) -> dict[tuple[str, str], str]:
+    return {(one.experiment, one.control): one.group for one in _from_tables(tables)}
+
+
+def _group(rows: Mapping[str, Any], controls: Mapping[tuple[str, str], str], pair: ledger.Pair) -> str | None:
+    """The group of a comparison; None where the second is no control of the first."""
+    if pair.than_model and not (pair.model and pair.than_model == pair.model):
+        return None
+    if (pair.of, pair.than) in controls:
+        group = controls[pair.of, pair.than]
+        return group if not pair.model or group == "distillation" else None
+    of, than = rows[pair.of], rows[pair.than]
+    if of["start"] != "random" or than["start"] != "random" or of["parents"] or than["parents"]:
+        return None
+    if of["branches"] > 1 and than["branches"] == 1:
+        return "one"
+    if of["branches"] == than["branches"] and than["name"].startswith(f"{of['name']}_"):
+        return "ablation"
+    return None

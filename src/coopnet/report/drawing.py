@@ -1,0 +1,196 @@
+"""How every figure of a report is drawn: as SVG and PNG, with the same bytes every time.
+
+Text stays text, so that it can be searched and read aloud; each file carries the letters that it needs of the font that
+measured them (DejaVu Sans, which comes with matplotlib). A figure is as wide as a telephone shows legibly, and no
+letter in it is smaller than 9 points. Colours are those of Okabe and Ito, told apart by colour-blind readers; shape,
+fill or dash says the same again.
+"""
+
+import base64
+import functools
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from fontTools import subset, ttLib  # type: ignore[import-untyped]
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
+
+from coopnet import files
+
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6b7280"
+INK, LINE, PAPER, FRAME = "#1f2937", "#e5e7eb", "#ffffff", "#9ca3af"
+VARIABLES = {
+    **{BLUE: "--blue", ORANGE: "--orange", GREEN: "--green", PURPLE: "--purple", GREY: "--soft"},
+    **{INK: "--ink", LINE: "--line", PAPER: "--paper", FRAME: "--frame"},
+}
+"""What the page calls each colour, which is another one in the dark."""
+WIDTH = 4.9
+"""Inches of every figure: 353 points, so that on a telephone (358 CSS pixels) a point is a pixel."""
+PAD = 0.03
+"""Inches of white around a figure."""
+FONT = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+FONTS = FONT.parent
+
+STYLE: Mapping[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "coopnet",
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "axes.titlesize": 9.0,
+    "axes.titleweight": "normal",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9.0,
+    "axes.edgecolor": FRAME,
+    "axes.linewidth": 0.8,
+    "axes.labelcolor": INK,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": PAPER,
+    "axes.grid": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.8,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 9.0,
+    "ytick.labelsize": 9.0,
+    "legend.frameon": False,
+    "legend.fontsize": 9.0,
+    "legend.handletextpad": 0.4,
+    "legend.columnspacing": 1.2,
+    "legend.borderaxespad": 0.0,
+    "figure.facecolor": PAPER,
+    "text.parse_math": False,  # a $ in a name is a dollar
+    "lines.solid_capstyle": "round",
+    "lines.markersize": 5.0,
+    "lines.markeredgewidth": 1.3,
+}
+
+Draw = Callable[[], Figure]
+
+
+def save(draw: Draw, path: Path) -> None:
+    """Draw in the report's style and write `path` (`.svg` or `.png`), atomically and without date or tool name."""
+    with mpl.rc_context():
+        mpl.rcdefaults()  # a user's matplotlibrc must not change a report
+        mpl.rcParams.update(STYLE)
+        figure = draw()
+        # Not bbox_inches="tight": it draws everything once before, to find a box like this one.
+        box = figure.get_tightbbox().padded(PAD)
+        kind = path.suffix.removeprefix(".")
+        metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+        written = io.BytesIO()
+        figure.savefig(written, format=kind, dpi=200, metadata=metadata, bbox_inches=box)
+    content = written.getvalue() if kind == "png" else _with_font(written.getvalue().decode()).encode()
+    with files.replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def letters(svgs: Iterable[str]) -> str:
+    """Every letter in the text of some figures, sorted, and those that any text may need."""
+    text = "".join(piece for svg in svgs for piece in re.findall(r">([^<>]+)</(?:text|tspan)>", svg))
+    for name, letter in (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&amp;", "&")):
+        text = text.replace(name, letter)
+    return "".join(sorted({letter for letter in text if not letter.isspace()} | {" "}))
+
+
+@functools.cache
+def font_face(wanted: str) -> str:
+    """A style rule with the font, of which it holds `wanted` letters alone."""
+    with ttLib.TTFont(FONT, recalcTimestamp=False) as font:
+        options = subset.Options(layout_features=["kern"], hinting=False, notdef_outline=True)
+        options.drop_tables += ["FFTM"]  # when the font was made
+        cutter = subset.Subsetter(options)
+        cutter.populate(text=wanted)
+        cutter.subset(font)
+        font.flavor = "woff"
+        written = io.BytesIO()
+        font.save(written)
+    data = base64.b64encode(written.getvalue()).decode()
+    return f'@font-face {{ font-family: "DejaVu Sans"; src: url("data:font/woff;base64,{data}") format("woff"); }}\n'
+
+
+def _with_font(svg: str) -> str:
+    """The same figure, which carries its letters with it."""
+    return svg.replace("<defs>", f"<defs>\n  <style>{font_face(letters([svg]))}</style>", 1)
+
+
+def _inches(text: str) -> float:
+    """The width of a text in a figure."""
+    return (
+        float(TextPath((0, 0), text, size=STYLE["font.size"], prop=FontProperties(fname=str(FONT))).get_extents().x1)
+        / 72
+    )
+
+
+def canvas(height: float) -> Figure:
+    """A figure outside pyplot's global state, so that nothing is shared between two reports."""
+    figure = Figure(figsize=(WIDTH, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def mark(colour: str, shape: str, label: str, *, filled: bool = True, line: bool = False) -> Line2D:
+    """An entry of a legend."""
+    face = colour if filled else PAPER
+    return Line2D([], [], color=colour, marker=shape, mfc=face, ls="-" if line else "", lw=1.4, label=label)
+
+
+def legend(figure: Figure, marks: Sequence[Line2D], columns: int = 2) -> None:
+    """A legend above everything else, which starts at the left edge."""
+    height = figure.get_size_inches()[1]
+    figure.legend(
+        handles=marks, loc="lower left", bbox_to_anchor=(0.0, 1 + 0.02 / height), ncols=min(columns, len(marks))
+    )
+
+
+class Rows:
+    """A figure of rows, one above the other: a name at the left, marks beside it, headings above groups of rows."""
+
+    PITCH, HEAD = 0.235, 0.30
+
+    def __init__(self, groups: Mapping[str, Sequence[str]], panels: Sequence[str]):
+        """Make it.
+
+        Args:
+            groups: names of the rows by the heading of their group; an empty heading takes no room.
+            panels: the label below each panel, from left to right.
+        """
+        left = max(_inches(name) for names in groups.values() for name in names) + 0.1
+        heights = [(self.HEAD if title else 0) + self.PITCH * len(names) for title, names in groups.items()]
+        height = sum(heights) + 0.5
+        self.figure = canvas(height)
+        width = (WIDTH - left - 0.2 - 0.18 * (len(panels) - 1)) / len(panels)
+        self.panels: list[Axes] = []
+        for place, label in enumerate(panels):
+            x = left + place * (width + 0.18)
+            axes = self.figure.add_axes((x / WIDTH, 0.42 / height, width / WIDTH, sum(heights) / height))
+            axes.set(ylim=(sum(heights), 0), xlabel=label)
+            axes.set_yticks([])
+            axes.spines["left"].set_visible(False)
+            self.panels.append(axes)
+        self.y: dict[tuple[str, str], float] = {}
+        self._left, self._width = left, width
+        top = 0.0
+        for (title, names), tall in zip(groups.items(), heights, strict=True):
+            if title:
+                self._write(-left, top + self.HEAD * 0.62, title, GREY)
+            for row, name in enumerate(names):
+                y = top + (self.HEAD if title else 0) + self.PITCH * (row + 0.5)
+                self.y[title, name] = y
+                self._write(-0.07, y, name, INK, ha="right")
+            top += tall
+
+    def _write(self, inches: float, y: float, text: str, colour: str, ha: str = "left") -> None:
+        """Text that many inches from the left edge of the first panel."""
+        axes = self.panels[0]
+        axes.text(inches / self._width, y, text, transform=axes.get_yaxis_transform(), ha=ha, va="center", color=colour)

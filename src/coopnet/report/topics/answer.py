@@ -1,0 +1,369 @@
+"""The first screen: what was run, what was found, how sure that is, and what this scale cannot show.
+
+Each answer is one sentence, made by rule from the ledger's verdicts and from the differences to a control.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from coopnet.claims.decisions import FEWEST, Decision
+from coopnet.report import drawing
+from coopnet.report.differences import GROUPS, Difference, differences
+from coopnet.report.document import Answer, Picture
+from coopnet.report.drawing import BLUE, GREEN, GREY, INK, ORANGE, PAPER
+from coopnet.report.frames import Tables, records
+from coopnet.report.topics import failed
+from coopnet.report.topics.cells import FEW
+from coopnet.report.wording import count, interval, listing, number, span
+
+PUBLISHED_EPOCHS = 300
+"""Epochs of the published training from scratch (ONE paper, section 4); shorter studies say that they are."""
+ROWS = 24
+"""Rows of the first figure, at most: of more, those that no claim names are left to the table of results."""
+
+ASKED = {
+    "growth": ("Growth against its control", "way to grow", "the parent trained on for as long"),
+    "merging": ("Merging", "merged or combined network", "the plain ensemble of its parents trained on for as long"),
+    "one": ("ONE against the baseline", "network of ONE", "the plain network"),
+    "distillation": ("Part 3", "ensemble or student", "the same network trained alone"),
+}
+"""Of the groups of differences that the first screen speaks of: what is asked, what is compared, and with what."""
+
+
+def decides(tables: Tables) -> bool:
+    """Whether the study can decide anything: some claim rests on enough seeds, if there are claims at all."""
+    return not tables.claims or any(one.ran and one.n >= FEWEST for claim in tables.claims for one in claim.decisions)
+
+
+def run(tables: Tables) -> str:
+    """What was run, in one line."""
+    rows = tables.experiments
+    scratch = [row["epochs"] for row in rows if row["start"] == "random" and row["epochs"]]
+    parts = [
+        _mostly([row["backbone"] for row in rows]),
+        listing(tables.by_dataset(tables.names)),
+        f"{span(row['images']['train'] for row in rows)} training images",
+        f"{span(scratch)} epochs from scratch" if scratch else "",
+        f"{count(len(rows), 'experiment')} in {count(tables.study['runs'], 'run')}",
+        f"{span(len(row['seeds']) for row in rows)} seeds each",
+    ]
+    return ", ".join(part for part in parts if part) + "."
+
+
+def _mostly(names: Sequence[str]) -> str:
+    """`ResNet-8`, and how many others there are."""
+    first, *others = [name for name, _ in Counter(names).most_common()]
+    return f"{first} (and {count(len(others), 'other network')})" if others else first
+
+
+# Answers -------------------------------------------------------------------------------------------
+
+
+def answers(tables: Tables) -> list[Answer]:
+    """What was found, one sentence per question; of a study that decides nothing, what it made and what comes next."""
+    transfer = at_transfer(tables)
+    first = [Answer("Growth at transfer", transfer, "transfer")] if transfer else []
+    if not decides(tables):
+        return [*_made(tables), *first, *_next(tables)]
+    found = differences(tables)
+    shown = [*first]
+    for group, (about, what, control) in ASKED.items():
+        own = [one for one in found if one.group == group and one.verdicts]
+        sentence = against_control(own, what, control, _names(tables, own))
+        if sentence:
+            shown.append(Answer(about, sentence, group))
+        elif group == "distillation" and _not_run(tables, "distillation"):
+            text = "Independent ensembles, distillation and self-distillation were not run in this study."
+            shown.append(Answer(about, text, "claims"))
+    return shown or _made(tables)
+
+
+def at_transfer(tables: Tables) -> str:
+    """Which ways to grow change no prediction, and how many the others change; counted, so without an interval."""
+    rows = {row["name"]: row for row in tables.experiments}
+    images = {row["experiment"]: row["images"] for row in records(tables.transfer_mean)}
+    counts: dict[str, Decision] = {}
+    for decision in (claim.main for claim in tables.claims):
+        name = _grown(decision)
+        if name in rows and name in images and decision.ran and decision.estimate is not None:
+            counts[name] = decision
+    if not counts:
+        return ""
+    names = _methods([rows[name] for name in counts])
+    kept = [names[name] for name, one in counts.items() if one.estimate == 0]
+    changed = [
+        f"{names[name]} changes {number(100 * (one.estimate or 0.0) / images[name], 1)} %"
+        for name, one in counts.items()
+        if one.estimate
+    ]
+    first = next(iter(counts))
+    sizes = f"{rows[rows[first]['parents'][0]]['branches']} branches into {rows[first]['branches']}"
+    words = f"Growing {sizes} changes no prediction by {listing(kept)}" if kept else ""
+    if changed:
+        words += f"; {listing(changed)} of them" if kept else f"Growing {sizes} by {listing(changed)} of predictions"
+    seeds = span(one.n for one in counts.values())
+    return f"{words} (counted on {images[first]:,} test images, {seeds} {'seed' if seeds == '1' else 'seeds'})."
+
+
+def _grown(decision: Decision) -> str:
+    """The experiment whose predictions a claim counts right after growth; nothing for other claims."""
+    part = decision.parts[0]
+    found = re.match(r"(\w+)", part.text) if part.kind == "predictions_kept" else None
+    return found[1] if found else ""
+
+
+def method(row: Mapping[str, Any]) -> str:
+    """How a network was grown, in a word or three: `masked`, `split with σ = 0.1`."""
+    start = row["row"]["start"]
+    noise = start.get("noise")
+    return start["kind"] + ("" if noise is None else f" with σ = {noise:g}" if noise else " without noise")
+
+
+def _methods(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Experiments by how they were grown; by their own name where two were grown alike."""
+    words = [method(row) for row in rows]
+    return {row["name"]: own if words.count(own) == 1 else row["name"] for row, own in zip(rows, words, strict=True)}
+
+
+def _names(tables: Tables, found: Sequence[Difference]) -> dict[str, str]:
+    """What each difference is called: grown networks by how they were grown."""
+    rows = {row["name"]: row for row in tables.experiments}
+    grown = _methods([rows[one.experiment] for one in found if one.group == "growth"])
+    return {one.label: grown.get(one.experiment, one.label) for one in found}
+
+
+def _state(one: Difference) -> str:
+    """`gain`, `loss`, `equal` (within the margin), `open` (undecided), `few` (seeds), or `none` (no claim asks)."""
+    if one.n < FEWEST:
+        return "few"
+    if not one.verdicts:
+        return "none"
+    verdicts = one.verdicts
+    if "supported" in (verdicts.get("better"), verdicts.get("about")):
+        return "gain"
+    if "contradicted" in (verdicts.get("better"), verdicts.get("not_worse"), verdicts.get("about")):
+        return "loss"
+    if "supported" in (verdicts.get("not_worse"), verdicts.get("nothing")):
+        return "equal"
+    return "open"
+
+
+def against_control(found: Sequence[Difference], what: str, control: str, names: Mapping[str, str]) -> str:
+    """One sentence about the differences of a group, in which an undecided question is said to be one.
+
+    Args:
+        found: those that a claim names.
+        what: what is compared, in the singular.
+        control: what it is compared with.
+        names: what each difference is called.
+    """
+    by_state: dict[str, list[Difference]] = {}
+    for one in found:
+        by_state.setdefault(_state(one), []).append(one)
+    if not found:
+        return ""
+    few, tested = by_state.pop("few", []), sum(map(len, by_state.values()))
+
+    def said(state: str, *, measured: bool = True) -> str:
+        return listing(
+            f"{names[one.label]} ({number(one.estimate, sign=True)} {interval(*one.interval)})"
+            if measured and one.interval
+            else names[one.label]
+            for one in by_state[state]
+        )
+
+    def are(state: str) -> str:
+        return "is" if len(by_state[state]) == 1 else "are"
+
+    if not tested:
+        return f"Undecided: every {what} was compared with {control} on fewer than {FEWEST} seeds."
+    clauses = []
+    if "gain" in by_state:
+        clauses.append(f"{said('gain')} {are('gain')} more accurate than {control}")
+    else:
+        clauses.append(f"No {what} was shown to be more accurate than {control}")
+    if "loss" in by_state:
+        clauses.append(f"{said('loss')} {are('loss')} less accurate")
+    if "equal" in by_state:
+        margin = by_state["equal"][0].margin
+        allowed = "" if margin is None else f" by more than {margin:g} points"
+        clauses.append(f"{said('equal')} {are('equal')} not worse{allowed}")
+    if "open" in by_state:
+        measured = len(by_state["open"]) <= 2 or list(by_state) == ["open"]
+        clauses.append(f"undecided {are('open')} {said('open', measured=measured)}")
+    if few:
+        clauses.append(
+            f"{count(len(few), 'comparison')} on fewer than {FEWEST} seeds decide{'s' * (len(few) == 1)} nothing"
+        )
+    return "; ".join(clauses) + "."
+
+
+def _not_run(tables: Tables, section: str) -> bool:
+    own = [claim for claim in tables.claims if claim.section == section]
+    return bool(own) and not any(claim.main.ran for claim in own)
+
+
+def _made(tables: Tables) -> list[Answer]:
+    """Of a study that decides nothing: that everything ran, and what there is now."""
+    rows = tables.experiments
+    kinds = (
+        ("trained from scratch", [row for row in rows if row["start"] == "random"]),
+        ("trained on", [row for row in rows if row["start"] in ("continue", "imported")]),
+        ("grown or expanded", [r for r in rows if len(r["parents"]) == 1 and r["start"] not in ("random", "continue")]),
+        ("merged, combined or averaged", [r for r in rows if len(r["parents"]) > 1 and r["start"] != "random"]),
+    )
+    made = listing(f"{len(of)} {words}" for words, of in kinds if of)
+    made = made.replace(" ", " networks ", 1) if made[:2] != "1 " else made.replace(" ", " network ", 1)
+    runs = count(tables.study["runs"], "run")
+    works = f"The pipeline works: {runs} of {count(len(rows), 'experiment')} were trained, evaluated and compared."
+    if tables.losses:
+        works = failed.summary(tables)
+    return [
+        Answer("What ran", works, "results"),
+        Answer("What was made", f"There are {made}. Their lineage, accuracies and costs are below.", "lineage"),
+    ]
+
+
+def _next(tables: Tables) -> list[Answer]:
+    return [
+        Answer(
+            "What it decides",
+            f"Nothing: no claim rests on {FEWEST} seeds or more, so every question is undecided.",
+            "claims",
+        ),
+        Answer(
+            "What to do next",
+            "Change a row of params.yaml or of this study's overlay and run it again: only what the change concerns is "
+            "trained. A study with several seeds is made with snakemake --config study=mini.",
+            "provenance",
+        ),
+    ]
+
+
+# How sure, and what is not shown -------------------------------------------------------------------
+
+
+def sure(tables: Tables) -> list[str]:
+    """How the answers were decided, and what Holm’s correction leaves of them."""
+    decisions = [one for claim in tables.claims for one in claim.decisions]
+    if not decides(tables):
+        return []
+    tested = [one for one in decisions if one.survives_holm is not None]
+    kept = sum(bool(one.survives_holm) for one in tested)
+    few = sum(one.ran and one.n < FEWEST for one in decisions)
+    undecided = sum(one.ran and not one.decided and one.n >= FEWEST for one in decisions)
+    sentences = [
+        "Numbers are differences of test top-1 in percentage points, mean over seeds, with 95 % intervals. Seeds are "
+        "paired within a lineage where the networks share one."
+    ]
+    if tested:
+        sentences.append(
+            f"{count(len(tested), 'verdict')} {'is' if len(tested) == 1 else 'are'} decided by a test; "
+            f"{kept or 'none'} of them {'survives' if kept == 1 else 'survive'} Holm’s correction over the whole "
+            "ledger, so single verdicts are indications unless the ledger says otherwise."
+            if kept < len(tested)
+            else f"All {len(tested)} verdicts that a test decided survive Holm’s correction over the whole ledger."
+        )
+    rest = [f"{undecided} by intervals that are too wide" if undecided else ""]
+    rest += [f"{few} for want of seeds (fewer than {FEWEST})" if few else ""]
+    if any(rest):
+        sentences.append(f"Undecided: {listing(part for part in rest if part)}.")
+    return sentences
+
+
+def limits(tables: Tables) -> list[str]:
+    """What a study of this scale cannot show, and how finely its test images measure."""
+    rows = tables.experiments
+    sentences = [f"{failed.summary(tables)} Why, and what is missing, stands below."] if tables.losses else []
+    longest = max(row["epochs"] for row in rows)
+    if longest < PUBLISHED_EPOCHS:
+        sentences.append(
+            f"Networks were trained for at most {count(longest, 'epoch')}, against {PUBLISHED_EPOCHS} in the published "
+            "study: nothing here says how accurate fully trained networks would be."
+        )
+    sentences.append(_sampling_error(tables))
+    single = [row["name"] for row in rows if len(row["seeds"]) == 1]
+    if len(single) == len(rows):
+        sentences.append(
+            "Every experiment has a single seed: a difference between two numbers may be chance, and no uncertainty "
+            "can be given."
+        )
+    elif single:
+        which = listing(single) if len(single) <= FEW else f"{len(single)} of {len(rows)} experiments"
+        sentences.append(f"Single seed, and so without an interval: {which}.")
+    if 1 < max(len(row["seeds"]) for row in rows) < FEWEST:
+        sentences.append("Two seeds give a rough idea of the spread, and no reliable interval.")
+    return sentences
+
+
+def _sampling_error(tables: Tables) -> str:
+    """How far an accuracy would move with other test images: the binomial standard error, at the median accuracy."""
+    accuracies = sorted(tables.final("ensemble").values())
+    share = accuracies[len(accuracies) // 2] / 100
+    images = min(row["images"]["test"] for row in tables.experiments)
+    error = 100 * math.sqrt(share * (1 - share) / images)
+    return (
+        f"With {count(images, 'test image')}, an accuracy of {number(100 * share)} % has a standard error of "
+        f"{number(error)} points from the choice of images alone."
+    )
+
+
+# The figure ----------------------------------------------------------------------------------------
+
+STATES = {
+    "gain": (GREEN, "^", True, "more accurate"),
+    "equal": (BLUE, "o", True, "not worse"),
+    "loss": (ORANGE, "v", True, "less accurate"),
+    "open": (GREY, "o", False, "undecided"),
+    "none": (GREY, "x", True, "no claim asks"),
+}
+"""Colour, shape, whether it is filled, and words for each state."""
+
+
+def overview(tables: Tables) -> tuple[Picture, Callable[[], Figure]] | None:
+    """The figure of all differences that have an interval; None where there is none."""
+    found = [one for one in differences(tables) if one.interval]
+    if len(found) > ROWS:
+        found = [one for one in found if one.claims]
+    if not found:
+        return None
+    by_state = {state: [one for one in found if _state(one) == state] for state in STATES}
+    alt = "; ".join(
+        f"{words}: {listing(f'{one.label} {number(one.estimate, sign=True)}' for one in by_state[state])}"
+        for state, (_, _, _, words) in STATES.items()
+        if by_state[state]
+    )
+    caption = "Difference to its own control, 95 % interval. Test top-1 in percentage points, one mark per experiment"
+    caption += " with three seeds or more; shape and colour say what the ledger decided."
+    picture = Picture("overview", caption, f"Difference to the control. {alt}.", "../claims.json")
+    return picture, lambda: draw(found)
+
+
+def draw(found: Sequence[Difference]) -> Figure:
+    """A row per experiment: its difference to the control, with the interval as a line."""
+    groups = {
+        title: [one.label for one in found if one.group == group]
+        for group, title in GROUPS.items()
+        if any(one.group == group for one in found)
+    }
+    rows = drawing.Rows(groups, ["difference of test top-1 (points)"])
+    (axes,) = rows.panels
+    axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
+    for one in found:
+        colour, shape, filled, _ = STATES[_state(one)]
+        y = rows.y[GROUPS[one.group], one.label]
+        if one.interval:
+            axes.plot(one.interval, [y, y], color=colour, linewidth=1.5, zorder=2)
+        axes.plot(one.estimate, y, marker=shape, color=colour, mfc=colour if filled else PAPER, zorder=3)
+    axes.margins(x=0.04)
+    states = {_state(one) for one in found}
+    marks = [
+        drawing.mark(c, s, words, filled=f, line=True) for state, (c, s, f, words) in STATES.items() if state in states
+    ]
+    drawing.legend(rows.figure, marks, 3)
+    return rows.figure

@@ -1,0 +1,362 @@
+"""The ledger of claims: grouped by question, each claim with its variants and its top-5; and how each was decided."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from coopnet.claims.decisions import FEWEST, UNDECIDED, Decision, Measured, Outcome, Part
+from coopnet.claims.inference import LEVEL
+from coopnet.report.document import Cell, Column, Row, Section, Table
+from coopnet.report.frames import Tables
+from coopnet.report.ledger import SCORES, SYMBOLS, Claim
+from coopnet.report.wording import DOT, MINUS, count, listing, number
+
+SOURCE = "../claims.json"
+FIXED = "\u00a0"
+"""A space at which no line breaks."""
+LARGE = 100
+"""Degrees of freedom from which on their decimals say nothing."""
+TONES = {"supported": "yes", "contradicted": "no"}
+
+SECTIONS = {
+    **{"accuracy": "one", "voting": "one", "curves": "one", "step0": "transfer", "compute": "cost"},
+}
+"""The report's section for each that `claims.yaml` names, where it has another name."""
+
+QUESTIONS = {
+    1: "Is a single branch of ONE more accurate than the plain network?",
+    2: "Is ONE’s ensemble at least as good as each of its branches?",
+    3: "Which ways to grow keep predictions and calibration at transfer?",
+    4: "Do grown networks, fine-tuned, match their parent and their control?",
+    5: "Do more branches help?",
+    6: "Is growing in two stages cheaper, or as accurate, as five branches from scratch?",
+    7: "Does a vote of fewer branches rival all of them?",
+    8: "Do merged and combined networks beat their parents and the control?",
+    9: "Does an expanded branch beat the single branch and its control?",
+    10: "Does it help to embed a branch among two that never count?",
+    11: "What does an ensemble of independent networks gain?",
+    12: "How much of that gain does distillation keep?",
+    13: "What does self-distillation gain?",
+    14: "Is the ensemble of the self-distilled the best of all?",
+    15: "Does ONE need distillation?",
+    16: "Does ONE need its gate?",
+    17: "Does ONE need its shared trunk?",
+    18: "Does a branch of ONE beat classical distillation and mutual learning?",
+    19: "Does ONE match independent networks at less compute?",
+    20: "Does the ramp-up of distillation help?",
+    21: "Does a learning rate per module help?",
+    22: "Is refitting the best way to merge?",
+}
+"""The questions by the number that their claims share; any other is asked in the words of its first claim."""
+
+
+def section(tables: Tables, titles: Mapping[str, str]) -> Section | None:
+    """The ledger, its counts, and every part of every claim.
+
+    Args:
+        tables: the study's tables.
+        titles: titles of the report's other sections, by id.
+    """
+    claims = tables.claims
+    if not claims:
+        return None
+    decisions = [decision for claim in claims for decision in claim.decisions]
+    sentences = [" ".join([*_verdicts(claims, decisions), *_certainty(decisions)])]
+    groups = by_question(claims)
+    items = [_question(number, members, titles) for number, members in groups.items()]
+    return Section("claims", "The ledger of claims", sentences, [*items, _summary(groups), _parts(decisions)])
+
+
+def by_question(claims: Sequence[Claim]) -> dict[int, list[Claim]]:
+    """Claims by the question that they answer together, in the file's order."""
+    groups: dict[int, list[Claim]] = {}
+    for claim in claims:
+        groups.setdefault(claim.question, []).append(claim)
+    return groups
+
+
+def anchor(claim: Claim) -> str:
+    """The id of a claim's row."""
+    return f"claim-{claim.number}"
+
+
+# Sentences -----------------------------------------------------------------------------------------
+
+
+def _verdicts(claims: Sequence[Claim], decisions: Sequence[Decision]) -> list[str]:
+    """How many verdicts of each kind there are; what was tested and what was counted are never added up."""
+    several = " (claims about accuracy are decided for top-1 and for top-5)" if len(decisions) > len(claims) else ""
+    questions = count(len(by_question(claims)), "question")
+    sentences = [f"{count(len(claims), 'claim')} on {questions} have {count(len(decisions), 'verdict')}{several}."]
+    tested = Counter[str](one.verdict for one in decisions if one.basis == "tested")
+    counted = Counter[str](one.verdict for one in decisions if one.basis == "counted")
+    for found, how in ((tested, "tested"), (counted, "counted exactly, in these runs and on these images")):
+        if found:
+            sentences.append(f"{found.total()} of them {'is' if found.total() == 1 else 'are'} {how}: {_tally(found)}.")
+    if few := sum(one.basis == "too few seeds" for one in decisions):
+        verb = "rests" if few == 1 else "rest"
+        sentences.append(f"{few} {verb} on fewer than {FEWEST} seeds, which say nothing about networks in general.")
+    if rest := Counter[str](one.verdict for one in decisions if not one.ran):
+        sentences.append(f"{_tally(rest).capitalize()}.")
+    return sentences
+
+
+def _tally(found: Counter[str]) -> str:
+    return listing(f"{found[verdict]} {verdict}" for verdict in SYMBOLS if found[verdict])
+
+
+def _certainty(decisions: Sequence[Decision]) -> list[str]:
+    """What Holm’s correction leaves, and what intervals take as given."""
+    decided = [decision for decision in decisions if decision.survives_holm is not None]
+    lost = sum(not decision.survives_holm for decision in decided)
+    sentences = []
+    if decided:
+        verb = "survive" if not lost else "does not survive" if lost == 1 else "do not survive"
+        sentences.append(
+            f"{lost or 'All'} of {count(len(decided), 'tested verdict')} for or against a claim {verb} Holm’s "
+            "correction over the whole ledger."
+        )
+    shared = dict.fromkeys(words for one in decisions if one.ran for words in one.given if "all seeds" in words)
+    if shared:
+        sentences.append(
+            f"No interval allows for another choice of training images: there is {listing(shared)}, and no choice can "
+            "be drawn again without training again."
+        )
+    return sentences
+
+
+# The ledger ----------------------------------------------------------------------------------------
+
+
+def _asked(number: int, members: Sequence[Claim]) -> str:
+    return QUESTIONS.get(number, members[0].text)
+
+
+def _counts(members: Sequence[Claim]) -> list[tuple[str, str]]:
+    found = Counter[str](claim.main.verdict for claim in members)
+    return [
+        (f"{SYMBOLS[verdict]}{FIXED}{found[verdict]}", TONES.get(verdict, "")) for verdict in SYMBOLS if found[verdict]
+    ]
+
+
+def _question(number: int, members: Sequence[Claim], titles: Mapping[str, str]) -> Table:
+    """One question of the page: its claims, a line each."""
+    columns = [
+        Column("", numeric=False),
+        Column("Claim", numeric=False, wide=True),
+        *(
+            Column(label, group, numeric=False)
+            for group in ("top-1, or decided once", "top-5")
+            for label in ("verdict", "estimate")
+        ),
+        Column("Rests on", numeric=False),
+    ]
+    rows = [Row(line(claim, titles), anchor(claim)) for claim in members]
+    caption = f"Claims on question {number}."
+    title = f"{number}. {_asked(number, members)}"
+    return Table(
+        f"question-{number}", caption, columns, rows, SOURCE, title=title, counts=_counts(members), where="page"
+    )
+
+
+def _summary(groups: Mapping[int, Sequence[Claim]]) -> Table:
+    """The ledger of the paper: every claim, decided once or for top-1."""
+    columns = [
+        Column("", numeric=False),
+        Column("Claim", numeric=False, wide=True),
+        Column("verdict", numeric=False),
+        Column("estimate, 95 % interval", numeric=False),
+    ]
+    rows: list[Row] = []
+    headings = {}
+    for asked, members in groups.items():
+        headings[len(rows)] = _asked(asked, members)
+        rows += [Row([Cell(claim.number), Cell(claim.text), *map(_inline, _outcome(claim.main))]) for claim in members]
+    caption = (
+        "The ledger. Differences in percentage points unless a unit stands there, over n seeds. Beside it stands "
+        "whether it survives Holm’s correction, or that it was counted. Top-5 and all parts: appendix."
+    )
+    return Table("claims-table", caption, columns, rows, SOURCE, headings, where="paper")
+
+
+def _inline(cell: Cell) -> Cell:
+    """The same in one line."""
+    return replace(cell, text=f"{cell.text}, {cell.detail}" if cell.detail else cell.text, detail="")
+
+
+def line(claim: Claim, titles: Mapping[str, str]) -> list[Cell]:
+    """The cells of a claim: number, text, verdict and estimate for each score, and the section it rests on."""
+    by_score = {decision.score: decision for decision in claim.decisions}
+    first = by_score.get("top1") or by_score.get(None)
+    rests = Cell("–")
+    place = SECTIONS.get(claim.section, claim.section)
+    if place in titles:
+        rests = Cell(titles[place].split(":")[0], link=place)
+    return [
+        Cell(claim.number),
+        Cell(claim.text, DOT.join([claim.source, *_remarks(claim.decisions)])),
+        *_outcome(first),
+        *_outcome(by_score.get("top5")),
+        rests,
+    ]
+
+
+def _remarks(decisions: Sequence[Decision]) -> list[str]:
+    """Notes, and what is missing; with its score where it is not the same for all."""
+    remarks = {decision.score: _remark(decision) for decision in decisions}
+    if len(set(remarks.values())) == 1:
+        return [remark] if (remark := next(iter(remarks.values()))) else []
+    return [f"{SCORES[score]}: {remark}" for score, remark in remarks.items() if remark]
+
+
+def _remark(decision: Decision) -> str:
+    missing = f"needs {listing(decision.missing)}" if decision.missing else ""
+    given = f"given {listing(decision.given)}" if decision.given else ""
+    return "; ".join(words for words in (decision.note, decision.caution, missing, given) if words)
+
+
+def _outcome(decision: Decision | None) -> list[Cell]:
+    """Verdict and estimate."""
+    if decision is None:
+        return [Cell(""), Cell("")]
+    return [
+        _verdict(decision, decision.worth),
+        _estimate(decision, f"n{FIXED}={FIXED}{decision.n}"),
+    ]
+
+
+def _verdict(statement: Outcome, detail: str = "") -> Cell:
+    verdict = statement.verdict
+    return Cell(f"{SYMBOLS[verdict]}{FIXED}{verdict}", detail, TONES.get(verdict, ""))
+
+
+def _estimate(measured: Outcome, more: str = "") -> Cell:
+    """A value, its interval below it; a dash where nothing was measured or what was is infinite."""
+    if measured.verdict in UNDECIDED:
+        return Cell("–")
+    value = "–" if measured.estimate is None else _amount(measured.estimate, measured.unit)
+    return Cell(value, ", ".join(words for words in (_interval(measured, measured.unit), more) if words))
+
+
+def _interval(measured: Measured, unit: str) -> str:
+    if not measured.interval:
+        return ""
+    low, high = measured.interval
+    lower = f"{MINUS}∞" if low is None else _value(low, unit)
+    return f"[{lower},{FIXED}{'∞' if high is None else _value(high, unit)}]"
+
+
+def _amount(value: float, unit: str) -> str:
+    word = {"points": "", "change": "%"}.get(unit, unit)
+    if abs(value) == 1:
+        word = {"images": "image", "epochs": "epoch"}.get(word, word)
+    return f"{_value(value, unit)} {word}".rstrip()
+
+
+def _value(value: float, unit: str) -> str:
+    """Counts have no places unless they are means; differences have their sign; a change is a share, in percent."""
+    signed = unit != "images"
+    match unit:
+        case "images" | "epochs":
+            places = 0 if value.is_integer() else 1
+        case "change":
+            value, places = 100 * value, 1
+        case "nats" | "":
+            places = 4
+        case "ECE points":
+            places = 3
+        case _:
+            places = 2
+    return number(value, places, sign=signed)
+
+
+# How each was decided ------------------------------------------------------------------------------
+
+
+def _parts(decisions: Sequence[Decision]) -> Table:
+    labels = ("Claim", "What is compared", "Holds if", "Verdict", "Estimate", "n", "df", "p", "p (Holm)", "Beside it")
+    wide = ("What is compared", "Holds if", "Beside it")
+    columns = [Column(label, numeric=False, wide=label in wide) for label in labels]
+    rows: list[Row] = []
+    for decision in decisions:
+        lines = [_part(part) for part in decision.parts]
+        if len(lines) != 1:
+            lines.insert(0, _together(decision))
+        lines[0] = [Cell(decision.number, SCORES[decision.score]), *lines[0]]
+        lines[0][8] = Cell(_probability(decision.p_holm))
+        rows += [Row(lines[0]), *(Row([Cell(""), *line]) for line in lines[1:])]
+    caption = (
+        "How each claim was decided. What is compared, where its 95 % interval has to lie, and where it lies. df: the "
+        "interval's effective degrees of freedom. p is two-sided, and at most 0.05 exactly where a verdict is decided. "
+        "A claim of several parts holds when every part does, and reports its weakest part; where each of them could "
+        "refute it, p and interval of all together allow for that. p (Holm) is corrected over the ledger."
+    )
+    return Table("claims-parts", caption, columns, rows, SOURCE, title="How each was decided", where="appendix")
+
+
+def _together(decision: Decision) -> list[Cell]:
+    """The line of all parts together."""
+    level = "" if decision.level == LEVEL else f"{number(100 * decision.level)} % interval"
+    return [
+        Cell(f"{len(decision.parts)} parts together", _remark(decision)),
+        Cell("every part holds"),
+        _verdict(decision, decision.worth),
+        _estimate(decision, level),
+        Cell(str(decision.n) if decision.n else "–"),
+        Cell(_freedom(decision)),
+        Cell(_probability(decision.p)),
+        Cell(""),
+        Cell(""),
+    ]
+
+
+def _part(part: Part) -> list[Cell]:
+    beside_unit = "" if part.kind == "predictions_kept" else part.unit  # scores of several units, beside a count
+    beside = [
+        f"{name}: {_amount(other.estimate, beside_unit)} {_interval(other, beside_unit)}".rstrip()
+        for name, other in part.beside.items()
+        if other.estimate is not None
+    ]
+    own = [words for words in part.given if "all seeds" not in words]  # which is said of all intervals, once
+    given = f"given {listing(own)}" if own else ""
+    return [
+        Cell(part.text, "; ".join(words for words in (part.note, given) if words)),
+        Cell(_rule(part)),
+        _verdict(part, part.basis or ""),
+        _estimate(part),
+        Cell(str(part.n) if part.n else "–", "paired" if part.paired else ""),
+        Cell(_freedom(part)),
+        Cell(_probability(part.p)),
+        Cell(""),
+        Cell("; ".join(beside)),
+    ]
+
+
+def _freedom(found: Outcome) -> str:
+    return "–" if found.df is None else number(found.df, 1 if found.df < LARGE else 0)
+
+
+def _rule(part: Part) -> str:
+    """Where the interval has to lie, in words."""
+    low, high = part.region or (None, None)
+    lower, upper = (number(edge, 3 if part.unit in ("nats", "ECE points") else 2) for edge in (low, high))
+    match part.kind:
+        case "better":
+            return "better: above 0"
+        case "not_worse":
+            return f"not worse: above {lower}"
+        case "nothing":
+            return f"nothing gained or lost: between {lower} and {upper}"
+        case "about":
+            target = " to ".join(dict.fromkeys(number(value) for value in part.target or []))
+            return f"gains about {target}: between {lower} and {upper}"
+        case "predictions_kept":
+            return "kept: nothing changed"
+        case "calibration_kept":
+            return f"not raised: below {upper} {part.unit}"
+        case _:
+            return "less: below 0"
+
+
+def _probability(value: float | None) -> str:
+    return "< 0.001" if value is not None and value < 0.001 else number(value, 3)

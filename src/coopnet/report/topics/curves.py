@@ -1,0 +1,135 @@
+"""Learning curves: training accuracy of every epoch as a line, test accuracy as marks, families overlaid."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from coopnet.report import drawing
+from coopnet.report.document import Picture
+from coopnet.report.drawing import BLUE, GREEN, GREY, INK, ORANGE, PAPER, PURPLE
+from coopnet.report.frames import Tables
+from coopnet.report.wording import listing, number
+
+LINES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), (INK, "v"), (GREY, "P"))
+"""Colour and shape of each network of a family."""
+PANELS = 4
+"""Families in one figure, at most."""
+
+FIGURES = {
+    "curves_scratch": "Learning curves, from scratch.",
+    "curves_growth": "Learning curves of fine-tuning after growth.",
+    "curves_merging": "Learning curves after merging and expanding.",
+}
+
+
+class Family(NamedTuple):
+    """Networks in one panel: a title, their names, and the accuracy (%) of what they started from."""
+
+    title: str
+    names: list[str]
+    parent: float | None
+
+
+def families(tables: Tables, figure: str) -> list[Family]:
+    """The panels of a figure: of the data that most of the study has, at most `PANELS` with `LINES` each."""
+    data = [tables.data(row) for row in tables.experiments]
+    usual = max(data, key=data.count)
+    rows = [row for row in tables.ordered if row["epochs"] and tables.data(row) == usual]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if title := _family(row, figure, {other["name"]: other for other in tables.experiments}):
+            groups.setdefault(title, []).append(row)
+    final = tables.final("ensemble")
+    found = []
+    for title, members in list(groups.items())[:PANELS]:
+        parents = {parent for row in members for parent in row["parents"]} if members[0]["start"] != "random" else set()
+        known = next(iter(parents)) if len(parents) == 1 else None
+        found.append(Family(title, [row["name"] for row in members[: len(LINES)]], final.get(known) if known else None))
+    return found
+
+
+def _family(row: Mapping[str, Any], figure: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """The panel of a network; nothing if it is not in this figure."""
+    scratch, single = row["start"] == "random", len(set(row["parents"])) == 1 and len(row["parents"]) == 1
+    if figure == "curves_scratch":
+        return (
+            f"{row['backbone']}, by number of branches"
+            if scratch and row["part"] == "foundation"
+            else (f"{row['backbone']}, variants" if scratch and not row["parents"] and row["branches"] > 1 else "")
+        )
+    if scratch:
+        return ""
+    branches = rows[row["parents"][0]]["branches"] if row["parents"] and row["parents"][0] in rows else 1
+    if figure == "curves_growth":
+        return f"from {row['parents'][0]}" if single and branches > 1 else ""
+    if not single:
+        return "several networks made one"
+    return f"expanded from {row['parents'][0]}" if branches == 1 and row["branches"] > 1 else ""
+
+
+def pictures(tables: Tables, figure: str) -> list[Picture]:
+    """The figure's caption, if it has any panel."""
+    found = families(tables, figure)
+    if not found:
+        return []
+    final = tables.final("ensemble")
+    ends = listing(f"{name} {number(final[name], 1)} %" for family in found[:1] for name in family.names)
+    dotted = ", the parent’s final accuracy as a dotted line" if any(family.parent for family in found) else ""
+    caption = (
+        f"{FIGURES[figure]} Ensemble top-1, means over seeds: lines are the training images’ running accuracy of every "
+        f"epoch, marks the test images{dotted}."
+    )
+    return [Picture(figure, caption, f"Final test top-1: {ends}.", "history.csv")]
+
+
+def figures(tables: Tables) -> dict[str, Callable[[], Figure]]:
+    """The figures that have a panel, by name."""
+    made: dict[str, Callable[[], Figure]] = {}
+    for figure in FIGURES:
+        if found := families(tables, figure):
+            made[figure] = lambda found=found: draw(tables.history, found)  # type: ignore[misc]
+    return made
+
+
+def draw(history: pd.DataFrame, found: Sequence[Family]) -> Figure:
+    """A panel per family, one above the other, with the names of its networks beside the curves."""
+    tall, gap, foot = 1.7, 0.55, 0.42
+    height = len(found) * (tall + gap) + foot
+    figure = drawing.canvas(height)
+    for place, family in enumerate(found):
+        bottom = foot + (len(found) - 1 - place) * (tall + gap)
+        axes = figure.add_axes((0.09, bottom / height, 0.50, tall / height))
+        _panel(axes, history, family)
+        if place == len(found) - 1:
+            axes.set_xlabel("epochs trained")
+    return figure
+
+
+def _panel(axes: Axes, history: pd.DataFrame, family: Family) -> None:
+    axes.set_title(f"{family.title} (top-1, %)")
+    if family.parent is not None:
+        axes.axhline(family.parent, color=INK, linestyle=":", linewidth=1.1)
+    handles = []
+    for name, (colour, shape) in zip(family.names, LINES, strict=False):
+        own = history[history["experiment"] == name]
+        for split in ("train", "test"):
+            mean = own[own["split"] == split].groupby("epoch")["top1_ensemble"].mean()
+            line = split == "train"
+            axes.plot(
+                mean.index + 1,  # epochs trained; the history counts from 0
+                mean,
+                color=colour,
+                linewidth=1.3 if line else 0,
+                marker=None if line else shape,
+                mfc=PAPER,
+                markersize=4,
+            )
+        handles.append(Line2D([], [], color=colour, marker=shape, mfc=PAPER, ms=4, lw=1.3, label=name))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1.0), handlelength=1.4)

@@ -1,0 +1,67 @@
+"""Runs that failed, what could not be run because of them, and where their results would stand."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from coopnet.report.document import Cell, Column, Row, Section, Table
+from coopnet.report.frames import Tables
+from coopnet.report.topics.cells import WAITING
+from coopnet.report.wording import count, listing
+
+CAUSES = {"diverged": "diverged", "out_of_memory": "out of memory"}
+
+
+def section(tables: Tables) -> Section | None:
+    """Every run that failed, why, and what needs it; None where all went well."""
+    if not tables.losses:
+        return None
+    failed = [loss for loss in tables.losses if loss["kind"] != WAITING]
+    sentences = [
+        summary(tables),
+        "Means are over the seeds that are left. What fails is not drawn by chance, so these may differ from what all "
+        "seeds would have shown; no claim that needs a lost run is decided.",
+    ]
+    if tables.lost:
+        names = listing(row["name"] for row in tables.lost)
+        sentences.append(f"Without any result, and so in no table or figure: {names}.")
+    columns = [
+        Column("Run", numeric=False),
+        Column("What happened", numeric=False),
+        Column("Why, and what to change", numeric=False, wide=True),
+        Column("Not run because of it", numeric=False, wide=True),
+    ]
+    rows = [
+        Row(
+            [
+                Cell(_run(loss), tone="code"),
+                Cell(CAUSES[loss["kind"]], tone="no"),
+                Cell(str(loss["text"]).removeprefix("failed: ")),
+                _needing(tables, loss),
+            ]
+        )
+        for loss in failed
+    ]
+    caption = "Failed runs. Those that start from them or learn from them were not run either."
+    table = Table("failed-table", caption, columns, rows, "study.json")
+    return Section("failed", "Runs that failed", sentences, [table])
+
+
+def summary(tables: Tables) -> str:
+    """`1 of 12 runs failed, and 2 that need it were not run.`."""
+    waiting = sum(loss["kind"] == WAITING for loss in tables.losses)
+    failed = len(tables.losses) - waiting
+    sentence = f"{failed} of {count(tables.study['runs'] + len(tables.losses), 'run')} failed"
+    if waiting:
+        them = "it" if failed == 1 else "them"
+        sentence += f", and {waiting} that {'needs' if waiting == 1 else 'need'} {them} "
+        sentence += "was not run" if waiting == 1 else "were not run"
+    return f"{sentence}."
+
+
+def _run(loss: Mapping[str, Any]) -> str:
+    return f"{loss['experiment']}/seed{loss['seed']}"
+
+
+def _needing(tables: Tables, failed: Mapping[str, Any]) -> Cell:
+    waiting = [loss for loss in tables.losses if loss["kind"] == WAITING and _run(failed) in loss["causes"]]
+    return Cell(", ".join(_run(loss) for loss in waiting) or "–", tone="code" if waiting else "")

@@ -1,0 +1,78 @@
+"""Who descends from whom: a line per ancestor, generations as columns."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from coopnet.report.document import Cell, Column, Row, Section, Table
+from coopnet.report.frames import Tables
+from coopnet.report.topics import cells
+from coopnet.report.wording import count
+
+GENERATIONS = ("From scratch, or imported", "Made from it", "Made from those", "And from those")
+
+
+def section(tables: Tables) -> Section:
+    """The table of descent."""
+    generations = generation(tables)
+    last = min(max(generations.values()), len(GENERATIONS) - 1)
+    children: dict[str, list[str]] = {}
+    for row in tables.ordered:
+        for parent in dict.fromkeys(row["parents"]):
+            children.setdefault(parent, []).append(row["name"])
+    rows = []
+    for name in (row["name"] for row in tables.ordered if generations[row["name"]] == 0):
+        if name in children:
+            rows.append(Row([_names([name]), *_descendants(tables, name, children, last)]))
+    alone = [name for name in tables.names if generations[name] == 0 and name not in children]
+    columns = [Column(label, numeric=False, wide=place > 0) for place, label in enumerate(GENERATIONS[: last + 1])]
+    caption = (
+        "Lineage. A network stands in the column after its parents’, or its teacher’s; (control) is the parent "
+        "trained on, (student) learns from a teacher and starts from nothing."
+    )
+    born = sum(place > 0 for place in generations.values())
+    sentence = (
+        f"{count(len(generations) - born, 'experiment')} start from nothing; {born} start from trained networks or "
+        f"learn from them, each seed from seeds of its own. {count(len(alone), 'experiment')} without descendants "
+        f"{'is' if len(alone) == 1 else 'are'} in the table of all results alone."
+    )
+    table = Table("lineage-table", caption, columns, rows, "study.json")
+    return Section("lineage", "Lineage of the runs", [sentence], [table] if born else [])
+
+
+def generation(tables: Tables) -> dict[str, int]:
+    """How many ancestors deep each experiment stands; 0 of those that start from nothing and have no teacher."""
+    rows = {row["name"]: row for row in tables.experiments}
+    found: dict[str, int] = {}
+
+    def depth(name: str) -> int:
+        if name not in found:
+            parents = [parent for parent in rows[name]["parents"] if parent in rows]
+            found[name] = 1 + max(map(depth, parents)) if parents else 0
+        return found[name]
+
+    return {name: depth(name) for name in rows}
+
+
+def _descendants(tables: Tables, name: str, children: Mapping[str, list[str]], last: int) -> list[Cell]:
+    """A cell per generation below `name`, each descendant once."""
+    rows = {row["name"]: row for row in tables.experiments}
+    found, above, seen = [], [name], {name}
+    for _ in range(last):
+        below = [child for parent in above for child in children.get(parent, ()) if child not in seen]
+        below = list(dict.fromkeys(below))
+        seen |= set(below)
+        found.append(_names(below, rows))
+        above = below
+    return found
+
+
+def _names(names: list[str], rows: Mapping[str, Any] | None = None) -> Cell:
+    return Cell("", tone="code", links=[(name + _kind((rows or {}).get(name)), cells.anchor(name)) for name in names])
+
+
+def _kind(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    if row["start"] == "continue":
+        return " (control)"
+    return " (student)" if row["start"] == "random" and row["parents"] else ""

@@ -1,0 +1,207 @@
+"""What a cooperative network is, how it learns, and how a trained one grows: two drawings, the loss, and a glossary."""
+
+from collections.abc import Callable
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+from coopnet.report import drawing
+from coopnet.report.document import Picture, Section
+from coopnet.report.drawing import BLUE, FRAME, GREEN, GREY, INK, LINE, ORANGE, PAPER, WIDTH
+from coopnet.report.frames import Tables
+
+REFERENCES = {
+    "one": "X. Lan, X. Zhu, S. Gong. Knowledge Distillation by On-the-Fly Native Ensemble. NeurIPS 2018, "
+    "arXiv:1806.04606.",
+    "hinton": "G. Hinton, O. Vinyals, J. Dean. Distilling the Knowledge in a Neural Network. 2015, arXiv:1503.02531.",
+    "mutual": "Y. Zhang, T. Xiang, T. Hospedales, H. Lu. Deep Mutual Learning. CVPR 2018, arXiv:1706.00384.",
+    "born": "T. Furlanello, Z. Lipton, M. Tschannen, L. Itti, A. Anandkumar. Born-Again Neural Networks. ICML 2018, "
+    "arXiv:1805.04770.",
+    "resnet": "K. He, X. Zhang, S. Ren, J. Sun. Deep Residual Learning for Image Recognition. CVPR 2016, "
+    "arXiv:1512.03385.",
+    "cifar": "A. Krizhevsky. Learning Multiple Layers of Features from Tiny Images. Technical report, 2009.",
+    "bootstrap": "A. B. Owen, D. Eckles. Bootstrapping data arrays of arbitrary order. Annals of Applied Statistics "
+    "6(3), 2012.",
+    "holm": "S. Holm. A simple sequentially rejective multiple test procedure. Scandinavian Journal of Statistics "
+    "6(2), 1979.",
+    "ece": "C. Guo, G. Pleiss, Y. Sun, K. Weinberger. On Calibration of Modern Neural Networks. ICML 2017, "
+    "arXiv:1706.04599.",
+}
+"""Works that the report refers to."""
+
+
+def cite(*keys: str) -> str:
+    """`[1, 3]`."""
+    return "[" + ", ".join(str(list(REFERENCES).index(key) + 1) for key in keys) + "]"
+
+
+WAYS = {
+    "zero_pad": "new branches fresh, new gate rows zero: not exact",
+    "zero_output": "as zero_pad, new classifiers zero: keeps top-1, not ECE",
+    "masked": "new branches fresh, log-prior −∞: exact; let in slowly later",
+    "split": "copies share their donors’ weight: exact; noise parts them",
+}
+"""The four ways to grow, with what each keeps."""
+
+TERMS = (
+    ("trunk", "all layers before the split: the stem and all stages but the last"),
+    ("branch", "the last stage with its own pooling and linear classifier; a network has B of them"),
+    ("gate", "a linear layer on the pooled trunk features, then softmax: one weight per branch and image"),
+    ("ensemble", "the gate-weighted sum of the branches’ logits; it is the teacher while all learn"),
+    ("baseline", "the plain network: one branch, no gate, cross-entropy alone"),
+    ("transfer", "building a network’s first weights out of trained ones: growing, expanding, merging, combining"),
+    ("at transfer", "measured right after the transfer, before any training"),
+    ("control", "the parent trained on with the same schedule and no transfer: what a gain by transfer has to beat"),
+    ("exact", "the largest difference of logits is at most 10⁻⁶ of the largest logit (float32, evaluation mode)"),
+    ("chance level", "accuracy of guessing: 100 % divided by the number of classes"),
+    (
+        "ECE, NLL",
+        "expected calibration error (15 bins, %) and negative log-likelihood (nats); lower is better for both",
+    ),
+)
+
+
+def section(tables: Tables) -> Section:
+    """The method in half a page."""
+    grown = any(row["start"] in WAYS for row in tables.experiments)
+    sentences = [
+        "A cooperative network has a shared trunk, B parallel branches and a gate that weighs the branches into an "
+        f"ensemble. The ensemble teaches its branches while all of them learn together (ONE, {cite('one')}): the loss "
+        "of an image is Σ CE(branch) + CE(ensemble) + r(t) · T² · Σ KL(ensemble ‖ branch), where CE is the "
+        "cross-entropy with the label, T the temperature of distillation, and r(t) its ramp-up; no gradient flows into "
+        "the teacher."
+    ]
+    if grown:
+        sentences.append(
+            "A trained network with three branches is grown into one with five in four ways, and then fine-tuned. Only "
+            "a gain over the control, the parent trained on for as long without growth, is a gain by growth."
+        )
+    sentences.append(
+        f"Networks are residual networks {cite('resnet')}, for images as those of CIFAR {cite('cifar')}. Intervals "
+        f"combine the spread over seeds with the choice of test images {cite('bootstrap')}; beside each verdict stands "
+        f"what Holm’s correction over the whole ledger leaves of it {cite('holm')}."
+    )
+    items = [figure for figure, _ in figures(tables).values()]
+    return Section("method", "Method", sentences, list(items), TERMS)
+
+
+def figures(tables: Tables) -> dict[str, tuple[Picture, Callable[[], Figure]]]:
+    """The drawings, by name."""
+    network = Picture(
+        "method",
+        "A cooperative network. The trunk is shared, each branch classifies, the gate weighs the branches’ logits into "
+        "the ensemble, and the ensemble teaches the branches (dashed).",
+        "An image goes through the trunk into three branches; the gate weighs their logits into the ensemble, which "
+        "teaches the branches.",
+    )
+    drawn: dict[str, tuple[Picture, Callable[[], Figure]]] = {"method": (network, draw_network)}
+    ways = [way for way in WAYS if any(row["start"] == way and row["branches"] > 3 for row in tables.experiments)]
+    if ways:
+        picture = Picture(
+            "ways",
+            "Ways to grow three branches into five, as the network stands at transfer. Filled branches are the "
+            "parent’s.",
+            "; ".join(f"{way}: {WAYS[way]}" for way in ways),
+        )
+        drawn["ways"] = (picture, lambda: draw_ways(ways))
+    return drawn
+
+
+def draw_network() -> Figure:
+    """Image, trunk, branches, gate, ensemble."""
+    figure, axes = _paper(2.15)
+    _box(axes, (0.0, 0.85, 0.58, 0.42), "image", PAPER)
+    _box(axes, (0.88, 0.85, 0.68, 0.42), "trunk", LINE)
+    for place in range(3):
+        y = 1.45 - 0.6 * place
+        _box(axes, (2.0, y, 0.92, 0.42), f"branch {place + 1}", BLUE, PAPER)
+        _arrow(axes, (1.56, 1.06), (2.0, y + 0.21))
+        _arrow(axes, (2.92, y + 0.21), (3.5, 1.06))
+        if place != 1:
+            bend = 0.28 if place == 0 else -0.28
+            _arrow(
+                axes, (4.15, 1.27 if place == 0 else 0.85), (2.92, y + 0.3 if place == 0 else y + 0.12), ORANGE, bend
+            )
+    _arrow(axes, (0.58, 1.06), (0.88, 1.06))
+    _box(axes, (3.5, 0.85, 0.95, 0.42), "ensemble", GREEN, PAPER)
+    _box(axes, (0.93, -0.02, 0.58, 0.38), "gate", LINE)
+    _arrow(axes, (1.22, 0.85), (1.22, 0.36))
+    axes.plot([1.51, 3.97, 3.97], [0.08, 0.08, 0.3], color=GREY, linewidth=1.1, linestyle=":")
+    _arrow(axes, (3.97, 0.3), (3.97, 0.85), GREY)
+    axes.text(1.62, -0.1, "a weight per branch and image", color=GREY)
+    axes.text(3.62, 1.9, "teaches", color=ORANGE)
+    return figure
+
+
+def draw_ways(ways: list[str]) -> Figure:
+    """Five branches for each way; the last two are new."""
+    figure, axes = _paper(0.78 * len(ways))
+    kinds = {
+        "zero_pad": (PAPER, INK, "new"),
+        "zero_output": (PAPER, INK, "new, 0"),
+        "masked": (LINE, GREY, "−∞"),
+        "split": (BLUE, PAPER, ""),
+    }
+    for row, way in enumerate(ways):
+        y = 0.78 * (len(ways) - 1 - row) + 0.28
+        axes.text(0.0, y + 0.15, way, va="center")
+        for place in range(5):
+            new = place >= 3
+            face, colour, word = kinds[way] if new else (BLUE, PAPER, str(place + 1))
+            if new and way == "split":
+                word = f"= {place - 2}"
+            _box(axes, (0.92 + 0.79 * place, y, 0.7, 0.3), word, face, colour, dashed=new)
+        axes.text(0.92, y - 0.15, WAYS[way], va="center", color=GREY)
+    return figure
+
+
+def _paper(height: float) -> tuple[Figure, Axes]:
+    """A canvas measured in inches."""
+    figure = drawing.canvas(height)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(-0.02, WIDTH - 0.02), ylim=(-0.2, height - 0.2))
+    axes.set_axis_off()
+    return figure, axes
+
+
+def _box(
+    axes: Axes,
+    place: tuple[float, float, float, float],
+    word: str,
+    face: str,
+    colour: str = INK,
+    *,
+    dashed: bool = False,
+) -> None:
+    x, y, width, height = place
+    shape = FancyBboxPatch(
+        (x + 0.04, y + 0.04),
+        *(width - 0.08, height - 0.08),
+        boxstyle="round,pad=0.04",
+        facecolor=face,
+        edgecolor=INK if dashed else FRAME,
+        linewidth=1.1 if dashed else 0.9,
+        linestyle=(0, (3, 2)) if dashed else "-",
+    )
+    axes.add_patch(shape)
+    axes.text(x + width / 2, y + height / 2, word, ha="center", va="center", color=colour)
+
+
+def _arrow(
+    axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = GREY, bend: float | None = None
+) -> None:
+    style = "arc3" if bend is None else f"arc3,rad={bend}"
+    axes.add_patch(
+        FancyArrowPatch(
+            *(start, end),
+            arrowstyle="-|>",
+            mutation_scale=7,
+            color=colour,
+            linewidth=1.1,
+            linestyle="-" if bend is None else (0, (3, 2)),
+            connectionstyle=style,
+            shrinkA=0,
+            shrinkB=1,
+        )
+    )

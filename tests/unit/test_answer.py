@@ -1,0 +1,196 @@
+"""The first screen: which sentence follows from which verdicts, and what the figure beside them shows."""
+
+import math
+import statistics
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pandas as pd
+import pytest
+
+import report_fixture as synthetic
+from conftest import ROOT
+from coopnet import files
+from coopnet.claims.decisions import Part
+from coopnet.report import content, differences, ledger, tables
+from coopnet.report.differences import Difference
+from coopnet.report.frames import Tables, load
+from coopnet.report.topics import answer, claims, failed
+from coopnet.report.wording import MINUS
+from coopnet.study import read_yaml
+
+
+def one(name: str, estimate: float, n: int = 3, group: str = "growth", **verdicts: str) -> Difference:
+    """A difference whose interval is half a point to each side."""
+    interval = (estimate - 0.5, estimate + 0.5) if n >= 3 else None
+    return Difference(group, name, name, "control", estimate, interval, n, verdicts, 0.5, ["4a"])
+
+
+def said(*found: Difference) -> str:
+    """The sentence about some differences."""
+    return answer.against_control(found, "way to grow", "the control", {own.label: own.label for own in found})
+
+
+# Sentences -----------------------------------------------------------------------------------------
+
+
+def test_a_gain_is_said_with_number_and_interval() -> None:
+    """The network comes first, then what it was compared with."""
+    assert said(one("split", 1.25, better="supported")) == (
+        "split (+1.25 [+0.75,\u00a0+1.75]) is more accurate than the control."
+    )
+
+
+def test_no_gain_is_said_before_losses_and_what_is_undecided() -> None:
+    """A loss, what is not worse than the margin, what is undecided, and what has too few seeds, in this order."""
+    sentence = said(
+        one("open", 0.1, better="inconclusive"),
+        one("few", 9.0, n=1, better="inconclusive"),
+        one("equal", -0.02, not_worse="supported", better="inconclusive"),
+        one("loss", -2.0, not_worse="contradicted"),
+    )
+    assert sentence == (
+        "No way to grow was shown to be more accurate than the control; "
+        f"loss ({MINUS}2.00 [{MINUS}2.50,\u00a0{MINUS}1.50]) is less accurate; "
+        f"equal ({MINUS}0.02 [{MINUS}0.52,\u00a0+0.48]) is not worse by more than 0.5 points; "
+        f"undecided is open (+0.10 [{MINUS}0.40,\u00a0+0.60]); "
+        "1 comparison on fewer than 3 seeds decides nothing."
+    )
+
+
+def test_a_loss_outweighs_that_it_is_small() -> None:
+    """Not worse than the margin allows, and still shown to be less accurate: that is said."""
+    assert "less accurate" in said(one("both", -0.3, not_worse="supported", better="contradicted"))
+
+
+def test_many_undecided_are_named_without_numbers() -> None:
+    """Where something else is decided; where nothing is, the numbers stay."""
+    several = [one(f"open{place}", 0.1, better="inconclusive") for place in range(3)]
+    assert said(*several).count("[") == 3
+    assert said(*several, one("gain", 2.0, better="supported")).endswith("undecided are open0, open1 and open2.")
+
+
+def test_too_few_seeds_give_no_number() -> None:
+    """A difference of one seed never stands on the first screen."""
+    sentence = said(one("few", 9.0, n=1), one("two", 8.0, n=2))
+    assert sentence == "Undecided: every way to grow was compared with the control on fewer than 3 seeds."
+    assert said() == ""
+
+
+def test_predictions_are_counted() -> None:
+    """What changes none is named first; the others with their share of the images."""
+    rows = [
+        _row("one3", None, 3),
+        *(_row(f"grown_{kind}", kind, 5) for kind in ("zero_pad", "masked", "split")),
+    ]
+    counts = {"grown_zero_pad": 1500.0, "grown_masked": 0.0, "grown_split": 25.0}
+    loaded = SimpleNamespace(
+        experiments=rows,
+        transfer_mean=pd.DataFrame([{"experiment": name, "images": 10_000} for name in counts]),
+        claims=[ledger.Claim([cast(Any, _counted(name, value))]) for name, value in counts.items()],
+    )
+    assert answer.at_transfer(cast(Tables, loaded)) == (
+        "Growing 3 branches into 5 changes no prediction by masked; zero_pad changes 15.0 % and split with σ = 0.1 "
+        "changes 0.2 % of them (counted on 10,000 test images, 3 seeds)."
+    )
+
+
+def _row(name: str, start: str | None, branches: int) -> dict[str, Any]:
+    started = {"kind": start or "random"} | ({"noise": 0.1} if start == "split" else {})
+    return {"name": name, "branches": branches, "parents": ["one3"] if start else [], "row": {"start": started}}
+
+
+def _counted(name: str, value: float) -> Any:
+    part = SimpleNamespace(kind="predictions_kept", text=f"{name} at transfer, changed predictions")
+    return SimpleNamespace(parts=[part], ran=True, estimate=value, n=3, score="top1")
+
+
+def test_every_claim_has_a_question_and_a_section() -> None:
+    """Every number of `claims.yaml` has its question in words, and every section that it names is one of the report."""
+    stated = read_yaml(ROOT / "claims.yaml").values()
+    topics = {module.__name__.rpartition(".")[2] for module in content.TOPICS}
+    for claim in stated:
+        assert int("".join(filter(str.isdigit, claim["number"]))) in claims.QUESTIONS
+        assert claims.SECTIONS.get(claim["section"], claim["section"]) in topics
+
+
+# Differences ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [
+        ("one3, branch 1 − baseline", ("one3", "branch 1", "baseline", "")),
+        ("a_b − c", ("a_b", "", "c", "")),
+        ("x, mean of probabilities − y, branch 2", ("x", "mean of probabilities", "y", "branch 2")),
+        ("x at step 0 − y at step 0", None),
+        ("x − y (1 of 3)", None),
+        ("x, changed predictions", None),
+    ],
+)
+def test_what_a_part_compares(text: str, pair: tuple[str, ...] | None) -> None:
+    """Two networks at the end of their training, or nothing."""
+    assert ledger.pair(cast(Part, SimpleNamespace(text=text))) == pair
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tables of the four ways to grow with three seeds, and a ledger that compares one of them with its control."""
+    root = tmp_path_factory.mktemp("answer")
+    runs, info = synthetic.write_study(root / "runs", seeds=(0, 1, 2))
+    tables.build(runs, info, root / "tables")
+    (entry,) = [e for e in synthetic.claims() if e["claim"] == "one_over_baseline" and e["score"] == "top1"]
+    part = entry["parts"][0] | {"text": "one3_to_5_split − one3_continued"}
+    files.write_json(root / "claims.json", [entry | {"parts": [part]}])
+    return root / "tables"
+
+
+def test_the_ledger_s_numbers_win_and_others_are_student_s_t(study: Path) -> None:
+    """Where a claim compares the same two, its estimate and interval stand; the rest is t over paired seeds."""
+    found = differences.of_ensembles(load(study))
+    split, masked = found["one3_to_5_split"], found["one3_to_5_masked"]
+    assert (split.estimate, split.interval, split.verdicts) == (1.23, (0.4, 2.1), {"better": "supported"})
+    rows = load(study).growth
+    own = rows[(rows["experiment"] == "one3_to_5_masked") & (rows["model"] == "ensemble") & (rows["metric"] == "top1")]
+    values = list(own["over_control"])
+    reach = 4.302652729911275 * statistics.stdev(values) / math.sqrt(3)  # Student's t, two degrees of freedom
+    assert masked.estimate == pytest.approx(statistics.mean(values))
+    assert masked.interval == pytest.approx((masked.estimate - reach, masked.estimate + reach))
+    assert not masked.verdicts
+    assert "one3_continued" not in found
+
+
+def test_fewer_than_three_seeds_have_no_interval(tmp_path: Path) -> None:
+    """Nor a place in the first figure."""
+    runs, info = synthetic.write_study(tmp_path / "runs", seeds=(0, 1))
+    tables.build(runs, info, tmp_path / "tables")
+    files.write_json(tmp_path / "claims.json", [])
+    loaded = load(tmp_path / "tables")
+    assert {one.interval for one in differences.differences(loaded)} == {None}
+    assert answer.overview(loaded) is None
+
+
+def test_the_figure_names_its_finding(study: Path) -> None:
+    """Its alternative text states each network and its difference, by what was decided."""
+    picture, draw = answer.overview(load(study)) or pytest.fail("no figure")
+    assert "more accurate: one3_to_5_split +1.23" in picture.alt
+    assert "no claim asks: one3_to_5_zero_pad" in picture.alt
+    words = {text.get_text() for text in draw().findobj(lambda item: hasattr(item, "get_text"))}
+    assert {"one3_to_5_split", differences.GROUPS["growth"]} <= words
+
+
+# A study that decides nothing -----------------------------------------------------------------------
+
+
+def test_a_study_without_enough_seeds_is_short(study: Path, tmp_path: Path) -> None:
+    """It says that everything ran, what was made, that nothing is decided, and what to do next; and has no ledger."""
+    (tmp_path / "tables").symlink_to(study)
+    (entry,) = [e for e in synthetic.claims() if e["claim"] == "embedding"]
+    files.write_json(tmp_path / "claims.json", [entry])
+    report = content.compose(load(tmp_path / "tables"))
+    assert [own.about for own in report.answers] == ["What ran", "What was made", "What it decides", "What to do next"]
+    assert "The pipeline works: 27 runs of 9 experiments" in report.answers[0].text
+    assert report.overview is None
+    assert not {"claims", "cost", "published"} & {section.id for section in report.sections}
+    assert failed.section(load(study)) is None
