@@ -92,7 +92,7 @@ def wheels(folder: Path, python: str) -> list[Item]:
 
 def earlier(study: str, store: Path) -> list[Item]:
     """What lies here of a study: small results, unfinished state, and the finished runs that others start from."""
-    results = ROOT / "results" / study
+    results = ROOT / "checkpoints" / study
     items = [Item(p, p.relative_to(ROOT).as_posix()) for p in every_file(results) if p.name not in LARGE]
     items += [Item(p, f"store/{p.relative_to(store)}") for p in every_file(store / "unfinished")]
     for key in needed(study):
@@ -107,7 +107,7 @@ def needed(study: str) -> list[str]:
 
     plan = studies.load(ROOT, study)
     due = [run for run in in_order_of_worth(plan) if not done(plan, run)]
-    return sorted({parent.key for run in due for parent in run.parents if done(plan, parent)})
+    return sorted({source.key for run in due for source in run.sources if done(plan, source)})
 
 
 def every_file(folder: Path) -> Iterator[Path]:
@@ -264,7 +264,7 @@ def bring(folder: Path) -> None:
 
 def main() -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bundle", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bundle", description=(__doc__ or "").partition("\n")[0])
     commands = parser.add_subparsers(required=True)
     taking = commands.add_parser("take", help="make the bundles and say how large they are")
     taking.add_argument("--data", type=Path, required=True, help="folder of the Parquet shards of CIFAR-100")

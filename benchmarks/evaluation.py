@@ -46,7 +46,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, threadpool_limits(limits=1):
         workspace = Workspace(Path(folder))
         plan = prepare(workspace.root, asked.experiments, asked.seeds, asked.epochs)
-        for run in plan.runs.values():
+        for run in plan.everything():
             write(workspace, plan, run, asked.images)
         measured = [measure(name, stage) for name, stage in stages(workspace, plan).items()]
     whole = {key: round(sum(one[key] for one in measured), 2) for key in ("seconds", "cpu_seconds")}
@@ -59,7 +59,7 @@ def stages(workspace: Workspace, plan: Study) -> dict[str, Callable[[], None]]:
 
     def evaluate() -> None:
         with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:
-            for _ in pool.map(_evaluate, repeat(workspace.root), plan.runs):
+            for _ in pool.map(_evaluate, repeat(workspace.root), plan.everything()):
                 pass
 
     def tables() -> None:
@@ -80,11 +80,11 @@ def stages(workspace: Workspace, plan: Study) -> dict[str, Callable[[], None]]:
     return {"evaluate": evaluate, "tables": tables, "claims": claims, "report": report}
 
 
-def _evaluate(root: Path, which: tuple[str, int]) -> None:
+def _evaluate(root: Path, run: Run) -> None:
     """Evaluate a run, in one of as many processes as there are cores: the workflow has as many jobs at once."""
     from coopnet.commands import evaluate as command
 
-    command.evaluate(Workspace(root), NAME, *which)
+    command.evaluate(Workspace(root), NAME, run.experiment, run.seed, at_transfer=run.at_transfer)
 
 
 def measure(name: str, stage: Callable[[], None]) -> dict[str, Any]:
@@ -127,7 +127,6 @@ def write(workspace: Workspace, plan: Study, run: Run, images: int) -> None:
     place = targets(workspace, plan, run)
     generator = np.random.default_rng([*run.key.encode()])
     splits = {"test": images} | ({"validation": run.row.data.validation} if run.row.data.validation else {})
-    splits |= {f"step0_{split}": count for split, count in splits.items()} if run.parents else {}
     tensors: dict[str, np.ndarray] = {}
     for split, count in splits.items():
         tensors |= {f"{split}/{name}": array for name, array in logits(run, split, count, generator).items()}
@@ -148,7 +147,7 @@ def write(workspace: Workspace, plan: Study, run: Run, images: int) -> None:
         "parents": [{"key": parent.key} for parent in run.parents],
         "files": {name: files.sha256(place[name]) for name in ("logits.safetensors", "history.csv")},
     }
-    files.write_json(place["run.json"], record)
+    files.write_json(place["run.json"], files.sealed(record))
 
 
 def logits(run: Run, split: str, images: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
@@ -166,7 +165,7 @@ def epoch(run: Run, number: int, splits: dict[str, int]) -> dict[str, Any]:
     """A row of a history."""
     row: dict[str, Any] = {"epoch": number, "lr": 0.1, "rampup": 1.0}
     models = [*(f"branch{b + 1}" for b in range(run.row.model.branches)), "ensemble"]
-    for split in ("train", *(split for split in splits if not split.startswith("step0"))):
+    for split in ("train", *splits):
         row |= {f"{split}_{loss}": 1 / (1 + number) for loss in ("loss", "cross_entropy", "kl")}
         for score in ("top1", "top5"):
             row |= {f"{split}_{score}_{model}": 90 * number / (number + 10) for model in models}

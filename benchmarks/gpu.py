@@ -298,13 +298,13 @@ def best_lanes(jobs: Sequence[Job], finished: set[str], seconds: float, pace: Pa
 
 
 def in_order_of_worth(plan: "Study") -> list["Run"]:
-    """The runs that part B makes, each after its parents: those of `WORTH` seed by seed, then the others."""
-    chosen: dict[tuple[str, int], Run] = {}
+    """The runs that part B makes, each after what it is made from: those of `WORTH` seed by seed, then the others."""
+    chosen: dict[tuple[str, str, int], Run] = {}
 
     def add(run: "Run") -> None:
-        for parent in run.parents:
-            add(parent)
-        chosen.setdefault((run.experiment, run.seed), run)
+        for before in (*run.parents, *run.sources):
+            add(before)
+        chosen.setdefault((run.phase, run.experiment, run.seed), run)
 
     def worth(run: "Run") -> tuple[bool, int, int]:
         known = run.experiment in WORTH
@@ -348,7 +348,7 @@ def jobs_of(plan: "Study", pace: Pace, place: Path) -> tuple[list[Job], set[str]
             images = data.training_subset or DATASETS[data.dataset].counts["train"] - data.validation
             epochs = max(run.row.training.epochs - epochs_done(place, run.key), 0)
             seconds = START + epochs * pace.epoch(run.row.model.branches, images)
-            jobs.append(Job(run.key, frozenset(parent.key for parent in run.parents), seconds))
+            jobs.append(Job(run.key, frozenset(source.key for source in run.sources), seconds))
     return jobs, finished
 
 
@@ -401,11 +401,13 @@ def b(out: Path, seconds: float, name: str, data: Path) -> int:
     lanes = best_lanes(jobs, finished, piece.left - RESERVE, pace)
     environment |= {"COOPNET_LAUNCH": summary["launch"], RUNS_PER_GPU: str(lanes)}
     print(f"{len(jobs)} runs are due, {lanes} at once by {pace.way if lanes > 1 else 'turns'}", flush=True)
-    runs = {run.key: run for run in plan.runs.values()}
+    runs = {run.key: run for run in plan.everything()}
 
     def make(job: Job, own: Mapping[str, str]) -> int:
         run = runs[job.key]
         which = (name, run.experiment, str(run.seed), "--evaluate")
+        if run.at_transfer:
+            return piece.run("-m", "coopnet", "transfer", *which, log=log, environment=own)
         limit = f"{max(piece.left - RESERVE, 0) / 60:.3f}"
         return piece.run("-m", "coopnet", "train", *which, "--max-minutes", limit, log=log, environment=own)
 
@@ -456,7 +458,7 @@ def work_off(
 
 def groups(plan: "Study", place: Path) -> Iterator[list[bundle.Item]]:
     """What is brought back, the most important first: results, unfinished state, then finished runs of the store."""
-    small = [FOLDER / "results" / "bench", FOLDER / "results" / plan.name]
+    small = [FOLDER / "results" / "bench", FOLDER / "checkpoints" / plan.name]
     paths = [path for folder in small for path in bundle.every_file(folder) if path.name not in bundle.LARGE]
     yield [bundle.Item(path, path.relative_to(FOLDER).as_posix()) for path in paths]
     stored = [place / "unfinished", *(place / "runs" / run.key for run in in_order_of_worth(plan))]

@@ -195,7 +195,7 @@ def test_part_b_makes_runs_and_what_comes_back_goes_in_place(
     assert not [name for name in names if name.startswith("results/") and Path(name).name in bundle.LARGE]
     plan = study.load(place, "tiny")
     for run in plan.runs.values():
-        assert (home / "results/tiny" / run.experiment / "seed0" / "metrics.json").is_file()
+        assert (home / "checkpoints/tiny" / run.phase / run.experiment / "seed0" / "metrics.json").is_file()
         assert (store / "runs" / run.key / "logits.safetensors").is_file()
     monkeypatch.setattr(gpu, "FOLDER", home)
     shutil.copytree(place / "studies", home / "studies")
