@@ -1,12 +1,12 @@
 """The demo as `make demo` makes it: Step 1 and Step 2, from nothing to the report, and what a person then reads."""
 
+import itertools
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,10 @@ import pandas as pd
 import pytest
 
 from coopnet import study
+from coopnet.report import frames
+from coopnet.report.differences import of_ensembles
+from coopnet.report.wording import flops
+from coopnet.study.phases import PHASES
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -205,78 +209,64 @@ def test_every_experiment_of_the_full_study_runs(tmp_path: Path) -> None:
     assert "enlarged them to 224×224" in text  # what differs from the published protocol is said beside the numbers
 
 
-def test_readme_shows_the_committed_ledger() -> None:
-    """The README's ledger is that of the report it names, word for word."""
-    readme = (ROOT / "README.md").read_text()
-    shown = readme.partition("<!-- reports/mini/claims.md -->\n")[2].partition("<!-- end -->")[0]
-    assert shown == (ROOT / "reports/mini/claims.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_readme_shows_the_findings_of_the_committed_report() -> None:
+    """Its findings are those of the report that it names, word for word."""
+    shown = README.partition("<!-- reports/mini/report.md -->\n")[2].partition("\n<!-- end -->")[0]
+    report = (ROOT / "reports/mini/report.md").read_text(encoding="utf-8")
+    assert shown == report.partition("## What was found\n\n")[2].partition("\n\n")[0]
+    assert len(shown.splitlines()) >= 4
 
 
 def test_readme_shows_the_numbers_of_the_committed_tables() -> None:
-    """Every row of the two tables of results is what the tables of that study say, and so is the text beside them."""
-    tables = ROOT / "results/mini/tables"
-    accuracy = pd.read_csv(tables / "accuracy.csv").query("split == 'test'").set_index(["experiment", "model"])
-    changed = pd.read_csv(tables / "step0_mean.csv").set_index("experiment")["changed_predictions"]
-    merges = pd.read_csv(tables / "merges.csv").groupby("experiment")
-    mean, deviation = merges.mean(numeric_only=True), merges.std(numeric_only=True)
-    readme = (ROOT / "README.md").read_text()
-    shown = [line for line in readme.splitlines() if re.match(r"\| `\w+` \| [\d.]+ (± [\d.]+ )?\|", line)]
-    assert len(shown) == 9 + 10
+    """Every row of the table of results is what the tables of that study say."""
+    tables = frames.load(ROOT / "results/mini/tables")
+    accuracy = pd.read_csv(ROOT / "results/mini/tables/accuracy.csv").query("split == 'test' and model == 'ensemble'")
+    accuracy = accuracy.set_index("experiment")
+    cost = pd.read_csv(ROOT / "results/mini/tables/compute.csv").set_index("experiment")["lineage_flops"]
+    epochs = {row["name"]: row["row"]["training"]["epochs"] for row in tables.ordered}
+    deltas = of_ensembles(tables)
+    shown = [line for line in README.splitlines() if re.match(r"\| `\w+` \| \d+ \|", line)]
+    assert len(shown) == 9
     for line in shown:
-        name, first, second, *more = (cell.strip(" `") for cell in line.strip("|").split("|"))
-        if more:  # Step 1: seeds, final ensemble and branch 1, predictions changed at step 0
-            assert int(first) == accuracy["n"][name, "ensemble"]
-            for cell, model in ((second, "ensemble"), (more[0], "branch1")):
-                assert cell == "{top1_mean:.2f} ± {top1_std:.2f}".format(**accuracy.loc[(name, model)])
-            assert more[1] == (f"{changed[name]:,.0f} of 10,000" if name in changed else "–")
-        else:  # Step 2: ensemble at step 0 and at the end
-            for cell, column in ((first, "step0_ensemble_top1"), (second, "final_ensemble_top1")):
-                value = mean[column][name]
-                assert cell == ("–" if pd.isna(value) else f"{value:.2f} ± {deviation[column][name]:.2f}")
-    said, refit = " ".join(readme.split()), mean.loc["merge3_refit"]
-    single, ensemble = refit["parents_mean_top1"], refit["parents_ensemble_top1"]
-    assert f"Alone they reach {single:.2f} in the mean, and {ensemble:.2f} as the plain ensemble" in said
-    assert "which is the control, {control_mean_top1:.2f} and {control_ensemble_top1:.2f}.".format(**refit) in said
-    starts = mean["step0_ensemble_top1"]
-    assert "`refit` starts near the plain ensemble" in said
-    assert 0 < ensemble - starts["merge3_refit"] < 1
-    assert "matched and measured anew, has about half of what one network had learnt" in said
-    means = starts[["merge3_mean", "merge3_mean_bn", "merge3_matched", "merge3_matched_bn"]]
-    assert means.idxmax() == "merge3_matched_bn"
-    assert 0.4 < means.max() / single < 0.6
-    assert "at this size ONE is behind the baseline" in said
-    assert accuracy["top1_mean"]["one3", "ensemble"] < accuracy["top1_mean"]["baseline", "ensemble"]
-    for text in (said, (ROOT / "reports/mini/index.html").read_text()):
-        assert "standard error of 0.36 points" in text
+        name, *cells = (cell.strip(" `") for cell in line.strip("|").split("|"))
+        mean, deviation = accuracy.loc[name, ["top1_mean", "top1_std"]]
+        expected = [str(epochs[name]), flops(cost[name]), str(accuracy.n[name]), f"{mean:.2f} ± {deviation:.2f}"]
+        assert cells[:4] == expected, name
+        delta = deltas.get(name)
+        if delta is None:
+            assert cells[4] == "–", name
+        else:
+            assert delta.interval is not None
+            low, high = delta.interval
+            text = f"{delta.estimate:+.2f} [{low:+.2f}, {high:+.2f}] to `{delta.control}"
+            assert cells[4] == text.replace("-", "−"), name
 
 
-def test_readme_says_what_the_committed_ledger_says() -> None:
-    """Its sentences on the mini study are verdicts of the ledger, and its counts those of the ledger."""
-    said = " ".join((ROOT / "README.md").read_text().split())
-    entries = json.loads((ROOT / "results/mini/claims.json").read_text())
-    verdicts = {(entry["number"], entry["score"]): entry["verdict"] for entry in entries}
+def test_readme_is_short_and_its_links_lead_somewhere() -> None:
+    """At most 9 kB; every file that it links to is in the repository."""
+    assert len(README.encode()) <= 9_000
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).is_file(), target
 
-    def verdict(*numbers: str) -> set[str]:
-        return {verdicts[number, score] for number in numbers for score in ("top1", "top5")}
 
-    for entry in entries:  # what the study was given three seeds for
-        if re.fullmatch(r"1|2|[35][a-z]|4[a-i]|8[a-h]|9[a-d]|10|22[ab]", entry["number"]):
-            assert entry["n"] == 3, entry["number"]
-    assert "Right after growth, `masked`, and `split` without noise, compute exactly what their parent computes" in said
-    assert "`zero_output` keeps every prediction" in said
-    assert verdict("3b", "3c", "3d") == {"supported"}
-    assert "`zero_pad`, and `split` with its noise of 0.1, change some of the predictions" in said
-    assert verdict("3a", "3e") == {"contradicted"}
-    assert "no way to grow is ahead of the parent trained on as long, and only `split` is shown to be no worse" in said
-    assert verdict("4h") == {"supported"}
-    assert verdict("4b", "4d", "4f") == {"inconclusive"}
-    assert verdict("4i") == {"contradicted"}
-    assert "combined, or merged by `refit`, beat each of the three, and lose to their control" in said
-    assert verdict("8a", "8g") == {"supported"}
-    assert verdict("8b", "8h") == {"contradicted"}
-    count = Counter(entry["verdict"] for entry in entries)
-    assert f"Of the {len(entries)} verdicts below {count['supported']} are *supported*" in said
-    assert f"and {count['contradicted']} *contradicted*" in said
-    left = [entry for entry in entries if entry["survives_holm"]]
-    assert f"leaves {len(left)}, most of which count changed predictions" in said
-    assert sum(entry["unit"] == "images" for entry in left) > len(left) / 2
+def test_readme_shows_the_chain_of_phases() -> None:
+    """Every arrow of its picture is one of Snakemake's rule graph of the full study."""
+    drawn = subprocess.run(
+        [BIN / "snakemake", "--rulegraph", "mermaid-js"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    names = {
+        key: name.removesuffix("_run").removesuffix("_dataset") for key, name in re.findall(r"(id\d+)\[(\w+)\]", drawn)
+    }
+    arrows = {(names[one], names[two]) for one, two in re.findall(r"(id\d+) --> (id\d+)", drawn)}
+    (picture,) = (block for block in re.findall(r"```mermaid\n(.*?)```", README, re.DOTALL) if "prepare" in block)
+    shown = set()
+    for line in picture.splitlines()[1:]:
+        steps = [[name.strip() for name in part.split("&")] for part in line.split("-->")]
+        for before, after in itertools.pairwise(steps):
+            shown |= set(itertools.product(before, after))
+    assert shown
+    assert shown <= arrows
+    assert {name for arrow in shown for name in arrow} == set(PHASES) - {"timing"}

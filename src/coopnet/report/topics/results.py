@@ -25,7 +25,8 @@ def section(tables: Tables) -> Section:
 
 def chance(row: Mapping[str, Any]) -> float:
     """The chance level of an experiment's data, in percent."""
-    return 100 / DATASETS[row["row"]["data"]["dataset"]].classes
+    data = row["row"]["data"]
+    return 100 / (data.get("classes") or DATASETS[data["dataset"]].classes)
 
 
 def _chance(tables: Tables) -> str:
