@@ -152,8 +152,7 @@ def _found(where: str | os.PathLike[str]) -> tuple[Path, Any]:
             "wrote, or a run as STUDY/EXPERIMENT/seedN"
         )
     from coopnet import study
-    from coopnet.commands.train import checkpoint_of
-    from coopnet.runs import store
+    from coopnet.runs import sources, store
     from coopnet.runs.workspace import Workspace
 
     root = Path()
@@ -161,4 +160,4 @@ def _found(where: str | os.PathLike[str]) -> tuple[Path, Any]:
         raise CoopNetError(f"{where} is no folder, and no run either: there is no params.yaml in {root.absolute()}")
     plan = study.load(root, study.checked_name(named[1]))
     run = plan.run(named[2], int(named[3]))
-    return checkpoint_of(Workspace(root), plan, run, store.Store(store.default_place(root)))
+    return sources.checkpoint_of(Workspace(root), plan, run, store.Store(store.default_place(root)))
