@@ -17,7 +17,7 @@ import pytest
 import safetensors.numpy
 
 from coopnet import files
-from coopnet.runs.workspace import CHECKPOINT, RESULTS
+from coopnet.runs.workspace import MADE
 from engines_fixture import MAKE, NAME, Project, ordinary_user
 from test_kills import Calm, begin, calm, compare, everything, place, said, wait
 
@@ -258,11 +258,8 @@ def test_each_mends_what_the_other_made(calm: Calm, place: Path, numbers: tuple[
 
 def trained(calm: Calm) -> dict[str, bytes]:
     """The files of `one3` that training makes, undisturbed."""
-    names = {*CHECKPOINT, *RESULTS}
     return {
-        path: content
-        for path, content in calm.everything.items()
-        if "/one3/seed0/" in path and Path(path).name in names
+        path: content for path, content in calm.everything.items() if "/one3/seed0/" in path and Path(path).name in MADE
     }
 
 

@@ -10,7 +10,6 @@ from coopnet.networks.network import (
     Outputs,
     build,
     trainable_parameters,
-    trunk_channels,
 )
 
 
@@ -96,7 +95,7 @@ def test_own_trunks_make_branches_independent() -> None:
 def test_gate_reads_each_trunk_in_the_place_of_its_branch() -> None:
     """Channels of trunk b are inputs b·C to (b + 1)·C of the gate: those alone answer to what trunk b says."""
     network = build(architecture(trunk="own"), 0).eval()
-    images, channels = torch.randn(4, 3, 32, 32), trunk_channels(network.architecture)
+    images, channels = torch.randn(4, 3, 32, 32), network.architecture.trunk_channels
     assert network.gate is not None
     with torch.no_grad():
         weight = network.gate.linear.weight.clone()
