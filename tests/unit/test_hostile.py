@@ -91,7 +91,7 @@ def test_a_hostile_name_is_refused_everywhere(name: str, tmp_path: Path) -> None
         assert len(str(refused.value)) < 1_000
 
 
-@pytest.mark.parametrize("name", ["full", "bench", "source"])
+@pytest.mark.parametrize("name", ["full", "bench"])
 def test_a_name_that_is_taken_is_refused(name: str, tmp_path: Path) -> None:
     """A study whose folders are those of something else would overwrite it."""
     root = write(tmp_path, BASE, {})

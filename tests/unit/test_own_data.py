@@ -539,7 +539,7 @@ LIMITED = """
     split = Images(images, labels, [0.0] * 3, [1.0] * 3, cpu, resident=False)
     total = 0
     for pixels in split.fetched(torch.arange(len(images)).split(500)):
-        total += int(pixels[0].sum(dtype=torch.int64))
+        total += int(pixels[0].numpy().sum(dtype=np.int64))  # torch would hold all of them as int64
     print(total)
     try:
         Images(images, labels, [0.0] * 3, [1.0] * 3, cpu)

@@ -90,7 +90,7 @@ def test_a_merge_looks_at_images_of_its_own_seed(monkeypatch: pytest.MonkeyPatch
     for seed in (0, 1):
         planned = run("merge3_refit", seed)
         limited = planned.row.model_copy(update={"start": planned.row.start.model_copy(update={"images": 50})})
-        setup.start(dataclasses.replace(planned, row=limited), parents, images)
+        setup.start(dataclasses.replace(planned, row=limited, transfer=None), parents, images)
     first, again, other = greys(chosen[0]()), greys(chosen[0]()), greys(chosen[1]())
     assert first == again
     assert len(first) == 50
