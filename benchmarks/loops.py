@@ -19,7 +19,6 @@ from coopnet.networks.network import Outputs, build
 from coopnet.networks.transfer import TrainedNetwork
 from coopnet.study.settings import Experiment, OnTheFly
 from coopnet.training.engine import Meters, batches, make_deterministic, train_step
-from coopnet.training.group import ALONE, Group
 from coopnet.training.optimizer import Optimizer
 from coopnet.training.schedule import steps_per_epoch
 from coopnet.training.trainer import Progress, Task, train
@@ -117,8 +116,8 @@ class _Meters(Meters):
 
     laps: Laps
 
-    def add(self, outputs: Outputs, labels: Tensor, losses: Loss, group: Group = ALONE) -> None:
-        super().add(outputs, labels, losses, group)
+    def add(self, outputs: Outputs, labels: Tensor, losses: Loss) -> None:
+        super().add(outputs, labels, losses)
         self.laps.lap("metrics")
 
 

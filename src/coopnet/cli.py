@@ -95,11 +95,10 @@ def train(
     evaluated: Annotated[bool, typer.Option("--evaluate", help="then compute its metrics, as `evaluate` does")] = False,
 ) -> None:
     """Make one run; the same command continues an interrupted one, and takes a finished one from the store."""
-    from coopnet.commands import torchrun
     from coopnet.commands import train as command
 
     code = command.train(_workspace(), study, experiment, seed, key, max_minutes)
-    if evaluated and not code and not torchrun.rank():  # in a process of its own it would take twice as long to start
+    if evaluated and not code:  # in a process of its own it would take twice as long to start
         evaluate(study, experiment, seed)
     raise typer.Exit(code)
 

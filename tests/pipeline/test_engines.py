@@ -123,17 +123,6 @@ def test_edited_row_trains_itself_and_its_descendants(made: Project, engine: str
     made.assert_clean()
 
 
-@each_engine
-def test_runs_of_several_processes_are_made_and_recorded_as_others_are(made: Project, engine: str) -> None:
-    """2. Two processes for a row: its run and those that grow out of it train, once; the other engine has nothing."""
-    made.edit({"experiments": {"one3_to_5_split": {"training": {"processes": 2}}}})
-    made.make(engine)
-    assert made.trained() == GROWN
-    made.make(other(engine))
-    assert made.trained() == []
-    made.assert_clean()
-
-
 # 3
 
 

@@ -25,7 +25,7 @@ from conftest import ROOT
 from coopnet import study
 from coopnet.data.datasets import DATASETS
 from coopnet.files.errors import CoopNetError
-from coopnet.study import numerics
+from coopnet.study import numerics, planning
 from coopnet.study.settings import GROWING, JOINING, Experiment, OnTheFly
 
 OVERLAYS = sorted(path.stem for path in (ROOT / "studies").glob("*.yaml"))
@@ -184,7 +184,7 @@ def test_seeds_of_each_study() -> None:
     assert all(row.seeds is None for row in ROWS.values())
     assert project().seeds("one3_to_5_split") == [0, 1, 2]
     assert project().seeds("one1") == list(range(9))
-    assert project().seeds("baseline_continued_merge") == [0, 1, 2, 3, 6]
+    assert project().seeds("baseline_continued_merge") == list(range(9))
     assert project().seeds("resnet18_single") == list(range(15))
     for name in SCALED:
         replicates = 3 if name == "mini" else 1
@@ -350,6 +350,7 @@ def test_grown_experiments_have_the_designed_starts() -> None:
         "one3_to_5_zero_pad": {"kind": "zero_pad"},
         "one3_to_5_zero_output": {"kind": "zero_output"},
         "one3_to_5_masked": masked,
+        "one3_to_5_masked_early": masked | {"closed_until": 0.1, "open_from": 0.3},
         "one3_to_5_split": split,
         "one3_to_5_split_exact": split | {"noise": 0},
         "one3_to_5_split_noise_0_3": split | {"noise": 0.3},
@@ -361,18 +362,24 @@ def test_grown_experiments_have_the_designed_starts() -> None:
 
 
 def test_merged_experiments_have_the_designed_starts() -> None:
-    """Three one1 on each kind of trunk, with and without new BatchNorm statistics; three of them are fine-tuned."""
+    """Three networks on each kind of trunk, with and without new BatchNorm statistics; four of them are fine-tuned."""
     starts = {name: row.start for name, row in ROWS.items() if row.start.kind == "merge"}
     assert {name: (start.trunk, start.reestimate, start.gate_rows) for name, start in starts.items()} == {
         "merge3_refit": ("refit", False, "uniform"),
+        "merge3_refit_baselines": ("refit", False, "uniform"),
         "merge3_published": ("first", False, "parents"),
     } | {
         f"merge3_{trunk}{ending}": (trunk, bool(ending), "uniform")
         for trunk in ("first", "mean", "matched")
         for ending in ("", "_bn")
     }
-    assert {name for name in starts if name in TRAINED} == {"merge3_refit", "merge3_first", "merge3_published"}
-    assert all(ROWS[name].parents == ["one1"] * 3 for name in starts)
+    assert {name for name in starts if name in TRAINED} == {
+        "merge3_refit",
+        "merge3_refit_baselines",
+        "merge3_first",
+        "merge3_published",
+    }
+    assert all(ROWS[name].parents == ["baseline" if "baselines" in name else "one1"] * 3 for name in starts)
 
 
 def test_expanded_experiments_have_the_designed_starts() -> None:
@@ -1085,7 +1092,7 @@ def experiment_with_parents(*parents: str) -> Experiment:
 def test_replicate_of_three_parents_takes_three_seeds() -> None:
     """Replicate k of a row with three parents uses seeds 3k, 3k+1, 3k+2 of its parent experiment."""
     rows = {"one3": ROWS["one3"], "merged": experiment_with_parents("one3", "one3", "one3")}
-    runs = study.plan(rows, [0, 1, 2], 1, ROOT, "test")
+    runs = planning.plan(rows, [0, 1, 2], 1, ROOT, "test")
     for k in range(3):
         parents = runs["merged", k].parents
         assert [(p.experiment, p.seed) for p in parents] == [("one3", 3 * k + j) for j in range(3)]
@@ -1096,7 +1103,7 @@ def test_seeds_of_a_parent_include_those_its_children_need() -> None:
     """A parent experiment runs with its own seeds and all that are demanded of it, through generations."""
     grandchild = ROWS["one3_continued"].model_copy(update={"parents": ["merged"], "seeds": [4]})
     family = {"merged": experiment_with_parents("one3", "one3"), "grandchild": grandchild, "one3": ROWS["one3"]}
-    runs = study.plan(family, [0], 1, ROOT, "test")
+    runs = planning.plan(family, [0], 1, ROOT, "test")
     assert sorted(runs) == [
         ("grandchild", 4),
         ("merged", 0),
@@ -1117,7 +1124,7 @@ def test_no_network_serves_two_replicates(parents: list[str], seeds: set[int]) -
     """Whatever the parents and seeds of a row, its replicates share no ancestor."""
     rows = {name: ROWS[name] for name in ("one3", "one5", "baseline")}
     rows["merged"] = experiment_with_parents(*parents)
-    runs = study.plan(rows, sorted(seeds), 1, ROOT, "test")
+    runs = planning.plan(rows, sorted(seeds), 1, ROOT, "test")
     used = [parent.key for seed in seeds for parent in runs["merged", seed].parents]
     assert len(set(used)) == len(parents) * len(seeds)
 

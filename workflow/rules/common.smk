@@ -49,11 +49,9 @@ def run_of(wildcards):
     return STUDY.run(wildcards.experiment, int(wildcards.seed))
 
 
-def processes_of(wildcards):
-    """How many processes train that run, each with its own threads, or a GPU; none where it is only evaluated anew."""
-    if (wildcards.experiment, int(wildcards.seed)) in TRAINED:
-        return 0
-    return run_of(wildcards).row.training.processes
+def trains(wildcards):
+    """Whether that run is trained, and not only evaluated anew."""
+    return (wildcards.experiment, int(wildcards.seed)) not in TRAINED
 
 
 def time_limit(wildcards, resources):

@@ -24,9 +24,9 @@ for dataset in STUDY.datasets():
             experiment=experiments_on(dataset),
         conda:
             "../envs/coopnet.yaml"
-        threads: lambda wildcards: max(1, STUDY.threads * processes_of(wildcards))
+        threads: lambda wildcards: STUDY.threads if trains(wildcards) else 1
         resources:
-            gpu=lambda wildcards: processes_of(wildcards) * (STUDY.device == "cuda"),
+            gpu=lambda wildcards: int(STUDY.device == "cuda" and trains(wildcards)),
         params:
             study=STUDY.name,
             # If params.yaml is edited before the job begins, the job refuses.

@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from coopnet import files, study
-from coopnet.commands import torchrun
 from coopnet.data.normalization import normalization
 from coopnet.files.digests import Digests
 from coopnet.files.errors import CoopNetError, TrainingFailed
@@ -20,9 +19,6 @@ from coopnet.runs import failures, leases, receipts, store
 from coopnet.runs.store import Store
 from coopnet.runs.workspace import CHECKPOINT, Workspace, targets
 from coopnet.study import Run, Study, imported_record
-
-if TYPE_CHECKING:
-    from coopnet.training.group import Group
 
 log = logging.getLogger(__name__)
 
@@ -49,24 +45,14 @@ def train(
             f"{run.name} of study {name} has changed since the workflow was started "
             f"(params.yaml, an overlay or the source was edited); start the workflow again"
         )
-    processes = run.row.training.processes
-    torchrun.check(run.name, processes)
     runs = Store(store.default_place(workspace.root))
     stop = Stop(max_minutes)
-    if torchrun.rank():  # the first process looks after lock and store
-        return _make_together(workspace, plan, run, runs, stop, None)
     with _held(runs, run, stop) as held:
-        code = _without_training(workspace, plan, run, runs) if held else _late(run)
-        if processes > 1 and torchrun.started():
-            return _make_together(workspace, plan, run, runs, stop, code)
-        if processes == 1 and code is None:
-            return _make(workspace, plan, run, runs, stop)
-    if code is not None:
-        return code
-    arguments = ["train", name, experiment, str(seed), "--key", run.key]
-    if max_minutes is not None:
-        arguments += ["--max-minutes", str(stop.seconds_left() / 60)]
-    return torchrun.start(run.name, processes, arguments, workspace.root)
+        if not held:
+            return _late(run)
+        if _without_training(workspace, plan, run, runs):
+            return 0
+        return _make(workspace, plan, run, runs, stop)
 
 
 def _late(run: Run) -> int:
@@ -74,38 +60,19 @@ def _late(run: Run) -> int:
     return TIME_IS_UP
 
 
-def _without_training(workspace: Workspace, plan: Study, run: Run, runs: Store) -> int | None:
-    """Put a run in place that was made before; None if it has to be trained."""
+def _without_training(workspace: Workspace, plan: Study, run: Run, runs: Store) -> bool:
+    """Put a run in place that was made before; False if it has to be trained."""
     if runs.take(run.key, targets(workspace, plan, run)):
         shutil.rmtree(runs.unfinished(run.key), ignore_errors=True)  # of who was killed when all was done
         failures.clear(workspace, plan, run)
         log.info("%s: taken from the run store, nothing to train", run.name)
-        return 0
+        return True
     if receipts.of_run(workspace, plan, run, Digests()) is None:
         failures.clear(workspace, plan, run)
         runs.adopt(run.key, targets(workspace, plan, run), f"{plan.name}/{run.name}")
         log.info("%s: lies here finished, nothing to train", run.name)
-        return 0
-    return None
-
-
-def _make_together(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop", known: int | None) -> int:
-    """Train a run as one of several processes, unless the first one knows the exit code already."""
-    from coopnet.training.group import ProcessLost, join
-
-    if torchrun.rank():
-        logging.getLogger("coopnet").setLevel(logging.ERROR)  # the first process says the rest
-    if not _leased(plan, run, stop):  # before CUDA is asked for anything
-        return TIME_IS_UP
-    try:
-        group = join(plan.device)
-        stop.agree = group.highest
-        code = group.same(known)
-        return _make(workspace, plan, run, runs, stop, group) if code is None else code
-    except ProcessLost as error:
-        return torchrun.lost(run.name, error)
-    except CoopNetError as error:
-        return torchrun.failed(error)
+        return True
+    return False
 
 
 def _leased(plan: Study, run: Run, stop: "Stop") -> bool:
@@ -126,31 +93,29 @@ def _held(runs: Store, run: Run, stop: "Stop") -> Iterator[bool]:
         lock.release()
 
 
-def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop", group: "Group | None" = None) -> int:
+def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop") -> int:
     """Train a run into the store and put it in place; return the exit code."""
     # Looked up before torch is imported, which takes seconds: a missing parent should be heard of at once.
     ancestors = [parent_files(workspace, plan, parent, runs) for parent in run.parents]
     if run.row.start.kind == "imported":
         ancestors = [imported_files(workspace, run)]
-    if group is None and not _leased(plan, run, stop):
+    if not _leased(plan, run, stop):
         return TIME_IS_UP
 
     from coopnet.data import canonical
     from coopnet.runs.job import produce
-    from coopnet.training.group import ALONE
     from coopnet.training.trainer import Interrupted
 
     dataset = run.dataset
     memory = runs.unfinished(run.key)
-    name, group = f"{plan.name}/{run.name}", group or ALONE
+    name = f"{plan.name}/{run.name}"
 
     def begun(epoch: int, done: int) -> None:
-        if group.first:
-            runs.note("resumed" if epoch or done else "trained", run.key, name)
+        runs.note("resumed" if epoch or done else "trained", run.key, name)
 
-    progress, close = _progress(run.name, begun, shown=group.first)
+    progress, close = _progress(run.name, begun)
     try:
-        with stop.listening(), _failing(workspace, plan, run, group):
+        with stop.listening(), _failing(workspace, plan, run):
             made = produce(
                 run,
                 arrays=canonical.load(workspace.prepared(dataset.name), dataset),
@@ -160,21 +125,14 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
                 memory=memory,
                 progress=progress,
                 stop=stop,
-                group=group,
             )
     except Interrupted as interruption:
-        if not group.first:
-            return 0
         log.warning("%s: %s. Saved; the same command again continues", run.name, interruption)
         return stop.exit_code
     except CoopNetError as error:
-        if isinstance(error, TrainingFailed) and error.kind == "diverged" and not group.first:  # the first one says so
-            return 0
         raise CoopNetError(f"{run.name}: {error}") from error
     finally:
         close()
-    if made is None:
-        return 0
     runs.add(run.key, made, {"first_made_as": name})
     runs.note("finished", run.key, name)
     shutil.rmtree(memory, ignore_errors=True)
@@ -189,7 +147,7 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
 
 
 @contextmanager
-def _failing(workspace: Workspace, plan: Study, run: Run, group: "Group") -> Iterator[None]:
+def _failing(workspace: Workspace, plan: Study, run: Run) -> Iterator[None]:
     """Leave a record of why the run failed, if it does.
 
     Raises:
@@ -197,13 +155,11 @@ def _failing(workspace: Workspace, plan: Study, run: Run, group: "Group") -> Ite
     """
     from coopnet.training.device import out_of_memory
 
-    if group.first:
-        failures.clear(workspace, plan, run)  # it is being tried again
+    failures.clear(workspace, plan, run)  # it is being tried again
     try:
         yield
     except TrainingFailed as error:
-        if group.first or error.kind != "diverged":  # which all of them notice
-            failures.leave(workspace, plan, run, error)
+        failures.leave(workspace, plan, run, error)
         raise
     except (RuntimeError, MemoryError) as error:
         said = out_of_memory(error)
@@ -265,25 +221,20 @@ def imported_files(workspace: Workspace, run: Run) -> tuple[Path, dict[str, Any]
 
 
 class Stop:
-    """A reason to stop: a signal, the time, or the death of who started this process.
+    """A reason to stop: a signal, or the time.
 
     Attributes:
         exit_code: of the reason; 0 as long as there is none.
-        agree: makes of the exit codes of all processes of a run the one that all go by.
     """
 
     def __init__(self, max_minutes: float | None):
         self.deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self.exit_code = 0
-        self.agree: Callable[[int], int] = lambda code: code
 
     def __call__(self) -> str | None:
         """The reason, if there is one by now."""
         if not self.exit_code and self.deadline is not None and time.monotonic() >= self.deadline:
             self.exit_code = TIME_IS_UP
-        if not self.exit_code and torchrun.orphaned():
-            self.exit_code = 128 + signal.SIGHUP
-        self.exit_code = self.agree(self.exit_code)
         if not self.exit_code:
             return None
         if self.exit_code == TIME_IS_UP:
@@ -312,12 +263,12 @@ class Stop:
                 signal.signal(number, handler)
 
 
-def _progress(name: str, begun: Callable[[int, int], None], *, shown: bool) -> tuple[Any, Callable[[], None]]:
+def _progress(name: str, begun: Callable[[int, int], None]) -> tuple[Any, Callable[[], None]]:
     from rich.console import Console
 
     from coopnet.training.progress import Bar, EpochLines
 
-    if not (shown and sys.stderr.isatty()):
+    if not sys.stderr.isatty():
         return EpochLines(name, begun), lambda: None
     bar = Bar(name, Console(stderr=True), begun)
     return bar, bar.close

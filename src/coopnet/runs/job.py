@@ -14,12 +14,11 @@ from coopnet.data.normalization import normalization
 from coopnet.networks.network import trainable_parameters
 from coopnet.networks.transfer import TrainedNetwork
 from coopnet.runs import checkpoint, provenance
-from coopnet.runs.resume import GroupMemory, ResumeFolder
+from coopnet.runs.resume import ResumeFolder
 from coopnet.runs.setup import Arrays, load_splits, start
 from coopnet.study import Run
 from coopnet.training import device
 from coopnet.training.engine import logits, make_deterministic
-from coopnet.training.group import ALONE, Group
 from coopnet.training.trainer import Progress, Task, train
 
 
@@ -33,8 +32,7 @@ def produce(
     memory: Path,
     progress: Progress,
     stop: Callable[[], str | None],
-    group: Group = ALONE,
-) -> Path | None:
+) -> Path:
     """Train a run and write its files.
 
     Args:
@@ -46,15 +44,13 @@ def produce(
         memory: the folder in which the run keeps its state, and in which its files are made.
         progress: is told how it goes.
         stop: is asked after every step for a reason to stop.
-        group: the processes that train the run together; all of them call this.
 
     Returns:
-        The folder with all files of the run, inside `memory`; None in all processes but the first.
+        The folder with all files of the run, inside `memory`.
 
     Raises:
         Interrupted: `stop` gave a reason; the state is saved.
         CoopNetError: as `train`, or something that the run needs does not fit.
-        ProcessLost: another process of the group is gone.
     """
     make_deterministic(run.threads)
     where = device.choose(device_kind)
@@ -69,9 +65,8 @@ def produce(
     code, identity = provenance.code(), known | {"source": provenance.source()}
 
     made = memory / "files"
-    if group.first:
-        shutil.rmtree(made, ignore_errors=True)
-    step0 = all_logits(initial, splits, "step0_") if group.first and run.row.start.kind != "random" else {}
+    shutil.rmtree(made, ignore_errors=True)
+    step0 = all_logits(initial, splits, "step0_") if run.row.start.kind != "random" else {}
     task = Task(
         initial,
         run.row.training,
@@ -81,9 +76,7 @@ def produce(
         opening=opening,
         teacher=teacher,
     )
-    trained = train(task, GroupMemory(ResumeFolder(memory, identity), group), progress, stop, group)
-    if not group.first:
-        return None
+    trained = train(task, ResumeFolder(memory, identity), progress, stop)
     done = TrainedNetwork(trained.network, trained.slots)
     checkpoint.write_tensors(made / "logits.safetensors", step0 | all_logits(done, splits))
     files.write_rows(made / "history.csv", trained.history)

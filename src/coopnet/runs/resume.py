@@ -12,7 +12,6 @@ from torch import Tensor
 from coopnet import files
 from coopnet.files.errors import CoopNetError
 from coopnet.runs import checkpoint
-from coopnet.training.group import Group
 
 log = logging.getLogger(__name__)
 
@@ -85,19 +84,3 @@ class ResumeFolder:
 
 def _text(identity: Mapping[str, Any]) -> str:
     return json.dumps(identity, sort_keys=True)
-
-
-class GroupMemory:
-    """What a group of processes keeps: the first one reads and writes, and tells the others."""
-
-    def __init__(self, memory: ResumeFolder, group: Group):
-        self.memory, self.group = memory, group
-
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What the first process finds."""
-        return self.group.same(self.memory.load() if self.group.first else None)
-
-    def save(self, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
-        """Save in the first process."""
-        if self.group.first:
-            self.memory.save(tensors, facts)

@@ -454,23 +454,6 @@ class Training(Section):
     test_every: Whole = Field(
         1, ge=1, description="epochs between two looks at the test images, for the curves; the last is always looked at"
     )
-    processes: Whole = Field(
-        1, ge=1, description="that share each batch, with `threads` CPU threads or a GPU each; it decides bits"
-    )
-
-    @model_validator(mode="after")
-    def _enough_images(self) -> "Training":
-        if self.processes > self.batch_size:
-            raise ValueError(f"processes {self.processes} cannot share a batch_size of {self.batch_size}")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `processes` where there is one: what was trained before there could be more is what it was."""
-        content: dict[str, Any] = handler(self)
-        if self.processes == 1:
-            del content["processes"]
-        return content
 
 
 Part = Literal["foundation", "variants", "growth", "step2", "elsewhere", "distillation"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from coopnet.files.errors import CoopNetError
 
@@ -172,3 +173,17 @@ def _own_limit() -> list[int]:
     except OSError:
         return []
     return [] if limit == resource.RLIM_INFINITY else [max(0, limit - used)]
+
+
+def avoid_broken_kernels(network: nn.Module, device: torch.device) -> None:
+    """Switch oneDNN off for this process where its backward pass would damage memory.
+
+    On CPUs with AVX2 and no AVX512, PyTorch 2.15's oneDNN writes out of bounds in the weight gradient of a strided 1×1
+    convolution of fewer than 8 input channels, in channels-last order: the process dies, or computes nonsense. The
+    projections of networks narrower than 8 channels are such convolutions.
+    """
+    if device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2":
+        return
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    if any(max(one.kernel_size) == 1 < max(one.stride) and one.in_channels < 8 for one in convolutions):
+        torch.backends.mkldnn.set_flags(False)

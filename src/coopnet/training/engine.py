@@ -11,7 +11,6 @@ from coopnet.data.augment import Draws, Images
 from coopnet.networks.loss import Loss, Teaching, loss, taught_by
 from coopnet.networks.network import CooperativeNetwork, Outputs
 from coopnet.training.graph import GraphedStep
-from coopnet.training.group import ALONE, Group
 from coopnet.training.optimizer import Optimizer
 
 EVALUATION_BATCH = 1000
@@ -76,14 +75,11 @@ class Meters:
         self.images = 0
 
     @torch.no_grad()
-    def add(self, outputs: Outputs, labels: Tensor, losses: Loss, group: Group = ALONE) -> None:
-        """Add a batch to the sums, on the device alone: `losses` holds its means. Images are counted by the caller.
-
-        The batch is what all processes of `group` have of it.
-        """
+    def add(self, outputs: Outputs, labels: Tensor, losses: Loss) -> None:
+        """Add a batch to the sums, on the device alone: `losses` holds its means. Images are counted by the caller."""
         rank = ranks(torch.cat([outputs.branches, outputs.ensemble.unsqueeze(1)], dim=1), labels)
         hits = [(rank < k).sum(dim=0).double() for k in (1, 5)]
-        self.sums += group.sum_(torch.cat([torch.stack(losses).double() * len(labels), *hits]))
+        self.sums += torch.cat([torch.stack(losses).double() * len(labels), *hits])
 
     def row(self, prefix: str) -> dict[str, float]:
         """Means over the images as columns of the history; accuracies in percent."""
@@ -112,29 +108,17 @@ def train_step(
     precision: str,
     meters: Meters,
     teacher: CooperativeNetwork | None = None,
-    group: Group = ALONE,
-    portion: float = 1.0,
 ) -> Tensor:
-    """Forward, backward and update on one batch, images [n, 3, 32, 32] and labels [n]; returns its loss, a scalar.
-
-    Where the batch is shared by a group of processes, these images are the `portion` of it that is this one's; n may
-    then be 0. Gradient and loss are those of the whole batch.
-    """
+    """Forward, backward and update on one batch, images [n, 3, 32, 32] and labels [n]; returns its loss, a scalar."""
     lesson = None if teacher is None else taught(teacher, images, teaching, precision)
     with autocast(images.device, precision):
         outputs = network(images)
-    if len(labels):
-        losses = loss(outputs, labels, teaching, lesson)
-    else:  # means over nothing; but the others' BatchNorm waits for this process, forward and backward
-        losses = Loss(*[outputs.branches.sum() + outputs.gate.sum()] * 3)
-    total = losses.total if group.size == 1 else losses.total * portion
+    losses = loss(outputs, labels, teaching, lesson)
     optimizer.clear_gradients()
-    total.backward()
-    total = total.detach()
-    group.sum_together([*optimizer.gradients(), total])
+    losses.total.backward()
     optimizer.step()
-    meters.add(outputs, labels, losses, group)
-    return total
+    meters.add(outputs, labels, losses)
+    return losses.total.detach()
 
 
 @torch.no_grad()
@@ -153,7 +137,6 @@ class Evaluation:
         split: on the network's device.
         precision: `fp32` or `bf16`.
         teacher: as the loss asks for; in eval mode.
-        group: the processes that share the batches out among themselves.
     """
 
     def __init__(
@@ -162,13 +145,11 @@ class Evaluation:
         split: Images,
         precision: str,
         teacher: CooperativeNetwork | None = None,
-        group: Group = ALONE,
     ):
         self.network, self.split, self.precision, self.teacher = network, split, precision, teacher
-        self.group = group
         device = split.labels.device
         size = evaluation_batch(split)
-        self.batches = torch.arange(len(split), device=device).split(size)[group.rank :: group.size]
+        self.batches = torch.arange(len(split), device=device).split(size)
         self.meters = Meters(network.architecture.branches, device)
         self.launch = GraphedStep(self._batch, size, device)
 
@@ -180,7 +161,6 @@ class Evaluation:
         self.meters.clear()
         for indices, pixels in zip(self.batches, self.split.fetched(self.batches), strict=True):
             self.launch(indices, *pixels)
-        self.group.sum_(self.meters.sums)
         self.meters.images = len(self.split)
         return self.meters
 

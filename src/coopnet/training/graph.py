@@ -84,12 +84,11 @@ class GraphedStep:
         work: takes the tensors of a batch, leaves what it makes in tensors that stay where they are, and never waits.
         size: of a full batch, along the first dimension.
         device: of the tensors.
-        replayed: whether the work may be recorded.
     """
 
-    def __init__(self, work: Callable[..., None], size: int, device: torch.device, *, replayed: bool = True):
+    def __init__(self, work: Callable[..., None], size: int, device: torch.device):
         self.work, self.size = work, size
-        self.recorder = RECORDERS[device.type]() if replayed and device.type in RECORDERS else None
+        self.recorder = RECORDERS[device.type]() if device.type in RECORDERS else None
         self.inputs: tuple[Tensor, ...] = ()
         self.done = 0
 

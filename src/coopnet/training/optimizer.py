@@ -57,10 +57,6 @@ class Optimizer:
             state[name] = tensor.copy_(known[name]) if name in known else tensor
         return state
 
-    def gradients(self) -> list[Tensor]:
-        """The gradients of the last step."""
-        return [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
-
     def clear_gradients(self) -> None:
         """Forget the gradients of the last step."""
         for parameter in self.parameters.values():

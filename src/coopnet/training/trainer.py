@@ -10,18 +10,16 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torch import Tensor
 
-from coopnet.data.augment import Draws, Images, draw_epoch
+from coopnet.data.augment import Images, draw_epoch
 from coopnet.files.errors import TrainingFailed
 from coopnet.networks.loss import Teaching, rampup
 from coopnet.networks.network import CooperativeNetwork
 from coopnet.networks.transfer import OptimizerState, TrainedNetwork
 from coopnet.study.settings import NoDistillation, OnTheFly, Training
-from coopnet.training.batchnorm import share_statistics
-from coopnet.training.device import out_of_memory
+from coopnet.training.device import avoid_broken_kernels, out_of_memory
 from coopnet.training.engine import Evaluation, Meters, batches, train_step
 from coopnet.training.gradient_ratio import ModuleRates
 from coopnet.training.graph import GraphedStep, number
-from coopnet.training.group import ALONE, Group
 from coopnet.training.optimizer import Optimizer
 from coopnet.training.schedule import Opening, learning_rate, steps_per_epoch
 
@@ -112,9 +110,7 @@ class State:
     best: dict[str, Tensor] = field(default_factory=dict)
 
 
-def train(
-    task: Task, memory: ResumeState, progress: Progress, stop: Callable[[], str | None], group: Group = ALONE
-) -> TrainingResult:
+def train(task: Task, memory: ResumeState, progress: Progress, stop: Callable[[], str | None]) -> TrainingResult:
     """Train to the last epoch, from where `memory` left off.
 
     Args:
@@ -122,28 +118,23 @@ def train(
         memory: read once, written after every epoch and when stopped.
         progress: is told of every batch and epoch.
         stop: is asked after every step; a reason makes the run save itself and end.
-        group: the processes that train it together. All have the same task, memory, and reason to stop.
 
     Raises:
         Interrupted: `stop` gave a reason.
         TrainingFailed: the loss is not a finite number any more, or the device has no memory left; what was saved
             before is still there.
-        ProcessLost: another process of the group is gone; likewise.
     """
-    return _Run(task, memory, progress, stop, group).run()
+    return _Run(task, memory, progress, stop).run()
 
 
 class _Run:
     """The moving parts of `train`."""
 
-    def __init__(
-        self, task: Task, memory: ResumeState, progress: Progress, stop: Callable[[], str | None], group: Group = ALONE
-    ):
-        self.task, self.memory, self.progress, self.stop, self.group = task, memory, progress, stop, group
+    def __init__(self, task: Task, memory: ResumeState, progress: Progress, stop: Callable[[], str | None]):
+        self.task, self.memory, self.progress, self.stop = task, memory, progress, stop
         self.network = task.initial.network
-        if group.size > 1:
-            share_statistics(self.network, group)
         self.device = task.splits["training"].labels.device
+        avoid_broken_kernels(self.network, self.device)
         ratio = task.training.schedule.gradient_ratio
         self.rates = ModuleRates(self.network, ratio, self.device) if ratio else None
         self.optimizer = Optimizer(self.network, task.training.optimizer, task.initial.slots, self.rates)
@@ -155,11 +146,9 @@ class _Run:
         self.losses = torch.zeros(self.steps, device=self.device)  # of this epoch, by step
         self.loss = torch.zeros((), device=self.device)  # of the last step
         self.weight = number(1.0, self.device)
-        self.portion = 1.0  # of the batch at hand that is this process's
-        # Sums over processes were never recorded; a share differs in size from batch to batch, too.
-        self.launch = GraphedStep(self._step, task.training.batch_size, self.device, replayed=group.size == 1)
+        self.launch = GraphedStep(self._step, task.training.batch_size, self.device)
         self.evaluations = {
-            name: Evaluation(self.network, split, task.training.precision, task.teacher, group)
+            name: Evaluation(self.network, split, task.training.precision, task.teacher)
             for name, split in task.splits.items()
             if name != "training"
         }
@@ -239,13 +228,14 @@ class _Run:
         began = time.monotonic() - state.seconds
         split = self.task.splits["training"]
         draws = draw_epoch(self.images, self.task.seed, state.epoch, self.device, split.padding)
-        pixels = split.fetched(self._shares(draws.order if split.padded is not None else draws.order.cpu()))
+        left = draws.order[state.step * training.batch_size :]
+        pixels = split.fetched((left if split.padded is not None else left.cpu()).split(training.batch_size))
         self.progress.begin(state.epoch, training.epochs, self.images, self.meters.images)
         for batch in batches(draws, training.batch_size, state.step, self.steps):
             its_pixels = next(pixels)
             if self.log_priors is not None:
                 self._open(state.epoch * self.steps + state.step)
-            self._launch(batch, its_pixels)
+            self.launch(*batch, *its_pixels)
             self.losses[state.step].copy_(self.loss)
             state.step += 1
             self.meters.images += len(batch.order)
@@ -260,19 +250,6 @@ class _Run:
             torch.cuda.synchronize()  # so that the seconds are those of the work, not of its launch
         state.seconds = time.monotonic() - began
 
-    def _shares(self, order: Tensor) -> Iterator[Tensor]:
-        """This process's shares of the batches of this epoch that are left."""
-        for step in range(self.state.step, self.steps):
-            batch = order[step * self.task.training.batch_size :][: self.task.training.batch_size]
-            yield batch[self.group.share(len(batch))]
-
-    def _launch(self, batch: Draws, pixels: tuple[Tensor, ...]) -> None:
-        """Train on this process's share of a batch, whose pixels are those, unless they lie on the device anyway."""
-        share = self.group.share(len(batch.order))
-        mine = Draws(*(tensor[share] for tensor in batch))
-        self.portion = len(mine.order) / len(batch.order)
-        self.launch(*mine, *pixels)
-
     def _step(self, order: Tensor, offsets: Tensor, flips: Tensor, pixels: Tensor | None = None) -> None:
         """Train on a batch."""
         split = self.task.splits["training"]
@@ -286,8 +263,6 @@ class _Run:
             self.task.training.precision,
             self.meters,
             self.task.teacher,
-            self.group,
-            self.portion,
         )
         self.loss.copy_(loss)
 
@@ -402,8 +377,6 @@ class _Run:
     def _recall(self) -> None:
         saved = self.memory.load()
         if saved is None:
-            if self.group.size > 1:  # surgery on machines of two kinds may differ in its last bits
-                self._restore(self.group.same(dict(self._snapshot())))
             return
         tensors, facts = saved
         self._restore({name: t for name, t in tensors.items() if not name.startswith("best/")})
