@@ -300,8 +300,8 @@ def map_tensors(path: Path) -> "dict[str, np.ndarray]":
 def read_ahead(array: "np.ndarray", rows: "np.ndarray") -> None:
     """Ask the system for some rows of a mapped array at once; of an array in memory there is nothing to ask.
 
-    Otherwise it reads a row when it is looked at, and 128 kB around it: 180 images/s of 12 kB each at random places of a
-    file twice as large as the memory, where 25,000 come this way.
+    Otherwise it reads a row when it is looked at, and 128 kB around it. That gave 180 images/s of 12 kB each, at random
+    places of a file twice as large as the memory; this way there are 25,000.
     """
     import numpy as np
 
