@@ -1092,7 +1092,7 @@ def experiment_with_parents(*parents: str) -> Experiment:
 def test_replicate_of_three_parents_takes_three_seeds() -> None:
     """Replicate k of a row with three parents uses seeds 3k, 3k+1, 3k+2 of its parent experiment."""
     rows = {"one3": ROWS["one3"], "merged": experiment_with_parents("one3", "one3", "one3")}
-    runs = planning.plan(rows, [0, 1, 2], 1, ROOT, "test")
+    runs = planning.plan(rows, [0, 1, 2], 1, ROOT, "test", DATASETS)
     for k in range(3):
         parents = runs["merged", k].parents
         assert [(p.experiment, p.seed) for p in parents] == [("one3", 3 * k + j) for j in range(3)]
@@ -1103,7 +1103,7 @@ def test_seeds_of_a_parent_include_those_its_children_need() -> None:
     """A parent experiment runs with its own seeds and all that are demanded of it, through generations."""
     grandchild = ROWS["one3_continued"].model_copy(update={"parents": ["merged"], "seeds": [4]})
     family = {"merged": experiment_with_parents("one3", "one3"), "grandchild": grandchild, "one3": ROWS["one3"]}
-    runs = planning.plan(family, [0], 1, ROOT, "test")
+    runs = planning.plan(family, [0], 1, ROOT, "test", DATASETS)
     assert sorted(runs) == [
         ("grandchild", 4),
         ("merged", 0),
@@ -1124,7 +1124,7 @@ def test_no_network_serves_two_replicates(parents: list[str], seeds: set[int]) -
     """Whatever the parents and seeds of a row, its replicates share no ancestor."""
     rows = {name: ROWS[name] for name in ("one3", "one5", "baseline")}
     rows["merged"] = experiment_with_parents(*parents)
-    runs = planning.plan(rows, sorted(seeds), 1, ROOT, "test")
+    runs = planning.plan(rows, sorted(seeds), 1, ROOT, "test", DATASETS)
     used = [parent.key for seed in seeds for parent in runs["merged", seed].parents]
     assert len(set(used)) == len(parents) * len(seeds)
 
@@ -1260,14 +1260,14 @@ def test_key_changes_with_the_order_of_parents() -> None:
     """The first of the networks that are joined has a place of its own."""
     run = project().run("merge3_first", 0)
     turned = (*run.parents[1:], run.parents[0])
-    assert study.run_key(run.row, run.seed, run.threads, turned, ROOT) != run.key
+    assert study.run_key(run.row, run.seed, run.threads, turned, ROOT, run.dataset) != run.key
 
 
 def test_key_changes_with_the_parents_seed() -> None:
     """Two replicates of a child differ in their own seed and in their parent's key."""
     first, second = (project().run("one3_continued", seed) for seed in (0, 1))
     assert first.key != second.key
-    assert study.run_key(first.row, 0, first.threads, second.parents, ROOT) != first.key
+    assert study.run_key(first.row, 0, first.threads, second.parents, ROOT, first.dataset) != first.key
 
 
 def test_key_changes_with_threads(tmp_path: Path) -> None:
