@@ -552,8 +552,8 @@ LIMITED = """
 def test_more_images_than_memory(tmp_path: Path) -> None:
     """A process may go through twice the images that it has memory for; as a whole they do not fit, and it knows."""
     piece = np.random.default_rng(0).integers(0, 256, (1000, 64, 64, 3), dtype=np.uint8)
-    files.write_pieces(tmp_path / "images", {"images": files.Pieces("U8", [10_000, 64, 64, 3], [piece] * 10)})
+    files.write_pieces(tmp_path / "images", {"images": files.Pieces("U8", [20_000, 64, 64, 3], [piece] * 20)})
     code = [sys.executable, "-c", textwrap.dedent(LIMITED), str(tmp_path / "images")]
     done = subprocess.run(code, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     (tmp_path / "images").unlink()
-    assert done.stdout.split("\n")[:2] == [str(10 * int(piece.sum(dtype=np.int64))), "no room"], done.stderr
+    assert done.stdout.split("\n")[:2] == [str(20 * int(piece.sum(dtype=np.int64))), "no room"], done.stderr

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coopnet import files
 from coopnet.data.seeding import derive
 
 PADDING = 4
@@ -151,7 +152,9 @@ class Images:
     def _collected(self, indices: Tensor) -> Tensor:
         """The pixels of some images, in memory."""
         places = indices.cpu().numpy()
-        return torch.from_numpy(self.source[places if self.chosen is None else self.chosen[places]])
+        rows = places if self.chosen is None else self.chosen[places]
+        files.read_ahead(self.source, rows)
+        return torch.from_numpy(self.source[rows])
 
     def _moved(self, pixels: Tensor) -> Tensor:
         """Pixels on the device."""

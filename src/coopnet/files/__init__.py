@@ -8,6 +8,7 @@ import glob
 import hashlib
 import json
 import math
+import mmap
 import os
 import re
 import shutil
@@ -294,6 +295,25 @@ def map_tensors(path: Path) -> "dict[str, np.ndarray]":
             kind = f"<u{WIDTHS[header[name]['dtype']]}"
             mapped[name] = np.memmap(path, kind, "r", begin, shape) if math.prod(shape) else np.zeros(shape, kind)
         return mapped
+
+
+def read_ahead(array: "np.ndarray", rows: "np.ndarray") -> None:
+    """Ask the system for some rows of a mapped array at once; of an array in memory there is nothing to ask.
+
+    Otherwise it reads a row when it is looked at, and 128 kB around it. That gave 180 images/s of 12 kB each, at random
+    places of a file twice as large as the memory; this way there are 25,000.
+    """
+    import numpy as np
+
+    mapped = getattr(array, "_mmap", None)
+    if mapped is None or not hasattr(mapped, "madvise"):  # the latter where the system has no such call
+        return
+    first = array.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data
+    mapped.madvise(mmap.MADV_RANDOM)
+    for row in np.sort(rows).tolist():
+        begin = first + row * array.strides[0]
+        page = begin - begin % mmap.PAGESIZE
+        mapped.madvise(mmap.MADV_WILLNEED, page, begin + array.strides[0] - page)
 
 
 @contextlib.contextmanager
