@@ -38,7 +38,7 @@ GATE_ROWS = (
 
 
 class TrainedNetwork(NamedTuple):
-    """A network and its optimiser state, before or after surgery."""
+    """A network and its optimiser state, before or after a transfer."""
 
     network: CooperativeNetwork
     slots: OptimizerState

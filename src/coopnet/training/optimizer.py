@@ -1,4 +1,4 @@
-"""SGD and Adam, with their state kept by parameter name, so that surgery can carry it from network to network.
+"""SGD and Adam, with their state kept by parameter name, so that a transfer can carry it from network to network.
 
 The arithmetic is PyTorch's own (the functional form behind `torch.optim`, fused over all tensors). The classes there
 key their state by position, and creating one imports the whole compiler, which costs seconds in every run.

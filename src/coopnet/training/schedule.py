@@ -40,7 +40,7 @@ class Opening:
         """The whole schedule, [steps + 1, B]: row s for step s, the last row for the trained network.
 
         Args:
-            log_prior: [B], of the network right after surgery; branches that do not open keep theirs.
+            log_prior: [B], of the network at transfer; branches that do not open keep theirs.
             steps: length of the training.
         """
         # The logarithm is taken of α in float32, never of a gate weight; math.log has no value at 0, torch.log has −∞.
