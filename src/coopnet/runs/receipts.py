@@ -83,7 +83,7 @@ def of_step(workspace: Workspace, step: Step, digests: Digests) -> Problem | Non
     for name, digest in inputs.items():
         if digests(workspace.root / name) != digest:
             return Problem("stale", f"{step.name} was made from another {name}")
-    if outputs.keys() != set(_names(workspace, step.outputs)):
+    if outputs.keys() != set(_names(workspace, _promised(step))):
         return Problem("stale", f"{step.name} was made with other source")
     damaged = [name for name, digest in outputs.items() if digests(workspace.root / name) != digest]
     return Problem("damaged", f"not what {step.name} made: {', '.join(damaged)}") if damaged else None
@@ -165,9 +165,14 @@ def _of_record(path: Path, digests: Digests) -> str | None:
     return None
 
 
+def _promised(step: Step) -> tuple[Path, ...]:
+    """The outputs whose bits are promised: all but wall-clock figures, so that the record has the same bits too."""
+    return tuple(path for path in step.outputs if path.name != "timing.csv")
+
+
 def _write(workspace: Workspace, step: Step, inputs: dict[str, Any], digests: Digests) -> None:
     content = {"source": fingerprint(step.source), "words": step.words, "inputs": inputs}
-    content["outputs"] = _digests(workspace, step.outputs, digests)
+    content["outputs"] = _digests(workspace, _promised(step), digests)
     files.write_json(step.record, files.sealed(content))
 
 
