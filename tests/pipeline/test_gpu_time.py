@@ -145,7 +145,12 @@ def test_jobs_are_begun_if_they_can_end_and_the_last_one_in_any_case() -> None:
 
 def test_runs_come_in_order_of_worth() -> None:
     """Of the full study: three branches, the plain network, what grows, each seed before the next, then merges."""
-    runs = [(run.experiment, run.seed) for run in gpu.in_order_of_worth(study.load(gpu.FOLDER))]
+    everything = gpu.in_order_of_worth(study.load(gpu.FOLDER))
+    made: set[str] = set()
+    for run in everything:
+        assert {source.key for source in run.sources} <= made, run.name
+        made.add(run.key)
+    runs = [(run.experiment, run.seed) for run in everything if not run.at_transfer]
     first = [(name, seed) for seed in (0, 1, 2) for name in gpu.WORTH]
     assert runs[: len(first)] == first
     assert len(set(runs)) == len(runs) > len(first)
