@@ -131,7 +131,9 @@ TRANSFER = (
 # Runs that need no training. Jobs on a cluster do not ask: they were given what they need.
 TRAINED = set()
 if workflow.is_main_process:
-    if any(row.model.wrapped for row in STUDY.experiments.values()):  # which takes the import of their libraries
+    if any(
+        row.model.wrapped for row in STUDY.experiments.values()
+    ):  # which takes the import of their libraries
         if subprocess.run(["coopnet", "check", STUDY.name]).returncode:
             sys.exit(1)
     ALIVE = locks.clear_stale(Path(".snakemake"))
