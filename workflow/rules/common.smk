@@ -85,6 +85,11 @@ def all_of(phase):
     return [WORKSPACE.run(STUDY, run) / "metrics.json" for run in STUDY.of_phase(phase)]
 
 
+def prepared(dataset):
+    """The canonical arrays of a dataset."""
+    return [str(WORKSPACE.prepared(dataset) / name) for name in PREPARED]
+
+
 def log_of(phase):
     return f"{LOGS}/{phase}/{{experiment}}-seed{{seed}}.log"
 

@@ -1,8 +1,3 @@
-def prepared(dataset):
-    """The canonical arrays of a dataset."""
-    return [str(WORKSPACE.prepared(dataset) / name) for name in PREPARED]
-
-
 rule prepare:
     """The canonical arrays of all datasets of the study."""
     input:
