@@ -71,7 +71,6 @@ def calm(place: Path) -> Calm:
     """The undisturbed study."""
     beginning = engines_fixture.fresh(place / "beginning" / "project")
     beginning.overlay.write_text(yaml.safe_dump(TINY | STUDY, sort_keys=False))
-    beginning.coopnet("stages")
     beginning.commit()
     project = beginning.copy(place / "calm" / "project")
     seen: dict[int, list[float]] = {}

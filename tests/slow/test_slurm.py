@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
+from conftest import ROOT
+from coopnet import study as studies
 from engines_fixture import Watched
 from test_demo import begin, make
 from test_pipeline import BIN, TINY, bits, call, make_workspace, prepared
@@ -80,15 +82,23 @@ def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     """What the two runs of `LINEAGE` give without Slurm, one after the other, from an empty store."""
     folder = workspace(tmp_path_factory.mktemp("undisturbed") / "workspace", prepared, LINEAGE)
     for experiment in LINEAGE["only"]:
-        for command in ("train", "evaluate"):
-            done = call(folder, "coopnet", command, "tiny", experiment, "0", store=str(folder / "store"))
+        steps = [("train",), ("evaluate",)]
+        if experiment == "one3_to_5_masked":
+            steps = [("transfer",), ("evaluate", "--at-transfer"), *steps]
+        for command, *options in steps:
+            arguments = ("coopnet", command, "tiny", experiment, "0", *options)
+            done = call(folder, *arguments, store=str(folder / "store"))
             assert done.returncode == 0, done.stderr
     return bits(folder)
 
 
+PHASES = {name: run.phase for (name, _), run in studies.load(ROOT, "demo_all").runs.items()}
+"""Which phase makes the runs of a row."""
+
+
 def made(*experiments: str) -> list[str]:
     """What to ask Snakemake for, so that runs are trained and evaluated and nothing follows."""
-    return [f"results/tiny/{experiment}/seed0/run.json" for experiment in experiments]
+    return [f"checkpoints/tiny/{PHASES[experiment]}/{experiment}/seed0/run.json" for experiment in experiments]
 
 
 class OnSlurm(Watched):
@@ -233,8 +243,8 @@ def test_disturbed_run_continues_to_the_same_bits(
         {"resumed"},
         "finished",
     )
-    assert "continuing at epoch" in (run.folder / "logs/tiny/train/one3-seed0.log").read_text()
-    assert run.said.count("rule_train_digits/one3_0/") >= jobs
+    assert "continuing at epoch" in (run.folder / "logs/tiny/train_one/one3-seed0.log").read_text()
+    assert run.said.count("rule_train_one_run/one3_0/") >= jobs
     assert bits(run.folder) == undisturbed
 
 
@@ -264,7 +274,7 @@ def test_jobs_on_one_node_get_a_gpu_each(prepared: Path, tmp_path: Path) -> None
     run = OnSlurm(
         workspace(tmp_path / "workspace", prepared, study),
         *made(*study["only"]),
-        *("--set-resources", "train_digits:gpu=1"),
+        *("--set-resources", "train_baseline_run:gpu=1", "train_one_run:gpu=1"),
     )
     try:
         halted: dict[str, Job] = {}
@@ -284,7 +294,7 @@ def test_jobs_on_one_node_get_a_gpu_each(prepared: Path, tmp_path: Path) -> None
     assert {job.node for job in halted.values()} == {"one"}
     assert {job.environment["CUDA_VISIBLE_DEVICES"] for job in halted.values()} == {"0", "1"}
     assert sorted(line.split()[0] for line in waiting.splitlines()) == ["PENDING", "RUNNING", "RUNNING"]
-    assert (run.folder / "results/tiny/one3/seed0/run.json").is_file()
+    assert (run.folder / "checkpoints/tiny/train_one/one3/seed0/run.json").is_file()
 
 
 def test_demo_gives_the_same_bytes_as_without_slurm(tmp_path: Path) -> None:
@@ -294,7 +304,7 @@ def test_demo_gives_the_same_bytes_as_without_slurm(tmp_path: Path) -> None:
     assert run.process.wait(timeout=3600) == 0, run.said
     assert promised(tmp_path / "slurm") == promised(local)
     here = set(re.findall(r"^localrule (\w+):", run.said, re.MULTILINE))
-    assert here == {"prepare", "tables", "claims", "report", "timing", "all"}
+    assert here == {"prepare_dataset", "tables", "claims", "report", "timing", "all"}
 
 
 def promised(folder: Path) -> dict[str, bytes]:

@@ -40,7 +40,7 @@ STUDY: dict[str, Any] = {**TINY, "only": ROOTS + CHILDREN, "time_scale": 0.007, 
 SNAKEMAKE = ("snakemake", "--cores", "2", "--config", "study=tiny")
 
 EXPECTED = (
-    "the parent .* is not there, is damaged, or was made with other parameters",
+    "is not there, is damaged, or was made with other parameters",
     "were edited while it was trained",
     "was damaged while it was written",
     "has no experiment|is not .*of study|unknown|no run|seeds",
@@ -107,9 +107,9 @@ class Week:
         """Ask for a run; for its parent, where that was not made yet."""
         plan = study.load(self.workspace, "tiny")
         run = self.chance.choice(list(plan.runs.values()))
-        while missing := [parent for parent in run.parents if not self.store.finished(parent.key)]:
+        while missing := [source for source in run.sources if not self.store.finished(source.key)]:
             run = missing[0]
-        self.start(run, "train")
+        self.start(run, "transfer" if run.at_transfer else "train")
         self.asked += 1
 
     def start(self, run: Run, command: str) -> None:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,10 +17,10 @@ from test_pipeline import BIN, ROOT, TINY, call, make_workspace, prepared
 __all__ = ["prepared"]  # the fixture
 
 ROWS = ("baseline", "one3", "one3_continued")
-STUDY, ROW = "dvc/tiny/dvc.yaml", "dvc/tiny/one3_continued/dvc.yaml"
+STUDY, ROW = "studies/dvc.yaml:report@tiny", "studies/dvc.yaml:finetune@tiny"
 PARAMETER = "experiments.one3_continued.training.optimizer.lr"
 CHILD = f"params.yaml:{PARAMETER}"
-METRIC = "results/tiny/one3_continued/seed0/scores.json:test.ensemble.top1"
+METRIC = "results/tiny/scores.json:one3_continued.top1"
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def workspace(tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("COOPNET_STORE")
     monkeypatch.setenv("PATH", os.pathsep.join([str(BIN), os.environ["PATH"]]))  # DVC's stages call `coopnet`
     folder = make_workspace(tmp_path / "workspace", prepared)
-    for name in (".gitignore", ".dvcignore", ".dvc/.gitignore", ".dvc/config"):
+    for name in ("dvc.yaml", ".gitignore", ".dvcignore", ".dvc/.gitignore", ".dvc/config"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(ROOT / ".dvc/plots", folder / ".dvc/plots")
@@ -45,7 +46,8 @@ def workspace(tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -
     git(folder, "init", "-q", ".")
     git(folder, "config", "user.name", "Nobody")
     git(folder, "config", "user.email", "nobody@example.org")
-    done(call(folder, "coopnet", "stages"))
+    stages = (ROOT / "studies/dvc.yaml").read_text()
+    (folder / "studies/dvc.yaml").write_text(re.sub(r"studies: \[.*\]", "studies: [tiny]", stages))
     commit(folder)
     return folder
 
