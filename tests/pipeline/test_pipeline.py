@@ -381,9 +381,9 @@ def test_what_was_only_evaluated_otherwise_waits_for_no_gpu(workspace: Path) -> 
     assert "threads: 2" in jobs["one3_to_5_split"]
 
 
-@pytest.mark.parametrize("name", ["full", "mini"])
+@pytest.mark.parametrize("name", ["full", "core", "mini"])
 def test_dry_run_plans_every_run(name: str, tmp_path: Path) -> None:
-    """`snakemake -n` plans a job per run and per transfer, by phase, and asks for a GPU in the full study alone."""
+    """`snakemake -n` plans a job per run and per transfer, by phase, and asks for a GPU where the study is for one."""
     folder = tmp_path / "empty"
     folder.mkdir()
     for part in ("params.yaml", "claims.yaml", "figures.yaml", "Snakefile", "studies", "workflow", "profiles"):
@@ -396,7 +396,7 @@ def test_dry_run_plans_every_run(name: str, tmp_path: Path) -> None:
     jobs = Counter(f"{run.phase}_run" for run in runs)
     assert {rule: int(counts[rule]) for rule in jobs} == jobs
     asked = [line for line in output.splitlines() if line.strip().startswith("resources:") and "gpu=1" in line]
-    assert len(asked) == (len(runs) if name == "full" else 0)
+    assert len(asked) == (0 if name == "mini" else len(runs))
 
 
 @pytest.mark.parametrize(
