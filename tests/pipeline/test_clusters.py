@@ -33,10 +33,14 @@ def test_profile_for_slurm_is_as_safe_as_the_default() -> None:
     }
 
 
+SHORT = ("--set-resources", "train_one_run:runtime=3", "finetune_run:runtime=3")
+"""Three minutes for the jobs that train."""
+
+
 def test_jobs_stop_before_their_time_limit(workspace: Path) -> None:
     """Under the profile a run of 4 hours saves after 235 minutes, a short one after half its time."""
     profile = ("--workflow-profile", "profiles/slurm")
-    for more, minutes in (((), "235"), (("--set-resources", "train_digits:runtime=3"), "1.5")):
+    for more, minutes in (((), "235"), (SHORT, "1.5")):
         done = planned(workspace, *profile, *more)
         assert done.returncode == 0, done.stdout + done.stderr
         assert set(re.findall(r"--max-minutes (\S+)", done.stdout)) == {minutes}
@@ -59,7 +63,7 @@ def test_command_of_the_kubernetes_job_is_one_that_snakemake_takes(workspace: Pa
     done = call(workspace, "snakemake", "--dry-run", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"gpu={container['resources']['limits']['nvidia.com/gpu']}" in arguments
-    assert "train_digits" in done.stdout
+    assert "train_one_run" in done.stdout
 
 
 @pytest.mark.parametrize("page", ["docs/clusters.md", "docs/performance.md"])

@@ -13,7 +13,6 @@ import yaml
 import engines_fixture
 import report_fixture as synthetic
 from coopnet import files, study
-from coopnet.commands import claims as claims_command
 from coopnet.commands import record, runs
 from coopnet.commands import train as train_command
 from coopnet.files.digests import Digests
@@ -213,24 +212,31 @@ def test_descendants_of_failed_runs_are_lost(known: tuple[Workspace, Study]) -> 
     assert failures.lost(workspace, plan) == {}
 
 
+def take(workspace: Workspace, step: steps.Step) -> None:
+    """Do what a step does, as far as its record tells."""
+    with receipts.making(workspace, lambda: step):
+        for path in step.outputs:
+            files.write_text(path, path.name)
+
+
 def test_what_is_made_without_a_run_is_stale(known: tuple[Workspace, Study]) -> None:
-    """The receipt names the record of the failure, so it is not what engines plan with, and of this failure alone."""
+    """The record names that of the failure, so it is not what engines plan with, and of this failure alone."""
     workspace, plan = known
     lose(workspace, plan, "one3", 1)
-    claims_command.claims(workspace, plan.name)
     lost = list(failures.lost(workspace, plan).values())
 
     def problem(step: steps.Step) -> receipts.Problem | None:
         return receipts.of_step(workspace, step, Digests())
 
-    without = steps.claims(workspace, plan, lost)
+    without = steps.tables(workspace, plan, lost)
+    take(workspace, without)
     assert problem(without) is None
-    planned = problem(steps.claims(workspace, plan))
+    planned = problem(steps.tables(workspace, plan))
     assert planned
     assert planned.kind == "stale"
-    inputs = {path.relative_to(workspace.root / "results/tiny").as_posix() for path in without.inputs[2:]}
-    assert "one3/seed1/failure.json" in inputs
-    assert not {name for name in inputs if name.startswith("one3_to_5_split/seed1")}
+    inputs = {path.relative_to(workspace.root / "checkpoints/tiny").as_posix() for path in without.inputs[1:]}
+    assert "train_one/one3/seed1/failure.json" in inputs
+    assert not {name for name in inputs if "one3_to_5_split/seed1" in name}
     failures.leave(workspace, plan, plan.run("one3", 1), TrainingFailed("no memory left", "out_of_memory"))
     assert problem(without) is not None
 
@@ -238,16 +244,19 @@ def test_what_is_made_without_a_run_is_stale(known: tuple[Workspace, Study]) -> 
 def test_partial_tables_are_not_recorded(known: tuple[Workspace, Study]) -> None:
     """DVC is not told of a report without the runs that failed; the line says which and why."""
     workspace, plan = known
-    step = steps.report(workspace, plan.name)
-    for path in (*step.inputs, *step.outputs):
+    report = steps.report(workspace, plan.name)
+    for path in report.inputs:
         files.write_text(path, path.name)
-    receipts.give(workspace, step, Digests())
-    address = f"dvc/{plan.name}/dvc.yaml:report"
-    assert address in record._sort(workspace, plan, Digests())[0]
-    files.write_json(step.inputs[0], {"losses": [{"experiment": "one3", "seed": 1}]})
-    receipts.give(workspace, step, Digests())
+    files.write_text(workspace.tables(plan.name) / "timing.csv", "timing")
+    last = (report, steps.timing(workspace, plan.name))
+    for step in last:
+        take(workspace, step)
+    assert "report" in record._sort(workspace, plan, Digests())[0]
+    files.write_json(report.inputs[0], {"losses": [{"experiment": "one3", "seed": 1}]})
+    for step in last:
+        take(workspace, step)
     sound, refused = record._sort(workspace, plan, Digests())
-    assert address not in sound
+    assert "report" not in sound
     assert refused[-1] == "tables, claims and report of tiny, which were made without one3/seed1"
 
 

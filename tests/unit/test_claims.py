@@ -548,7 +548,8 @@ def write_run(folder: Path, run: Run, share: Callable[[Run, str], float]) -> Non
     scores = ("validation_top1_ensemble", "validation_top5_ensemble")
     epochs = [{"epoch": e} | dict.fromkeys(scores, 10.0 * e) for e in range(run.row.training.epochs)]
     files.write_rows(folder / "history.csv", epochs)
-    files.write_json(folder / "run.json", {"row": run.row.decisive()})
+    listed = {"history.csv": files.sha256(folder / "history.csv")}
+    files.write_json(folder / "run.json", {"row": run.row.decisive(), "files": listed})
 
 
 def ledger_of(workspace: Workspace) -> dict[str, dict[str, Any]]:
