@@ -358,7 +358,7 @@ def forecast(pace: Pace, seconds: float = 480.0) -> Iterator[str]:
     from coopnet.runs import store
 
     place = store.default_place(FOLDER)
-    for name in ("full", *sorted(path.stem for path in (FOLDER / "studies").glob("*.yaml"))):
+    for name in study.names(FOLDER):
         plan = study.load(FOLDER, name)
         if plan.device == "cuda":
             jobs, finished = jobs_of(plan, pace, place)
