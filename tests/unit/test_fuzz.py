@@ -416,8 +416,8 @@ import json, resource, sys
 from pathlib import Path
 from coopnet import study
 from coopnet.files.errors import CoopNetError
-from coopnet.study import planning
-planning.MOST_RUNS //= 10  # the real bound takes ten times as long
+from coopnet.study import plan
+plan.MOST_RUNS //= 10  # the real bound takes ten times as long
 resource.setrlimit(resource.RLIMIT_AS, (2 * 2**30,) * 2)
 resource.setrlimit(resource.RLIMIT_CPU, (120,) * 2)
 for folder in sorted(Path(sys.argv[1]).iterdir()):

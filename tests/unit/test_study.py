@@ -25,7 +25,8 @@ from conftest import ROOT
 from coopnet import study
 from coopnet.data.datasets import DATASETS
 from coopnet.files.errors import CoopNetError
-from coopnet.study import numerics, planning
+from coopnet.study import numerics
+from coopnet.study.plan import plan
 from coopnet.study.settings import GROWING, JOINING, Experiment, OnTheFly
 
 OVERLAYS = sorted(path.stem for path in (ROOT / "studies").glob("*.yaml") if path.name != "dvc.yaml")
@@ -1096,7 +1097,7 @@ def experiment_with_parents(*parents: str) -> Experiment:
 def test_replicate_of_three_parents_takes_three_seeds() -> None:
     """Replicate k of a row with three parents uses seeds 3k, 3k+1, 3k+2 of its parent experiment."""
     rows = {"one3": ROWS["one3"], "merged": experiment_with_parents("one3", "one3", "one3")}
-    runs = planning.plan(rows, [0, 1, 2], 1, ROOT, "test", DATASETS)
+    runs = plan(rows, [0, 1, 2], 1, ROOT, "test", DATASETS)
     for k in range(3):
         parents = runs["merged", k].parents
         assert [(p.experiment, p.seed) for p in parents] == [("one3", 3 * k + j) for j in range(3)]
@@ -1107,7 +1108,7 @@ def test_seeds_of_a_parent_include_those_its_children_need() -> None:
     """A parent experiment runs with its own seeds and all that are demanded of it, through generations."""
     grandchild = ROWS["one3_continued"].model_copy(update={"parents": ["merged"], "seeds": [4]})
     family = {"merged": experiment_with_parents("one3", "one3"), "grandchild": grandchild, "one3": ROWS["one3"]}
-    runs = planning.plan(family, [0], 1, ROOT, "test", DATASETS)
+    runs = plan(family, [0], 1, ROOT, "test", DATASETS)
     assert sorted(runs) == [
         ("grandchild", 4),
         ("merged", 0),
@@ -1128,7 +1129,7 @@ def test_no_network_serves_two_replicates(parents: list[str], seeds: set[int]) -
     """Whatever the parents and seeds of a row, its replicates share no ancestor."""
     rows = {name: ROWS[name] for name in ("one3", "one5", "baseline")}
     rows["merged"] = experiment_with_parents(*parents)
-    runs = planning.plan(rows, sorted(seeds), 1, ROOT, "test", DATASETS)
+    runs = plan(rows, sorted(seeds), 1, ROOT, "test", DATASETS)
     used = [parent.key for seed in seeds for parent in runs["merged", seed].parents]
     assert len(set(used)) == len(parents) * len(seeds)
 

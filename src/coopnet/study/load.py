@@ -1,0 +1,131 @@
+"""Reading a study: `params.yaml`, and the overlay that lies over it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from coopnet.data.datasets import DATASETS, Dataset
+from coopnet.files import yaml_files
+from coopnet.files.errors import CoopNetError
+from coopnet.study.messages import check, did_you_mean, short
+from coopnet.study.plan import Study, plan
+from coopnet.study.rows import known_datasets, merge, resolve, scale
+from coopnet.study.settings import Experiment, Overlay, Parameters
+
+FULL = "full"
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
+RESERVED = ("bench", "dvc")
+"""What would be a study's folder below `results/` and `dvc/` is another thing there."""
+RULE = f"small letters, digits, _ and -, at most 64, and none of {', '.join((FULL, *RESERVED))}"
+
+
+def load(root: Path, name: str = FULL) -> Study:
+    """Read and check a study.
+
+    Args:
+        root: the folder with `params.yaml`; overlays are `studies/<name>.yaml` in it.
+        name: `full` for `params.yaml` itself.
+
+    Raises:
+        CoopNetError: anything wrong with the files, naming key, value and remedy.
+    """
+    parameters, overlay, source = _read(root, name)
+    experiments, data = resolve(parameters, overlay, source), known_datasets(parameters)
+    return Study(
+        name=name,
+        title=overlay.title or parameters.title,
+        description=overlay.description if overlay.description is not None else parameters.description,
+        device=overlay.device or parameters.device,
+        threads=overlay.threads or parameters.threads,
+        experiments=experiments,
+        runs=plan(
+            experiments,
+            overlay.seeds or parameters.seeds,
+            overlay.threads or parameters.threads,
+            root,
+            source,
+            data,
+        ),
+        data=data,
+    )
+
+
+def datasets(root: Path) -> dict[str, Dataset]:
+    """All datasets of a workspace by name: those that come with the project, and what `params.yaml` describes.
+
+    Raises:
+        CoopNetError: anything wrong with the file, its rows apart.
+    """
+    path = root / "params.yaml"
+    if not path.is_file():  # what comes with the project can be prepared anywhere
+        return dict(DATASETS)
+    return known_datasets(check(Parameters, read_yaml(path), path.name))
+
+
+def rows(root: Path) -> dict[str, Experiment]:
+    """All rows of `params.yaml`, whichever of them a study has.
+
+    Raises:
+        CoopNetError: anything wrong with the file.
+    """
+    return resolve(*_read(root, FULL))
+
+
+def plain(root: Path, name: str) -> Experiment:
+    """What a row of a study is that says nothing by itself: the defaults, as the study has them."""
+    parameters, overlay, source = _read(root, name)
+    content = merge(parameters.defaults | {"about": "defaults"}, overlay.every_experiment)
+    row = check(Experiment, content, f"{source}: defaults", known_datasets(parameters))
+    return scale(row, overlay.time_scale)
+
+
+def names(root: Path) -> list[str]:
+    """All studies of a workspace: `full`, and its overlays.
+
+    Raises:
+        CoopNetError: an overlay is called what no study can be called.
+    """
+    overlays = sorted(path.stem for path in (root / "studies").glob("*.yaml") if path.name != "dvc.yaml")
+    for name in overlays:
+        if name == FULL or name in RESERVED or not NAME.fullmatch(name):
+            raise CoopNetError(f"studies: {short(repr(name + '.yaml'))} cannot be a study; rename the file: {RULE}")
+    return [FULL, *overlays]
+
+
+def checked_name(name: str) -> str:
+    """The name of a study as somebody gave it, which becomes part of paths.
+
+    Raises:
+        CoopNetError: it cannot be one.
+    """
+    if not NAME.fullmatch(name):
+        raise CoopNetError(f"there is no study {short(repr(name))}: a name has {RULE}")
+    return name
+
+
+def _read(root: Path, name: str) -> tuple[Parameters, Overlay, str]:
+    """`params.yaml`, what a study lays over it, and what to call the two in messages."""
+    source = "params.yaml"
+    parameters = check(Parameters, read_yaml(root / source), source)
+    if name == FULL:
+        return parameters, Overlay(), source
+    path = root / "studies" / f"{name}.yaml"
+    known = names(root)
+    if name not in known:
+        raise CoopNetError(
+            f"there is no study {short(repr(name))}{did_you_mean(name, known)} (known: {', '.join(known)})"
+        )
+    overlay = check(Overlay, read_yaml(path), f"studies/{name}.yaml")
+    return parameters, overlay, f"studies/{name}.yaml over {source}"
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a mapping.
+
+    Raises:
+        CoopNetError: the file is missing, is not YAML, is not a mapping, repeats a key or is beyond all bounds.
+    """
+    content = yaml_files.read(path)
+    if not isinstance(content, dict):
+        raise CoopNetError(f"{path} must be a mapping of keys to values, not {type(content).__name__}")
+    return content

@@ -1,0 +1,113 @@
+"""The rows of a study: defaults, rows of `params.yaml` and an overlay, merged, checked and stretched in time."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from coopnet.data.datasets import DATASETS, Dataset
+from coopnet.files.errors import CoopNetError
+from coopnet.study.descent import check_circles, check_descent
+from coopnet.study.messages import check, did_you_mean
+from coopnet.study.settings import Experiment, OnTheFly, Overlay, Parameters, Part
+
+
+def known_datasets(parameters: Parameters) -> dict[str, Dataset]:
+    """The same, of parameters that were read."""
+    return DATASETS | {name: row.dataset(name) for name, row in parameters.datasets.items()}
+
+
+def resolve(parameters: Parameters, overlay: Overlay, source: str) -> dict[str, Experiment]:
+    """Merge defaults, rows and overlay into full rows; check each, and who descends from whom."""
+    for key in [*(overlay.only or []), *overlay.experiments]:
+        if key not in parameters.experiments:
+            hint = did_you_mean(key, parameters.experiments)
+            raise CoopNetError(f"{source}: {key!r} is not an experiment of params.yaml{hint}")
+    experiments, data = {}, known_datasets(parameters)
+    for name, row in parameters.experiments.items():
+        merged = merge(parameters.defaults, row)
+        if not _chosen(name, merged.get("part", Experiment.model_fields["part"].default), overlay):
+            continue
+        merged = merge(merged, overlay.every_experiment)
+        merged = merge(merged, overlay.experiments.get(name, {}))
+        experiment = check(Experiment, merged, f"{source}: experiments.{name}", data)
+        _check_size(experiment, data[experiment.data.dataset], f"{source}: experiments.{name}")
+        experiments[name] = scale(experiment, overlay.time_scale)
+    if not experiments:
+        wanted = ", ".join(overlay.parts or ())
+        raise CoopNetError(f"{source}: params.yaml has no experiment of parts {wanted}; leave parts out, or add rows")
+    for name, experiment in experiments.items():
+        for parent in experiment.parents:
+            if parent not in experiments:
+                others = [other for other in experiments if other != name]
+                hint = did_you_mean(parent, others)
+                if parent in parameters.experiments:
+                    hint = "; add it to `only`, or its part to `parts`"
+                where = f"{source}: experiments.{name}.parents"
+                raise CoopNetError(f"{where}: {parent!r} is not an experiment of this study{hint}")
+    check_circles(experiments, source)
+    for name, experiment in experiments.items():
+        for parent in experiment.parents:
+            check_descent(experiment, experiments[parent], f"{source}: experiments.{name}.parents: {parent}")
+    return experiments
+
+
+def _chosen(name: str, part: Any, overlay: Overlay) -> bool:
+    """Whether an overlay keeps a row: by name, by part, or because it leaves nothing out."""
+    if overlay.only is None and overlay.parts is None:
+        return True
+    known = part in get_args(Part)  # else the row is kept, to be refused for it
+    return not known or name in (overlay.only or []) or part in (overlay.parts or [])
+
+
+def _check_size(row: Experiment, dataset: Dataset, where: str) -> None:
+    """Refuse images that a network's strides would leave nothing of."""
+    if dataset.size < row.model.smallest:
+        raise CoopNetError(
+            f"{where}.model.family: {row.model.family} takes images of {row.model.smallest} pixels or more a side, "
+            f"not {dataset.size}; set datasets.{dataset.name}.size to that, or choose another family"
+        )
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge two mappings, key by key, the second winning; one that names its `kind` replaces the other whole."""
+    merged = dict(base)
+    for key, value in over.items():
+        known = merged.get(key)
+        if (
+            isinstance(value, Mapping)
+            and isinstance(known, Mapping)
+            and value.get("kind", known.get("kind")) == (known.get("kind"))
+        ):
+            merged[key] = merge(known, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def scale(experiment: Experiment, factor: float) -> Experiment:
+    """Stretch a row in time: epochs, milestones and ramp-up together, so that a short study still distils.
+
+    The prior of `masked` opens at shares of the steps, so it scales by itself.
+    """
+    if factor == 1:
+        return experiment
+    training = experiment.training
+
+    def stretched(epochs: int) -> int:
+        return max(1, math.floor(epochs * factor + 0.5))
+
+    epochs = stretched(training.epochs) if training.epochs else 0
+
+    def milestone(epoch: int) -> int:
+        # What is reached stays reached: rounding must not take the last drop of the learning rate away.
+        return stretched(epoch) if epoch >= training.epochs else min(stretched(epoch), max(1, epochs - 1))
+
+    schedule, distillation = training.schedule, training.distillation
+    if isinstance(distillation, OnTheFly):
+        distillation = distillation.model_copy(update={"rampup": distillation.rampup * factor})
+    longer = {
+        "epochs": epochs,
+        "schedule": schedule.model_copy(update={"milestones": [milestone(m) for m in schedule.milestones]}),
+        "distillation": distillation,
+    }
+    return experiment.model_copy(update={"training": training.model_copy(update=longer)})
