@@ -326,7 +326,7 @@ def test_study_does_not_depend_on_cores(workspace: Path, prepared: Path, tmp_pat
     masked = workspace / "checkpoints/tiny/transfer/one3_to_5_masked/seed0/metrics.json"
     assert json.loads(masked.read_text())["final"]["test"]["versus_parent"]["exact"]
     gathered = json.loads((workspace / "results/tiny/metrics.json").read_text())
-    assert gathered["one3_to_5_masked/seed0"]["step0"] == json.loads(masked.read_text())["final"]
+    assert gathered["one3_to_5_masked/seed0"]["at_transfer"] == json.loads(masked.read_text())["final"]
 
 
 def test_edited_row_reruns_itself_and_its_descendants_alone(workspace: Path) -> None:
@@ -530,7 +530,7 @@ def test_imported_checkpoint_is_a_parent(workspace: Path, tmp_path: Path, monkey
     for step in ("tables", "claims", "report"):
         assert call(workspace, "coopnet", step, "tiny").returncode == 0
     metrics = json.loads((workspace / "results/tiny/metrics.json").read_text())["net_grown/seed0"]
-    assert metrics["step0"]["test"]["versus_parent"]["exact"]
+    assert metrics["at_transfer"]["test"]["versus_parent"]["exact"]
     page = (workspace / "reports/tiny/index.html").read_text()
     assert "net_grown" in page
 
