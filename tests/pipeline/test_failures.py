@@ -28,7 +28,7 @@ from coopnet.training import trainer
 from coopnet.training.device import out_of_memory
 from coopnet.training.trainer import train
 from test_claims import by_branches, ledger_of, made
-from test_pipeline import make_workspace, prepared  # noqa: F401  (a fixture)
+from tiny_fixture import make_workspace
 from training_fixture import Ram, Silence, never, settings, task
 
 FAILED = TrainingFailed("the training loss is nan in epoch 1, step 2 of 5: training has diverged", "diverged", 1, 2)
@@ -94,7 +94,7 @@ except CoopNetError as error:
 
 
 @pytest.mark.slow
-def test_memory_of_the_machine_that_runs_out_is_a_failed_run(tmp_path: Path, prepared: Path) -> None:  # noqa: F811
+def test_memory_of_the_machine_that_runs_out_is_a_failed_run(tmp_path: Path, prepared: Path) -> None:
     """A process that may not have more memory: epoch, step, remedy, a record of it; with enough, the run is made."""
     root = make_workspace(tmp_path / "workspace", prepared)
     edit(root, {"every_experiment": {"training": {"batch_size": 200}, "model": {"width": 16}}})
@@ -130,7 +130,7 @@ def edit(root: Path, changes: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def wild(tmp_path: Path, prepared: Path) -> Workspace:  # noqa: F811
+def wild(tmp_path: Path, prepared: Path) -> Workspace:
     """A workspace with a tiny study whose `one3` diverges."""
     root = make_workspace(tmp_path / "workspace", prepared)
     edit(root, {"experiments": {"one3": {"training": {"optimizer": {"lr": 1e6}}}}})
