@@ -424,7 +424,7 @@ def test_workflow_goes_on_and_reports_what_failed(project: engines_fixture.Proje
     page = project.root / "reports" / "tiny" / "index.html"
     assert "one3_to_5_split_continued/seed0" in page.read_text()
     assert "training has diverged; lower training.optimizer.lr" in page.read_text()
-    assert (project.root / "results/tiny/baseline/seed0/metrics.json").is_file()
+    assert (project.root / "checkpoints/tiny/train_baseline/baseline/seed0/metrics.json").is_file()
     listed = project.coopnet("runs", engines_fixture.NAME).said
     assert "diverged" in listed
     assert listed.count("waiting for one3/seed0, which failed") == 2

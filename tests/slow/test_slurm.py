@@ -213,7 +213,7 @@ def node_lost(job: Job, cluster: Path) -> None:
 @pytest.mark.parametrize(
     ("disturb", "arguments", "jobs"),
     [
-        (own_time_limit, ["--set-resources", "train_digits:runtime=2"], 2),
+        (own_time_limit, ["--set-resources", "train_one_run:runtime=2"], 2),
         (killed_at_time_limit, [], 2),
         (requeued, [], 1),
         (node_lost, [], 1),
