@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
+from conftest import ROOT
 from coopnet.commands.train import Stop
 from coopnet.files.errors import CoopNetError
 from coopnet.runs import leases
-from test_pipeline import BIN, ROOT, TINY, make_workspace, prepared
-
-__all__ = ["prepared"]
+from tiny_fixture import BIN, TINY, make_workspace
 
 HOLD = """
 import os, sys

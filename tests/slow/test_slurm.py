@@ -22,9 +22,7 @@ from conftest import ROOT
 from coopnet import study as studies
 from engines_fixture import Watched
 from test_demo import begin, make
-from test_pipeline import BIN, TINY, bits, call, make_workspace, prepared
-
-__all__ = ["prepared"]
+from tiny_fixture import BIN, TINY, bits, call, make_workspace
 
 CLUSTER = Path(__file__).parent / "slurm" / "cluster.sh"
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "squeue", "scontrol")
