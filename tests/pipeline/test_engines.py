@@ -458,7 +458,7 @@ def test_second_clone_with_other_cores_makes_the_same_bytes(beginning: Project, 
 SECOND_GENERATION: dict[str, Any] = {
     "one3_to_7_split": {  # finetune, then transfer again
         "parents": ["one3_to_5_split"],
-        "model": {"branches": 7, **WIDE["model"]},
+        "model": {"branches": 7},
         "start": {"kind": "split"},
         "training": {"epochs": 100},
     },
@@ -492,6 +492,7 @@ OF_BASELINE = [
 def test_second_generation_is_trained_once_and_follows_the_first(fresh: Project) -> None:
     """14. Rows against the order of phases: each trains once, and an edit in the first generation reaches them all."""
     add_rows(fresh, SECOND_GENERATION)
+    fresh.edit({"experiments": {"one3_to_7_split": WIDE}})
     fresh.make("dvc")
     assert fresh.trained() == sorted(OF_BASELINE + OF_ONE3)
     fresh.assert_clean()
