@@ -18,9 +18,9 @@ LONGEST = 2_000  # letters of an error message
 
 EXTRAS = {
     "study": [
+        "fontTools",
         "jinja2",
         "matplotlib",
-        "networkx",
         "pandas",
         "pyarrow",
         "scipy",
@@ -422,7 +422,7 @@ def show_benchmark() -> None:
 PANELS = {
     "A run": ("prepare", "train", "evaluate", "import", "runs"),
     "A study": ("tables", "claims", "report", "timing", "bench"),
-    "Recording in DVC": ("stages", "source", "record", "restore"),
+    "Recording in DVC": ("record",),
 }
 """How `coopnet --help` groups the commands that do not say it themselves."""
 
