@@ -53,7 +53,8 @@ Seed = Annotated[int, typer.Argument(metavar="SEED")]
 
 def main() -> None:
     """Run the command line: 0 when all went well, 1 with one line on stderr when the user can mend it."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("coopnet").setLevel(logging.INFO)  # of libraries only warnings
     try:
         app()
     except CoopNetError as error:
