@@ -28,7 +28,7 @@ from coopnet.training import trainer
 from coopnet.training.device import out_of_memory
 from coopnet.training.trainer import train
 from test_claims import by_branches, ledger_of, made
-from test_pipeline import make_workspace, prepared  # noqa: F401  (a fixture)
+from tiny_fixture import make_workspace
 from training_fixture import Ram, Silence, never, settings, task
 
 FAILED = TrainingFailed("the training loss is nan in epoch 1, step 2 of 5: training has diverged", "diverged", 1, 2)
@@ -94,7 +94,7 @@ except CoopNetError as error:
 
 
 @pytest.mark.slow
-def test_memory_of_the_machine_that_runs_out_is_a_failed_run(tmp_path: Path, prepared: Path) -> None:  # noqa: F811
+def test_memory_of_the_machine_that_runs_out_is_a_failed_run(tmp_path: Path, prepared: Path) -> None:
     """A process that may not have more memory: epoch, step, remedy, a record of it; with enough, the run is made."""
     root = make_workspace(tmp_path / "workspace", prepared)
     edit(root, {"every_experiment": {"training": {"batch_size": 200}, "model": {"width": 16}}})
@@ -130,7 +130,7 @@ def edit(root: Path, changes: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def wild(tmp_path: Path, prepared: Path) -> Workspace:  # noqa: F811
+def wild(tmp_path: Path, prepared: Path) -> Workspace:
     """A workspace with a tiny study whose `one3` diverges."""
     root = make_workspace(tmp_path / "workspace", prepared)
     edit(root, {"experiments": {"one3": {"training": {"optimizer": {"lr": 1e6}}}}})
@@ -424,7 +424,7 @@ def test_workflow_goes_on_and_reports_what_failed(project: engines_fixture.Proje
     page = project.root / "reports" / "tiny" / "index.html"
     assert "one3_to_5_split_continued/seed0" in page.read_text()
     assert "training has diverged; lower training.optimizer.lr" in page.read_text()
-    assert (project.root / "results/tiny/baseline/seed0/metrics.json").is_file()
+    assert (project.root / "checkpoints/tiny/train_baseline/baseline/seed0/metrics.json").is_file()
     listed = project.coopnet("runs", engines_fixture.NAME).said
     assert "diverged" in listed
     assert listed.count("waiting for one3/seed0, which failed") == 2
