@@ -118,6 +118,17 @@ def check(study: StudyName) -> None:
 
 
 @app.command()
+def plan(
+    study: StudyName = "full",
+    measure: Annotated[bool, typer.Option("--measure", help="first measure this machine on a few steps")] = False,
+) -> None:
+    """Say what a study takes before it runs, by phase: networks, FLOPs, hours, disk, and what is finished already."""
+    from coopnet.commands import plan as command
+
+    command.show(_workspace(), study, measure=measure)
+
+
+@app.command()
 def train(
     study: StudyName,
     experiment: ExperimentName,
@@ -361,8 +372,16 @@ app.add_typer(runs, name="runs", help="List the runs of a study (`coopnet runs S
 
 
 @runs.command("list")
-def list_runs(study: StudyName = "full") -> None:
+def list_runs(
+    study: StudyName = "full",
+    watch: Annotated[bool, typer.Option("--watch", help="follow them: epoch, images/s, accuracy, time left")] = False,
+) -> None:
     """List the runs of a study: how far each is, what is particular to it, its key, when and on what it was made."""
+    if watch:
+        from coopnet.commands import watch as live
+
+        live.watch(_workspace(), study)
+        return
     from coopnet.commands import runs as command
 
     command.show(_workspace(), study)
@@ -421,7 +440,7 @@ def show_benchmark() -> None:
 
 PANELS = {
     "A run": ("prepare", "train", "evaluate", "import", "runs"),
-    "A study": ("tables", "claims", "report", "timing", "bench"),
+    "A study": ("plan", "tables", "claims", "report", "timing", "bench"),
     "Recording in DVC": ("stages", "source", "record", "restore"),
 }
 """How `coopnet --help` groups the commands that do not say it themselves."""

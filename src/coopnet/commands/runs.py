@@ -64,10 +64,8 @@ def state(
         return "in the store"
     if lost:
         return lost.text
-    states = [files.look(path, "facts") for path in entries.unfinished(run.key).glob("*/state.json")]
-    epochs = [facts["epoch"] for facts in states if isinstance(facts, dict) and "epoch" in facts]
-    if epochs:
-        return f"resumable at epoch {max(epochs)} of {run.row.training.epochs}"
+    if (epochs := entries.epochs_done(run.key)) is not None:
+        return f"resumable at epoch {epochs} of {run.row.training.epochs}"
     return f"stale: {'; '.join(reasons(run, files.read_json(record)))}" if record.is_file() else "missing"
 
 
