@@ -134,7 +134,7 @@ def test_watch_shows_every_state(finished: Home, monkeypatch: pytest.MonkeyPatch
     seen = watch.look(finished.workspace, plan, entries, set())
     assert [run.name for run, _ in seen.running] == [first.name]
     assert [run.name for run, epochs in seen.interrupted if epochs >= 0] == [second.name]
-    assert list(watch.table(plan, seen, 10).columns[1].cells)[0] == "running"
+    assert next(iter(watch.table(plan, seen, 10).columns[1].cells)) == "running"
     assert watch.table(plan, seen, 1).row_count == 1
     shutil.rmtree(entries.unfinished(second.key))
     assert watch.look(finished.workspace, plan, entries, set()).waiting == [second]
