@@ -49,3 +49,5 @@ rule all:
     input:
         rules.report.output,
         rules.timing.output,
+    message:
+        f"{{rule}}: study {STUDY.name} is made"

@@ -79,7 +79,7 @@ def write(
     """As `save`, of a network and its optimiser's state by name."""
     record = described(trained.network, preprocessing, class_names, facts)
     files.write_json(
-        where / checkpoint.SAVED, record | {"files": checkpoint.write_network(where, trained.network, trained.slots)}
+        where / checkpoint.SAVED, record | {"files": checkpoint.write_network(where, trained.network, trained.optimizer_state)}
     )
 
 
