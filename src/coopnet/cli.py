@@ -121,6 +121,17 @@ def check(study: StudyName) -> None:
 
 
 @app.command()
+def plan(
+    study: StudyName = "full",
+    measure: Annotated[bool, typer.Option("--measure", help="first measure this machine on a few steps")] = False,
+) -> None:
+    """Say what a study takes before it runs, by phase: networks, FLOPs, hours, disk, and what is finished already."""
+    from coopnet.commands import plan as command
+
+    command.show(_workspace(), study, measure=measure)
+
+
+@app.command()
 def train(
     study: StudyName,
     experiment: ExperimentName,
@@ -370,8 +381,16 @@ app.add_typer(
 
 
 @runs.command("list")
-def list_runs(study: StudyName = "full") -> None:
+def list_runs(
+    study: StudyName = "full",
+    watch: Annotated[bool, typer.Option("--watch", help="follow them: epoch, images/s, accuracy, time left")] = False,
+) -> None:
     """List the runs of a study: state, distinguishing settings, key, date and machine of each."""
+    if watch:
+        from coopnet.commands import watch as live
+
+        live.watch(_workspace(), study)
+        return
     from coopnet.commands import runs as command
 
     command.show(_workspace(), study)
@@ -430,7 +449,7 @@ def show_benchmark() -> None:
 
 PANELS = {
     "A run": ("prepare", "train", "evaluate", "import", "runs"),
-    "A study": ("tables", "claims", "report", "timing", "bench"),
+    "A study": ("plan", "tables", "claims", "report", "timing", "bench"),
     "Recording in DVC": ("stages", "source", "record", "restore"),
 }
 """Groups of `coopnet --help`, for commands that do not set their group themselves."""

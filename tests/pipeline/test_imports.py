@@ -34,6 +34,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Path:
     [
         ("--version", ""),
         ("runs tiny", ""),
+        ("runs tiny --watch", ""),
+        ("plan tiny", ""),
         ("record tiny --if-possible", ""),
         ("evaluate tiny one3 0", "numpy scipy"),
         ("claims tiny", "numpy scipy"),

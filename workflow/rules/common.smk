@@ -7,6 +7,7 @@ import sys
 from coopnet.runs import failures, steps
 from coopnet import study as studies
 from coopnet.claims import entries
+from coopnet.commands import plan
 from coopnet.files.errors import CoopNetError
 from coopnet.report import published
 from coopnet.runs.workspace import PREPARED, Workspace
@@ -128,6 +129,9 @@ def time_limit(wildcards, resources):
     return f"--max-minutes {max(runtime - 5, runtime / 2):g}" if runtime else ""
 
 
+# What Snakemake says of a job, in place of all its paths.
+OF_RUN = "{rule}: {wildcards.experiment}/seed{wildcards.seed} (threads: {threads}, GPUs: {resources.gpu})"
+
 TRAIN = (
     "coopnet train {params.study} {wildcards.experiment} {wildcards.seed} --evaluate --key {params.key} {params.limit} "
     "> {log} 2>&1"
@@ -156,6 +160,8 @@ if workflow.is_main_process:
             f"{STUDY.name}: {len(DUE.runs)} of {len(RUNS)} networks to make, {len(DUE.evaluations)} more to evaluate",
             file=sys.stderr,
         )
+        if DUE.runs and not UNDER_DVC:
+            print(plan.short(WORKSPACE, STUDY), file=sys.stderr)
     if (
         UNDER_DVC
     ):  # DVC requires the folder of each phase, even if the phase makes nothing in this study
@@ -167,6 +173,23 @@ def record():
     """Record the results in DVC, unless DVC started this process. A failure to record does not fail the workflow."""
     if not UNDER_DVC:
         subprocess.run(["coopnet", "record", STUDY.name, "--if-possible"])
+
+
+def refuse_edited():
+    """Fail where DVC would record parameters that not all of this was made with.
+
+    DVC reads the parameters when a stage has ended. What the stage made before an edit was made without that edit.
+    """
+    if UNDER_DVC and decisive(read_study()) != decisive(STUDY):
+        sys.exit(
+            f"error: parameters of {STUDY.name} were edited while this was made, so DVC does not record it. "
+            "What was trained is kept in the run store; run the same command again"
+        )
+
+
+def decisive(study):
+    """Whatever decides the results of a study: the keys of its runs, and the words in its tables."""
+    return [run.key for run in study.everything()], steps.tables(WORKSPACE, study).words
 
 
 def report_failures():

@@ -19,6 +19,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -84,6 +85,11 @@ class Store:
     def unfinished(self, key: str) -> Path:
         """The folder for the state of that unfinished run."""
         return self.place / "unfinished" / key
+
+    def epochs_done(self, key: str) -> int | None:
+        """Epochs that an interrupted run has behind it, on the machine where it got furthest; None where none is."""
+        states = [files.read_field(path, "facts") for path in self.unfinished(key).glob("*/state.json")]
+        return max((facts["epoch"] for facts in states if isinstance(facts, dict) and "epoch" in facts), default=None)
 
     def lock(self, key: str) -> FileLock:
         """The lock of a run, not yet acquired. It uses `flock`, so it is never left behind."""
@@ -163,6 +169,17 @@ class Store:
             with (self.place / JOURNAL).open("ab+") as journal:
                 cut = journal.tell() and journal.seek(-1, os.SEEK_END) >= 0 and journal.read(1) != b"\n"
                 journal.write(b"\n" * bool(cut) + json.dumps(line).encode() + b"\n")
+
+    def journal(self) -> Iterator[dict[str, Any]]:
+        """The lines of the journal, the oldest first; what a full disk cut short is left out."""
+        try:
+            lines = (self.place / JOURNAL).read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                if isinstance(event := json.loads(line), dict):
+                    yield event
 
     def remove(self, folder: Path) -> None:
         """Delete one of `folders`; the caller holds its lock."""
