@@ -21,17 +21,17 @@ $(READY): requirements.lock pyproject.toml
 # As many runs side by side as there are cores: each has one thread, and more threads than cores would be slower by far.
 demo: $(READY)
 	$(BIN)/snakemake --cores $(CORES) --config study=demo
-	@echo "The report: reports/demo/index.html (and report.pdf beside it)"
+	@$(BIN)/coopnet answer demo
 
 demo-all: $(READY)
 	$(BIN)/snakemake --cores $(CORES) --config study=demo_all
-	@echo "The report: reports/demo_all/index.html (and report.pdf beside it)"
+	@$(BIN)/coopnet answer demo_all
 
 test: $(READY)
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 test-slow: $(READY)
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m slow
+	$(BIN)/pytest --numprocesses 2 --dist worksteal -m slow
 
 # Errors in the science, one at a time, and whether its tests notice them: make mutants ARGS="networks/loss.py --sample 20"
 mutants: $(READY)

@@ -36,6 +36,7 @@ onstart:
 
 onsuccess:
     record()
+    say_next()
 
 
 onerror:

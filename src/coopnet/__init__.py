@@ -2,14 +2,15 @@
 
 As a library: `cooperative` and `wrap` make networks, `CooperativeLoss` trains them, `grow`, `expand`, `merge` and
 `combine` transfer what they learnt, `branch` and `subset` take out what is shipped, `save` and `load` keep them,
-`open_model` and `predict` use what was exported. What
-is named here is imported when it is first used, and PyTorch with it.
+`export` writes them for use anywhere, `open_model` and `predict` use what was exported. What is named here is imported
+when it is first used, and PyTorch with it.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # type checkers take it for true by its name; `typing` alone would take 30 ms to import
 if TYPE_CHECKING:
+    from coopnet.deploy.export import export as export
     from coopnet.deploy.models import open_model as open_model
     from coopnet.deploy.predict import predict as predict
     from coopnet.files.errors import CoopNetError as CoopNetError
@@ -48,6 +49,7 @@ _PLACES = {
     "combine": "library.transfers",
     "cooperative": "library.build",
     "expand": "library.transfers",
+    "export": "deploy.export",
     "folded": "library.parts",
     "grow": "library.transfers",
     "load": "library.saved",
@@ -66,14 +68,16 @@ _PLACES = {
 __all__ = ["__version__", *_PLACES]
 
 
-def __getattr__(name: str) -> Any:
-    """Import what is asked for."""
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # else checkers would take any misspelt name for one that is there
+
+    def __getattr__(name: str) -> object:
+        """Import what is asked for."""
+        if name not in _PLACES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PLACES})
+    return sorted({*globals(), *_PLACES} - {"TYPE_CHECKING", "import_module"})

@@ -53,7 +53,8 @@ Seed = Annotated[int, typer.Argument(metavar="SEED")]
 
 def main() -> None:
     """Run the command line: 0 when all went well, 1 with one line on stderr when the user can mend it."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("coopnet").setLevel(logging.INFO)  # of libraries only warnings
     try:
         app()
     except CoopNetError as error:
@@ -83,6 +84,11 @@ def _workspace() -> Workspace:
     return Workspace(Path())
 
 
+def _then(words: str) -> None:
+    """Say at the end of a command where to look next."""
+    logging.getLogger(__name__).info("next: %s", words)
+
+
 def _version(asked: bool) -> None:
     if asked:
         print(__version__)
@@ -107,6 +113,7 @@ def prepare(
     from coopnet.commands import prepare as command
 
     command.prepare(_workspace(), dataset, source, root, out)
+    _then("`coopnet plan STUDY` says what a study takes, `snakemake --cores N --config study=STUDY` makes it")
 
 
 @app.command()
@@ -115,6 +122,7 @@ def check(study: StudyName) -> None:
     from coopnet.commands import check as command
 
     command.check(_workspace(), study)
+    _then(f"`coopnet plan {study}` says what it takes")
 
 
 @app.command()
@@ -149,6 +157,8 @@ def train(
         command.go_on(failed, ["train", study, experiment, str(seed), *options], left)
     if evaluated and not code:  # in a process of its own it would take twice as long to start
         evaluate(study, experiment, seed, at_transfer=False)
+    elif not code:
+        _then(f"`coopnet evaluate {study} {experiment} {seed}` computes its metrics")
     raise typer.Exit(code)
 
 
@@ -166,6 +176,8 @@ def transfer(
     made = command.transfer(_workspace(), study, experiment, seed, key)
     if evaluated:
         evaluate(study, experiment, seed, at_transfer=made.at_transfer)
+    elif made.at_transfer:
+        _then(f"`coopnet train {study} {experiment} {seed}` trains it on")
 
 
 @app.command()
@@ -178,7 +190,8 @@ def evaluate(
     """Compute a run's metrics and votes from its saved logits."""
     from coopnet.commands import evaluate as command
 
-    command.evaluate(_workspace(), study, experiment, seed, at_transfer=at_transfer)
+    folder = command.evaluate(_workspace(), study, experiment, seed, at_transfer=at_transfer)
+    _then(f"{folder / 'metrics.json'} has its metrics; `coopnet runs {study}` says what is missing still")
 
 
 @app.command()
@@ -187,6 +200,7 @@ def tables(study: StudyName) -> None:
     from coopnet.commands import report as command
 
     command.tables(_workspace(), study)
+    _then(f"{_workspace().tables(study)} has the tables; `coopnet claims {study}` decides the claims")
 
 
 @app.command()
@@ -195,6 +209,7 @@ def claims(study: StudyName) -> None:
     from coopnet.commands import claims as command
 
     command.claims(_workspace(), study)
+    _then(f"{_workspace().claims(study)} has the ledger; `coopnet report {study}` makes the report")
 
 
 @app.command()
@@ -203,6 +218,15 @@ def report(study: StudyName) -> None:
     from coopnet.commands import report as command
 
     command.report(_workspace(), study)
+    _then(f"`coopnet answer {study}` says what was found, and where the pages are")
+
+
+@app.command()
+def answer(study: StudyName = "full") -> None:
+    """Print what the report of a study found, and where it lies."""
+    from coopnet.commands import answer as command
+
+    command.answer(_workspace(), study)
 
 
 @app.command()
@@ -211,6 +235,7 @@ def timing(study: StudyName) -> None:
     from coopnet.commands import report as command
 
     command.timing(_workspace(), study)
+    _then(f"open {_workspace().report(study) / 'timing.html'}")
 
 
 @app.command(name="import")
@@ -223,6 +248,7 @@ def import_checkpoint(
     from coopnet.commands import import_checkpoint as command
 
     command.import_checkpoint(checkpoint, layout, out)
+    _then(f"a row of params.yaml with `start: {{kind: imported, path: {out}}}` starts from it")
 
 
 @app.command()
@@ -440,7 +466,7 @@ def show_benchmark() -> None:
 
 PANELS = {
     "A run": ("prepare", "train", "evaluate", "import", "runs"),
-    "A study": ("plan", "tables", "claims", "report", "timing", "bench"),
+    "A study": ("plan", "tables", "claims", "report", "answer", "timing", "bench"),
     "Recording in DVC": ("stages", "source", "record", "restore"),
 }
 """How `coopnet --help` groups the commands that do not say it themselves."""

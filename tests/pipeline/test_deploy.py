@@ -24,7 +24,7 @@ from coopnet.data import canonical
 from coopnet.data.datasets import DATASETS
 from coopnet.deploy import export as exporting
 from coopnet.deploy import measure, models
-from coopnet.deploy.export import Labelled, export
+from coopnet.deploy.export import Labelled
 from coopnet.deploy.models import open_model
 from coopnet.deploy.predict import found, predict
 from coopnet.files.errors import CoopNetError
@@ -106,7 +106,7 @@ def test_export_computes_what_the_network_computes(
     """Read back from its files, on test images, to 1e-4; in ONNX Runtime for ONNX."""
     source, arrays = saved.read(workspace / "three"), canonical.load(workspace / "data/prepared/digits", DIGITS)["test"]
     test = Labelled(arrays.images, arrays.labels, "digits")
-    export(source, tmp_path / "out", name="three", branches=branches, form=form, test=test)
+    exporting.write(source, tmp_path / "out", name="three", branches=branches, form=form, test=test)
     opened = open_model(tmp_path / "out")
     with torch.inference_mode():
         outputs = source.network(opened.preprocessing.normalised(arrays.images))
@@ -120,6 +120,45 @@ def test_export_computes_what_the_network_computes(
     low, high = measure.wilson(right, 355)
     assert f"| top-1 | {100 * right / 355:.2f} % (95 % interval {100 * low:.2f} to {100 * high:.2f}, n = 355" in card
     assert re.search(r"latency, batch 64 \| \d+\.\d\d ms", card)
+
+
+def test_network_around_ones_own_model_is_exported_in_python(
+    workspace: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where no command could build it; its card has accuracy, data and names; the exporter says nothing."""
+    caplog.set_level(logging.INFO)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model.append(nn.Linear(4, 10))
+    network = coopnet.wrap(model, split="2", branches=3, classes=10, example=torch.zeros(2, 3, 32, 32)).train()
+    arrays = canonical.load(workspace / "data/prepared/digits", DIGITS)["test"]
+    names = [f"digit {number}" for number in range(10)]
+    options = {"preprocessing": CONSTANTS, "class_names": names, "dataset": "my digits"}
+    made = coopnet.export(
+        network, tmp_path / "out", branches=[2], test=(arrays.images, arrays.labels), name="mine", **options
+    )
+    assert network.training
+    with torch.inference_mode():
+        expected = network.eval()(made.preprocessing.normalised(arrays.images)).branches[:, 1].numpy()
+    assert np.abs(open_model(tmp_path / "out").logits(arrays.images) - expected).max() <= 1e-4
+    assert made.preprocessing.class_names == tuple(names)
+    card = (tmp_path / "out/README.md").read_text()
+    right = 100 * float((expected.argmax(1) == arrays.labels).mean())
+    assert "# mine: branch 2 of 3" in card
+    assert "Trained on: my digits" in card
+    assert "On the 355 test images of my digits, by this export itself:" in card
+    assert f"| top-1 | {right:.2f} %" in card
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
+    for wrong, said in (
+        ({"test": (arrays.images / 255, arrays.labels)}, "images uint8"),
+        ({"test": (arrays.images, arrays.labels + 1)}, "labels 1 to 10 are not those of 10 classes"),
+        ({"format": "safetensors"}, r"kept by coopnet\.save"),
+        ({"class_names": names[:9]}, "9 class names"),
+    ):
+        with pytest.raises(CoopNetError, match=said):
+            coopnet.export(network, tmp_path / "other", **(options | wrong))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_graph_can_normalise_by_itself(workspace: Path, tmp_path: Path) -> None:
@@ -165,7 +204,7 @@ def test_export_that_differs_is_refused(workspace: Path, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(exporting, "_write_pt2", wrong)
     with pytest.raises(CoopNetError, match="computes something else"):
-        export(saved.read(workspace / "three"), tmp_path / "out", name="three", branches=[1], form="pt2")
+        exporting.write(saved.read(workspace / "three"), tmp_path / "out", name="three", branches=[1], form="pt2")
     assert not list(tmp_path.iterdir())
 
 

@@ -5,6 +5,7 @@ run says it was made with, whenever a project is said to be clean.
 """
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -12,12 +13,13 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 import engines_fixture
-from engines_fixture import ENGINES, EVERYTHING, GROWN, MAKE, NAME, TARGET, USERS, Project, other
+from engines_fixture import ENGINES, EVERYTHING, GROWN, MAKE, NAME, TARGET, USERS, WIDE, Project, other
 
 pytestmark = pytest.mark.slow
 
@@ -422,6 +424,64 @@ def test_second_clone_with_other_cores_makes_the_same_bytes(beginning: Project, 
     mine, theirs = clone.results(), made.results()
     assert sorted(mine) == sorted(theirs)
     assert [path for path, content in mine.items() if content != theirs[path]] == []
+
+
+# 14
+
+SECOND_GENERATION: dict[str, Any] = {
+    "one3_to_7_split": {  # finetune, then transfer again
+        "parents": ["one3_to_5_split"],
+        "model": {"branches": 7, **WIDE["model"]},
+        "start": {"kind": "split"},
+        "training": {"epochs": 100},
+    },
+    "merge2": {
+        "parents": ["baseline", "baseline"],
+        "model": {"branches": 2},
+        "start": {"kind": "merge", "trunk": "first"},
+        "training": {"epochs": 100},
+    },
+    "merge2_distilled": {  # merge and finetune, then distil
+        "parents": ["merge2"],
+        "model": {"branches": 1, "gate": "none"},
+        "training": {"distillation": {"kind": "soft_labels"}},
+    },
+    "merge2_distilled_ensemble2": {  # distil, then ensemble
+        "parents": ["merge2_distilled", "merge2_distilled"],
+        "model": {"branches": 2, "gate": "mean", "trunk": "own"},
+        "start": {"kind": "combine"},
+        "training": {"epochs": 0},
+    },
+}
+"""Rows that go on from a grown, a merged and a distilled network: against the order of DVC's stages."""
+
+OF_ONE3 = ["one3/seed0", "one3_to_5_split/seed0", "one3_to_5_split_continued/seed0", "one3_to_7_split/seed0"]
+OF_BASELINE = [
+    *(f"baseline/seed{seed}" for seed in range(4)),  # two for each merge, which are two for the students' ensemble
+    *(f"{name}/seed{seed}" for name in ("merge2", "merge2_distilled") for seed in range(2)),
+]
+
+
+def test_second_generation_is_trained_once_and_follows_the_first(fresh: Project) -> None:
+    """14. Rows against the order of phases: each trains once, and an edit in the first generation reaches them all."""
+    with (fresh.root / "params.yaml").open("a") as parameters:  # the experiments stand last
+        for name, row in SECOND_GENERATION.items():
+            parameters.write(f"  {name}: {json.dumps({'about': 'of the second generation', **row})}\n")
+    fresh.edit({"only": [*yaml.safe_load(fresh.overlay.read_text())["only"], *SECOND_GENERATION]})
+    fresh.make("dvc")
+    assert fresh.trained() == sorted(OF_BASELINE + OF_ONE3)
+    fresh.assert_clean()
+    fresh.make("dvc")
+    fresh.make("snakemake")
+    assert fresh.trained() == []
+    fresh.assert_clean()
+    for engine, row, descendants in (("dvc", "baseline", OF_BASELINE), ("snakemake", "one3", OF_ONE3)):
+        fresh.edit({"experiments": {row: OTHER}})
+        fresh.make(engine)
+        assert fresh.trained() == descendants
+        fresh.make(other(engine))
+        assert fresh.trained() == []
+        fresh.assert_clean()
 
 
 # What the scenarios are checked with

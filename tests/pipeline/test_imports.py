@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from test_pipeline import make_workspace, prepared
-
-__all__ = ["prepared"]
+from tiny_fixture import make_workspace
 
 HEAVY = {
     *("matplotlib", "networkx", "numpy", "pandas", "PIL", "pyarrow", "scipy", "scipy.stats", "seaborn", "sklearn"),

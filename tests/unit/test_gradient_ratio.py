@@ -10,6 +10,7 @@ from coopnet.networks.network import Architecture, CooperativeNetwork, build
 from coopnet.study.settings import SGD, Adam, GradientRatio
 from coopnet.training.gradient_ratio import ModuleRates, modules
 from coopnet.training.optimizer import Optimizer
+from test_backbone import wrapped
 
 CPU = torch.device("cpu")
 
@@ -49,6 +50,20 @@ def test_modules_are_in_the_order_of_the_rule() -> None:
     ]
     covered = [parameter for parameters in modules(network()).values() for parameter in parameters]
     assert sorted(covered) == sorted(name for name, _ in network().named_parameters())
+
+
+@pytest.mark.parametrize("kind", ["convolutional", "tokens"])
+def test_last_module_of_any_model_is_its_last_layer(kind: str) -> None:
+    """Trunk, rest of the branches, gate, and then the layers that make the logits, whatever the model calls them."""
+    net = wrapped(kind, 1, 0, branches=2)
+    last = {"convolutional": "fc", "tokens": "head"}[kind]
+    names = list(modules(net))
+    assert names[-4:] == ["gate.linear", "gate.norm", f"branches.0.{last}", f"branches.1.{last}"]
+    groups = [0 if name.startswith("trunk") else 1 for name in names[:-4]]
+    assert groups == sorted(groups)
+    assert {0, 1} == set(groups)
+    covered = [parameter for parameters in modules(net).values() for parameter in parameters]
+    assert sorted(covered) == sorted(name for name, _ in net.named_parameters())
 
 
 def test_factors_of_a_hand_computed_example() -> None:

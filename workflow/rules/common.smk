@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from coopnet.runs import failures, locks, stamps, steps
+from coopnet.runs import failures, steps
 from coopnet import study as studies
 from coopnet.claims import entries
 from coopnet.commands import plan
@@ -12,6 +12,9 @@ from coopnet.files.errors import CoopNetError
 from coopnet.report import published
 from coopnet.runs.workspace import PREPARED, Workspace
 from coopnet.study.phases import TRAINING
+
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
+import stamps
 
 
 def read_study():
@@ -145,7 +148,7 @@ if workflow.is_main_process:
     ):  # which takes the import of their libraries
         if subprocess.run(["coopnet", "check", STUDY.name]).returncode:
             sys.exit(1)
-    ALIVE = locks.clear_stale(Path(".snakemake"))
+    ALIVE = stamps.clear_stale(Path(".snakemake"))
     try:
         DUE = stamps.refresh(WORKSPACE, STUDY)
     except CoopNetError as error:
@@ -171,9 +174,19 @@ def record():
         subprocess.run(["coopnet", "record", STUDY.name, "--if-possible"])
 
 
+def say_next():
+    """Say at the end where to look."""
+    if not UNDER_DVC:
+        name = STUDY.name
+        print(
+            f"next: `coopnet runs {name}` lists its runs; with its report made, `coopnet answer {name}` says what was found",
+            file=sys.stderr,
+        )
+
+
 def report_failures():
     """Report what there is when runs failed; the next start asks for them, and then for the report, again."""
-    if failures.lost(WORKSPACE, STUDY):
+    if failures.unavailable(WORKSPACE, STUDY):
         for command in ("tables", "claims", "report", "timing"):
             if subprocess.run(["coopnet", command, STUDY.name]).returncode:
                 break  # something else is missing, and it has said so

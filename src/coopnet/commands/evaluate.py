@@ -9,13 +9,16 @@ from coopnet.evaluation.metrics import Saved, measure, versus, versus_parents, v
 from coopnet.evaluation.outcomes import SCORES, outcomes, pack, pack_each
 from coopnet.evaluation.voting import MOST, VOTES, best_smaller, vote, votes
 from coopnet.files.errors import CoopNetError
-from coopnet.runs import receipts, steps
+from coopnet.runs import records, steps
 from coopnet.runs.workspace import EVALUATED, Workspace
 from coopnet.study import Run, Study
 
 
-def evaluate(workspace: Workspace, name: str, experiment: str, seed: int, *, at_transfer: bool = False) -> None:
+def evaluate(workspace: Workspace, name: str, experiment: str, seed: int, *, at_transfer: bool = False) -> Path:
     """Write `votes.csv`, `outcomes.safetensors` and `metrics.json` of a run, or of the network at its transfer.
+
+    Returns:
+        Their folder.
 
     Raises:
         CoopNetError: logits are missing, damaged or not finite, or the run was made with other parameters.
@@ -26,8 +29,9 @@ def evaluate(workspace: Workspace, name: str, experiment: str, seed: int, *, at_
         if run.transfer is None:
             raise CoopNetError(f"{run.name} begins with no transfer; run `coopnet evaluate` without --at-transfer")
         run = run.transfer
-    with receipts.making(workspace, lambda: steps.evaluate(workspace, plan, run)):
+    with records.making(workspace, lambda: steps.evaluate(workspace, plan, run)):
         _evaluate(workspace, plan, run)
+    return workspace.run(plan, run)
 
 
 def _evaluate(workspace: Workspace, plan: Study, run: Run) -> None:

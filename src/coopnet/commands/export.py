@@ -25,12 +25,12 @@ def export(
     """Write the export of a run or of a saved network.
 
     Raises:
-        CoopNetError: as `deploy.export.export`, or there is no such network or dataset.
+        CoopNetError: as `deploy.export.write`, or there is no such network or dataset.
     """
     one = saved.read(source)
     test = images.of_record(workspace, one.record, data)
     with images.progress("exporting", 0 if test is None else len(test.images)) as advance:
-        made = exporting.export(
+        made = exporting.write(
             one,
             out,
             name=source,

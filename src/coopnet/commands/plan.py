@@ -114,7 +114,7 @@ def of(workspace: Workspace, plan: Study) -> Plan:
     speeds, measured = speed.finished_here(entries, plan.device), "runs"
     if not speeds:
         speeds, measured = speed.remembered(workspace, plan.device), "steps"
-    failed = sum(one.failure is not None for one in failures.lost(workspace, plan).values())
+    failed = sum(one.failure is not None for one in failures.unavailable(workspace, plan).values())
     found = Plan(plan, speeds, measured, failed)
     keys: set[str] = set()
     for run in plan.everything():
@@ -128,7 +128,7 @@ def of(workspace: Workspace, plan: Study) -> Plan:
 def _one(workspace: Workspace, plan: Study, run: Run, entries: Store, found: Plan, *, repeated: bool) -> Phase:
     """What a single run takes; one with the key of another takes nothing, since it is the same run."""
     phase, cost = Phase(runs=1), costs.cost(run)
-    if files.look(workspace.run(plan, run) / "run.json", "key") == run.key:
+    if files.read_field(workspace.run(plan, run) / "run.json", "key") == run.key:
         phase.here = 1
         return phase
     phase.disk = cost.disk if cost else 0

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from coopnet import files, study
 from coopnet.runs import failures, live, store
-from coopnet.runs.failures import Lost
+from coopnet.runs.failures import Unavailable
 from coopnet.runs.live import Live
 from coopnet.runs.store import Store
 from coopnet.runs.workspace import Workspace
@@ -40,7 +40,7 @@ class Seen(NamedTuple):
 
     finished: list[Run]
     running: list[tuple[Run, Live]]
-    failed: list[Lost]
+    failed: list[Unavailable]
     interrupted: list[tuple[Run, int]]
     waiting: list[Run]
 
@@ -85,10 +85,10 @@ def look(workspace: Workspace, plan: Study, entries: Store, known: set[str]) -> 
         known: keys that were found finished before; those found now are added.
     """
     seen = Seen([], [], [], [], [])
-    lost = failures.lost(workspace, plan)
+    lost = failures.unavailable(workspace, plan)
     for run in plan.everything():
         record = workspace.run(plan, run) / "run.json"
-        if run.key in known or files.look(record, "key") == run.key or entries.finished(run.key):
+        if run.key in known or files.read_field(record, "key") == run.key or entries.finished(run.key):
             known.add(run.key)
             seen.finished.append(run)
         elif found := live.read(entries, run.key):

@@ -173,7 +173,8 @@ def _alone(form: str, in_graph: bool) -> str:
         "from PIL import Image, ImageOps\n\n"
         'known = json.load(open("preprocessing.json"))\n'
         'size = (known["size"], known["size"])\n'
-        'image = ImageOps.fit(Image.open("image.png").convert("RGB"), size, Image.Resampling.BICUBIC)\n'
+        'image = ImageOps.exif_transpose(Image.open("image.png")).convert("RGB")\n'
+        "image = ImageOps.fit(image, size, Image.Resampling.BICUBIC)\n"
     )
     pixels += (
         "images = np.asarray(image)[None]\n"

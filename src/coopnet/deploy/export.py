@@ -1,11 +1,12 @@
 """Writing one branch, some branches or the ensemble of a network for use without this project."""
 
 import contextlib
+import copy
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,9 @@ from coopnet.deploy.models import Model
 from coopnet.deploy.preprocessing import Preprocessing, Whole
 from coopnet.files.errors import CoopNetError
 from coopnet.library import parts, saved
+from coopnet.networks.backbone import OWN
 from coopnet.networks.flops import flops_of
+from coopnet.networks.network import CooperativeNetwork
 
 FORMATS = ("onnx", "pt2", "safetensors")
 TOLERANCE = 1e-4
@@ -38,6 +41,77 @@ class Labelled(NamedTuple):
 
 
 def export(
+    network: CooperativeNetwork,
+    folder: str | os.PathLike[str],
+    *,
+    preprocessing: Mapping[str, Sequence[float]],
+    branches: Sequence[int] | None = None,
+    format: str = "onnx",
+    with_preprocessing: bool = False,
+    class_names: Sequence[str] | None = None,
+    image_size: int | None = None,
+    name: str = "network",
+    dataset: str | None = None,
+    test: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Model:
+    """Write one branch, some, or the ensemble of a network for use without this project; `coopnet export` in Python.
+
+    The folder gets the model, `preprocessing.json` and a model card, all of it or nothing. Before that the model is
+    read back, and its logits are compared with the network's.
+
+    Args:
+        network: left untouched, on any device. One that was wrapped around a model of your own can be exported here
+            alone, since the command could not build it.
+        folder: must not be there yet, or be empty.
+        preprocessing: `mean` and `std` per channel of the images that it was trained on, pixels in 0..1.
+        branches: numbered from 1: one branch, or several under their gate; by default the whole ensemble.
+        format: `onnx`, `pt2` (torch.export) or `safetensors` (a network that `load` reads; of a model of your own write
+            one by `save`).
+        with_preprocessing: make normalisation part of the graph; the model then takes uint8 [N, H, W, 3].
+        class_names: one name per class, in order; numbers by default.
+        image_size: pixels of each side, for networks that take any; 32 by default.
+        name: what the card calls the network.
+        dataset: what it calls the data.
+        test: test images uint8 [N, H, W, 3] of that size and their labels [N], for the accuracy in the card.
+
+    Returns:
+        The model as it was read back, for `predict`.
+
+    Raises:
+        CoopNetError: an unknown format, no such branch, names or constants or images that do not fit the network, a
+            folder that holds something, a library that is not installed, or an export that computes something else
+            than the network.
+    """
+    if format == "safetensors" and getattr(network.architecture, "family", None) == OWN:
+        raise CoopNetError("a network around a model of your own is kept by coopnet.save; export it as onnx or pt2")
+    facts = {} if dataset is None else {"data": {"dataset": dataset}}
+    record = saved.described(network, preprocessing, class_names, saved.sized(facts, image_size))
+    source = saved.Saved(copy.deepcopy(network).cpu().eval(), {}, record, Path(folder))
+    return write(
+        source,
+        Path(folder),
+        name=name,
+        branches=branches,
+        form=format,
+        with_preprocessing=with_preprocessing,
+        test=None if test is None else _labelled(*test, network.architecture.classes, dataset or "its data"),
+    )
+
+
+def _labelled(images: np.ndarray, labels: np.ndarray, classes: int, dataset: str) -> Labelled:
+    images, labels = np.asarray(images), np.asarray(labels)
+    fits = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3 and len(images)
+    if not fits or labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise CoopNetError(
+            f"test has to be images uint8 [N, H, W, 3] and whole labels [N], not {images.dtype} {list(images.shape)} "
+            f"and {labels.dtype} {list(labels.shape)}"
+        )
+    if not 0 <= labels.min() <= labels.max() < classes:
+        raise CoopNetError(f"labels {labels.min()} to {labels.max()} are not those of {classes} classes")
+    return Labelled(images, labels, dataset)
+
+
+def write(
     source: saved.Saved,
     out: Path,
     *,
@@ -203,15 +277,17 @@ def _quiet() -> Iterator[None]:
     """Exporters say much that nobody needs, on both streams and in warnings."""
     import warnings
 
-    logger = logging.getLogger("torch")
-    level = logger.level
+    loggers = {name: logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")}
+    levels = {name: logger.level for name, logger in loggers.items()}
     with warnings.catch_warnings(), Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         warnings.simplefilter("ignore")
-        logger.setLevel(logging.ERROR)
+        for logger in loggers.values():
+            logger.setLevel(logging.ERROR)
         try:
             yield
         finally:
-            logger.setLevel(level)
+            for name, logger in loggers.items():
+                logger.setLevel(levels[name])
 
 
 def _compared(

@@ -198,7 +198,7 @@ def _seal(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def look(path: Path, field: str) -> Any:
+def read_field(path: Path, field: str) -> Any:
     """A field of a JSON mapping; None where the file is missing or damaged and that is as good as no file."""
     try:
         content = read_json(path)

@@ -60,10 +60,13 @@ def save(
         CoopNetError: names or constants that do not fit the network, or a folder that cannot be written.
     """
     state = {} if optimizer is None else state_of(optimizer, network)
+    write(TrainedNetwork(network, state), Path(folder), preprocessing, class_names, sized(facts, image_size))
+
+
+def sized(facts: Mapping[str, Any] | None, image_size: int | None) -> dict[str, Any]:
+    """Facts of a record, with the size of the images among them."""
     known = dict(facts or {})
-    if image_size is not None:
-        known["data"] = dict(known.get("data") or {}) | {"size": image_size}
-    write(TrainedNetwork(network, state), Path(folder), preprocessing, class_names, known)
+    return known if image_size is None else known | {"data": dict(known.get("data") or {}) | {"size": image_size}}
 
 
 def write(
@@ -74,7 +77,23 @@ def write(
     facts: Mapping[str, Any],
 ) -> None:
     """As `save`, of a network and its optimiser's state by name."""
-    network, state = trained
+    record = described(trained.network, preprocessing, class_names, facts)
+    files.write_json(
+        where / checkpoint.SAVED, record | {"files": checkpoint.write_network(where, trained.network, trained.slots)}
+    )
+
+
+def described(
+    network: CooperativeNetwork,
+    preprocessing: Mapping[str, Sequence[float]] | None,
+    class_names: Sequence[str] | None,
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The record of a network, but for its files.
+
+    Raises:
+        CoopNetError: names or constants that do not fit the network.
+    """
     classes = network.architecture.classes
     if class_names is not None and (len(class_names) != classes or not all(isinstance(n, str) for n in class_names)):
         raise CoopNetError(f"{len(class_names)} class names were passed for a network of {classes} classes")
@@ -84,15 +103,13 @@ def write(
         if not constants["mean"] or len(constants["mean"]) != len(constants["std"]) or min(constants["std"]) <= 0:
             raise CoopNetError("preprocessing needs mean and std, a number per channel each, and std above 0")
     data = dict(facts.get("data") or {}) | ({} if class_names is None else {"class_names": list(class_names)})
-    record = {
+    return {
         **facts,
         "architecture": network.architecture.to_dict(),
         "parameters": trainable_parameters(network),
         **({"preprocessing": constants} if constants else {}),
         **({"data": data} if data else {}),
-        "files": checkpoint.write_network(where, network, state),
     }
-    files.write_json(where / checkpoint.SAVED, record)
 
 
 def load(where: str | os.PathLike[str], *, model: nn.Module | None = None) -> CooperativeNetwork:
@@ -136,7 +153,7 @@ def read(
     if not isinstance(record, dict) or "architecture" not in record or "files" not in record:
         raise CoopNetError(f"{folder} holds no record of a network; give a folder of coopnet.save")
     trained = checkpoint.read(folder, record, model=model, like=None if network is None else network.architecture)
-    return Saved(trained.network.eval(), trained.slots, record, folder)
+    return Saved(trained.network.eval(), trained.optimizer_state, record, folder)
 
 
 def _found(where: str | os.PathLike[str]) -> tuple[Path, Any]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coopnet.networks import kernels
 from coopnet.networks.streams import side_by_side
 
 if TYPE_CHECKING:
@@ -264,6 +265,7 @@ class CooperativeNetwork(nn.Module):
         read = architecture.trunk_channels * (1 if shared else branches)
         self.gate = Gate(read, branches, architecture.averaged) if architecture.gate == "learned" else None
         architecture.initialise(self)
+        kernels.avoid(self)
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Normalised images [N, 3, H, W] → what each trunk makes of them, e.g. [N, trunk channels, H′, W′] each."""

@@ -23,7 +23,7 @@ from coopnet.study.settings import Model
 if TYPE_CHECKING:
     from coopnet.networks.backbone import Backbone
 
-WEIGHTS, SLOTS, RECORD = "model.safetensors", "optimizer.safetensors", "run.json"
+WEIGHTS, OPTIMIZER, RECORD = "model.safetensors", "optimizer.safetensors", "run.json"
 SAVED = "model.json"
 """The record beside weights that no run has made: of an imported checkpoint, or of `coopnet.save`."""
 
@@ -45,12 +45,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
 
 
-def write_network(folder: Path, network: CooperativeNetwork, slots: OptimizerState) -> dict[str, str]:
+def write_network(folder: Path, network: CooperativeNetwork, optimizer_state: OptimizerState) -> dict[str, str]:
     """Write weights and optimiser state; return the SHA-256 of each file by its name."""
     write_tensors(folder / WEIGHTS, network.state_dict())
-    flat = {f"{slot}/{name}": tensor for slot, tensors in slots.items() for name, tensor in tensors.items()}
-    write_tensors(folder / SLOTS, flat)
-    return {name: files.sha256(folder / name) for name in (WEIGHTS, SLOTS)}
+    flat = {f"{slot}/{name}": tensor for slot, tensors in optimizer_state.items() for name, tensor in tensors.items()}
+    write_tensors(folder / OPTIMIZER, flat)
+    return {name: files.sha256(folder / name) for name in (WEIGHTS, OPTIMIZER)}
 
 
 def read(
@@ -75,7 +75,7 @@ def read(
             tensors are not those of its architecture, or not finite.
     """
     digests = record.get("files")
-    for name in (WEIGHTS, SLOTS):
+    for name in (WEIGHTS, OPTIMIZER):
         files.check_header(folder / name)
         if not isinstance(digests, Mapping) or files.sha256(folder / name) != digests.get(name):
             raise CoopNetError(
@@ -90,7 +90,7 @@ def read(
         raise CoopNetError(
             f"{path} does not fit the architecture of its record: {reason}; delete the folder and make it again"
         ) from error
-    return TrainedNetwork(network, _slots(folder / SLOTS, network))
+    return TrainedNetwork(network, _optimizer_state(folder / OPTIMIZER, network))
 
 
 def _architecture(
@@ -142,14 +142,14 @@ def _filled(architecture: "Architecture | Backbone", tensors: Mapping[str, Tenso
     return network
 
 
-def _slots(path: Path, network: CooperativeNetwork) -> OptimizerState:
+def _optimizer_state(path: Path, network: CooperativeNetwork) -> OptimizerState:
     """The optimiser state in a file.
 
     Raises:
         CoopNetError: it is damaged, or not that of this network.
     """
     parameters = dict(network.named_parameters())
-    slots: OptimizerState = {}
+    optimizer_state: OptimizerState = {}
     for name, tensor in read_tensors(path).items():
         slot, _, parameter = name.partition("/")
         like = parameters.get(parameter)
@@ -158,5 +158,5 @@ def _slots(path: Path, network: CooperativeNetwork) -> OptimizerState:
                 f"{path} does not fit its network: {name} is no state of a parameter of it, or not finite; "
                 "delete the folder and make it again"
             )
-        slots.setdefault(slot, {})[parameter] = tensor
-    return slots
+        optimizer_state.setdefault(slot, {})[parameter] = tensor
+    return optimizer_state

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Lost:
+class Unavailable:
     """A planned run that a study has to do without for now.
 
     Attributes:
@@ -73,24 +73,26 @@ def clear(workspace: Workspace, plan: Study, run: Run) -> None:
         raise CoopNetError(f"cannot remove {path}: {files.reason(error)}") from error
 
 
-def lost(workspace: Workspace, plan: Study) -> dict[tuple[str, int], Lost]:
+def unavailable(workspace: Workspace, plan: Study) -> dict[tuple[str, int], Unavailable]:
     """The runs that failed, and all that descends from them, by experiment and seed; empty where all went well.
 
-    A descendant counts as lost even where its own files lie there: without its parent's nothing can be said of it.
+    A descendant counts as unavailable even where its own files are there: its results need those of its parent.
     """
-    found: dict[tuple[str, int], Lost] = {}
+    found: dict[tuple[str, int], Unavailable] = {}
     for place, run in plan.runs.items():  # parents come first
         above = [found[_place(parent)] for parent in run.parents if _place(parent) in found]
         if above:
-            found[place] = Lost(run, tuple({_place(cause): cause for one in above for cause in one.causes}.values()))
+            found[place] = Unavailable(
+                run, tuple({_place(cause): cause for one in above for cause in one.causes}.values())
+            )
         elif failure := (run.transfer and _failure(workspace, plan, run.transfer)) or _failure(workspace, plan, run):
-            found[place] = Lost(run, (run,), failure)
+            found[place] = Unavailable(run, (run,), failure)
     return found
 
 
-def said(lost: Mapping[tuple[str, int], Lost]) -> str:
+def describe(unavailable: Mapping[tuple[str, int], Unavailable]) -> str:
     """All of them in a line: `one3/seed1 (failed: …), one3_grown/seed1 (waiting for one3/seed1, which failed)`."""
-    return ", ".join(f"{one.run.name} ({one.text.rstrip('.')})" for one in lost.values())
+    return ", ".join(f"{one.run.name} ({one.text.rstrip('.')})" for one in unavailable.values())
 
 
 def _place(run: Run) -> tuple[str, int]:
@@ -108,5 +110,5 @@ def _failure(workspace: Workspace, plan: Study, run: Run) -> dict[str, Any] | No
     except (CoopNetError, KeyError):
         log.warning("warning: %s is damaged and counts for nothing; make %s again", path, run.name)
         return None
-    finished = files.look(path.with_name("run.json"), "key") == run.key
+    finished = files.read_field(path.with_name("run.json"), "key") == run.key
     return failure if kept and not finished else None

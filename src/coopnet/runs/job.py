@@ -77,11 +77,11 @@ def produce(
         teacher=teacher,
     )
     trained = train(task, ResumeFolder(memory, identity), progress, stop)
-    done = TrainedNetwork(trained.network, trained.slots)
+    done = TrainedNetwork(trained.network, trained.optimizer_state)
     checkpoint.write_tensors(made / "logits.safetensors", all_logits(done, splits))
     files.write_rows(made / "history.csv", trained.history)
     files.write_rows(made / "timing.csv", trained.timing)
-    checkpoint.write_network(made, done.network, done.slots)
+    checkpoint.write_network(made, done.network, done.optimizer_state)
     record = (
         {
             "architecture": done.network.architecture.to_dict(),

@@ -74,7 +74,7 @@ def read(entries: Store, key: str) -> Live | None:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    fields = files.look(path, "live")
+    fields = files.read_field(path, "live")
     return fields if isinstance(fields, dict) else {}
 
 

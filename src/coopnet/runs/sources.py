@@ -9,7 +9,10 @@ from typing import Any
 
 from coopnet import files
 from coopnet.data.normalization import normalization
+from coopnet.files.digests import Digests
 from coopnet.files.errors import CoopNetError
+from coopnet.runs import records
+from coopnet.runs.records import RECORD
 from coopnet.runs.store import Store
 from coopnet.runs.workspace import Workspace
 from coopnet.study import Run, Study, imported_record
@@ -24,21 +27,12 @@ def checkpoint_of(workspace: Workspace, plan: Study, source: Run, runs: Store) -
         CoopNetError: neither has the run that the plan names.
     """
     for folder in (workspace.run(plan, source), runs.folder(source.key)):
-        path = folder / "run.json"
-        if files.look(path, "key") != source.key:
-            continue
-        try:
-            record = files.read_sealed(path, files.LARGEST_RECORD)
-        except CoopNetError as error:
-            log.warning("%s", error)
-            continue
-        digests = record.get("files")
-        known = digests if isinstance(digests, dict) else {}
-        weights = [folder / name for name in ("model.safetensors", "optimizer.safetensors")]
-        damaged = [p for p in weights if not p.is_file() or files.sha256(p) != known.get(p.name)]
-        if not damaged:
-            return folder, record
-        log.warning("%s is missing or not what its record says", damaged[0])
+        paths = {name: folder / name for name in (RECORD, "model.safetensors", "optimizer.safetensors")}
+        problem = records.of_files(paths, source.key, source.name, Digests())
+        if problem is None:
+            return folder, files.read_sealed(paths[RECORD], files.LARGEST_RECORD)
+        if problem.kind != "stale" and paths[RECORD].exists():
+            log.warning("%s", problem.text)
     verb = "transfer" if source.at_transfer else "train"
     raise CoopNetError(
         f"{source.name} of study {plan.name} is not there, is damaged, or was made with other parameters "

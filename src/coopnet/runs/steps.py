@@ -1,6 +1,6 @@
 """The steps of a study that train nothing: what each reads and writes, and which source decides what it writes.
 
-Both engines take these lists from here, and so do the commands that leave receipts (`receipts.py`). Of a run they name
+Both engines take these lists from here, and so do the commands that leave records (`records.py`). Of a run they name
 its two records, `run.json` and `metrics.json`: they are written last and hold the digests of its other files.
 What is made without runs that failed names other inputs than the engines plan with, so it stays stale until they are
 there.
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from coopnet import files
-from coopnet.runs.failures import Lost
+from coopnet.runs.failures import Unavailable
 from coopnet.runs.workspace import EVALUATED, GATHERED, REPORT, TABLES, Workspace
 from coopnet.study import Run, Study, numerics
 
@@ -95,21 +95,21 @@ def evaluate(workspace: Workspace, plan: Study, run: Run) -> Step:
     )
 
 
-def tables(workspace: Workspace, plan: Study, lost: Collection[Lost] = ()) -> Step:
-    """The tables of a study, if need be without the runs that are lost."""
+def tables(workspace: Workspace, plan: Study, unavailable: Collection[Unavailable] = ()) -> Step:
+    """The tables of a study, if need be without the runs that are unavailable."""
     rows: list[Any] = [[name, row.model_dump(mode="json")] for name, row in plan.experiments.items()]
     return Step(
         f"{plan.name}/tables",
         workspace.made(plan.name, "tables"),
         "reporting",
-        (workspace.published, *_records(workspace, plan, lost)),
+        (workspace.published, *_records(workspace, plan, unavailable)),
         (
             *(workspace.results(plan.name) / name for name in GATHERED),
             *(workspace.tables(plan.name) / name for name in (*TABLES, "timing.csv")),
         ),
         _digest([json.dumps([plan.title, plan.description, plan.device, plan.threads, rows], sort_keys=True)]),
-        makers=tuple(_evaluation(workspace, plan, run) for run in _there(plan, lost)),
-        records=tuple(_record(workspace, plan, run) for run in _there(plan, lost)),
+        makers=tuple(_evaluation(workspace, plan, run) for run in _there(plan, unavailable)),
+        records=tuple(_record(workspace, plan, run) for run in _there(plan, unavailable)),
     )
 
 
@@ -165,14 +165,14 @@ def _record(workspace: Workspace, plan: Study, run: Run) -> Path:
     return workspace.run(plan, run) / "run.json"
 
 
-def _records(workspace: Workspace, plan: Study, lost: Collection[Lost]) -> list[Path]:
-    """The records of all runs; of lost ones why they failed, where it was they that did."""
-    there = _there(plan, lost)
+def _records(workspace: Workspace, plan: Study, unavailable: Collection[Unavailable]) -> list[Path]:
+    """The records of all runs; of unavailable ones why they failed, where it was they that did."""
+    there = _there(plan, unavailable)
     records = [workspace.run(plan, run) / name for run in there for name in ("metrics.json", "run.json")]
-    return records + [workspace.failure(plan, one.run) for one in lost if one.failure]
+    return records + [workspace.failure(plan, one.run) for one in unavailable if one.failure]
 
 
-def _there(plan: Study, lost: Collection[Lost]) -> list[Run]:
-    """The runs, and the transfers they begin with, that are not lost."""
-    left_out = {(one.run.experiment, one.run.seed) for one in lost}  # not keys: rows that agree share one
+def _there(plan: Study, unavailable: Collection[Unavailable]) -> list[Run]:
+    """The runs with results, and the transfers they begin with."""
+    left_out = {(one.run.experiment, one.run.seed) for one in unavailable}  # not keys: rows that agree share one
     return [run for run in plan.everything() if (run.experiment, run.seed) not in left_out]

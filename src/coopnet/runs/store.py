@@ -1,6 +1,6 @@
 """The run store: finished runs by key, so that no run is ever trained twice, whoever asks for it.
 
-    <store>/runs/<key>/         a finished run: manifest.json and the files that it lists with size and SHA-256
+    <store>/runs/<key>/         a finished run: its record run.json and the files whose digests the record has
     <store>/unfinished/<key>/   what an interrupted run needs to continue
     <store>/locks/<key>.lock    held by the process that is on the run; the kernel drops it when that process dies
     <store>/journal.jsonl       what was trained when and where: a line per event
@@ -24,12 +24,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from coopnet import files
+from coopnet.files.digests import Digests
 from coopnet.files.errors import CoopNetError
+from coopnet.runs import records
+from coopnet.runs.records import RECORD
 
 log = logging.getLogger(__name__)
 
 VARIABLE = "COOPNET_STORE"
-MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
 
 
@@ -76,11 +78,9 @@ class Store:
         self.place = place
 
     def finished(self, key: str) -> bool:
-        """Whether that run is done, as far as a look at names and sizes tells."""
-        folder, listed = self._run(key), self._listed(key)
-        return listed is not None and all(
-            (folder / name).is_file() and (folder / name).stat().st_size == size for name, (size, _) in listed.items()
-        )
+        """Whether that run is done, as far as a look at its record and the names of its files tells."""
+        listed = files.read_field(self._run(key) / RECORD, "files")
+        return isinstance(listed, dict) and all((self._run(key) / name).is_file() for name in listed)
 
     def unfinished(self, key: str) -> Path:
         """The folder in which that run keeps what it needs to continue."""
@@ -88,7 +88,7 @@ class Store:
 
     def epochs_done(self, key: str) -> int | None:
         """Epochs that an interrupted run has behind it, on the machine where it got furthest; None where none is."""
-        states = [files.look(path, "facts") for path in self.unfinished(key).glob("*/state.json")]
+        states = [files.read_field(path, "facts") for path in self.unfinished(key).glob("*/state.json")]
         return max((facts["epoch"] for facts in states if isinstance(facts, dict) and "epoch" in facts), default=None)
 
     def lock(self, key: str) -> FileLock:
@@ -98,17 +98,8 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(path)
 
-    def add(self, key: str, folder: Path, facts: Mapping[str, Any]) -> None:
-        """Take in a finished run: `folder` becomes the entry in one step.
-
-        Args:
-            key: of the run.
-            folder: its files, on the file system of the store.
-            facts: words for a person who opens the manifest.
-        """
-        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-        listed = {n: {"size": (folder / n).stat().st_size, "sha256": files.sha256(folder / n)} for n in names}
-        files.write_json(folder / MANIFEST, files.sealed({"key": key, "files": listed} | dict(facts)))
+    def add(self, key: str, folder: Path) -> None:
+        """Take in a finished run: `folder`, on the file system of the store, becomes the entry in one step."""
         target = self._run(key)
         if target.exists():  # what was there could not be taken, or the run would not have been made again
             self._set_aside(key)
@@ -126,36 +117,40 @@ class Store:
         Returns:
             Whether that worked. An entry that is damaged is set aside, so that the run is made again.
         """
-        if not self._run(key).exists():
+        folder = self._run(key)
+        if not folder.exists():
             return False
-        listed = self._listed(key) or {}
-        damaged = [name for name, (_, digest) in listed.items() if not _is(self._run(key) / name, digest)]
-        damaged += [name for name in targets if name not in listed] if listed else [MANIFEST]
-        if damaged:
-            log.warning("%s in the run store is damaged; the run is made again", self._run(key) / damaged[0])
+        unreadable = [path for path in map(folder.joinpath, targets) if path.exists() and not os.access(path, os.R_OK)]
+        if unreadable:  # by this user, which says nothing about the files
+            raise CoopNetError(
+                f"cannot read {unreadable[0]} of the run store: permission denied; let its owner make it readable, "
+                f"or set {VARIABLE} to a folder of your own"
+            )
+        problem = records.of_files({name: folder / name for name in targets}, key, "this run", Digests())
+        if problem:
+            log.warning("the run store is damaged: %s; the run is made again", problem.text)
             self._set_aside(key)
             return False
         for name, target in sorted(targets.items(), key=lambda item: item[0].endswith(".json")):  # records come last
-            if _is(target, listed[name][1]):
+            if target.is_file() and files.sha256(target) == files.sha256(folder / name):
                 os.utime(target)  # else an engine that goes by dates would ask for it again and again
             else:
-                files.copy(self._run(key) / name, target)
+                files.copy(folder / name, target)
         return True
 
-    def adopt(self, key: str, sources: Mapping[str, Path], first_made_as: str) -> None:
+    def adopt(self, key: str, sources: Mapping[str, Path]) -> None:
         """Take in a run that lies finished in a workspace, as `targets` of `take` would have it.
 
         Args:
             key: of the run.
             sources: for each file of the entry, where it lies.
-            first_made_as: study and name of the run.
         """
         folder = self.unfinished(key) / "files"
         with _writing(self.place):
             shutil.rmtree(folder, ignore_errors=True)
         for name, source in sources.items():
             files.copy(source, folder / name)
-        self.add(key, folder, {"first_made_as": first_made_as})
+        self.add(key, folder)
         shutil.rmtree(self.unfinished(key), ignore_errors=True)
 
     def note(self, event: str, key: str, run: str) -> None:
@@ -203,37 +198,12 @@ class Store:
     def _run(self, key: str) -> Path:
         return self.place / "runs" / key
 
-    def _listed(self, key: str) -> dict[str, tuple[int, str]] | None:
-        """Size and SHA-256 of each file of an entry as its manifest has them, None where it cannot be read."""
-        try:
-            manifest = files.read_sealed(self._run(key) / MANIFEST)
-            if manifest["key"] != key:  # of another run, with its files
-                return None
-            listed = manifest["files"]
-            return {name: (facts["size"], facts["sha256"]) for name, facts in listed.items()}
-        except (CoopNetError, KeyError, TypeError, AttributeError):
-            return None
-
     def _set_aside(self, key: str) -> None:
         aside = self.place / "damaged" / key
         with _writing(self.place):
             shutil.rmtree(aside, ignore_errors=True)
             aside.parent.mkdir(parents=True, exist_ok=True)
             self._run(key).rename(aside)
-
-
-def _is(path: Path, digest: str) -> bool:
-    """Whether a file is there and has that SHA-256; one that the disk does not give back has not.
-
-    Raises:
-        CoopNetError: this user may not read it, which says nothing about the file.
-    """
-    try:
-        return path.is_file() and files.sha256(path) == digest
-    except CoopNetError as error:
-        if isinstance(error.__cause__, PermissionError):
-            raise
-        return False
 
 
 @contextlib.contextmanager

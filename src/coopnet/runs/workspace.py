@@ -18,7 +18,7 @@ EVALUATED = ("metrics.json", "votes.csv", "outcomes.safetensors")
 """What is computed from a run's logits and its parents'."""
 
 TABLES = (
-    *("study.json", "runs.csv", "accuracy.csv", "step0.csv", "step0_mean.csv", "growth.csv", "growth_mean.csv"),
+    *("study.json", "runs.csv", "accuracy.csv", "transfer.csv", "transfer_mean.csv", "growth.csv", "growth_mean.csv"),
     *("merges.csv", "diversity.csv", "votes.csv", "votes_best.csv", "distillation.csv", "factors.csv", "history.csv"),
     *("provenance.csv", "compute.csv", "reliability.csv", "published.csv"),
 )

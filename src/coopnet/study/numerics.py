@@ -29,6 +29,8 @@ MODULES = (
     "training/engine.py",
     "training/gradient_ratio.py",
     "training/graph.py",
+    "training/learner.py",
+    "training/objective.py",
     "training/optimizer.py",
     "training/schedule.py",
     "training/trainer.py",

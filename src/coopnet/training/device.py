@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from coopnet.files.errors import CoopNetError
+from coopnet.networks import kernels
 
 log = logging.getLogger(__name__)
 
@@ -106,16 +107,8 @@ def _memory_error(error: BaseException) -> str | None:
 
 
 def avoid_broken_kernels(network: nn.Module, device: torch.device) -> None:
-    """Switch oneDNN off for this process where its backward pass would damage memory.
-
-    On CPUs with AVX2 and no AVX512, PyTorch 2.15's oneDNN writes out of bounds in the weight gradient of a strided 1×1
-    convolution of fewer than 8 input channels, in channels-last order: the process dies, or computes nonsense. The
-    projections of networks narrower than 8 channels are such convolutions.
-    """
-    if device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2":
-        return
-    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-    if any(max(one.kernel_size) == 1 < max(one.stride) and one.in_channels < 8 for one in convolutions):
+    """Switch oneDNN off for this process where it would get a convolution of the network wrong."""
+    if device.type == "cpu" and kernels.broken(network):
         torch.backends.mkldnn.set_flags(False)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from coopnet.data.augment import Draws, Images
-from coopnet.networks.loss import Loss, Teaching, loss, taught_by
+from coopnet.networks.loss import Loss, Teaching, loss, soft_targets
 from coopnet.networks.network import CooperativeNetwork, Outputs
 from coopnet.training.graph import GraphedStep
 from coopnet.training.optimizer import Optimizer
@@ -177,11 +177,11 @@ def train_step(
     teacher: CooperativeNetwork | None = None,
 ) -> Tensor:
     """Forward, backward and update on one batch, images [n, 3, 32, 32] and labels [n]; returns its loss, a scalar."""
-    lesson = None if teacher is None else taught(teacher, images, teaching, precision)
+    targets = None if teacher is None else teacher_targets(teacher, images, teaching, precision)
     precise = Precise(network, precision)
     with counted_at_once(network):
         outputs = precise(images)
-    losses = loss(outputs, labels, teaching, lesson)
+    losses = loss(outputs, labels, teaching, targets)
     optimizer.clear_gradients()
     losses.total.backward()
     precise.return_gradients()
@@ -191,9 +191,9 @@ def train_step(
 
 
 @torch.no_grad()
-def taught(teacher: CooperativeNetwork, images: Tensor, teaching: Teaching, precision: str) -> Tensor:
-    """What a teacher, in eval mode, says about these very images: probabilities [n, C]."""
-    return taught_by(Precise(teacher, precision)(images), teaching.temperature)
+def teacher_targets(teacher: CooperativeNetwork, images: Tensor, teaching: Teaching, precision: str) -> Tensor:
+    """Softened probabilities [n, C] of a teacher, in eval mode, for these very images."""
+    return soft_targets(Precise(teacher, precision)(images), teaching.temperature)
 
 
 class Evaluation:
@@ -233,8 +233,8 @@ class Evaluation:
     def _batch(self, indices: Tensor, pixels: Tensor | None = None) -> None:
         images, labels = self.split.plain(indices, pixels), self.split.labels[indices]
         outputs = Precise(self.network, self.precision)(images)
-        lesson = None if self.teacher is None else taught(self.teacher, images, self.teaching, self.precision)
-        self.meters.add(outputs, labels, loss(outputs, labels, self.teaching, lesson))
+        targets = None if self.teacher is None else teacher_targets(self.teacher, images, self.teaching, self.precision)
+        self.meters.add(outputs, labels, loss(outputs, labels, self.teaching, targets))
 
 
 @torch.inference_mode()

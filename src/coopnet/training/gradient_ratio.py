@@ -15,21 +15,29 @@ from coopnet.study.settings import GradientRatio
 def modules(network: CooperativeNetwork) -> dict[str, list[str]]:
     """Parameters by parameterised leaf module, from input to output.
 
-    The order is stem, shared stages, last stage of branch 1 … B, gate linear, gate BatchNorm, classifier 1 … B.
+    The order is stem, shared stages, last stage of branch 1 … B, gate linear, gate BatchNorm, classifier 1 … B. A
+    network around another model has its own trunk, rest of the branches and last layers in their places.
     """
     found: dict[str, list[str]] = {}
-    for name, _ in sorted(network.named_parameters(), key=lambda item: _place(item[0])):
+    classifier = network.architecture.classifier
+    for name, _ in sorted(network.named_parameters(), key=lambda item: _place(item[0], classifier)):
         found.setdefault(name.rpartition(".")[0], []).append(name)
     return found
 
 
-def _place(name: str) -> int:
-    """Which of the four groups a parameter belongs to; sorting is stable, so each keeps the network's own order."""
+def _place(name: str, classifier: str) -> int:
+    """Which of the four groups a parameter belongs to; sorting is stable, so each keeps the network's own order.
+
+    Args:
+        name: of the parameter.
+        classifier: name, within a branch, of the layer that makes the logits.
+    """
     if name.startswith("trunk"):
         return 0
     if name.startswith("gate"):
         return 2
-    return 3 if ".classifier." in name else 1
+    within = name.split(".", 2)[2]  # the branch
+    return 3 if within.startswith(f"{classifier}.") else 1
 
 
 class ModuleRates:

@@ -23,14 +23,14 @@ class Optimizer:
 
     Attributes:
         lr: learning rate of the next step; a scalar on the device where steps are replayed.
-        slots: the state, on the network's device: `momentum_buffer` for SGD; `exp_avg`, `exp_avg_sq` and `step` (a
+        state, on the network's device: `momentum_buffer` for SGD; `exp_avg`, `exp_avg_sq` and `step` (a
             scalar per parameter) for Adam.
     """
 
     def __init__(
-        self, network: CooperativeNetwork, options: SGD | Adam, slots: OptimizerState, rates: ModuleRates | None = None
+        self, network: CooperativeNetwork, options: SGD | Adam, state: OptimizerState, rates: ModuleRates | None = None
     ):
-        """Start from the state in `slots`; what it lacks is zero, slots of another kind of optimiser are left out.
+        """Start from `state`; what it lacks is zero, and state of another kind of optimiser is left out.
 
         `rates` multiplies the learning rate of each module by a factor of its own.
         """
@@ -39,7 +39,7 @@ class Optimizer:
         self.parameters = dict(network.named_parameters())
         self.lr = number(options.lr, next(iter(self.parameters.values())).device)
         names = ("momentum_buffer",) if isinstance(options, SGD) else ("exp_avg", "exp_avg_sq", "step")
-        self.slots: OptimizerState = {slot: self._filled(slot, slots.get(slot, {})) for slot in names}
+        self.state: OptimizerState = {slot: self._filled(slot, state.get(slot, {})) for slot in names}
 
     def set_lr(self, value: float) -> None:
         """Set the learning rate of the steps to come, without waiting for those before."""
@@ -77,7 +77,7 @@ class Optimizer:
         used = [name for name in names if self.parameters[name].grad is not None]
         parameters: list[Tensor] = [self.parameters[name] for name in used]
         gradients = [parameter.grad for parameter in parameters]
-        state = {slot: [tensors[name] for name in used] for slot, tensors in self.slots.items()}
+        state = {slot: [tensors[name] for name in used] for slot, tensors in self.state.items()}
         if isinstance(self.options, SGD):
             sgd(
                 parameters,

@@ -1,12 +1,13 @@
-"""Whether what lies in a workspace is what the plan has, by content and whichever engine made it.
+"""Records: what lies beside every result and says what made it; and whether a result is what the plan has.
 
-A run says so itself: its record `run.json` has its key and the digests of its files. What is computed from runs has a
-receipt, left by the command that computed it: digests of what it read and wrote, and the fingerprint of its source.
+There are two, told apart by what makes a result. A run's record `run.json` has its key and the digests of its files.
+The record of a step, such as `tables.record.json`, has the digests of what the step read and wrote and the fingerprint
+of the source that decides its outputs. Results are compared by content, whichever engine made them.
 """
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +18,7 @@ from coopnet.runs.steps import Step, command, fingerprint
 from coopnet.runs.workspace import Workspace, targets
 from coopnet.study import Run, Study
 
+RECORD, TIMED = "run.json", "timing.csv"
 TIMING = re.compile(
     rb"\n|epoch,train_seconds,evaluation_seconds,images_per_second\n"  # nothing but a line where nothing was trained
     rb"(\d+(,\d+(\.\d+)?){3}\n)+"
@@ -38,22 +40,35 @@ class Problem(NamedTuple):
 
 def of_run(workspace: Workspace, plan: Study, run: Run, digests: Digests) -> Problem | None:
     """What is wrong with the files of a run; None if they are those that the plan has."""
-    wanted = targets(workspace, plan, run)
-    path = wanted["run.json"]
+    return of_files(targets(workspace, plan, run), run.key, run.name, digests)
+
+
+def of_files(paths: Mapping[str, Path], key: str | None, name: str, digests: Digests) -> Problem | None:
+    """What is wrong with files of a run, wherever they lie; None if they are those of that key.
+
+    Args:
+        paths: of the record and of other files, by their names in the record.
+        key: that the run has to have; None for any.
+        name: of the run, for messages.
+        digests: of files.
+    """
+    path = paths[RECORD]
     try:
-        record = files.read_sealed(path)
+        record = files.read_sealed(path, files.LARGEST_RECORD)
     except CoopNetError as error:
         return Problem("damaged", str(error)) if path.exists() else Problem("missing", f"{path} is missing")
-    if record.get("key") != run.key:
-        return Problem("stale", f"{path} is of other parameters, source or parents than {run.name} has now")
-    listed = {name: digest for name, digest in (record.get("files") or {}).items() if name in wanted}
-    there = {name: path for name, path in wanted.items() if path.is_file()}
+    if key is not None and record.get("key") != key:
+        return Problem("stale", f"{path} is of other parameters, source or parents than {name} has now")
+    listed = record.get("files")
+    if not isinstance(listed, dict):
+        return Problem("damaged", f"{path} is damaged (not the record of a run)")
+    there = {name: path for name, path in paths.items() if path.is_file()}
     damaged = [str(path) for name, path in there.items() if name in listed and digests(path) != listed[name]]
-    if "timing.csv" in there and not _is_timing(there["timing.csv"]):
-        damaged.append(str(there["timing.csv"]))
+    if TIMED in there and not _is_timing(there[TIMED]):
+        damaged.append(str(there[TIMED]))
     if damaged:
-        return Problem("damaged", f"not what the record of {run.name} names: {', '.join(damaged)}")
-    missing = [str(path) for name, path in wanted.items() if name not in there]
+        return Problem("damaged", f"not what the record of {name} names: {', '.join(damaged)}")
+    missing = [str(path) for name, path in paths.items() if name not in there]
     return Problem("missing", f"missing: {', '.join(missing)}") if missing else None
 
 
@@ -70,12 +85,12 @@ def of_step(workspace: Workspace, step: Step, digests: Digests) -> Problem | Non
     for path in step.outputs:
         if not path.is_file():
             return Problem("missing", f"{path} is missing")
-    receipt = step.record
+    path = step.record
     try:
-        known = files.read_sealed(receipt)
+        known = files.read_sealed(path)
         inputs, outputs = dict(known["inputs"]), dict(known["outputs"])
     except (CoopNetError, KeyError, TypeError, ValueError):
-        return Problem("stale", f"{receipt} does not say what {step.name} was made from")
+        return Problem("stale", f"{path} does not say what {step.name} was made from")
     if known.get("source") != fingerprint(step.source):
         return Problem("stale", f"{step.name} was made with other source")
     if known.get("words") != step.words or inputs.keys() != set(_names(workspace, step.inputs)):
@@ -91,7 +106,7 @@ def of_step(workspace: Workspace, step: Step, digests: Digests) -> Problem | Non
 
 @contextlib.contextmanager
 def making(workspace: Workspace, planned: Callable[[], Step]) -> Iterator[None]:
-    """Leave a receipt for what is computed inside.
+    """Leave a record of what is computed inside.
 
     Args:
         workspace: where.
@@ -99,16 +114,16 @@ def making(workspace: Workspace, planned: Callable[[], Step]) -> Iterator[None]:
 
     Raises:
         CoopNetError: something that it reads is not what was made; or was changed meanwhile, so that nobody can say
-            what the outputs are; or receipts cannot be written.
+            what the outputs are; or records cannot be written.
     """
     step, digests = planned(), Digests()
     before = _digests(workspace, step.inputs, digests)
     _refuse_damaged(workspace, step, digests)
-    receipt = step.record
+    path = step.record
     try:
-        receipt.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
     except OSError as error:
-        raise CoopNetError(f"cannot remove {receipt}: {files.reason(error)}") from error
+        raise CoopNetError(f"cannot remove {path}: {files.reason(error)}") from error
     yield
     after = _digests(workspace, step.inputs, Digests())
     changed = [name for name, digest in after.items() if digest != before[name]]
@@ -125,15 +140,17 @@ def _refuse_damaged(workspace: Workspace, step: Step, digests: Digests) -> None:
         CoopNetError: naming what is damaged, and the command that makes it again.
     """
     for path in step.records:
-        if wrong := _of_record(path, digests):
-            raise CoopNetError(wrong)
+        there = {one.name: one for one in (path, path.with_name("history.csv")) if one.exists()}
+        problem = of_files({RECORD: path} | there, None, path.parent.name, digests)
+        if problem and problem.kind == "damaged":
+            raise CoopNetError(f"{problem.text}; make that run again (`coopnet train`, or the workflow)")
     for maker, record in step.makers:
         if damaged := _damaged(workspace, record, digests):
             raise CoopNetError(f"not what {maker} made: {', '.join(damaged)}; run `{command(maker)}` again")
 
 
 def _damaged(workspace: Workspace, record: Path, digests: Digests) -> list[str]:
-    """What a step made and now is something else; nothing where its receipt is of other inputs, or does not tell."""
+    """What a step made and now is something else; nothing where its record is of other inputs, or does not tell."""
     try:
         known = files.read_sealed(record)
         inputs, outputs = dict(known["inputs"]), dict(known["outputs"])
@@ -145,29 +162,9 @@ def _damaged(workspace: Workspace, record: Path, digests: Digests) -> list[str]:
     return [path for path, digest in there.items() if digests(workspace.root / path) != digest]
 
 
-def _of_record(path: Path, digests: Digests) -> str | None:
-    """What is wrong with a run's record and its history; None where nothing speaks against them.
-
-    What is missing is for those to miss who need it.
-    """
-    if not path.exists():
-        return None
-    remedy = "make that run again (`coopnet train`, or the workflow)"
-    try:
-        record = files.read_sealed(path)
-    except CoopNetError as error:
-        return f"{error}; {remedy}"
-    if not isinstance(record.get("files"), dict):
-        return f"{path} is damaged (not the record of a run); {remedy}"
-    history = path.with_name("history.csv")
-    if history.exists() and digests(history) != record["files"].get(history.name):
-        return f"{history} is not the file that {path} names; {remedy}"
-    return None
-
-
 def _promised(step: Step) -> tuple[Path, ...]:
     """The outputs whose bits are promised: all but wall-clock figures, so that the record has the same bits too."""
-    return tuple(path for path in step.outputs if path.name != "timing.csv")
+    return tuple(path for path in step.outputs if path.name != TIMED)
 
 
 def _write(workspace: Workspace, step: Step, inputs: dict[str, Any], digests: Digests) -> None:

@@ -1,0 +1,42 @@
+"""Convolutions that PyTorch gets wrong on some CPUs, and how a network avoids it.
+
+On CPUs with AVX2 and no AVX512, the oneDNN of PyTorch 2.15 writes out of bounds in the weight gradient of a strided 1×1
+convolution of fewer than 8 input channels, if its features or its weights are in channels-last order: the process dies,
+never ends, or computes nonsense. The projections of networks narrower than 8 channels are such convolutions.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+CHANNELS = 8
+"""From so many input channels on the kernels are right."""
+
+
+def broken(network: nn.Module) -> list[nn.Conv2d]:
+    """The convolutions of a network that this CPU would get wrong."""
+    if torch.backends.cpu.get_cpu_capability() != "AVX2":
+        return []
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    return [one for one in convolutions if max(one.kernel_size) == 1 < max(one.stride) and one.in_channels < CHANNELS]
+
+
+def avoid(network: nn.Module) -> None:
+    """Let these convolutions see features and weights in plain order alone, whatever loop trains the network.
+
+    Nothing changes on other CPUs, on GPUs, and while oneDNN is off, as in the trainer of the study.
+    """
+    for convolution in broken(network):
+        convolution.register_forward_pre_hook(_in_plain_order)
+
+
+def _in_plain_order(convolution: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    (features,) = inputs
+    if features.device.type != "cpu" or not torch.backends.mkldnn.enabled:
+        return None
+    assert isinstance(convolution, nn.Conv2d)
+    weight, plain = convolution.weight, (convolution.in_channels // convolution.groups, 1, 1, 1)
+    if weight.stride() != plain:  # as after network.to(memory_format=torch.channels_last)
+        weight.data = weight.data.as_strided(weight.shape, plain)
+    return (features.contiguous(),)
