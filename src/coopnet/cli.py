@@ -230,10 +230,17 @@ def answer(study: StudyName = "full") -> None:
 
 
 @app.command()
-def timing(study: StudyName) -> None:
+def timing(
+    study: StudyName,
+    latency: Annotated[bool, typer.Option("--latency", help="first measure each network's latency here")] = False,
+) -> None:
     """Make the page of timings of a study, which is never the same twice and stands apart from its report."""
     from coopnet.commands import report as command
 
+    if latency:
+        from coopnet.commands import latency as clock
+
+        clock.measure(_workspace(), study)
     command.timing(_workspace(), study)
     _then(f"open {_workspace().report(study) / 'timing.html'}")
 

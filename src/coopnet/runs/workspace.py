@@ -29,6 +29,9 @@ each network gets right. With the tables it is all that claims and report are ma
 
 """The tables of a study; `timing.csv` beside them is never the same twice, and nothing else depends on it."""
 
+LATENCY = "latency.csv"
+"""Beside the tables, where somebody measured it: how long each network takes on a machine."""
+
 REPORT = ("index.html", "report.pdf", "appendix.pdf", "report.md", "claims.md", "figures/overview.png")
 """What a report consists of, its other figures apart."""
 
