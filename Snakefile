@@ -35,6 +35,7 @@ onstart:
 
 
 onsuccess:
+    refuse_edited()
     record()
     say_next()
 

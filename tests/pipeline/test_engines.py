@@ -161,14 +161,20 @@ def test_added_seed_trains_alone(made: Project, engine: str) -> None:
 @each_engine
 def test_added_experiment_trains_alone(made: Project, engine: str) -> None:
     """4. Another row: its run trains, no other; DVC says what its stages need."""
-    with (made.root / "params.yaml").open("a") as parameters:  # the experiments stand last
-        parameters.write("  added:\n    about: one more\n    model: {branches: 1}\n")
-    made.edit({"only": [*yaml.safe_load(made.overlay.read_text())["only"], "added"]})
+    add_rows(made, {"added": {"model": {"branches": 1}}})
     made.make(engine)
     assert made.trained() == ["added/seed0"]
     made.assert_clean()
     made.make(other(engine))
     assert made.trained() == []
+
+
+def add_rows(project: Project, rows: dict[str, Any]) -> None:
+    """Add experiments to `params.yaml`, and to the study."""
+    with (project.root / "params.yaml").open("a") as parameters:  # the experiments stand last
+        for name, row in rows.items():
+            parameters.write(f"  {name}: {json.dumps({'about': 'one more', **row})}\n")
+    project.edit({"only": [*yaml.safe_load(project.overlay.read_text())["only"], *rows]})
 
 
 # 5
@@ -283,6 +289,24 @@ def test_parameters_edited_during_training_are_not_recorded_for_it(made: Project
     made.revert(before)
     made.make(engine)
     assert made.trained() == GROWN[1:]
+    made.assert_clean()
+
+
+def test_neighbour_edited_during_training_is_not_recorded(made: Project) -> None:
+    """9. Of two runs of a phase, the first is edited when it is made and the second still trains: DVC refuses both."""
+    add_rows(made, {"slower": {"model": {"branches": 1, "gate": "none"}, "training": {"epochs": 25_000}}})
+    made.edit({"experiments": {"baseline": OTHER}})
+    with made.start(*MAKE["dvc"]) as started:
+        started.wait_for(lambda: made.event("finished", "baseline/seed0"))
+        assert not made.event("finished", "slower/seed0")
+        made.edit({"experiments": {"baseline": {"training": {"batch_size": 25}}}})
+        ended = started.end()
+    assert ended.code != 0
+    assert "parameters of tiny were edited while this was made" in ended.said
+    assert "up to date" not in made.status("baseline/seed0")
+    assert made.trained() == ["baseline/seed0", "slower/seed0"]
+    made.make("dvc")
+    assert made.trained() == ["baseline/seed0"]
     made.assert_clean()
 
 
@@ -464,10 +488,7 @@ OF_BASELINE = [
 
 def test_second_generation_is_trained_once_and_follows_the_first(fresh: Project) -> None:
     """14. Rows against the order of phases: each trains once, and an edit in the first generation reaches them all."""
-    with (fresh.root / "params.yaml").open("a") as parameters:  # the experiments stand last
-        for name, row in SECOND_GENERATION.items():
-            parameters.write(f"  {name}: {json.dumps({'about': 'of the second generation', **row})}\n")
-    fresh.edit({"only": [*yaml.safe_load(fresh.overlay.read_text())["only"], *SECOND_GENERATION]})
+    add_rows(fresh, SECOND_GENERATION)
     fresh.make("dvc")
     assert fresh.trained() == sorted(OF_BASELINE + OF_ONE3)
     fresh.assert_clean()
@@ -491,9 +512,9 @@ def test_false_record_is_seen(made: Project) -> None:
     """A lock that names another learning rate than the run was trained with does not pass for clean."""
     lock = made.root / "studies" / "dvc.lock"
     content = yaml.safe_load(lock.read_text())
-    parameters = content["stages"][f"train_one@{NAME}"]["params"]["params.yaml"]
+    parameters = content["stages"][f"train_one@{NAME}"]["params"][f"studies/{NAME}.yaml"]
     made.recorded()
-    parameters["defaults"]["training"]["optimizer"]["lr"] = 0.5
+    parameters["every_experiment"]["training"]["optimizer"] = {"lr": 0.5}
     lock.write_text(yaml.safe_dump(content))
     with pytest.raises(AssertionError, match="one3/seed0"):
         made.recorded()

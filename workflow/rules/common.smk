@@ -184,6 +184,23 @@ def say_next():
         )
 
 
+def refuse_edited():
+    """Fail where DVC would record parameters that not all of this was made with.
+
+    DVC reads the parameters when a stage has ended. What the stage made before an edit was made without that edit.
+    """
+    if UNDER_DVC and decisive(read_study()) != decisive(STUDY):
+        sys.exit(
+            f"error: parameters of {STUDY.name} were edited while this was made, so DVC does not record it. "
+            "What was trained is kept in the run store; run the same command again"
+        )
+
+
+def decisive(study):
+    """Whatever decides the results of a study: the keys of its runs, and the words in its tables."""
+    return [run.key for run in study.everything()], steps.tables(WORKSPACE, study).words
+
+
 def report_failures():
     """Report what there is when runs failed; the next start asks for them, and then for the report, again."""
     if failures.unavailable(WORKSPACE, STUDY):

@@ -78,9 +78,8 @@ def write(
 ) -> None:
     """As `save`, of a network and its optimiser's state by name."""
     record = described(trained.network, preprocessing, class_names, facts)
-    files.write_json(
-        where / checkpoint.SAVED, record | {"files": checkpoint.write_network(where, trained.network, trained.slots)}
-    )
+    digests = checkpoint.write_network(where, trained.network, trained.optimizer_state)
+    files.write_json(where / checkpoint.SAVED, record | {"files": digests})
 
 
 def described(
