@@ -30,11 +30,11 @@ endif
 # One run per core at a time: each has one thread, and more threads than cores would be much slower.
 demo: $(READY)
 	$(BIN)/snakemake --cores $(CORES) --config study=demo
-	@echo "The report: reports/demo/index.html (and report.pdf beside it)"
+	@$(BIN)/coopnet answer demo
 
 demo-all: $(READY)
 	$(BIN)/snakemake --cores $(CORES) --config study=demo_all
-	@echo "The report: reports/demo_all/index.html (and report.pdf beside it)"
+	@$(BIN)/coopnet answer demo_all
 
 test: $(READY)
 	$(BIN)/pytest --numprocesses 2 --dist worksteal
