@@ -235,15 +235,7 @@ def test_edited_row_reruns_itself_and_its_descendants_alone(workspace: Path) -> 
 
     def planned() -> set[tuple[str, str]]:
         dry = call(workspace, *arguments, "--dry-run")
-        lines = (dry.stdout + dry.stderr).splitlines()
-        jobs = [(i, re.fullmatch(r"rule (\w+)_run:", line)) for i, line in enumerate(lines)]
-        return {
-            (rule[1], line.partition("experiment=")[2].split(",")[0])
-            for i, rule in jobs
-            if rule
-            for line in lines[i : i + 8]
-            if "experiment=" in line
-        }
+        return set(re.findall(r"^Job \d+: (\w+)_run: (\w+)/seed", dry.stdout + dry.stderr, re.MULTILINE))
 
     split = {("transfer", "one3_to_5_split"), ("finetune", "one3_to_5_split")}
     masked = {("transfer", "one3_to_5_masked"), ("finetune", "one3_to_5_masked")}
@@ -267,12 +259,8 @@ def test_what_was_only_evaluated_otherwise_waits_for_no_gpu(workspace: Path) -> 
     dry = call(workspace, "snakemake", "--dry-run", "--cores", "2", "--config", "study=tiny")
     said = dry.stdout + dry.stderr
     assert "tiny: 1 of 4 networks to make, 1 more to evaluate" in said, said
-    jobs = {job.partition("experiment=")[2].partition(",")[0]: job for job in said.split("rule finetune_run:")[1:]}
-    assert sorted(jobs) == ["one3_continued", "one3_to_5_split"]
-    assert "gpu=0" in jobs["one3_continued"]
-    assert "threads:" not in jobs["one3_continued"]
-    assert "gpu=1" in jobs["one3_to_5_split"]
-    assert "threads: 2" in jobs["one3_to_5_split"]
+    jobs = dict(re.findall(r"^Job \d+: finetune_run: (\w+)/seed0 \((.*)\)$", said, re.MULTILINE))
+    assert jobs == {"one3_continued": "threads: 1, GPUs: 0", "one3_to_5_split": "threads: 2, GPUs: 1"}
 
 
 @pytest.mark.parametrize("name", ["full", "core", "mini"])
@@ -289,7 +277,7 @@ def test_dry_run_plans_every_run(name: str, tmp_path: Path) -> None:
     runs = list(study.load(ROOT, name).everything())
     jobs = Counter(f"{run.phase}_run" for run in runs)
     assert {rule: int(counts[rule]) for rule in jobs} == jobs
-    asked = [line for line in output.splitlines() if line.strip().startswith("resources:") and "gpu=1" in line]
+    asked = [line for line in output.splitlines() if line.endswith("GPUs: 1)")]
     assert len(asked) == (0 if name == "mini" else len(runs))
 
 
@@ -316,13 +304,13 @@ def test_edits_are_seen_in_runs_that_snakemake_did_not_make(workspace: Path) -> 
     target = "checkpoints/tiny/train_one/one3/seed0/metrics.json"
     arguments = ("snakemake", "--cores", "1", "--config", "study=tiny", "--dry-run", target)
     clean = call(workspace, *arguments)
-    assert "rule train_one_run" not in clean.stdout + clean.stderr
+    assert "train_one_run: one3" not in clean.stdout + clean.stderr
     edit(workspace, lambda study: study.update(experiments={"one3": {"training": {"batch_size": 40}}}))
     stale = call(workspace, *arguments)
-    assert "rule train_one_run" in stale.stdout + stale.stderr
+    assert "train_one_run: one3" in stale.stdout + stale.stderr
     edit(workspace, lambda study: study.update(experiments={}))
     reverted = call(workspace, *arguments)
-    assert "rule train_one_run" not in reverted.stdout + reverted.stderr
+    assert "train_one_run: one3" not in reverted.stdout + reverted.stderr
 
 
 def test_metrics_of_another_run_are_not_tabulated(workspace: Path) -> None:

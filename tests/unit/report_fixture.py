@@ -419,7 +419,7 @@ class Made:
 
     @property
     def changed(self) -> int:
-        """Predictions that surgery changed."""
+        """Predictions that the transfer changed."""
         return CHANGED[self.start] + 10 * self.seed if self.start in CHANGED else 0
 
 

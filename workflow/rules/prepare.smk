@@ -5,9 +5,9 @@ rule prepare:
 
 
 rule prepare_dataset:
-    """Canonical arrays of a dataset, from its default source.
+    """The canonical arrays of a dataset, from its default source.
 
-    From Parquet shards instead: `coopnet prepare DATASET --source parquet --root FOLDER` beforehand.
+    To use Parquet shards, run `coopnet prepare DATASET --source parquet --root FOLDER` first.
     """
     output:
         prepared("{dataset}"),
@@ -16,5 +16,7 @@ rule prepare_dataset:
     conda:
         "../envs/coopnet.yaml"
     threads: 1
+    message:
+        "{rule}: {wildcards.dataset}"
     shell:
         "coopnet prepare {wildcards.dataset} > {log} 2>&1"

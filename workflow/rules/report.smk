@@ -1,4 +1,4 @@
-# What is computed from all runs at once; `steps.py` says what each step reads and writes.
+# Results computed from all runs; `steps.py` defines the inputs and outputs of each step.
 TABLES = steps.tables(WORKSPACE, STUDY)
 CLAIMS = steps.claims(WORKSPACE, STUDY.name)
 REPORT = steps.report(WORKSPACE, STUDY.name)
@@ -18,6 +18,8 @@ rule tables:
     threads: 1
     params:
         study=STUDY.name,
+    message:
+        "{rule}: study {params.study}"
     shell:
         "coopnet tables {params.study} > {log} 2>&1"
 
@@ -35,6 +37,8 @@ rule claims:
     threads: 1
     params:
         study=STUDY.name,
+    message:
+        "{rule}: study {params.study}"
     shell:
         "coopnet claims {params.study} > {log} 2>&1"
 
@@ -52,6 +56,8 @@ rule report:
     threads: 1
     params:
         study=STUDY.name,
+    message:
+        "{rule}: study {params.study}"
     shell:
         "coopnet report {params.study} > {log} 2>&1"
 
@@ -69,5 +75,7 @@ rule timing:
     threads: 1
     params:
         study=STUDY.name,
+    message:
+        "{rule}: study {params.study}"
     shell:
         "coopnet timing {params.study} > {log} 2>&1"

@@ -71,10 +71,8 @@ def state(
         return "in the store"
     if unavailable:
         return unavailable.text
-    states = [files.read_field(path, "facts") for path in entries.unfinished(run.key).glob("*/state.json")]
-    epochs = [facts["epoch"] for facts in states if isinstance(facts, dict) and "epoch" in facts]
-    if epochs:
-        return f"resumable at epoch {max(epochs)} of {run.row.training.epochs}"
+    if (epochs := entries.epochs_done(run.key)) is not None:
+        return f"resumable at epoch {epochs} of {run.row.training.epochs}"
     return f"stale: {'; '.join(reasons(run, files.read_json(record)))}" if record.is_file() else "missing"
 
 

@@ -15,6 +15,7 @@ from coopnet import study
 from coopnet.files.digests import Digests
 from coopnet.files.errors import CoopNetError, RecordingFailed, TrainingFailed
 from coopnet.runs import failures, leases, records, sources, store
+from coopnet.runs.live import Pulse
 from coopnet.runs.store import Store
 from coopnet.runs.workspace import Workspace, targets
 from coopnet.study import Run, Study
@@ -159,6 +160,7 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
         runs.note("resumed" if epoch or done else "trained", run.key, name)
 
     progress, close = _progress(run.name, begun)
+    pulse = Pulse(progress, memory)
     try:
         with stop.listening(), _failing(workspace, plan, run):
             made = produce(
@@ -168,7 +170,7 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
                 ancestors=ancestors,
                 device_kind=plan.device,
                 memory=memory,
-                progress=progress,
+                progress=pulse,
                 stop=stop,
             )
     except Interrupted as interruption:
@@ -179,6 +181,7 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
     except CoopNetError as error:
         raise CoopNetError(f"{run.name}: {error}") from error
     finally:
+        pulse.close()
         close()
     runs.add(run.key, made)
     runs.note("finished", run.key, name)

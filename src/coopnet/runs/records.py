@@ -1,8 +1,8 @@
-"""Records: what lies beside every result and says what made it; and whether a result is what the plan has.
+"""Records beside results: what each result was made from, and whether it still matches the plan.
 
-There are two, told apart by what makes a result. A run's record `run.json` has its key and the digests of its files.
-The record of a step, such as `tables.record.json`, has the digests of what the step read and wrote and the fingerprint
-of the source that decides its outputs. Results are compared by content, whichever engine made them.
+There are two kinds. A run's record `run.json` has its key and the digests of its files. The record of a step, such as
+`tables.record.json`, has the digests of the step's inputs and outputs and the fingerprint of the source that decides
+the outputs. Results are compared by content, so either engine may have made them.
 """
 
 import contextlib
@@ -20,17 +20,17 @@ from coopnet.study import Run, Study
 
 RECORD, TIMED = "run.json", "timing.csv"
 TIMING = re.compile(
-    rb"\n|epoch,train_seconds,evaluation_seconds,images_per_second\n"  # nothing but a line where nothing was trained
+    rb"\n|epoch,train_seconds,evaluation_seconds,images_per_second\n"  # only a newline if nothing was trained
     rb"(\d+(,\d+(\.\d+)?){3}\n)+"
 )
-"""What `timing.csv` looks like, of which no record has a digest because it is never the same twice."""
+"""Format of `timing.csv`. Records have no digest of it, because it is different each time."""
 
 
 class Problem(NamedTuple):
-    """Why something has to be made.
+    """Why a result has to be made again.
 
     Attributes:
-        kind: it is `missing`, was made from something else (`stale`), or is not what was made (`damaged`).
+        kind: the result is `missing`, was made from other inputs (`stale`), or was changed afterwards (`damaged`).
         text: a sentence without a full stop.
     """
 
@@ -39,18 +39,18 @@ class Problem(NamedTuple):
 
 
 def of_run(workspace: Workspace, plan: Study, run: Run, digests: Digests) -> Problem | None:
-    """What is wrong with the files of a run; None if they are those that the plan has."""
+    """Compare the files of a run with the plan; None if they match."""
     return of_files(targets(workspace, plan, run), run.key, run.name, digests)
 
 
 def of_files(paths: Mapping[str, Path], key: str | None, name: str, digests: Digests) -> Problem | None:
-    """What is wrong with files of a run, wherever they lie; None if they are those of that key.
+    """Compare files of a run with its record and key; None if they match.
 
     Args:
-        paths: of the record and of other files, by their names in the record.
-        key: that the run has to have; None for any.
+        paths: of the record and of other files, by their names in the record; they may be in any folder.
+        key: the required run key; None for any.
         name: of the run, for messages.
-        digests: of files.
+        digests: computes digests of files.
     """
     path = paths[RECORD]
     try:
@@ -58,7 +58,7 @@ def of_files(paths: Mapping[str, Path], key: str | None, name: str, digests: Dig
     except CoopNetError as error:
         return Problem("damaged", str(error)) if path.exists() else Problem("missing", f"{path} is missing")
     if key is not None and record.get("key") != key:
-        return Problem("stale", f"{path} is of other parameters, source or parents than {name} has now")
+        return Problem("stale", f"{path} was made with other parameters, source or parents than {name} has now")
     listed = record.get("files")
     if not isinstance(listed, dict):
         return Problem("damaged", f"{path} is damaged (not the record of a run)")
@@ -67,13 +67,13 @@ def of_files(paths: Mapping[str, Path], key: str | None, name: str, digests: Dig
     if TIMED in there and not _is_timing(there[TIMED]):
         damaged.append(str(there[TIMED]))
     if damaged:
-        return Problem("damaged", f"not what the record of {name} names: {', '.join(damaged)}")
+        return Problem("damaged", f"differs from the record of {name}: {', '.join(damaged)}")
     missing = [str(path) for name, path in paths.items() if name not in there]
     return Problem("missing", f"missing: {', '.join(missing)}") if missing else None
 
 
 def _is_timing(path: Path) -> bool:
-    """Whether a file is a whole table of seconds."""
+    """Whether a file is a complete table of timings."""
     try:
         return TIMING.fullmatch(path.read_bytes()) is not None
     except OSError:
@@ -81,7 +81,7 @@ def _is_timing(path: Path) -> bool:
 
 
 def of_step(workspace: Workspace, step: Step, digests: Digests) -> Problem | None:
-    """What is wrong with the outputs of a step; None if it would write what is there."""
+    """Compare the outputs of a step with its record and the plan; None if they match."""
     for path in step.outputs:
         if not path.is_file():
             return Problem("missing", f"{path} is missing")
@@ -92,29 +92,29 @@ def of_step(workspace: Workspace, step: Step, digests: Digests) -> Problem | Non
     except (CoopNetError, KeyError, TypeError, ValueError):
         return Problem("stale", f"{path} does not say what {step.name} was made from")
     if known.get("source") != fingerprint(step.source):
-        return Problem("stale", f"{step.name} was made with other source")
+        return Problem("stale", f"{step.name} was made with another version of the source")
     if known.get("words") != step.words or inputs.keys() != set(_names(workspace, step.inputs)):
         return Problem("stale", f"{step.name} was made with other parameters")
     for name, digest in inputs.items():
         if digests(workspace.root / name) != digest:
             return Problem("stale", f"{step.name} was made from another {name}")
     if outputs.keys() != set(_names(workspace, _promised(step))):
-        return Problem("stale", f"{step.name} was made with other source")
+        return Problem("stale", f"{step.name} was made with another version of the source")
     damaged = [name for name, digest in outputs.items() if digests(workspace.root / name) != digest]
-    return Problem("damaged", f"not what {step.name} made: {', '.join(damaged)}") if damaged else None
+    return Problem("damaged", f"changed since {step.name} wrote it: {', '.join(damaged)}") if damaged else None
 
 
 @contextlib.contextmanager
 def making(workspace: Workspace, planned: Callable[[], Step]) -> Iterator[None]:
-    """Leave a record of what is computed inside.
+    """Write the record of a step around its computation: inputs are checked before it, the record is written after it.
 
     Args:
-        workspace: where.
-        planned: the step, by what the parameters are when it is called.
+        workspace: of the study.
+        planned: returns the step as the current parameters define it.
 
     Raises:
-        CoopNetError: something that it reads is not what was made; or was changed meanwhile, so that nobody can say
-            what the outputs are; or records cannot be written.
+        CoopNetError: an input is damaged, or was changed during the computation, so that the outputs cannot be
+            attributed to it; or records cannot be written.
     """
     step, digests = planned(), Digests()
     before = _digests(workspace, step.inputs, digests)
@@ -134,10 +134,10 @@ def making(workspace: Workspace, planned: Callable[[], Step]) -> Iterator[None]:
 
 
 def _refuse_damaged(workspace: Workspace, step: Step, digests: Digests) -> None:
-    """Refuse inputs that are known to be other than they were made.
+    """Refuse inputs that differ from their records.
 
     Raises:
-        CoopNetError: naming what is damaged, and the command that makes it again.
+        CoopNetError: names the damaged files and the command that makes them again.
     """
     for path in step.records:
         there = {one.name: one for one in (path, path.with_name("history.csv")) if one.exists()}
@@ -146,11 +146,11 @@ def _refuse_damaged(workspace: Workspace, step: Step, digests: Digests) -> None:
             raise CoopNetError(f"{problem.text}; make that run again (`coopnet train`, or the workflow)")
     for maker, record in step.makers:
         if damaged := _damaged(workspace, record, digests):
-            raise CoopNetError(f"not what {maker} made: {', '.join(damaged)}; run `{command(maker)}` again")
+            raise CoopNetError(f"changed since {maker} wrote it: {', '.join(damaged)}; run `{command(maker)}` again")
 
 
 def _damaged(workspace: Workspace, record: Path, digests: Digests) -> list[str]:
-    """What a step made and now is something else; nothing where its record is of other inputs, or does not tell."""
+    """Outputs of a step that were changed later; empty if its record is unreadable or of other inputs."""
     try:
         known = files.read_sealed(record)
         inputs, outputs = dict(known["inputs"]), dict(known["outputs"])
@@ -163,7 +163,7 @@ def _damaged(workspace: Workspace, record: Path, digests: Digests) -> list[str]:
 
 
 def _promised(step: Step) -> tuple[Path, ...]:
-    """The outputs whose bits are promised: all but wall-clock figures, so that the record has the same bits too."""
+    """The outputs that are the same bit for bit each time (all but timings), so that the record is the same too."""
     return tuple(path for path in step.outputs if path.name != TIMED)
 
 

@@ -1,12 +1,12 @@
-"""The run store: finished runs by key, so that no run is ever trained twice, whoever asks for it.
+"""The run store: finished runs by key, so that no run is trained twice.
 
     <store>/runs/<key>/         a finished run: its record run.json and the files whose digests the record has
-    <store>/unfinished/<key>/   what an interrupted run needs to continue
-    <store>/locks/<key>.lock    held by the process that is on the run; the kernel drops it when that process dies
-    <store>/journal.jsonl       what was trained when and where: a line per event
+    <store>/unfinished/<key>/   the state with which an interrupted run continues
+    <store>/locks/<key>.lock    held by the process that makes the run; the kernel releases it when that process dies
+    <store>/journal.jsonl       one line per event: what was trained when and where
 
-A finished run is copied into the workspace (sharing blocks where the file system can), never linked: damage done to
-an output must not reach the store.
+A finished run is copied into the workspace (sharing blocks where the file system can) and never linked, so that
+damage to an output cannot reach the store.
 """
 
 import configparser
@@ -19,6 +19,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -35,10 +36,10 @@ JOURNAL = "journal.jsonl"
 
 
 def default_place(root: Path) -> Path:
-    """Where the store of a workspace is: `$COOPNET_STORE`, else `coopnet-runs` in DVC's cache folder.
+    """The folder of a workspace's store: `$COOPNET_STORE`, else `coopnet-runs` in DVC's cache folder.
 
-    DVC's configuration is read from its files, local before shared. A temporary workspace of DVC's experiments has a
-    local configuration that points back to the cache, and a linked git worktree shares its main worktree's `.dvc`.
+    DVC's configuration files are read, local before shared. A temporary workspace of a DVC experiment has a local
+    configuration that points to the original cache, and a linked git worktree shares its main worktree's `.dvc`.
 
     Raises:
         CoopNetError: DVC's configuration cannot be read.
@@ -60,10 +61,10 @@ def default_place(root: Path) -> Path:
 
 
 def _main_worktree(root: Path) -> Path:
-    """The worktree that a linked one (`git worktree add`) belongs to; any other folder is its own."""
+    """The main worktree of a linked one (`git worktree add`); any other folder is returned unchanged."""
     link = root / ".git"
     if link.is_file():
-        git = root / link.read_text(encoding="utf-8").removeprefix("gitdir:").strip()  # git may write it relative
+        git = root / link.read_text(encoding="utf-8").removeprefix("gitdir:").strip()  # the path may be relative
         common = git / "commondir"
         if common.is_file():
             return (git / common.read_text(encoding="utf-8").strip()).resolve().parent
@@ -77,25 +78,30 @@ class Store:
         self.place = place
 
     def finished(self, key: str) -> bool:
-        """Whether that run is done, as far as a look at its record and the names of its files tells."""
+        """Whether that run is finished: its record is readable and all files that it lists exist."""
         listed = files.read_field(self._run(key) / RECORD, "files")
         return isinstance(listed, dict) and all((self._run(key) / name).is_file() for name in listed)
 
     def unfinished(self, key: str) -> Path:
-        """The folder in which that run keeps what it needs to continue."""
+        """The folder for the state of that unfinished run."""
         return self.place / "unfinished" / key
 
+    def epochs_done(self, key: str) -> int | None:
+        """Epochs that an interrupted run has behind it, on the machine where it got furthest; None where none is."""
+        states = [files.read_field(path, "facts") for path in self.unfinished(key).glob("*/state.json")]
+        return max((facts["epoch"] for facts in states if isinstance(facts, dict) and "epoch" in facts), default=None)
+
     def lock(self, key: str) -> FileLock:
-        """The lock of a run, not yet taken; `flock`, so it is never left behind."""
+        """The lock of a run, not yet acquired. It uses `flock`, so it is never left behind."""
         path = self.place / "locks" / f"{key}.lock"
         with _writing(self.place):
             path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(path)
 
     def add(self, key: str, folder: Path) -> None:
-        """Take in a finished run: `folder`, on the file system of the store, becomes the entry in one step."""
+        """Move a finished run into the store in one step; `folder` must be on the store's file system."""
         target = self._run(key)
-        if target.exists():  # what was there could not be taken, or the run would not have been made again
+        if target.exists():  # the existing entry was unusable, otherwise the run would not have been made again
             self._set_aside(key)
         with _writing(self.place):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -106,16 +112,16 @@ class Store:
 
         Args:
             key: of the run.
-            targets: for each file of the entry, where it belongs.
+            targets: for each file of the entry, its path in the workspace.
 
         Returns:
-            Whether that worked. An entry that is damaged is set aside, so that the run is made again.
+            Whether that succeeded. A damaged entry is set aside, so that the run is made again.
         """
         folder = self._run(key)
         if not folder.exists():
             return False
         unreadable = [path for path in map(folder.joinpath, targets) if path.exists() and not os.access(path, os.R_OK)]
-        if unreadable:  # by this user, which says nothing about the files
+        if unreadable:  # the files may be intact; only this user cannot read them
             raise CoopNetError(
                 f"cannot read {unreadable[0]} of the run store: permission denied; let its owner make it readable, "
                 f"or set {VARIABLE} to a folder of your own"
@@ -127,17 +133,17 @@ class Store:
             return False
         for name, target in sorted(targets.items(), key=lambda item: item[0].endswith(".json")):  # records come last
             if target.is_file() and files.sha256(target) == files.sha256(folder / name):
-                os.utime(target)  # else an engine that goes by dates would ask for it again and again
+                os.utime(target)  # an engine that compares dates would otherwise request it each time
             else:
                 files.copy(folder / name, target)
         return True
 
     def adopt(self, key: str, sources: Mapping[str, Path]) -> None:
-        """Take in a run that lies finished in a workspace, as `targets` of `take` would have it.
+        """Copy a finished run from a workspace into the store.
 
         Args:
             key: of the run.
-            sources: for each file of the entry, where it lies.
+            sources: for each file of the entry, its path in the workspace.
         """
         folder = self.unfinished(key) / "files"
         with _writing(self.place):
@@ -151,7 +157,7 @@ class Store:
         """Add a line to the journal.
 
         Args:
-            event: `trained` when a run begins with its first image, `resumed` when it continues, `finished` at its end.
+            event: `trained` when a run starts from its first image, `resumed` when it continues, `finished` at its end.
             key: of the run.
             run: its study and name.
         """
@@ -159,13 +165,24 @@ class Store:
         line = {"time": time, "event": event, "run": run, "key": key, "host": platform.node(), "pid": os.getpid()}
         with _writing(self.place):
             self.place.mkdir(parents=True, exist_ok=True)
-            # One short write, so lines never mix; what a full disk cut short stays a line of its own.
+            # One short write, so that lines never mix. A line that a full disk cut short is ended first.
             with (self.place / JOURNAL).open("ab+") as journal:
                 cut = journal.tell() and journal.seek(-1, os.SEEK_END) >= 0 and journal.read(1) != b"\n"
                 journal.write(b"\n" * bool(cut) + json.dumps(line).encode() + b"\n")
 
+    def journal(self) -> Iterator[dict[str, Any]]:
+        """The lines of the journal, the oldest first; what a full disk cut short is left out."""
+        try:
+            lines = (self.place / JOURNAL).read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                if isinstance(event := json.loads(line), dict):
+                    yield event
+
     def remove(self, folder: Path) -> None:
-        """Delete one of `folders`, whose lock is held."""
+        """Delete one of `folders`; the caller holds its lock."""
         with _writing(self.place):
             shutil.rmtree(folder)
 
@@ -174,7 +191,7 @@ class Store:
         return self._run(key)
 
     def folders(self) -> list[tuple[str, Path]]:
-        """All folders of runs, by key, and what each is: `finished`, `unfinished` or `damaged`."""
+        """The kind and path of each run's folder, sorted by key; a kind is `finished`, `unfinished` or `damaged`."""
         kinds = {"finished": "runs", "unfinished": "unfinished", "damaged": "damaged"}
         return [(kind, path) for kind, name in kinds.items() for path in sorted((self.place / name).glob("[!.]*"))]
 
@@ -201,15 +218,15 @@ def _writing(place: Path) -> Iterator[None]:
 
 
 def acquire(lock: FileLock, name: str, seconds: float = -1) -> bool:
-    """Take a run's lock, saying so when another process has it.
+    """Acquire a run's lock, with a log line if another process holds it.
 
     Args:
         lock: of the run.
         name: of the run, for the message.
-        seconds: how long to wait, -1 for ever.
+        seconds: how long to wait; -1 for no limit.
 
     Returns:
-        Whether it was to be had in that time.
+        Whether it was acquired in that time.
     """
     try:
         lock.acquire(timeout=0)

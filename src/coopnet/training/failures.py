@@ -1,4 +1,4 @@
-"""Errors that end a run for good: training that diverged, and a device without memory."""
+"""Errors that end a run: divergence, and exhausted device memory."""
 
 from torch import device
 
@@ -8,13 +8,13 @@ KEPT = "The state before this epoch is kept."
 
 
 def divergence(name: str, value: float, epoch: int, step: int | None, steps: int) -> TrainingFailed:
-    """A value that should be finite is not.
+    """The error for a value that is not finite.
 
     Args:
         name: of the value.
-        value: what it is.
+        value: the value.
         epoch: from 0.
-        step: of the epoch, from 1; None where the value is of the whole epoch.
+        step: of the epoch, from 1; None if the value belongs to the whole epoch.
         steps: of an epoch.
     """
     where = f", step {step} of {steps}" if step else ""
@@ -28,13 +28,13 @@ def divergence(name: str, value: float, epoch: int, step: int | None, steps: int
 
 
 def memory_exhausted(where: device, reason: str, epoch: int, step: int | None, steps: int) -> TrainingFailed:
-    """A device had no memory left.
+    """The error for a device without free memory.
 
     Args:
         where: the device.
         reason: what it reported.
         epoch: from 0.
-        step: of the epoch, from 1; None where the epoch was being evaluated.
+        step: of the epoch, from 1; None during its evaluation.
         steps: of an epoch.
     """
     place = f"step {step} of {steps}" if step else "while it was evaluated"

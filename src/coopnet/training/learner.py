@@ -1,4 +1,4 @@
-"""What the steps of a run change: weights, optimiser state, and the learning rate of each module."""
+"""The state that training changes: weights, optimiser state, and the learning rate of each module."""
 
 from collections.abc import Mapping
 
@@ -11,15 +11,15 @@ from coopnet.training.gradient_ratio import ModuleRates
 from coopnet.training.optimizer import Optimizer
 
 NETWORK, STATE, BEST, RATES = "network/", "slot/", "best/", "rates/"
-"""Prefixes of the names under which tensors are saved."""
+"""Prefixes of the names of saved tensors."""
 
 
 class Learner:
     """A network with its optimiser.
 
     Attributes:
-        rates: the factors of the learning rate of each module; None where all modules share one rate.
-        best: weights and optimiser state of the epoch that was best so far; empty where no epoch is selected.
+        rates: the learning-rate factor of each module; None if all modules have one rate.
+        best: weights and optimiser state of the best epoch so far; empty if no epoch is selected.
     """
 
     def __init__(self, initial: TrainedNetwork, training: Training, device: torch.device):
@@ -30,23 +30,23 @@ class Learner:
         self.best: dict[str, Tensor] = {}
 
     def keep_as_best(self) -> None:
-        """Remember the network as it is now."""
+        """Keep a copy of the current network as the best so far."""
         self.best = self._copies()
 
     def return_to_best(self) -> None:
-        """Make the network again what it was in its best epoch, if there is one."""
+        """Restore the network of the best epoch, if there is one."""
         if self.best:
             self._set(self.best)
 
     def state(self) -> dict[str, Tensor]:
-        """Copies on the CPU of all that has to be kept to continue."""
+        """Copies, on the CPU, of all that a resumed run needs."""
         tensors = self._copies() | {f"{BEST}{name}": tensor for name, tensor in self.best.items()}
         if self.rates is not None:
             tensors |= {f"{RATES}{name}": tensor for name, tensor in self.rates.state().items()}
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Continue from what `state` gave."""
+        """Continue from a result of `state`."""
         self._set(tensors)
         self.best = _below(BEST, tensors)
         if self.rates is not None:
@@ -72,5 +72,5 @@ class Learner:
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with a prefix, by the rest of their names."""
+    """The tensors whose names begin with a prefix, by the rest of the name."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""The loss of each epoch: which distillation, at which weight."""
+"""The loss of each epoch: kind and weight of the distillation."""
 
 import torch
 from torch import Tensor
@@ -9,12 +9,12 @@ from coopnet.training.graph import number
 
 
 class Objective:
-    """What a run minimises.
+    """The loss that a run minimises.
 
     Args:
-        distillation: of its row.
-        gated: whether its network has an ensemble that learns beside the branches.
-        device: on which the steps run. Where they are replayed, the weight is a tensor on it.
+        distillation: the setting of the run's row.
+        gated: whether the network has an ensemble that is trained besides the branches.
+        device: of the steps. If they are replayed, the weight is a tensor on it.
     """
 
     def __init__(self, distillation: Distillation, gated: bool, device: torch.device):
@@ -28,7 +28,7 @@ class Objective:
         return 0.0 if isinstance(self.distillation, NoDistillation) else 1.0
 
     def at(self, weight: float) -> Teaching:
-        """The loss at that weight."""
+        """The loss with that weight."""
         if isinstance(self.distillation, NoDistillation):
             return Teaching("none", self.gated, weight=weight)
         if isinstance(self.scalar, Tensor):

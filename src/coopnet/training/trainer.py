@@ -1,4 +1,4 @@
-"""One run: a network trained from its start to its last epoch, through any number of interruptions."""
+"""The training of one run from its first to its last epoch, through any number of interruptions."""
 
 import logging
 import math
@@ -28,30 +28,30 @@ Row = dict[str, float]
 
 
 class Interrupted(Exception):
-    """A run was asked to stop; everything it had done is saved."""
+    """A run was asked to stop; its state is saved."""
 
 
 class ResumeState(Protocol):
-    """Where a run keeps what it needs to continue."""
+    """The saved state with which a run continues."""
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What was saved last, or None."""
+        """The state saved last, or None."""
 
     def save(self, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
-        """Replace what was saved before, atomically, now or a little later; the tensors are no longer changed."""
+        """Replace the saved state, atomically, now or a little later; the caller does not change the tensors again."""
 
     def flush(self) -> None:
-        """Return when what was saved last is on disk."""
+        """Return when the state saved last is on disk."""
 
 
 class Progress(Protocol):
-    """Whoever watches."""
+    """Receives the progress of a training."""
 
     def begin(self, epoch: int, epochs: int, images: int, done: int) -> None:
-        """An epoch of `images` begins; `done` of them were trained on before an interruption."""
+        """An epoch of `images` images begins; `done` of them were trained on before an interruption."""
 
     def advance(self, images: int) -> None:
-        """A batch is done."""
+        """A batch of `images` images is done."""
 
     def end(self, row: Row, timing: Row) -> None:
         """An epoch is done."""
@@ -59,16 +59,16 @@ class Progress(Protocol):
 
 @dataclass
 class Task:
-    """What is to be trained on what.
+    """A training: network, data and settings.
 
     Attributes:
-        initial: the network at its start, on `device`, and its optimiser state.
+        initial: the initial network, on `device`, and its optimiser state.
         training: the settings.
-        splits: `training`, `test` and, where there is one, `validation`, on `device`.
+        splits: `training`, `test` and, if there is one, `validation`, on `device`.
         augment: whether training images are cropped and flipped.
         seed: of the order and the augmentation of the images.
-        opening: how the log-prior of new branches opens; None where it is constant.
-        teacher: the network that the loss asks for, on `device`; None where it asks for none.
+        opening: how the log-prior of new branches opens; None if it is constant.
+        teacher: the external teacher of the loss, on `device`; None if it needs none.
     """
 
     initial: TrainedNetwork
@@ -82,13 +82,13 @@ class Task:
 
 @dataclass
 class TrainingResult:
-    """A trained network and how it got there.
+    """A trained network and the history of its training.
 
     Attributes:
         optimizer_state: its optimiser state.
         history: one row per epoch.
-        timing: one row per epoch, seconds; kept apart because it is never the same twice.
-        selected_epoch: the epoch (from 0) whose network this is; None if it was not trained.
+        timing: one row per epoch, in seconds; kept apart because it differs each time.
+        selected_epoch: the epoch (from 0) of this network; None if it was not trained.
     """
 
     network: CooperativeNetwork
@@ -100,7 +100,7 @@ class TrainingResult:
 
 @dataclass
 class Position:
-    """How far a run is: `step` steps into `epoch`, which has taken `seconds` so far."""
+    """The position in a training: `step` steps into `epoch`, which has taken `seconds` so far."""
 
     epoch: int = 0
     step: int = 0
@@ -116,22 +116,22 @@ class Position:
 
 
 SCORE = "validation_top1_ensemble"
-"""What `selection: best_validation` goes by."""
+"""The score by which `selection: best_validation` chooses an epoch."""
 
 
 def train(task: Task, memory: ResumeState, progress: Progress, stop: Callable[[], str | None]) -> TrainingResult:
-    """Train to the last epoch, from where `memory` left off.
+    """Train to the last epoch, starting from the state in `memory`.
 
     Args:
-        task: what to do.
-        memory: read once, told the state after every epoch, and flushed at the end, however it comes.
-        progress: is told of every batch and epoch.
-        stop: is asked after every step; a reason makes the run save itself and end.
+        task: network, data and settings.
+        memory: read once, given the state after every epoch, and flushed at the end, also after an error.
+        progress: receives every batch and epoch.
+        stop: called after every step; if it returns a reason, the run saves its state and ends.
 
     Raises:
-        Interrupted: `stop` gave a reason.
-        TrainingFailed: the loss is not a finite number any more, or the device has no memory left; what was saved
-            before is still there.
+        Interrupted: `stop` returned a reason.
+        TrainingFailed: the loss is no longer finite, or the device has no memory left; the state saved before is still
+            there.
     """
     return Trainer(task, memory, progress, stop).run()
 
@@ -152,7 +152,7 @@ class Trainer:
             task.teacher.eval()
         self.steps = steps_per_epoch(len(self.images), task.training.batch_size)
         self.meters = Meters(self.network.architecture.branches, self.device)
-        self.losses = torch.zeros(self.steps, device=self.device)  # of this epoch, by step
+        self.losses = torch.zeros(self.steps, device=self.device)  # of this epoch, per step
         self.loss = torch.zeros((), device=self.device)  # of the last step
         self.step = GraphedStep(self._step, self.device)
         self.evaluations = {
@@ -165,7 +165,7 @@ class Trainer:
         self._resume()
 
     def _log_priors(self) -> Tensor | None:
-        """The log-prior of every step, where it changes."""
+        """The log-prior of every step, if it changes."""
         if self.task.opening is None:
             return None
         assert self.network.gate is not None
@@ -173,7 +173,7 @@ class Trainer:
         return self.task.opening.log_priors(self.network.gate.log_prior, total).to(self.device)
 
     def run(self) -> TrainingResult:
-        """Train the epochs that are left."""
+        """Train the remaining epochs."""
         try:
             while self.position.epoch < self.training.epochs:
                 self._epoch_within_memory()
@@ -220,7 +220,7 @@ class Trainer:
         self._finish(row, time.monotonic() - began)
 
     def _train(self) -> None:
-        """Take the steps of this epoch that are left."""
+        """Do the remaining steps of this epoch."""
         position, images = self.position, self.images
         self.network.train()
         began = time.monotonic() - position.seconds
@@ -243,11 +243,11 @@ class Trainer:
                 self._save()
                 raise Interrupted(f"{reason} in epoch {position.epoch}, after step {position.step} of {self.steps}")
         if self.device.type == "cuda":
-            torch.cuda.synchronize()  # so that the seconds are those of the work, not of its launch
+            torch.cuda.synchronize()  # the seconds are those of the work, not only of its launch
         position.seconds = time.monotonic() - began
 
     def _batches_left(self, order: Tensor) -> Iterator[Tensor]:
-        """The batches of this epoch that are left."""
+        """The remaining batches of this epoch."""
         size = self.training.batch_size
         for step in range(self.position.step, self.steps):
             yield order[step * size :][:size]
@@ -269,13 +269,13 @@ class Trainer:
         self.loss.copy_(loss)
 
     def _set_log_prior(self, step: int) -> None:
-        """Set the log-prior of step `step`; copied on the device, so nothing waits."""
+        """Set the log-prior of step `step`; the copy is on the device, so nothing waits."""
         assert self.log_priors is not None
         assert self.network.gate is not None
         self.network.gate.log_prior.copy_(self.log_priors[step])
 
     def _evaluate(self) -> Row:
-        """Meters of the validation images, and of the test images where it is their turn."""
+        """Metrics of the validation images, and of the test images if they are due in this epoch."""
         training, row = self.training, Row()
         done = self.position.epoch + 1
         due = done == training.epochs or done % training.test_every == 0
@@ -285,7 +285,7 @@ class Trainer:
         return row
 
     def _refuse_divergence(self) -> None:
-        """Look at the loss of every step of this epoch, all at once."""
+        """Check the losses of all steps of this epoch at once."""
         bad = (~torch.isfinite(self.losses)).nonzero()
         if len(bad):
             step = int(bad[0])
@@ -293,7 +293,7 @@ class Trainer:
             raise divergence("the training loss", value, self.position.epoch, step + 1, self.steps)
 
     def _finish(self, row: Row, evaluation_seconds: float) -> None:
-        """Close the epoch and save."""
+        """End the epoch and save the state."""
         position = self.position
         timing = {
             "epoch": position.epoch,
@@ -318,7 +318,7 @@ class Trainer:
         self.memory.save(self.learner.state() | own, vars(self.position) | {"metered": self.meters.images})
 
     def _resume(self) -> None:
-        """Continue from what was saved, if anything was."""
+        """Continue from the saved state, if there is one."""
         saved = self.memory.load()
         if saved is None:
             return
