@@ -73,7 +73,7 @@ class HeldBack(Section):
     """Which images become the test images if the data has none: a fraction of each class, chosen by a seed."""
 
     fraction: Real = Field(gt=0, lt=1, description="of all images, stratified")
-    seed: Whole = Field(0, ge=0, description="of that choice")
+    seed: Whole = Field(0, ge=0, description="seed of that choice")
 
 
 class Counts(Section):
@@ -86,8 +86,8 @@ class Counts(Section):
 class Digests(Section):
     """Content digest of each split."""
 
-    train: Digest = Field(description="of the training images: SHA-256 in canonical order")
-    test: Digest = Field(description="of the test images")
+    train: Digest = Field(description="digest of the training images: SHA-256 in canonical order")
+    test: Digest = Field(description="digest of the test images")
 
 
 class Pinned(Section):
@@ -97,10 +97,10 @@ class Pinned(Section):
     counts: Counts = Field(description="number of images")
     digest: Digests = Field(description="content digests")
     mean: list[Annotated[Real, Field(ge=0, le=1)]] = Field(
-        min_length=3, max_length=3, description="of each channel over the training images, as a share of 255"
+        min_length=3, max_length=3, description="mean of each channel over the training images, in 0..1"
     )
     std: list[Annotated[Real, Field(gt=0, le=1)]] = Field(
-        min_length=3, max_length=3, description="standard deviation, likewise"
+        min_length=3, max_length=3, description="standard deviation of each channel, likewise"
     )
 
 
@@ -360,7 +360,7 @@ class SGD(Section):
 
     kind: Literal["sgd"]
     lr: Real = Field(gt=0, description="learning rate at the start")
-    momentum: Real = Field(0.9, ge=0, lt=1, description="share of the update before")
+    momentum: Real = Field(0.9, ge=0, lt=1, description="coefficient of the previous update")
     nesterov: bool = Field(False, description="Nesterov's momentum")
     weight_decay: Real = Field(1e-4, ge=0, description="on every parameter, BatchNorm's included")
 
@@ -415,7 +415,7 @@ class OnTheFly(Section):
     """ONE: the ensemble teaches the branches. A network without a gate is not affected."""
 
     kind: Literal["on_the_fly"] = "on_the_fly"
-    temperature: Real = Field(3.0, ge=0.01, description="T, which divides the logits")
+    temperature: Real = Field(3.0, ge=0.01, description="temperature T, which divides the logits")
     rampup: Real = Field(80, ge=0, le=LONGEST, description="R, in epochs; 0: full weight from the start")
 
 
@@ -429,21 +429,21 @@ class Mutual(Section):
     """Deep mutual learning: labels, and every branch teaches every other branch."""
 
     kind: Literal["mutual"]
-    temperature: Real = Field(1.0, ge=0.01, description="T, which divides the logits")
+    temperature: Real = Field(1.0, ge=0.01, description="temperature T, which divides the logits")
 
 
 class SoftLabels(Section):
     """The parent's probabilities, without labels."""
 
     kind: Literal["soft_labels"]
-    temperature: Real = Field(1.0, ge=0.01, description="T, which divides the logits")
+    temperature: Real = Field(1.0, ge=0.01, description="temperature T, which divides the logits")
 
 
 class Knowledge(Section):
     """Labels, and the parent's softened probabilities."""
 
     kind: Literal["knowledge"]
-    temperature: Real = Field(3.0, ge=0.01, description="T, which divides the logits")
+    temperature: Real = Field(3.0, ge=0.01, description="temperature T, which divides the logits")
 
 
 Distillation = Annotated[
@@ -460,7 +460,7 @@ class Training(Section):
     epochs: Whole = Field(ge=0, le=LONGEST, description="0: the initial network, untrained")
     batch_size: Whole = Field(128, ge=2, description="images of a step")
     optimizer: Annotated[SGD | Adam, Field(discriminator="kind", description="how gradients change the weights")]
-    schedule: Schedule = Field(Schedule(), description="of the learning rate")
+    schedule: Schedule = Field(Schedule(), description="how the learning rate falls")
     distillation: Distillation = Field(OnTheFly(), description="what the branches learn from besides labels")
     selection: Literal["last", "best_validation"] = Field("last", description="which epoch's network is the result")
     precision: Literal["fp32", "bf16"] = Field(
@@ -553,7 +553,7 @@ class Experiment(Section):
 class Parameters(Section):
     """`params.yaml`: the full study."""
 
-    title: Words = Field(description="of the report")
+    title: Words = Field(description="title of the report")
     description: Words = Field("", description="a few sentences for the report")
     device: Literal["cpu", "cuda"] = Field(description="where runs are trained")
     threads: Whole = Field(
@@ -561,7 +561,7 @@ class Parameters(Section):
         le=1_024,
         description="CPU threads of each run; a result's bits depend on it, so the scheduler must not choose it",
     )
-    seeds: list[Annotated[Whole, Field(ge=0)]] = Field(min_length=1, description="of every experiment that names none")
+    seeds: list[Annotated[Whole, Field(ge=0)]] = Field(min_length=1, description="seeds of experiments that name none")
     defaults: dict[str, Any] = Field({}, description="defaults of every experiment")
     datasets: dict[Name, Described] = Field({}, description="your own datasets, and the measurements of svhn")
     experiments: dict[Name, dict[str, Any]] = Field(min_length=1, description="the rows: name → experiment")
@@ -591,12 +591,12 @@ class Parameters(Section):
 class Overlay(Section):
     """`studies/<name>.yaml`: another study, as its differences from `params.yaml`."""
 
-    title: Words | None = Field(None, description="null, here and below: that of params.yaml")
+    title: Words | None = Field(None, description="title of the report; null, here and below: as in params.yaml")
     description: Words | None = Field(None, description="a few sentences for the report")
     device: Literal["cpu", "cuda"] | None = Field(None, description="where runs are trained")
     threads: Whole | None = Field(None, ge=1, le=1_024, description="CPU threads of each run")
     seeds: list[Annotated[Whole, Field(ge=0)]] | None = Field(
-        None, min_length=1, description="of every experiment that names none"
+        None, min_length=1, description="seeds of experiments that name none"
     )
     time_scale: Real = Field(1.0, gt=0, le=1000, description="multiplies epochs, milestones and ramp-up together")
     only: list[str] | None = Field(None, min_length=1, description="names of the experiments of this study; null: all")
