@@ -28,10 +28,10 @@ demo-all: $(READY)
 	@echo "The report: reports/demo_all/index.html (and report.pdf beside it)"
 
 test: $(READY)
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 test-slow: $(READY)
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m slow
+	$(BIN)/pytest --numprocesses 2 --dist worksteal -m slow
 
 # Errors in the science, one at a time, and whether its tests notice them: make mutants ARGS="networks/loss.py --sample 20"
 mutants: $(READY)

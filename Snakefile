@@ -35,6 +35,7 @@ onstart:
 
 
 onsuccess:
+    refuse_edited()
     record()
 
 
@@ -48,3 +49,5 @@ rule all:
     input:
         rules.report.output,
         rules.timing.output,
+    message:
+        f"{{rule}}: study {STUDY.name} is made"

@@ -322,7 +322,9 @@ def done(plan: "Study", run: "Run") -> bool:
     from coopnet.runs.workspace import EVALUATED, Workspace
 
     folder = Workspace(FOLDER).run(plan, run)
-    return files.look(folder / "run.json", "key") == run.key and all((folder / name).is_file() for name in EVALUATED)
+    return files.read_field(folder / "run.json", "key") == run.key and all(
+        (folder / name).is_file() for name in EVALUATED
+    )
 
 
 def epochs_done(place: Path, key: str) -> int:

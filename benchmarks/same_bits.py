@@ -7,6 +7,7 @@ results are still in use. Keys, weights, optimiser state, histories and logits h
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -98,17 +99,21 @@ def main() -> int:
     """Train, compare, and enter the version if nothing differs."""
     own, known = numerics.own_version(), numerics.same_bits()
     first = next(iter(known.values()))
+    entry = json.dumps({own: first}, indent=2, sort_keys=True) + "\n"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        # A copy, so that nobody edits the source meanwhile; it already has the entry, which its keys depend on.
+        copy = Path(shutil.copytree(ROOT / "src", folder / "now"))
+        (copy / LOCK.relative_to(ROOT / "src")).write_text(entry, encoding="utf-8")
         if not check_out(first, folder):
             print(f"the history that is here does not reach back to version {first} (a shallow clone)", file=sys.stderr)
             return 1
         then = trained(folder / "then" / "src", folder / "old", folder / "then")
-        now = trained(ROOT / "src", folder / "new", folder / "then")
+        now = trained(copy, folder / "new", folder / "then")
     if different := differences(now, then):
         print(f"{len(different)} of {len(then)} runs have other bits; their results are stale", *different, sep="\n")
         return 1
-    LOCK.write_text(json.dumps({own: first}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    LOCK.write_text(entry, encoding="utf-8")
     print(f"{len(then)} runs have the same bits in this version, {own[:12]}, and in {first[:12]}")
     return 0
 

@@ -1,6 +1,8 @@
 """What all tests share: one thread, no store but their own, and the real data where it is."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,3 +23,20 @@ def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def root() -> Path:
     """The checkout."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits, prepared once."""
+    folder = tmp_path_factory.mktemp("prepared")
+    command = Path(sys.executable).parent / "coopnet"
+    subprocess.run([command, "prepare", "digits", "--out", folder / "digits"], check=True)
+    return folder
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, prepared: Path) -> Path:
+    """A fresh workspace with the tiny study and an empty store."""
+    from tiny_fixture import make_workspace
+
+    return make_workspace(tmp_path / "workspace", prepared)

@@ -1,14 +1,14 @@
 """Cooperative networks: on-the-fly native ensembles, their growth and their merging, as one reproducible study.
 
-As a library: `cooperative` and `wrap` make networks, `CooperativeLoss` trains them, `grow`, `expand`, `merge` and
-`combine` transfer what they learnt, `branch` and `subset` take out what is shipped, `save` and `load` keep them,
-`export` writes them for use anywhere, `open_model` and `predict` use what was exported. What is named here is imported
-when it is first used, and PyTorch with it.
+As a library: `cooperative` and `wrap` make networks, and `CooperativeLoss` trains them. `grow`, `expand`, `merge` and
+`combine` build new networks from trained ones. `branch` and `subset` extract the parts to deploy, `save` and `load`
+store networks, `export` writes them for other programs, and `open_model` and `predict` run exported models. Each name
+is imported, and PyTorch with it, when it is first used.
 """
 
 from importlib import import_module
 
-TYPE_CHECKING = False  # type checkers take it for true by its name; `typing` alone would take 30 ms to import
+TYPE_CHECKING = False  # type checkers treat this name as true; importing `typing` would take 30 ms
 if TYPE_CHECKING:
     from coopnet.deploy.export import export as export
     from coopnet.deploy.models import open_model as open_model
@@ -63,15 +63,15 @@ _PLACES = {
     "subset": "library.parts",
     "wrap": "networks.backbone",
 }
-"""In which module each name of the library is."""
+"""The module of each public name."""
 
 __all__ = ["__version__", *_PLACES]
 
 
-if not TYPE_CHECKING:  # else checkers would take any misspelt name for one that is there
+if not TYPE_CHECKING:  # otherwise type checkers would accept any misspelt name
 
     def __getattr__(name: str) -> object:
-        """Import what is asked for."""
+        """Import a public name when it is first used."""
         if name not in _PLACES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -1,4 +1,4 @@
-"""The command line. Each command imports what it needs when it runs: torch alone takes seconds."""
+"""The command line. Each command imports what it needs only when it runs, because importing torch takes seconds."""
 
 import logging
 import sys
@@ -14,7 +14,7 @@ from coopnet.files.errors import CoopNetError, RecordingFailed
 from coopnet.runs.workspace import Workspace
 from coopnet.study import checked_name
 
-LONGEST = 2_000  # letters of an error message
+LONGEST = 2_000  # characters of an error message
 
 EXTRAS = {
     "study": [
@@ -33,7 +33,7 @@ EXTRAS = {
     "export": ["onnx", "onnxruntime", "onnxscript"],
     "timm": ["timm"],
 }
-"""Libraries that not every installation has, by the extra that brings them."""
+"""Optional libraries, by the extra that installs them."""
 
 app = typer.Typer(
     name="coopnet",
@@ -52,8 +52,9 @@ Seed = Annotated[int, typer.Argument(metavar="SEED")]
 
 
 def main() -> None:
-    """Run the command line: 0 when all went well, 1 with one line on stderr when the user can mend it."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    """Run the command line. Exit with 0 on success, and with 1 and one line on stderr after an error of the user."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("coopnet").setLevel(logging.INFO)  # libraries log warnings only
     try:
         app()
     except CoopNetError as error:
@@ -63,18 +64,20 @@ def main() -> None:
         extra = _extra_of(error)
         if extra is None:
             raise
-        print(f"coopnet: error: this needs {error.name}; pip install 'coopnet[{extra}]' brings it", file=sys.stderr)
+        print(
+            f"coopnet: error: this needs {error.name}; install it with pip install 'coopnet[{extra}]'", file=sys.stderr
+        )
         sys.exit(1)
 
 
 def _extra_of(error: ModuleNotFoundError) -> str | None:
-    """The extra of `pyproject.toml` that brings a library; None if it is none of theirs, which is a bug."""
+    """The extra of `pyproject.toml` that installs a library; None if no extra does, which is a bug."""
     library = (error.name or "").partition(".")[0]
     return next((extra for extra, libraries in EXTRAS.items() if library in libraries), None)
 
 
 def _one_line(text: str) -> str:
-    """What a message says, safe for a terminal: names out of a foreign file may hold anything."""
+    """A message made safe for a terminal: names from a foreign file may hold any character."""
     text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[: LONGEST + 1])
     return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
@@ -98,12 +101,12 @@ def _options(
 
 @app.command()
 def prepare(
-    dataset: Annotated[str, typer.Argument(help="cifar10, cifar100, svhn, digits, or one of params.yaml")],
+    dataset: Annotated[str, typer.Argument(help="cifar10, cifar100, svhn, digits, or a dataset of params.yaml")],
     source: Annotated[str | None, typer.Option(help="torchvision, matlab, parquet, digits or folder")] = None,
-    root: Annotated[Path | None, typer.Option(help="folder of the download, the shards or the images")] = None,
-    out: Annotated[Path | None, typer.Option(help="where to write; default: data/prepared/DATASET")] = None,
+    root: Annotated[Path | None, typer.Option(help="folder with the download, the shards or the images")] = None,
+    out: Annotated[Path | None, typer.Option(help="the folder to write; default: data/prepared/DATASET")] = None,
 ) -> None:
-    """Bring a dataset into its canonical form, whatever its source, and check it against its pinned digest."""
+    """Convert a dataset from any source to its canonical form, and check it against its pinned digest."""
     from coopnet.commands import prepare as command
 
     command.prepare(_workspace(), dataset, source, root, out)
@@ -111,10 +114,21 @@ def prepare(
 
 @app.command()
 def check(study: StudyName) -> None:
-    """See whether the networks of all rows can be built for their images; nothing is trained."""
+    """Check that the networks of all rows can be built for their images; nothing is trained."""
     from coopnet.commands import check as command
 
     command.check(_workspace(), study)
+
+
+@app.command()
+def plan(
+    study: StudyName = "full",
+    measure: Annotated[bool, typer.Option("--measure", help="first measure this machine on a few steps")] = False,
+) -> None:
+    """Say what a study takes before it runs, by phase: networks, FLOPs, hours, disk, and what is finished already."""
+    from coopnet.commands import plan as command
+
+    command.show(_workspace(), study, measure=measure)
 
 
 @app.command()
@@ -122,11 +136,13 @@ def train(
     study: StudyName,
     experiment: ExperimentName,
     seed: Seed,
-    key: Annotated[str | None, typer.Option(help="refuse to train a run of any other key")] = None,
-    max_minutes: Annotated[float | None, typer.Option(min=0, help="save and stop (exit code 75) after this")] = None,
-    evaluated: Annotated[bool, typer.Option("--evaluate", help="then compute its metrics, as `evaluate` does")] = False,
+    key: Annotated[str | None, typer.Option(help="refuse to train a run with any other key")] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(min=0, help="save and stop after this time (exit code 75)")
+    ] = None,
+    evaluated: Annotated[bool, typer.Option("--evaluate", help="then compute its metrics, like `evaluate`")] = False,
 ) -> None:
-    """Make one run; the same command continues an interrupted one, and takes a finished one from the store."""
+    """Train one run. An interrupted run continues, and a finished one is copied from the store."""
     from coopnet.commands import train as command
 
     began = time.monotonic()
@@ -136,7 +152,7 @@ def train(
         options = ([] if key is None else ["--key", key]) + (["--evaluate"] if evaluated else [])
         left = None if max_minutes is None else max_minutes - (time.monotonic() - began) / 60
         command.go_on(failed, ["train", study, experiment, str(seed), *options], left)
-    if evaluated and not code:  # in a process of its own it would take twice as long to start
+    if evaluated and not code:  # a separate process would double the start-up time
         evaluate(study, experiment, seed, at_transfer=False)
     raise typer.Exit(code)
 
@@ -146,10 +162,10 @@ def transfer(
     study: StudyName,
     experiment: ExperimentName,
     seed: Seed,
-    key: Annotated[str | None, typer.Option(help="refuse to make a network of any other key")] = None,
-    evaluated: Annotated[bool, typer.Option("--evaluate", help="then compute its metrics, as `evaluate` does")] = False,
+    key: Annotated[str | None, typer.Option(help="refuse to make a network with any other key")] = None,
+    evaluated: Annotated[bool, typer.Option("--evaluate", help="then compute its metrics, like `evaluate`")] = False,
 ) -> None:
-    """Build the network that a run starts from, by growing, expanding, merging or combining its parents'."""
+    """Build the initial network of a run by growing, expanding, merging or combining its parents."""
     from coopnet.commands import train as command
 
     made = command.transfer(_workspace(), study, experiment, seed, key)
@@ -162,7 +178,7 @@ def evaluate(
     study: StudyName,
     experiment: ExperimentName,
     seed: Seed,
-    at_transfer: Annotated[bool, typer.Option("--at-transfer", help="of the network before its training")] = False,
+    at_transfer: Annotated[bool, typer.Option("--at-transfer", help="for the network before its training")] = False,
 ) -> None:
     """Compute a run's metrics and votes from its saved logits."""
     from coopnet.commands import evaluate as command
@@ -188,7 +204,7 @@ def claims(study: StudyName) -> None:
 
 @app.command()
 def report(study: StudyName) -> None:
-    """Make the HTML and PDF report of a study from its tables and its ledger alone."""
+    """Make the HTML and PDF report of a study from its tables and its ledger."""
     from coopnet.commands import report as command
 
     command.report(_workspace(), study)
@@ -196,7 +212,7 @@ def report(study: StudyName) -> None:
 
 @app.command()
 def timing(study: StudyName) -> None:
-    """Make the page of timings of a study, which is never the same twice and stands apart from its report."""
+    """Make the timing page of a study. Timings differ each time, so they are separate from the report."""
     from coopnet.commands import report as command
 
     command.timing(_workspace(), study)
@@ -204,11 +220,11 @@ def timing(study: StudyName) -> None:
 
 @app.command(name="import")
 def import_checkpoint(
-    checkpoint: Annotated[Path, typer.Argument(help="a .pth.tar of the published implementation")],
+    checkpoint: Annotated[Path, typer.Argument(help="a .pth.tar file of the published implementation")],
     out: Annotated[Path, typer.Option(help="the folder to write")],
-    layout: Annotated[str, typer.Option(help="whose layout the checkpoint has: lan2018")] = "lan2018",
+    layout: Annotated[str, typer.Option(help="layout of the checkpoint: lan2018")] = "lan2018",
 ) -> None:
-    """Bring in a published checkpoint, so that a row of params.yaml can start from it."""
+    """Convert a published checkpoint, so that a row of params.yaml can start from it."""
     from coopnet.commands import import_checkpoint as command
 
     command.import_checkpoint(checkpoint, layout, out)
@@ -217,9 +233,9 @@ def import_checkpoint(
 @app.command()
 def record(
     study: StudyName,
-    if_possible: Annotated[bool, typer.Option("--if-possible", help="outside a DVC repository do nothing")] = False,
+    if_possible: Annotated[bool, typer.Option("--if-possible", help="do nothing outside a DVC repository")] = False,
 ) -> None:
-    """Record in DVC what was made here of a study; refuses what was made from other parameters than it has now."""
+    """Record the results of a study in DVC; results that do not match the current parameters are refused."""
     from coopnet.commands import record as command
 
     if if_possible:
@@ -233,32 +249,34 @@ def record(
 
 # Networks outside of a study ----------------------------------------------------------------------------------------
 
-NETWORKS = "Networks, anybody's"
+NETWORKS = "Any network"
 Network = Annotated[
     str, typer.Argument(metavar="NETWORK", help="a run (STUDY/EXPERIMENT/seedN), or a folder with a network")
 ]
 NetworksToJoin = Annotated[list[str], typer.Argument(metavar="NETWORK...", help="two or more, as for `grow`")]
-NewFolder = Annotated[Path, typer.Option(help="the folder to write, which must not be there yet")]
+NewFolder = Annotated[Path, typer.Option(help="the folder to write; it must not exist yet")]
 Images = Annotated[
-    str | None, typer.Option("--data", help="a prepared dataset; default: the one it was trained on, if it is here")
+    str | None, typer.Option("--data", help="a prepared dataset; default: its training dataset, if prepared here")
 ]
-OneBranch = Annotated[int | None, typer.Option("--branch", help="a single branch, from 1")]
-SomeBranches = Annotated[str | None, typer.Option("--branches", help="some branches under their gate, e.g. 1,3")]
-FreshSeed = Annotated[int, typer.Option(help="of fresh weights and noise")]
+OneBranch = Annotated[int | None, typer.Option("--branch", help="one branch, counted from 1")]
+SomeBranches = Annotated[str | None, typer.Option("--branches", help="some branches with their gate, e.g. 1,3")]
+FreshSeed = Annotated[int, typer.Option(help="seed of new weights and noise")]
 
 
 @app.command(rich_help_panel=NETWORKS)
 def grow(
     network: Network,
-    branches: Annotated[int, typer.Option(help="how many there shall be")],
+    branches: Annotated[int, typer.Option(help="number of branches of the new network")],
     out: NewFolder,
     how: Annotated[str, typer.Option(help="split, masked, zero_output or zero_pad")] = "split",
     donors: Annotated[str | None, typer.Option(help="for split: the branches to copy, e.g. 1,1")] = None,
-    noise: Annotated[float, typer.Option(min=0, help="for split: σ, in units of each tensor's spread")] = 0.0,
+    noise: Annotated[
+        float, typer.Option(min=0, help="for split: σ, in units of each tensor's standard deviation")
+    ] = 0.0,
     seed: FreshSeed = 0,
     data: Images = None,
 ) -> None:
-    """Give a trained network more branches, with a receipt that says what is exact and what changed."""
+    """Add branches to a trained network, with a receipt that says what is exact and what changed."""
     from coopnet.commands import transfer as command
     from coopnet.commands.export import numbers
 
@@ -272,13 +290,13 @@ def grow(
 def merge(
     networks: NetworksToJoin,
     out: NewFolder,
-    how: Annotated[str, typer.Option(help="where the trunk comes from: refit, first, mean or matched")] = "refit",
-    reestimate: Annotated[bool, typer.Option("--reestimate", help="measure BatchNorm's statistics anew")] = False,
-    images: Annotated[int, typer.Option(min=2, help="training images that it looks at")] = 5000,
+    how: Annotated[str, typer.Option(help="source of the trunk: refit, first, mean or matched")] = "refit",
+    reestimate: Annotated[bool, typer.Option("--reestimate", help="measure BatchNorm statistics again")] = False,
+    images: Annotated[int, typer.Option(min=2, help="training images for statistics and regressions")] = 5000,
     seed: FreshSeed = 0,
     data: Images = None,
 ) -> None:
-    """Put the branches of one-branch networks on one trunk, with a receipt."""
+    """Put the branches of one-branch networks on one shared trunk, with a receipt."""
     from coopnet.commands import transfer as command
 
     command.merge(_workspace(), networks, out, how=how, reestimate=reestimate, count=images, seed=seed, data=data)
@@ -304,14 +322,14 @@ def export(
     out: NewFolder,
     branch: OneBranch = None,
     branches: SomeBranches = None,
-    ensemble: Annotated[bool, typer.Option("--ensemble", help="all branches under their gate")] = False,
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="all branches with their gate")] = False,
     form: Annotated[str, typer.Option("--format", help="onnx, pt2 or safetensors")] = "onnx",
     with_preprocessing: Annotated[
-        bool, typer.Option("--with-preprocessing", help="normalisation in the graph: it takes uint8 images")
+        bool, typer.Option("--with-preprocessing", help="include normalisation in the graph, for uint8 images")
     ] = False,
     data: Images = None,
 ) -> None:
-    """Write one branch, some, or the ensemble for use anywhere, with a model card; outputs are compared before."""
+    """Export one branch, some, or the ensemble with a model card, after a comparison of its outputs."""
     from coopnet.commands import export as command
 
     chosen = command.chosen(branch, branches, ensemble)
@@ -325,10 +343,10 @@ def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="a run, a folder with a network, or an export")],
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="image files, or folders of them")],
     branch: OneBranch = None,
-    top: Annotated[int, typer.Option(min=1, help="how many classes to name")] = 5,
-    as_csv: Annotated[bool, typer.Option("--csv", help="a table for other programs")] = False,
+    top: Annotated[int, typer.Option(min=1, help="number of classes to show")] = 5,
+    as_csv: Annotated[bool, typer.Option("--csv", help="print a CSV table")] = False,
 ) -> None:
-    """Classify images; one that cannot be read is named, and the others go on."""
+    """Classify images. An unreadable image is reported, and the others are classified."""
     from coopnet.commands import predict as command
 
     command.show(model, images, None if branch is None else [branch], top, as_csv=as_csv)
@@ -348,7 +366,7 @@ def compare(
 
 
 class _OrFirst(TyperGroup):
-    """Commands of which the first is meant where none is named: `coopnet runs mini`."""
+    """A command group whose first command is the default: `coopnet runs mini`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or args[0] not in (*self.commands, "--help"):
@@ -357,12 +375,22 @@ class _OrFirst(TyperGroup):
 
 
 runs = typer.Typer(cls=_OrFirst)
-app.add_typer(runs, name="runs", help="List the runs of a study (`coopnet runs STUDY`), or clear the store of others.")
+app.add_typer(
+    runs, name="runs", help="List the runs of a study (`coopnet runs STUDY`), or remove unused runs from the store."
+)
 
 
 @runs.command("list")
-def list_runs(study: StudyName = "full") -> None:
-    """List the runs of a study: how far each is, what is particular to it, its key, when and on what it was made."""
+def list_runs(
+    study: StudyName = "full",
+    watch: Annotated[bool, typer.Option("--watch", help="follow them: epoch, images/s, accuracy, time left")] = False,
+) -> None:
+    """List the runs of a study: state, distinguishing settings, key, date and machine of each."""
+    if watch:
+        from coopnet.commands import watch as live
+
+        live.watch(_workspace(), study)
+        return
     from coopnet.commands import runs as command
 
     command.show(_workspace(), study)
@@ -370,14 +398,14 @@ def list_runs(study: StudyName = "full") -> None:
 
 @runs.command("gc")
 def collect_garbage(yes: Annotated[bool, typer.Option("--yes", help="remove them")] = False) -> None:
-    """Say what in the run store no study and no result here refers to; with --yes, remove it."""
+    """List what no study and no result here refers to in the run store; with --yes, remove it."""
     from coopnet.commands import runs as command
 
     command.collect_garbage(_workspace(), remove=yes)
 
 
 bench = typer.Typer(cls=_OrFirst)
-app.add_typer(bench, name="bench", help="Measure the training loop beside a plain one (`coopnet bench`), or compare.")
+app.add_typer(bench, name="bench", help="Compare the training loop with a plain one (`coopnet bench`).")
 
 Precision = Literal["fp32", "bf16"]
 DeviceKind = Annotated[str | None, typer.Option("--device", help="cpu or cuda", metavar="KIND")]
@@ -386,11 +414,11 @@ DeviceKind = Annotated[str | None, typer.Option("--device", help="cpu or cuda", 
 @bench.command("run")
 def run_benchmark(
     device: DeviceKind = None,
-    images: Annotated[int | None, typer.Option(min=1, help="training images of a repetition")] = None,
-    test_images: Annotated[int | None, typer.Option(min=1, help="test images of a repetition")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="training images per repetition")] = None,
+    test_images: Annotated[int | None, typer.Option(min=1, help="test images per repetition")] = None,
     repetitions: Annotated[int | None, typer.Option(min=1)] = None,
 ) -> None:
-    """Measure speed, memory and where the time goes, side by side; writes results/bench/cpu.json or gpu.json."""
+    """Compare speed, memory and time per operation; writes results/bench/cpu.json or gpu.json."""
     from coopnet.commands import bench as command
 
     command.run(_workspace(), device, images, test_images, repetitions)
@@ -401,9 +429,9 @@ def compare_curves(
     study: Annotated[str, typer.Argument(metavar="[STUDY]")] = "mini",
     experiment: Annotated[str, typer.Argument(metavar="[EXPERIMENT]")] = "one3",
     device: DeviceKind = None,
-    precision: Annotated[Precision | None, typer.Option(help="train ours here too, in this one")] = None,
+    precision: Annotated[Precision | None, typer.Option(help="also train our loop here, in this precision")] = None,
 ) -> None:
-    """Train the plain loop on the settings of an experiment and compare its curves with the results that lie here."""
+    """Train the plain loop with the settings of an experiment, and compare its curves with the existing results."""
     from coopnet.commands import bench as command
 
     command.curves(_workspace(), study, experiment, device, precision)
@@ -411,7 +439,7 @@ def compare_curves(
 
 @bench.command("show")
 def show_benchmark() -> None:
-    """Print what was measured last as Markdown."""
+    """Print the last measurement as Markdown."""
     from coopnet.commands import bench as command
 
     command.show(_workspace())
@@ -421,10 +449,10 @@ def show_benchmark() -> None:
 
 PANELS = {
     "A run": ("prepare", "train", "evaluate", "import", "runs"),
-    "A study": ("tables", "claims", "report", "timing", "bench"),
+    "A study": ("plan", "tables", "claims", "report", "timing", "bench"),
     "Recording in DVC": ("stages", "source", "record", "restore"),
 }
-"""How `coopnet --help` groups the commands that do not say it themselves."""
+"""Groups of `coopnet --help`, for commands that do not set their group themselves."""
 
 for _panel, _names in PANELS.items():
     for _command in app.registered_commands:

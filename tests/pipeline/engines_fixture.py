@@ -5,6 +5,7 @@ code keeps in the run store.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -282,9 +283,16 @@ class Project:
             for path in sorted(path for path in members if path.endswith("/run.json")):
                 name = path.removesuffix("/run.json") + " at transfer" * (phase in ("transfer", "expand"))
                 if name in runs:  # else of a row that was there before
-                    self.check_record(phase, path.removesuffix("/run.json"), stage["params"], members)
+                    self.check_record(phase, path.removesuffix("/run.json"), self.parameters(stage), members)
                     names.append(name)
         return sorted(names)
+
+    def parameters(self, stage: Mapping[str, Any]) -> dict[str, Any]:
+        """What DVC's lock says that a phase was made with: the overlay's values, and `params.yaml` by its digest."""
+        path = self.root / "params.yaml"
+        (digest,) = (one["md5"] for one in stage["deps"] if one["path"] == path.name)
+        assert hashlib.md5(path.read_bytes()).hexdigest() == digest, path
+        return {path.name: yaml.safe_load(path.read_text()), **stage["params"]}
 
     def check_record(self, phase: str, run: str, parameters: Mapping[str, Any], members: Mapping[str, str]) -> None:
         """Compare what DVC has recorded of a run with what the run says itself."""

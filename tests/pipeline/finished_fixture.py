@@ -15,10 +15,10 @@ import pytest
 import torch
 import yaml
 
+import stamps
 import test_lan2018 as published
 from coopnet import study
 from coopnet.commands import claims, evaluate, import_checkpoint, prepare, report, train
-from coopnet.runs import stamps
 from coopnet.runs.store import VARIABLE, Store
 from coopnet.runs.workspace import Workspace
 from coopnet.study import Run, Study

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from test_pipeline import ROOT, call, make_workspace, prepared
-
-__all__ = ["prepared"]
+from conftest import ROOT
+from tiny_fixture import call, make_workspace
 
 DEFAULT, SLURM = (yaml.safe_load((ROOT / f"profiles/{name}/config.yaml").read_text()) for name in ("default", "slurm"))
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import stamps
 from coopnet import study
 from coopnet.claims import entries
 from coopnet.data import canonical
@@ -22,9 +23,9 @@ from coopnet.data.datasets import DATASETS
 from coopnet.files.digests import Digests
 from coopnet.files.errors import CoopNetError
 from coopnet.report import published
-from coopnet.runs import checkpoint, receipts, stamps, steps
+from coopnet.runs import checkpoint, records, steps
 from coopnet.runs.resume import INDEX, ResumeFolder
-from coopnet.runs.store import JOURNAL, MANIFEST
+from coopnet.runs.store import JOURNAL
 from coopnet.runs.workspace import EVALUATED, GATHERED, MADE, PREPARED, REPORT, TABLES, targets
 from coopnet.study import Run
 from finished_fixture import Home, made_once
@@ -60,8 +61,8 @@ class Kind:
 def look(home: Home) -> None:
     """What `coopnet runs` and every start of the workflow do: every run and step by content."""
     plan = home.plan()
-    problems = [receipts.of_run(home.workspace, plan, run, Digests()) for run in plan.everything()]
-    problems += [receipts.of_step(home.workspace, step, Digests()) for step in steps.steps(home.workspace, plan)]
+    problems = [records.of_run(home.workspace, plan, run, Digests()) for run in plan.everything()]
+    problems += [records.of_step(home.workspace, step, Digests()) for step in steps.steps(home.workspace, plan)]
     raise CoopNetError("; ".join(one.text for one in problems if one is not None))
 
 
@@ -190,7 +191,7 @@ def kinds() -> dict[str, Kind]:
         add(f"imported/{file}", f"imported/net/{file}", imported, twin=f"{trained}/{file}")
     add("imported/model.json", "imported/net/model.json", imported, twin=f"{trained}/run.json")
 
-    for file in (MANIFEST, *MADE):
+    for file in MADE:
         path, pattern = "store/runs/{run}/" + file, f"store/runs/*/{file}"
         found[f"store/{file}"] = Kind(path, pattern, (take,), adopt, "store/runs/{other}/" + file)
     for file in (INDEX, "a.safetensors", "b.safetensors"):
@@ -359,7 +360,7 @@ def test_damage_is_mended_by_the_same_command(kind: Kind, damage: str, study_mad
         path.rmdir()
     kind.mend(home)
     assert home.promised() == study_made.promised()
-    if path.name != MANIFEST and ALONE not in path.name:
+    if ALONE not in path.name:
         assert path.read_bytes() == place(study_made, kind.path).read_bytes()
 
 
@@ -391,7 +392,7 @@ def test_damaged_memory_hides_nothing(name: str, damage: str, home: Home) -> Non
     result = home.workspace.run(home.plan(), home.run()) / "metrics.json"
     result.write_bytes(result.read_bytes().replace(b"0", b"1", 1))
     step = steps.evaluate(home.workspace, home.plan(), home.run())
-    assert receipts.of_step(home.workspace, step, Digests(home.workspace.stamps / "tiny" / "digests.json")) is not None
+    assert records.of_step(home.workspace, step, Digests(home.workspace.stamps / "tiny" / "digests.json")) is not None
     stamp = path.suffix != ".json"
     if (damage == "folder" and (stamp or path.name == "digests.json")) or (damage == "unreadable" and stamp):
         with pytest.raises(CoopNetError, match=name):
@@ -414,14 +415,14 @@ def test_damaged_record_of_a_step_makes_it_stale(name: str, damage: str, home: H
     twin = home.workspace.root / name.replace("tiny", "other") if "timing" not in name else home.run_record()
     DAMAGES[damage](path, twin, random.Random(name))
     (step,) = (one for one in steps.of_all_runs(home.workspace, home.plan()) if one.record == path)
-    problem = receipts.of_step(home.workspace, step, Digests())
+    problem = records.of_step(home.workspace, step, Digests())
     assert problem is not None
     assert problem.kind == "stale"
     if damage == "folder":
         path.rmdir()
     getattr(home, step.name.partition("/")[2])()
     assert home.promised() == study_made.promised()
-    assert receipts.of_step(home.workspace, step, Digests()) is None
+    assert records.of_step(home.workspace, step, Digests()) is None
 
 
 def read_all(home: Home) -> None:
@@ -500,7 +501,7 @@ def test_damaged_report_is_named_and_made_again(damage: str, home: Home) -> None
     for page in step.outputs:
         copy = home.copy(home.root.parent / f"{damage}-{page.name}")
         DAMAGES[damage](copy.root / page.relative_to(home.root), home.workspace.root / "params.yaml", chance)
-        problem = receipts.of_step(copy.workspace, steps.report(copy.workspace, copy.plan().name), Digests())
+        problem = records.of_step(copy.workspace, steps.report(copy.workspace, copy.plan().name), Digests())
         assert problem is not None
         assert page.name in problem.text
     for page in step.outputs:

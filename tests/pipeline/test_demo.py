@@ -110,26 +110,26 @@ def test_networks_learn(demo: Path) -> None:
             assert metrics(demo, run.experiment, run.seed)["final"]["test"]["ensemble"]["top1"] > 25, run.name
 
 
-def test_step0_table_tells_the_four_starts_apart(demo: Path) -> None:
+def test_transfer_table_tells_the_four_starts_apart(demo: Path) -> None:
     """`masked` is exactly the parent; `zero_output` keeps predictions but not logits; `zero_pad` keeps neither."""
-    step0 = {
-        kind: metrics(demo, f"one3_to_5_{kind}")["step0"]["test"]["versus_parent"]
+    start = {
+        kind: metrics(demo, f"one3_to_5_{kind}")["at_transfer"]["test"]["versus_parent"]
         for kind in ("zero_pad", "zero_output", "masked", "split")
     }
-    assert step0["masked"]["exact"]
-    assert step0["masked"]["changed_predictions"] == 0
-    assert step0["zero_output"]["changed_predictions"] == 0
-    assert not step0["zero_output"]["exact"]
-    assert not step0["zero_pad"]["exact"]
-    assert not step0["split"]["exact"]  # its noise is 0.1
+    assert start["masked"]["exact"]
+    assert start["masked"]["changed_predictions"] == 0
+    assert start["zero_output"]["changed_predictions"] == 0
+    assert not start["zero_output"]["exact"]
+    assert not start["zero_pad"]["exact"]
+    assert not start["split"]["exact"]  # its noise is 0.1
 
 
 @pytest.mark.parametrize(
     "name", ["expand1to3_split_exact", "expand1to5_split_exact", "expand1to3_masked", "expand1to5_masked", "embed1in3"]
 )
 def test_expansions_and_the_embedding_start_as_their_parent(demo: Path, name: str) -> None:
-    """Exact copies, masked branches and the embedding compute at step 0 what the single network computes."""
-    versus = metrics(demo, name)["step0"]["test"]["versus_parent"]
+    """Exact copies, masked branches and the embedding compute at transfer what the single network computes."""
+    versus = metrics(demo, name)["at_transfer"]["test"]["versus_parent"]
     assert versus["exact"]
     assert versus["changed_predictions"] == 0
 
@@ -154,11 +154,13 @@ def test_plain_ensemble_is_the_mean_of_its_parents_logits(demo: Path) -> None:
 
 
 def test_refit_starts_above_the_first_trunk(demo: Path) -> None:
-    """At step 0 the solved branches of a merge are far better than branches on a trunk that they never saw.
+    """At transfer the solved branches of a merge are far better than branches on a trunk that they never saw.
 
     Both with BatchNorm measured anew, so that the regression alone makes the difference.
     """
-    refit, first = (metrics(demo, name)["step0"]["test"]["branches"] for name in ("merge3_refit", "merge3_first_bn"))
+    refit, first = (
+        metrics(demo, name)["at_transfer"]["test"]["branches"] for name in ("merge3_refit", "merge3_first_bn")
+    )
     assert all(a["top1"] > b["top1"] + 20 for a, b in zip(refit[1:], first[1:], strict=True))
 
 
@@ -171,7 +173,7 @@ def test_pdf_and_tables_and_timing_are_there(demo: Path) -> None:
     """PDF, CSV tables and the page of timings, which stands apart."""
     assert (demo / "reports/demo/report.pdf").read_bytes().startswith(b"%PDF")
     assert (demo / "reports/demo/timing.html").is_file()
-    for name in ("runs", "accuracy", "step0", "growth", "history", "provenance"):
+    for name in ("runs", "accuracy", "at_transfer", "growth", "history", "provenance"):
         assert not pd.read_csv(demo / f"results/demo/tables/{name}.csv").empty
 
 

@@ -5,6 +5,7 @@ run says it was made with, whenever a project is said to be clean.
 """
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -12,12 +13,13 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 import engines_fixture
-from engines_fixture import ENGINES, EVERYTHING, GROWN, MAKE, NAME, TARGET, USERS, Project, other
+from engines_fixture import ENGINES, EVERYTHING, GROWN, MAKE, NAME, TARGET, USERS, WIDE, Project, other
 
 pytestmark = pytest.mark.slow
 
@@ -159,14 +161,20 @@ def test_added_seed_trains_alone(made: Project, engine: str) -> None:
 @each_engine
 def test_added_experiment_trains_alone(made: Project, engine: str) -> None:
     """4. Another row: its run trains, no other; DVC says what its stages need."""
-    with (made.root / "params.yaml").open("a") as parameters:  # the experiments stand last
-        parameters.write("  added:\n    about: one more\n    model: {branches: 1}\n")
-    made.edit({"only": [*yaml.safe_load(made.overlay.read_text())["only"], "added"]})
+    add_rows(made, {"added": {"model": {"branches": 1}}})
     made.make(engine)
     assert made.trained() == ["added/seed0"]
     made.assert_clean()
     made.make(other(engine))
     assert made.trained() == []
+
+
+def add_rows(project: Project, rows: dict[str, Any]) -> None:
+    """Add experiments to `params.yaml`, and to the study."""
+    with (project.root / "params.yaml").open("a") as parameters:  # the experiments stand last
+        for name, row in rows.items():
+            parameters.write(f"  {name}: {json.dumps({'about': 'one more', **row})}\n")
+    project.edit({"only": [*yaml.safe_load(project.overlay.read_text())["only"], *rows]})
 
 
 # 5
@@ -209,7 +217,7 @@ def test_changed_source_makes_what_it_decides_stale(made: Project, engine: str) 
     with (made.root / "src/coopnet/networks/merge.py").open("a") as module:
         module.write("\n\nADDED = 1\n")
     planned = made.snakemake("-n").said
-    assert all(f"experiment={run.partition('/')[0]}," in planned for run in EVERYTHING)
+    assert all(f"_run: {run} " in planned for run in EVERYTHING)
     assert "up to date" not in made.status()
     made.make(engine)
     assert made.trained() == EVERYTHING
@@ -281,6 +289,24 @@ def test_parameters_edited_during_training_are_not_recorded_for_it(made: Project
     made.revert(before)
     made.make(engine)
     assert made.trained() == GROWN[1:]
+    made.assert_clean()
+
+
+def test_neighbour_edited_during_training_is_not_recorded(made: Project) -> None:
+    """9. Of two runs of a phase, the first is edited when it is made and the second still trains: DVC refuses both."""
+    add_rows(made, {"slower": {"model": {"branches": 1, "gate": "none"}, "training": {"epochs": 25_000}}})
+    made.edit({"experiments": {"baseline": OTHER}})
+    with made.start(*MAKE["dvc"]) as started:
+        started.wait_for(lambda: made.event("finished", "baseline/seed0"))
+        assert not made.event("finished", "slower/seed0")
+        made.edit({"experiments": {"baseline": {"training": {"batch_size": 25}}}})
+        ended = started.end()
+    assert ended.code != 0
+    assert "parameters of tiny were edited while this was made" in ended.said
+    assert "up to date" not in made.status("baseline/seed0")
+    assert made.trained() == ["baseline/seed0", "slower/seed0"]
+    made.make("dvc")
+    assert made.trained() == ["baseline/seed0"]
     made.assert_clean()
 
 
@@ -404,7 +430,7 @@ def test_each_damaged_output_is_named(made: Project, damage: Callable[[bytes], b
         (made.root / path).write_bytes(damage(kept.read_bytes()))
         planned = made.snakemake("-n").said
         assert [line for line in planned.splitlines() if "warning:" in line and path in line], (path, planned)
-        assert re.search(rf"^(local)?rule {rule}:", planned, re.MULTILINE), (path, planned)
+        assert re.search(rf"^Job \d+: {rule}:", planned, re.MULTILINE), (path, planned)
         status = made.status(stage)
         assert re.search(r"modified: +", status), (path, status)
         shutil.copy2(kept, made.root / path)
@@ -424,6 +450,61 @@ def test_second_clone_with_other_cores_makes_the_same_bytes(beginning: Project, 
     assert [path for path, content in mine.items() if content != theirs[path]] == []
 
 
+# 14
+
+SECOND_GENERATION: dict[str, Any] = {
+    "one3_to_7_split": {  # finetune, then transfer again
+        "parents": ["one3_to_5_split"],
+        "model": {"branches": 7, **WIDE["model"]},
+        "start": {"kind": "split"},
+        "training": {"epochs": 100},
+    },
+    "merge2": {
+        "parents": ["baseline", "baseline"],
+        "model": {"branches": 2},
+        "start": {"kind": "merge", "trunk": "first"},
+        "training": {"epochs": 100},
+    },
+    "merge2_distilled": {  # merge and finetune, then distil
+        "parents": ["merge2"],
+        "model": {"branches": 1, "gate": "none"},
+        "training": {"distillation": {"kind": "soft_labels"}},
+    },
+    "merge2_distilled_ensemble2": {  # distil, then ensemble
+        "parents": ["merge2_distilled", "merge2_distilled"],
+        "model": {"branches": 2, "gate": "mean", "trunk": "own"},
+        "start": {"kind": "combine"},
+        "training": {"epochs": 0},
+    },
+}
+"""Rows that go on from a grown, a merged and a distilled network: against the order of DVC's stages."""
+
+OF_ONE3 = ["one3/seed0", "one3_to_5_split/seed0", "one3_to_5_split_continued/seed0", "one3_to_7_split/seed0"]
+OF_BASELINE = [
+    *(f"baseline/seed{seed}" for seed in range(4)),  # two for each merge, which are two for the students' ensemble
+    *(f"{name}/seed{seed}" for name in ("merge2", "merge2_distilled") for seed in range(2)),
+]
+
+
+def test_second_generation_is_trained_once_and_follows_the_first(fresh: Project) -> None:
+    """14. Rows against the order of phases: each trains once, and an edit in the first generation reaches them all."""
+    add_rows(fresh, SECOND_GENERATION)
+    fresh.make("dvc")
+    assert fresh.trained() == sorted(OF_BASELINE + OF_ONE3)
+    fresh.assert_clean()
+    fresh.make("dvc")
+    fresh.make("snakemake")
+    assert fresh.trained() == []
+    fresh.assert_clean()
+    for engine, row, descendants in (("dvc", "baseline", OF_BASELINE), ("snakemake", "one3", OF_ONE3)):
+        fresh.edit({"experiments": {row: OTHER}})
+        fresh.make(engine)
+        assert fresh.trained() == descendants
+        fresh.make(other(engine))
+        assert fresh.trained() == []
+        fresh.assert_clean()
+
+
 # What the scenarios are checked with
 
 
@@ -431,9 +512,9 @@ def test_false_record_is_seen(made: Project) -> None:
     """A lock that names another learning rate than the run was trained with does not pass for clean."""
     lock = made.root / "studies" / "dvc.lock"
     content = yaml.safe_load(lock.read_text())
-    parameters = content["stages"][f"train_one@{NAME}"]["params"]["params.yaml"]
+    parameters = content["stages"][f"train_one@{NAME}"]["params"][f"studies/{NAME}.yaml"]
     made.recorded()
-    parameters["defaults"]["training"]["optimizer"]["lr"] = 0.5
+    parameters["every_experiment"]["training"]["optimizer"] = {"lr": 0.5}
     lock.write_text(yaml.safe_dump(content))
     with pytest.raises(AssertionError, match="one3/seed0"):
         made.recorded()

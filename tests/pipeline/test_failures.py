@@ -20,7 +20,7 @@ from coopnet.files.errors import CoopNetError, TrainingFailed
 from coopnet.report import content, report, tables
 from coopnet.report.document import Report, Table
 from coopnet.report.frames import load
-from coopnet.runs import failures, receipts, steps
+from coopnet.runs import failures, records, steps
 from coopnet.runs.store import Store
 from coopnet.runs.workspace import Workspace
 from coopnet.study import Study
@@ -28,7 +28,7 @@ from coopnet.training import trainer
 from coopnet.training.device import out_of_memory
 from coopnet.training.trainer import train
 from test_claims import by_branches, ledger_of, made
-from test_pipeline import make_workspace, prepared  # noqa: F401  (a fixture)
+from tiny_fixture import make_workspace
 from training_fixture import Ram, Silence, never, settings, task
 
 FAILED = TrainingFailed("the training loss is nan in epoch 1, step 2 of 5: training has diverged", "diverged", 1, 2)
@@ -94,7 +94,7 @@ except CoopNetError as error:
 
 
 @pytest.mark.slow
-def test_memory_of_the_machine_that_runs_out_is_a_failed_run(tmp_path: Path, prepared: Path) -> None:  # noqa: F811
+def test_memory_of_the_machine_that_runs_out_is_a_failed_run(tmp_path: Path, prepared: Path) -> None:
     """A process that may not have more memory: epoch, step, remedy, a record of it; with enough, the run is made."""
     root = make_workspace(tmp_path / "workspace", prepared)
     edit(root, {"every_experiment": {"training": {"batch_size": 200}, "model": {"width": 16}}})
@@ -112,11 +112,11 @@ def test_memory_of_the_machine_that_runs_out_is_a_failed_run(tmp_path: Path, pre
     )
     assert said, done.stdout
     workspace, plan = Workspace(root), study.load(root, "tiny")
-    lost = failures.lost(workspace, plan)["one3", 0]
-    assert lost.failure
-    assert (lost.kind, lost.failure["epoch"]) == ("out_of_memory", int(said[1]))
+    unavailable = failures.unavailable(workspace, plan)["one3", 0]
+    assert unavailable.failure
+    assert (unavailable.kind, unavailable.failure["epoch"]) == ("out_of_memory", int(said[1]))
     assert within(100_000).returncode == 0
-    assert not failures.lost(workspace, plan)
+    assert not failures.unavailable(workspace, plan)
     assert not workspace.failure(plan, plan.run("one3", 0)).exists()
 
 
@@ -130,7 +130,7 @@ def edit(root: Path, changes: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def wild(tmp_path: Path, prepared: Path) -> Workspace:  # noqa: F811
+def wild(tmp_path: Path, prepared: Path) -> Workspace:
     """A workspace with a tiny study whose `one3` diverges."""
     root = make_workspace(tmp_path / "workspace", prepared)
     edit(root, {"experiments": {"one3": {"training": {"optimizer": {"lr": 1e6}}}}})
@@ -142,12 +142,12 @@ def test_failed_run_leaves_a_record_until_it_is_made(wild: Workspace) -> None:
     plan = study.load(wild.root, "tiny")
     with pytest.raises(CoopNetError, match=r"one3/seed0: .* is (nan|inf) in epoch 0.*diverged") as said:
         train_command.train(wild, "tiny", "one3", 0, None, None)
-    assert "one3/seed0: " + failures.lost(wild, plan)["one3", 0].text.removeprefix("failed: ") == str(said.value)
+    assert "one3/seed0: " + failures.unavailable(wild, plan)["one3", 0].text.removeprefix("failed: ") == str(said.value)
     entries = Store(wild.root / "store")
 
     def state(experiment: str) -> str:
-        lost = failures.lost(wild, plan).get((experiment, 0))
-        return runs.state(wild, plan, plan.run(experiment, 0), entries, Digests(), lost)
+        unavailable = failures.unavailable(wild, plan).get((experiment, 0))
+        return runs.state(wild, plan, plan.run(experiment, 0), entries, Digests(), unavailable)
 
     assert state("one3").startswith("failed: ")
     assert state("one3_to_5_split") == "waiting for one3/seed0, which failed"
@@ -157,7 +157,7 @@ def test_failed_run_leaves_a_record_until_it_is_made(wild: Workspace) -> None:
     assert wild.failure(plan, plan.run("one3", 0)).read_bytes() == kept  # nothing in it is of the day
     edit(wild.root, {"experiments": {"one3": {"training": {"optimizer": {"lr": 0.1}}}}})
     plan = study.load(wild.root, "tiny")
-    assert not failures.lost(wild, plan)  # of another learning rate nothing is known yet
+    assert not failures.unavailable(wild, plan)  # of another learning rate nothing is known yet
     assert train_command.train(wild, "tiny", "one3", 0, None, None) == 0
     assert not wild.failure(plan, plan.run("one3", 0)).exists()
 
@@ -190,31 +190,31 @@ def lose(workspace: Workspace, plan: Study, experiment: str, seed: int) -> None:
 def test_descendants_of_failed_runs_are_lost(known: tuple[Workspace, Study]) -> None:
     """All that descends from it, of that seed alone; a record of another key, or beside the result, says nothing."""
     workspace, plan = known
-    assert failures.lost(workspace, plan) == {}
+    assert failures.unavailable(workspace, plan) == {}
     lose(workspace, plan, "one3", 1)
-    lost = failures.lost(workspace, plan)
-    assert {seed for _, seed in lost} == {1}
-    assert set(lost) == {
+    unavailable = failures.unavailable(workspace, plan)
+    assert {seed for _, seed in unavailable} == {1}
+    assert set(unavailable) == {
         place
         for place, run in plan.runs.items()
         if place == ("one3", 1) or "one3/seed1" in [p.name for p in run.parents]
     }
-    assert [one.kind for one in lost.values()].count("waiting") == len(lost) - 1 > 1
+    assert [one.kind for one in unavailable.values()].count("waiting") == len(unavailable) - 1 > 1
     path = workspace.failure(plan, plan.run("one3", 1))
     content = files.read_json(path)
     for change in ({"key": "0" * 32}, {"reason": "nothing"}, {"seal": 1}):
         files.write_json(path, content | change)
-        assert failures.lost(workspace, plan) == {}
+        assert failures.unavailable(workspace, plan) == {}
     path.write_text("[]")
-    assert failures.lost(workspace, plan) == {}
+    assert failures.unavailable(workspace, plan) == {}
     files.write_json(path, content)
     files.write_json(path.with_name("run.json"), {"key": plan.run("one3", 1).key})
-    assert failures.lost(workspace, plan) == {}
+    assert failures.unavailable(workspace, plan) == {}
 
 
 def take(workspace: Workspace, step: steps.Step) -> None:
     """Do what a step does, as far as its record tells."""
-    with receipts.making(workspace, lambda: step):
+    with records.making(workspace, lambda: step):
         for path in step.outputs:
             files.write_text(path, path.name)
 
@@ -223,12 +223,12 @@ def test_what_is_made_without_a_run_is_stale(known: tuple[Workspace, Study]) -> 
     """The record names that of the failure, so it is not what engines plan with, and of this failure alone."""
     workspace, plan = known
     lose(workspace, plan, "one3", 1)
-    lost = list(failures.lost(workspace, plan).values())
+    unavailable = list(failures.unavailable(workspace, plan).values())
 
-    def problem(step: steps.Step) -> receipts.Problem | None:
-        return receipts.of_step(workspace, step, Digests())
+    def problem(step: steps.Step) -> records.Problem | None:
+        return records.of_step(workspace, step, Digests())
 
-    without = steps.tables(workspace, plan, lost)
+    without = steps.tables(workspace, plan, unavailable)
     take(workspace, without)
     assert problem(without) is None
     planned = problem(steps.tables(workspace, plan))
@@ -309,7 +309,7 @@ LOST = {("one3", 1), ("one5", 0), ("one5", 1)}
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
-    """The tables and the report's content of a study that lost one seed of an experiment, and all of another."""
+    """The tables and the report's content of a study that unavailable one seed of an experiment, and all of another."""
     folder = tmp_path_factory.mktemp("damaged")
     there, left = synthetic.without(*synthetic.write_study(folder), LOST)
     tables.build(there, left, folder / "tables")
@@ -381,7 +381,7 @@ def test_a_study_that_lost_nothing_says_nothing_of_it(tmp_path: Path) -> None:
     there, whole = synthetic.write_study(tmp_path, seeds=(0,))
     tables.build(there, whole, tmp_path / "tables")
     files.write_json(tmp_path / "claims.json", [])
-    assert not {"losses", "lost"} & files.read_json(tmp_path / "tables" / "study.json").keys()
+    assert not {"losses", "unavailable"} & files.read_json(tmp_path / "tables" / "study.json").keys()
     made_of = content.compose(load(tmp_path / "tables"))
     assert "failed" not in [one.id for one in made_of.sections]
 
@@ -424,7 +424,7 @@ def test_workflow_goes_on_and_reports_what_failed(project: engines_fixture.Proje
     page = project.root / "reports" / "tiny" / "index.html"
     assert "one3_to_5_split_continued/seed0" in page.read_text()
     assert "training has diverged; lower training.optimizer.lr" in page.read_text()
-    assert (project.root / "results/tiny/baseline/seed0/metrics.json").is_file()
+    assert (project.root / "checkpoints/tiny/train_baseline/baseline/seed0/metrics.json").is_file()
     listed = project.coopnet("runs", engines_fixture.NAME).said
     assert "diverged" in listed
     assert listed.count("waiting for one3/seed0, which failed") == 2

@@ -16,9 +16,7 @@ from benchmarks.gpu import Job, Pace
 from coopnet import study
 from coopnet.commands.train import TIME_IS_UP
 from coopnet.files.errors import CoopNetError
-from test_pipeline import edit, prepared, workspace
-
-__all__ = ["prepared", "workspace"]
+from tiny_fixture import edit
 
 
 def test_exit_codes_are_those_of_training() -> None:

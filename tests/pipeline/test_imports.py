@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from test_pipeline import make_workspace, prepared
-
-__all__ = ["prepared"]
+from tiny_fixture import make_workspace
 
 HEAVY = {
     *("matplotlib", "networkx", "numpy", "pandas", "PIL", "pyarrow", "scipy", "scipy.stats", "seaborn", "sklearn"),
@@ -36,6 +34,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Path:
     [
         ("--version", ""),
         ("runs tiny", ""),
+        ("runs tiny --watch", ""),
+        ("plan tiny", ""),
         ("record tiny --if-possible", ""),
         ("evaluate tiny one3 0", "numpy scipy"),
         ("claims tiny", "numpy scipy"),

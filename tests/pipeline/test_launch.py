@@ -8,9 +8,7 @@ import pytest
 
 from coopnet.files.errors import CoopNetError
 from coopnet.runs import provenance
-from test_pipeline import bits, make_workspace, prepared, train, workspace
-
-__all__ = ["prepared", "workspace"]
+from tiny_fixture import bits, make_workspace, train
 
 BROKEN = """
 import sys

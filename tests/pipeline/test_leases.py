@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
+from conftest import ROOT
 from coopnet.commands.train import Stop
 from coopnet.files.errors import CoopNetError
 from coopnet.runs import leases
-from test_pipeline import BIN, ROOT, TINY, make_workspace, prepared
-
-__all__ = ["prepared"]
+from tiny_fixture import BIN, TINY, make_workspace
 
 HOLD = """
 import os, sys
@@ -194,7 +193,7 @@ def test_snakemake_runs_as_many_jobs_as_there_are_devices(name: str, prepared: P
         source.write(STAND_IN)
     environment = {"PYTHONPATH": str(folder / "src"), "CUDA_VISIBLE_DEVICES": f"{name}-0,{name}-1"}
     command = [BIN / "snakemake", "--cores", "4", "--resources", "gpu=2", "--config", "study=tiny"]
-    command += ["--until", "train_digits"]
+    command += ["--until", "train_baseline_run", "train_one_run"]
     done = subprocess.run(command, cwd=folder, env=os.environ | environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     busy: set[str] = set()

@@ -1,128 +1,22 @@
 """The commands and the workflow, as a user runs them: one study of a few seconds, in a workspace of its own."""
 
-import io
 import json
-import logging
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from conftest import ROOT
 from coopnet import study
-from coopnet.commands import train as command
-from coopnet.files.errors import CoopNetError
 from coopnet.runs.store import Store
-from coopnet.runs.workspace import EVALUATED, Workspace
-
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
-
-TINY = {
-    "title": "Tiny",
-    "device": "cpu",
-    "threads": 1,
-    "seeds": [0],
-    "time_scale": 0.01,
-    "only": ["one3", "one3_continued", "one3_to_5_masked", "one3_to_5_split"],
-    "every_experiment": {
-        "data": {"dataset": "digits", "training_subset": 200},
-        "model": {"depth": 8, "width": 4},
-        "training": {"batch_size": 50, "precision": "fp32"},
-    },
-}
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The digits, prepared once."""
-    folder = tmp_path_factory.mktemp("prepared")
-    subprocess.run([BIN / "coopnet", "prepare", "digits", "--out", folder / "digits"], check=True)
-    return folder
-
-
-def make_workspace(folder: Path, prepared: Path) -> Path:
-    """A workspace with the project's parameters, workflow, and a tiny study beside the others."""
-    folder.mkdir(parents=True)
-    for name in ("params.yaml", "claims.yaml", "figures.yaml", "Snakefile", "studies", "workflow", "profiles"):
-        source = ROOT / name
-        shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy(source, folder / name)
-    (folder / "studies" / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    shutil.copytree(prepared, folder / "data" / "prepared")
-    return folder
-
-
-@pytest.fixture
-def workspace(tmp_path: Path, prepared: Path) -> Path:
-    """A fresh workspace with an empty store."""
-    return make_workspace(tmp_path / "workspace", prepared)
-
-
-def call(workspace: Path, *arguments: str, store: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command of the environment in a workspace; `store` other than the test's own."""
-    environment = os.environ | ({"COOPNET_STORE": store} if store else {})
-    return subprocess.run(
-        [BIN / arguments[0], *arguments[1:]], cwd=workspace, capture_output=True, text=True, env=environment
-    )
-
-
-def train(
-    workspace: Path,
-    experiment: str,
-    *,
-    key: str | None = None,
-    max_minutes: float | None = None,
-    of_transfer: bool = False,
-) -> subprocess.CompletedProcess[str]:
-    """`coopnet train` or `transfer` of the tiny study, seed 0, in this process: torch takes seconds to import."""
-    said = io.StringIO()
-    handler = logging.StreamHandler(said)
-    logging.getLogger("coopnet").addHandler(handler)
-    logging.getLogger("coopnet").setLevel(logging.INFO)
-    try:
-        if of_transfer:
-            code = 0 if command.transfer(Workspace(workspace), "tiny", experiment, 0, key) else 1
-        else:
-            code = command.train(Workspace(workspace), "tiny", experiment, 0, key, max_minutes)
-    except CoopNetError as error:
-        code = 1
-        said.write(f"{error}\n")
-    finally:
-        logging.getLogger("coopnet").removeHandler(handler)
-    return subprocess.CompletedProcess([], code, "", said.getvalue())
-
-
-def transfer(workspace: Path, experiment: str) -> subprocess.CompletedProcess[str]:
-    """`coopnet transfer` of the tiny study, seed 0, in this process."""
-    return train(workspace, experiment, of_transfer=True)
-
-
-def bits(workspace: Path) -> dict[str, bytes]:
-    """Every result file whose content is promised, by path."""
-    found = [*(workspace / "results").rglob("*"), *(workspace / "checkpoints").rglob("*")]
-    return {str(p.relative_to(workspace)): p.read_bytes() for p in found if p.is_file() and p.name != "timing.csv"}
-
-
-def trained(result: subprocess.CompletedProcess[str]) -> bool:
-    """Whether a command really trained, as its own log tells."""
-    return "epoch 1/" in result.stderr
-
-
-def edit(workspace: Path, change: Callable[[dict], None]) -> None:  # type: ignore[type-arg]
-    """Change the tiny study."""
-    path = workspace / "studies" / "tiny.yaml"
-    content = yaml.safe_load(path.read_text())
-    change(content)
-    path.write_text(yaml.safe_dump(content))
+from coopnet.runs.workspace import EVALUATED
+from tiny_fixture import BIN, TINY, bits, call, edit, make_workspace, train, trained, transfer
 
 
 def test_interrupted_by_signals_the_result_is_the_same(workspace: Path, prepared: Path, tmp_path: Path) -> None:
@@ -326,7 +220,7 @@ def test_study_does_not_depend_on_cores(workspace: Path, prepared: Path, tmp_pat
     masked = workspace / "checkpoints/tiny/transfer/one3_to_5_masked/seed0/metrics.json"
     assert json.loads(masked.read_text())["final"]["test"]["versus_parent"]["exact"]
     gathered = json.loads((workspace / "results/tiny/metrics.json").read_text())
-    assert gathered["one3_to_5_masked/seed0"]["step0"] == json.loads(masked.read_text())["final"]
+    assert gathered["one3_to_5_masked/seed0"]["at_transfer"] == json.loads(masked.read_text())["final"]
 
 
 def test_edited_row_reruns_itself_and_its_descendants_alone(workspace: Path) -> None:
@@ -341,15 +235,7 @@ def test_edited_row_reruns_itself_and_its_descendants_alone(workspace: Path) -> 
 
     def planned() -> set[tuple[str, str]]:
         dry = call(workspace, *arguments, "--dry-run")
-        lines = (dry.stdout + dry.stderr).splitlines()
-        jobs = [(i, re.fullmatch(r"rule (\w+)_run:", line)) for i, line in enumerate(lines)]
-        return {
-            (rule[1], line.partition("experiment=")[2].split(",")[0])
-            for i, rule in jobs
-            if rule
-            for line in lines[i : i + 8]
-            if "experiment=" in line
-        }
+        return set(re.findall(r"^Job \d+: (\w+)_run: (\w+)/seed", dry.stdout + dry.stderr, re.MULTILINE))
 
     split = {("transfer", "one3_to_5_split"), ("finetune", "one3_to_5_split")}
     masked = {("transfer", "one3_to_5_masked"), ("finetune", "one3_to_5_masked")}
@@ -373,12 +259,8 @@ def test_what_was_only_evaluated_otherwise_waits_for_no_gpu(workspace: Path) -> 
     dry = call(workspace, "snakemake", "--dry-run", "--cores", "2", "--config", "study=tiny")
     said = dry.stdout + dry.stderr
     assert "tiny: 1 of 4 networks to make, 1 more to evaluate" in said, said
-    jobs = {job.partition("experiment=")[2].partition(",")[0]: job for job in said.split("rule finetune_run:")[1:]}
-    assert sorted(jobs) == ["one3_continued", "one3_to_5_split"]
-    assert "gpu=0" in jobs["one3_continued"]
-    assert "threads:" not in jobs["one3_continued"]
-    assert "gpu=1" in jobs["one3_to_5_split"]
-    assert "threads: 2" in jobs["one3_to_5_split"]
+    jobs = dict(re.findall(r"^Job \d+: finetune_run: (\w+)/seed0 \((.*)\)$", said, re.MULTILINE))
+    assert jobs == {"one3_continued": "threads: 1, GPUs: 0", "one3_to_5_split": "threads: 2, GPUs: 1"}
 
 
 @pytest.mark.parametrize("name", ["full", "core", "mini"])
@@ -395,7 +277,7 @@ def test_dry_run_plans_every_run(name: str, tmp_path: Path) -> None:
     runs = list(study.load(ROOT, name).everything())
     jobs = Counter(f"{run.phase}_run" for run in runs)
     assert {rule: int(counts[rule]) for rule in jobs} == jobs
-    asked = [line for line in output.splitlines() if line.strip().startswith("resources:") and "gpu=1" in line]
+    asked = [line for line in output.splitlines() if line.endswith("GPUs: 1)")]
     assert len(asked) == (0 if name == "mini" else len(runs))
 
 
@@ -422,13 +304,13 @@ def test_edits_are_seen_in_runs_that_snakemake_did_not_make(workspace: Path) -> 
     target = "checkpoints/tiny/train_one/one3/seed0/metrics.json"
     arguments = ("snakemake", "--cores", "1", "--config", "study=tiny", "--dry-run", target)
     clean = call(workspace, *arguments)
-    assert "rule train_one_run" not in clean.stdout + clean.stderr
+    assert "train_one_run: one3" not in clean.stdout + clean.stderr
     edit(workspace, lambda study: study.update(experiments={"one3": {"training": {"batch_size": 40}}}))
     stale = call(workspace, *arguments)
-    assert "rule train_one_run" in stale.stdout + stale.stderr
+    assert "train_one_run: one3" in stale.stdout + stale.stderr
     edit(workspace, lambda study: study.update(experiments={}))
     reverted = call(workspace, *arguments)
-    assert "rule train_one_run" not in reverted.stdout + reverted.stderr
+    assert "train_one_run: one3" not in reverted.stdout + reverted.stderr
 
 
 def test_metrics_of_another_run_are_not_tabulated(workspace: Path) -> None:
@@ -530,7 +412,7 @@ def test_imported_checkpoint_is_a_parent(workspace: Path, tmp_path: Path, monkey
     for step in ("tables", "claims", "report"):
         assert call(workspace, "coopnet", step, "tiny").returncode == 0
     metrics = json.loads((workspace / "results/tiny/metrics.json").read_text())["net_grown/seed0"]
-    assert metrics["step0"]["test"]["versus_parent"]["exact"]
+    assert metrics["at_transfer"]["test"]["versus_parent"]["exact"]
     page = (workspace / "reports/tiny/index.html").read_text()
     assert "net_grown" in page
 
@@ -572,7 +454,7 @@ def test_garbage_of_the_store_is_named_before_it_is_removed(workspace: Path, own
     assert train(workspace, "one3").returncode == 0
     kept = study.load(workspace, "tiny").run("one3", 0).key
     said = call(workspace, "coopnet", "runs", "gc").stdout
-    assert "tiny/one3/seed0" in said
+    assert "depth 8, 3 branches, 3 epochs, seed 0" in said
     assert left in said
     assert kept not in said
     assert (own_store / "runs" / left).is_dir()

@@ -10,7 +10,7 @@ from coopnet import files, study
 from coopnet.commands import record
 from coopnet.files.digests import Digests
 from coopnet.files.errors import CoopNetError
-from coopnet.runs import receipts, steps
+from coopnet.runs import records, steps
 from coopnet.runs.workspace import Workspace, targets
 from coopnet.study import Run, Study
 
@@ -49,7 +49,7 @@ def lay(workspace: Workspace, plan: Study, run: Run, weights: str) -> None:
     ]
     files.write_json(wanted["run.json"], files.sealed({"key": run.key, "files": listed, "parents": parents}))
     step = steps.evaluate(workspace, plan, run)
-    with receipts.making(workspace, lambda: step):
+    with records.making(workspace, lambda: step):
         for path in step.outputs:
             files.write_text(path, "evaluated")
 

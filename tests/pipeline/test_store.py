@@ -1,6 +1,5 @@
 """The run store keeps finished runs whole, gives them to one process at a time, and is found from everywhere."""
 
-import json
 import logging
 import os
 import signal
@@ -10,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from coopnet import files
 from coopnet.files.errors import CoopNetError
 from coopnet.runs import store
+from coopnet.runs.records import RECORD
 from coopnet.runs.store import Store, default_place
 
 KEY = "0123456789abcdef"
@@ -30,7 +31,13 @@ def targets(tmp_path: Path) -> dict[str, Path]:
     return {
         "model.safetensors": tmp_path / "checkpoints" / "model.safetensors",
         "history.csv": tmp_path / "results" / "history.csv",
+        RECORD: tmp_path / "results" / RECORD,
     }
+
+
+def contents(targets: dict[str, Path]) -> dict[str, bytes]:
+    """What lies there, the record apart."""
+    return {name: path.read_bytes() for name, path in targets.items() if name != RECORD}
 
 
 def make(runs: Store, key: str = KEY) -> None:
@@ -39,7 +46,9 @@ def make(runs: Store, key: str = KEY) -> None:
     folder.mkdir(parents=True)
     for name, content in FILES.items():
         (folder / name).write_bytes(content)
-    runs.add(key, folder, {"first_made_as": "full/one3/seed0"})
+    digests = {name: files.sha256(folder / name) for name in FILES}
+    files.write_json(folder / RECORD, files.sealed({"key": key, "files": digests}))
+    runs.add(key, folder)
 
 
 def one_line(error: pytest.ExceptionInfo[CoopNetError]) -> str:
@@ -177,21 +186,16 @@ def test_added_run_can_be_taken(runs: Store, targets: dict[str, Path]) -> None:
     make(runs)
     assert runs.finished(KEY)
     assert runs.take(KEY, targets)
-    assert {name: path.read_bytes() for name, path in targets.items()} == FILES
+    assert contents(targets) == FILES
 
 
 def test_records_are_copied_last(runs: Store, targets: dict[str, Path], tmp_path: Path) -> None:
     """Who finds a record in a workspace finds all that it names: nothing could follow that would fail."""
-    folder = runs.unfinished(KEY) / "files"
-    folder.mkdir(parents=True)
-    for name in ("run.json", *FILES):
-        (folder / name).write_text(name)
-    runs.add(KEY, folder, {})
-    record = tmp_path / "results" / "run.json"
+    make(runs)
     (tmp_path / "checkpoints").write_text("a file where a folder should be")
     with pytest.raises(CoopNetError, match="cannot write"):
-        runs.take(KEY, {"run.json": record} | targets)
-    assert not record.exists()
+        runs.take(KEY, targets)
+    assert not targets[RECORD].exists()
 
 
 def test_unknown_run_cannot_be_taken(runs: Store, targets: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
@@ -199,14 +203,6 @@ def test_unknown_run_cannot_be_taken(runs: Store, targets: dict[str, Path], capl
     assert not runs.take(KEY, targets)
     assert not any(path.exists() for path in (*targets.values(), runs.place))
     assert not caplog.records
-
-
-def test_manifest_lists_every_file(runs: Store) -> None:
-    """An entry says its key, what it was first made as, and size and SHA-256 of each file."""
-    make(runs)
-    manifest = json.loads((runs.folder(KEY) / store.MANIFEST).read_text(encoding="utf-8"))
-    assert (manifest["key"], manifest["first_made_as"]) == (KEY, "full/one3/seed0")
-    assert {name: facts["size"] for name, facts in manifest["files"].items()} == {n: len(c) for n, c in FILES.items()}
 
 
 def test_taken_files_are_copies(runs: Store, targets: dict[str, Path]) -> None:
@@ -217,7 +213,7 @@ def test_taken_files_are_copies(runs: Store, targets: dict[str, Path]) -> None:
         assert path.stat().st_nlink == 1
         with path.open("r+b") as handle:
             handle.write(b"damaged")
-        assert (runs.folder(KEY) / name).read_bytes() == FILES[name]
+        assert b"damaged" not in (runs.folder(KEY) / name).read_bytes()
 
 
 def test_damaged_output_is_replaced(runs: Store, targets: dict[str, Path]) -> None:
@@ -227,7 +223,7 @@ def test_damaged_output_is_replaced(runs: Store, targets: dict[str, Path]) -> No
     targets["model.safetensors"].write_bytes(b"damaged")
     targets["history.csv"].unlink()
     assert runs.take(KEY, targets)
-    assert {name: path.read_bytes() for name, path in targets.items()} == FILES
+    assert contents(targets) == FILES
 
 
 def test_good_output_is_left_alone(runs: Store, targets: dict[str, Path]) -> None:
@@ -254,10 +250,10 @@ DAMAGES = {
     "truncated": ("model.safetensors", lambda path: os.truncate(path, 10)),
     "emptied": ("history.csv", lambda path: os.truncate(path, 0)),
     "lost": ("history.csv", Path.unlink),
-    "lost manifest": (store.MANIFEST, Path.unlink),
-    "truncated manifest": (store.MANIFEST, lambda path: os.truncate(path, 30)),
-    "empty manifest": (store.MANIFEST, lambda path: path.write_text("{}", encoding="utf-8")),
-    "manifest of another kind": (store.MANIFEST, lambda path: path.write_text('{"files": [1]}', encoding="utf-8")),
+    "lost record": (RECORD, Path.unlink),
+    "truncated record": (RECORD, lambda path: os.truncate(path, 30)),
+    "empty record": (RECORD, lambda path: path.write_text("{}", encoding="utf-8")),
+    "record of another kind": (RECORD, lambda path: path.write_text('{"files": [1]}', encoding="utf-8")),
 }
 
 
@@ -277,9 +273,9 @@ def test_damaged_entry_is_set_aside(
     assert (runs.place / "damaged" / KEY).is_dir()
 
 
-@pytest.mark.parametrize("damage", [damage for name, damage in DAMAGES.items() if name != "flipped bit"])
+@pytest.mark.parametrize("damage", [damage for name, damage in DAMAGES.items() if "lost" in name or "record" in name])
 def test_visible_damage_is_not_finished(damage, runs: Store) -> None:
-    """Whatever names and sizes show, the quick look finds, without raising."""
+    """Whatever the record and names show, the quick look finds, without raising."""
     make(runs)
     name, spoil = damage
     spoil(runs.folder(KEY) / name)
@@ -322,20 +318,23 @@ def test_entries_do_not_mix(runs: Store, targets: dict[str, Path]) -> None:
 RACE = """
 import sys
 from pathlib import Path
+from coopnet import files
 from coopnet.runs import store
 runs, out = store.Store(Path(sys.argv[1])), Path(sys.argv[2])
 lock = runs.lock("key")
 print("ready", flush=True)
 sys.stdin.readline()
 store.acquire(lock, "one3/seed0")
-if runs.take("key", {"model": out / "model"}):
+if runs.take("key", {"model": out / "model", "run.json": out / "run.json"}):
     print("taken")
 else:
     folder = runs.unfinished("key") / "files"
     folder.mkdir(parents=True)  # would fail if the other were at it
     (folder / "model").write_text("weights")
+    record = {"key": "key", "files": {"model": files.sha256(folder / "model")}}
+    files.write_json(folder / "run.json", files.sealed(record))
     sys.stdin.readline()
-    runs.add("key", folder, {})
+    runs.add("key", folder)
     print("made")
 lock.release()
 """

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from test_pipeline import BIN, bits, call, edit, make_workspace, prepared
-
-__all__ = ["prepared"]  # the fixture
+from tiny_fixture import BIN, bits, call, edit, make_workspace
 
 
 @pytest.mark.slow

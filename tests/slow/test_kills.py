@@ -152,8 +152,8 @@ def wait(process: "subprocess.Popen[bytes]", seconds: float) -> bool:
 def everything(project: Project) -> dict[str, bytes]:
     """Every file whose content is promised, hidden ones too, by path: results, reports and checkpoints."""
     checkpoints = [path for path in (project.root / "checkpoints").rglob("*") if path.is_file()]
-    there = {str(path.relative_to(project.root)): path.read_bytes() for path in checkpoints}
-    return there | project.results()
+    promised = [path for path in checkpoints if path.name != "timing.csv"]
+    return {str(path.relative_to(project.root)): path.read_bytes() for path in promised} | project.results()
 
 
 @dataclass
@@ -294,12 +294,16 @@ def test_limited_time(calm: Calm, place: Path) -> None:
     project = calm.beginning.copy(place / "minutes" / "project")
     codes, diary = [], Diary()
     for experiment in STUDY["only"]:
-        while not codes or codes[-1] or experiment not in str(project.events()[-1]):
+        if experiment == "one3_to_5_split":
+            project.coopnet("transfer", NAME, experiment, "0")
+        code = TIME_IS_UP
+        while code:
             minutes = f"{chance.uniform(0, max(calm.lives) / 60):.4f}"
             process = begin(project, "coopnet", "train", NAME, experiment, "0", "--max-minutes", minutes)
-            codes.append(process.wait(PATIENCE))
+            code = process.wait(PATIENCE)
+            codes.append(code)
             diary.read(project)
-            assert codes[-1] in (0, TIME_IS_UP), said(project)
+            assert code in (0, TIME_IS_UP), said(project)
     assert TIME_IS_UP in codes
     assert diary.repeated() == []
     project.make("snakemake")

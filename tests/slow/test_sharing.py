@@ -250,7 +250,7 @@ def test_each_mends_what_the_other_made(calm: Calm, place: Path, numbers: tuple[
         [entry] = (first.shared / "runs").iterdir()
         with (entry / "logits.safetensors").open("r+b") as logits:
             logits.truncate(100)
-        shutil.rmtree(clone.root / "results" / NAME, ignore_errors=True)
+        shutil.rmtree(clone.root / "checkpoints" / NAME, ignore_errors=True)
         assert "damaged" in clone.coopnet(*command).said
     assert everything(first) == everything(second) == trained(calm)
     second.coopnet("runs", "gc", "--yes")

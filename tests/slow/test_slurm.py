@@ -22,9 +22,7 @@ from conftest import ROOT
 from coopnet import study as studies
 from engines_fixture import Watched
 from test_demo import begin, make
-from test_pipeline import BIN, TINY, bits, call, make_workspace, prepared
-
-__all__ = ["prepared"]
+from tiny_fixture import BIN, TINY, bits, call, make_workspace
 
 CLUSTER = Path(__file__).parent / "slurm" / "cluster.sh"
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "squeue", "scontrol")
@@ -215,7 +213,7 @@ def node_lost(job: Job, cluster: Path) -> None:
 @pytest.mark.parametrize(
     ("disturb", "arguments", "jobs"),
     [
-        (own_time_limit, ["--set-resources", "train_digits:runtime=2"], 2),
+        (own_time_limit, ["--set-resources", "train_one_run:runtime=2"], 2),
         (killed_at_time_limit, [], 2),
         (requeued, [], 1),
         (node_lost, [], 1),
@@ -303,7 +301,9 @@ def test_demo_gives_the_same_bytes_as_without_slurm(tmp_path: Path) -> None:
     run = OnSlurm(begin(tmp_path / "slurm"), study="demo")
     assert run.process.wait(timeout=3600) == 0, run.said
     assert promised(tmp_path / "slurm") == promised(local)
-    here = set(re.findall(r"^localrule (\w+):", run.said, re.MULTILINE))
+    submitted = set(re.findall(r"^Job (\d+) has been submitted", run.said, re.MULTILINE))
+    said = re.findall(r"^Job (\d+): (\w+): ", run.said, re.MULTILINE)
+    here = {rule for job, rule in said if job not in submitted}
     assert here == {"prepare_dataset", "tables", "claims", "report", "timing", "all"}
 
 

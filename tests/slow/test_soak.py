@@ -22,9 +22,7 @@ import yaml
 from coopnet import study
 from coopnet.runs.store import Store
 from coopnet.study import Run
-from test_pipeline import BIN, TINY, bits, call, make_workspace, prepared
-
-__all__ = ["prepared"]  # the fixture
+from tiny_fixture import BIN, TINY, bits, call, make_workspace
 
 pytestmark = pytest.mark.slow
 

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from test_pipeline import BIN, ROOT, TINY, call, make_workspace, prepared
-
-__all__ = ["prepared"]  # the fixture
+from conftest import ROOT
+from tiny_fixture import BIN, TINY, call, make_workspace
 
 ROWS = ("baseline", "one3", "one3_continued")
 STUDY, ROW = "studies/dvc.yaml:report@tiny", "studies/dvc.yaml:finetune@tiny"

@@ -88,7 +88,7 @@ ALL_PARTS = (
         settings={"start": {"trunk": "refit"}},
     ),
     Row(
-        *("merge3_mean", "On the mean trunk; step 0 only.", 3, 5.0, "merge", "one1,one1,one1"),
+        *("merge3_mean", "On the mean trunk; at transfer only.", 3, 5.0, "merge", "one1,one1,one1"),
         part="step2",
         settings={"start": {"trunk": "mean", "reestimate": True}, "training": {"epochs": 0}},
     ),
@@ -122,17 +122,17 @@ ALL_PARTS = (
 """A study with every part and every kind of row."""
 
 CHANGED = {"zero_pad": 812}
-"""Predictions that differ from the parent's at step 0, for seed 0; 10 more for each further seed. 0 of other starts."""
+"""Predictions that differ from the parent's at transfer, for seed 0; 10 more for each further seed; 0 elsewhere."""
 DIFFERENCE = {"zero_pad": 4.2, "zero_output": 5.5, "split": 3.8e-6}
 ECE_SHIFT = {"zero_pad": 6.5, "zero_output": 8.0}
 LARGEST_LOGIT = 20.0
 PLAIN, PROBABILITIES = 2.0, 0.25
 """Points by which a plain ensemble's mean of logits beats its networks, and its mean of probabilities that."""
 MERGE_LOSS = {"refit": 1.0, "first": 20.0, "matched": 28.0, "mean": 38.0}
-"""Points that the step-0 ensemble of a merge lies below the mean of its parents."""
+"""Points that the ensemble of a merge, at transfer, lies below the mean of its parents."""
 SURE, UNSURE = 97.0, 17.0
 """Confidence (%) in the two bins that have images, the 15th and the 3rd."""
-COPIES = {"step0": 3.0, "final": 2.0}
+COPIES = {"at_transfer": 3.0, "final": 2.0}
 """Disagreement (%) of a copy and its donor; of branches 1 and 2 that are no copies it is 21.2, of i and j 20 + i.j."""
 
 
@@ -335,7 +335,7 @@ def claims() -> list[dict[str, Any]]:
             _part("NLL of masked", "calibration_kept", "supported", (0.0004, -0.0002, 0.0009), unit="nats"),
             _part("ECE of masked", "calibration_kept", "supported", (-0.25, -0.4, -0.1), unit="ECE points"),
             _part("masked − one3", "nothing", "supported", (0.1, -0.2, 0.3)),
-        ], section="step0"),
+        ], section="transfer"),
         _decision("faster", "6", None, [
             _part("epochs until one5", "fewer_epochs", "contradicted", (12.0, 4.0, 20.5), unit="epochs"),
         ], section="curves", **lost),
@@ -409,7 +409,7 @@ class Made:
 
     @property
     def start_accuracy(self) -> float:
-        """Top-1 of the ensemble at step 0."""
+        """Top-1 of the ensemble at transfer."""
         inherited = _mean(parent.accuracy for parent in self.parents)
         if self.start == "combine":
             return inherited + PLAIN
@@ -507,8 +507,10 @@ def _metrics(run: Made) -> dict[str, Any]:
     if run.start == "random":
         return {"final": final}
     ece = inherited + ECE_SHIFT.get(run.start, 0.0)
-    step0 = {split: _block(run, "step0", run.start_accuracy + more, ece) | versus for split, more in splits.items()}
-    return {"final": final, "step0": step0}
+    at_transfer = {
+        split: _block(run, "at_transfer", run.start_accuracy + more, ece) | versus for split, more in splits.items()
+    }
+    return {"final": final, "at_transfer": at_transfer}
 
 
 def _votes(run: Made) -> list[dict[str, Any]]:

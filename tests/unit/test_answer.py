@@ -124,7 +124,7 @@ def test_every_claim_has_a_question_and_a_section() -> None:
         ("one3, branch 1 − baseline", ("one3", "branch 1", "baseline", "")),
         ("a_b − c", ("a_b", "", "c", "")),
         ("x, mean of probabilities − y, branch 2", ("x", "mean of probabilities", "y", "branch 2")),
-        ("x at step 0 − y at step 0", None),
+        ("x at transfer − y at transfer", None),
         ("x − y (1 of 3)", None),
         ("x, changed predictions", None),
     ],

@@ -27,7 +27,7 @@ def test_a_rise_beyond_the_tolerance_is_not_kept(tmp_path: Path, factor: int) ->
             path = workspace.results(plan.name) / "metrics.json"
             metrics = files.read_json(path)
             for seed in range(3):
-                block = metrics[f"one3_to_5_masked/seed{seed}"]["step0"]["test"]
+                block = metrics[f"one3_to_5_masked/seed{seed}"]["at_transfer"]["test"]
                 parent = block["versus_parent"]["parent"]
                 block["ensemble"] |= {name: parent[name] + rise.get(name, 0.0) for name in TOLERANCE}
             files.write_json(path, metrics)

@@ -412,8 +412,11 @@ def read(folder: Path, content: Any) -> list[entries.Stated]:
         ({"parts": [{"kind": "better", "of": "one3.branches", "than": "one5"}]}, "'branches' is no model"),
         ({"parts": [{"kind": "better", "of": "one3 branch1", "than": "one5"}]}, "it must be `experiment`"),
         ({"parts": [{"kind": "better", "of": 3, "than": "one5"}]}, "it must be `experiment`"),
-        ({"parts": [{"kind": "better", "of": "one3@step0", "than": "one5"}]}, "it has no step 0"),
-        ({"parts": [{"kind": "better", "of": "one3_to_5_split.branch1@step0", "than": "one5"}]}, "only the ensemble"),
+        ({"parts": [{"kind": "better", "of": "one3@transfer", "than": "one5"}]}, "there is no network at transfer"),
+        (
+            {"parts": [{"kind": "better", "of": "one3_to_5_split.branch1@transfer", "than": "one5"}]},
+            "only the ensemble",
+        ),
         ({"parts": [{"kind": "better", "of": "one5.picked", "than": "one5"}]}, "has no validation images"),
         ({"parts": [{"kind": "better", "of": "baseline.mean_probabilities", "than": "one5"}]}, "has one branch"),
         ({"parts": [{"kind": "better", "of": "cifar10_one3", "than": "one3"}]}, "compare networks on the same images"),
@@ -506,7 +509,7 @@ OVERLAY = {
 def made(folder: Path, share: Callable[[Run, str], float], seeds: int = 3) -> tuple[Workspace, Study]:
     """A workspace whose runs are right on the first `share` of 200 images in top-1, and on all in top-5.
 
-    Step 0 is what the parent is, with one prediction changed, and an NLL that is 0.01 nats higher.
+    At transfer a network is what the parent is, with one prediction changed, and an NLL that is 0.01 nats higher.
     """
     for name in ("params.yaml", "claims.yaml"):
         (folder / name).write_text((ROOT / name).read_text())
@@ -538,10 +541,10 @@ def write_run(folder: Path, run: Run, share: Callable[[Run, str], float]) -> Non
     metrics: dict[str, Any] = {"key": run.key, "final": {"test": {"images": IMAGES, "ensemble": accuracy}}}
     if run.parents:
         parent = ranks("ensemble", run.parents[0])
-        bits |= pack({"step0/ensemble": parent})
+        bits |= pack({"at_transfer/ensemble": parent})
         scores = {"top1": 100 * (parent < 1).mean(), "top5": 100.0, "nll": 1.0, "ece": 5.0}
         versus = {"changed_predictions": 1, "parent": scores}
-        metrics["step0"] = {"test": {"ensemble": scores | {"nll": 1.01}, "versus_parent": versus}}
+        metrics["at_transfer"] = {"test": {"ensemble": scores | {"nll": 1.01}, "versus_parent": versus}}
     files.write_tensors(folder / "outcomes.safetensors", bits)
     metrics["files"] = {"outcomes.safetensors": files.sha256(folder / "outcomes.safetensors")}
     files.write_json(folder / "metrics.json", metrics)
@@ -633,7 +636,7 @@ def test_what_a_start_keeps_is_counted_or_tested(tmp_path: Path) -> None:
     path = workspace.results(plan.name) / "metrics.json"
     metrics = files.read_json(path)
     for seed in range(3):
-        at_transfer = metrics[f"one3_to_5_masked/seed{seed}"]["step0"]["test"]
+        at_transfer = metrics[f"one3_to_5_masked/seed{seed}"]["at_transfer"]["test"]
         at_transfer["versus_parent"]["changed_predictions"] = int(seed == 2)
         at_transfer["ensemble"]["nll"] = 1.0
     files.write_json(path, metrics)

@@ -9,11 +9,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coopnet.data.augment import Draws, draw_epoch
-from coopnet.networks.loss import Loss, Teaching, loss, taught_by
+from coopnet.networks.loss import Loss, Teaching, loss, soft_targets
 from coopnet.networks.network import Architecture, CooperativeNetwork, Outputs, build
 from coopnet.study.settings import SGD
 from coopnet.training import engine
-from coopnet.training.engine import Evaluation, Meters, batches, logits, make_deterministic, ranks, taught, train_step
+from coopnet.training.engine import (
+    Evaluation,
+    Meters,
+    batches,
+    logits,
+    make_deterministic,
+    ranks,
+    teacher_targets,
+    train_step,
+)
 from coopnet.training.optimizer import Optimizer
 from coopnet.training.schedule import steps_per_epoch
 from training_fixture import CPU, split
@@ -102,9 +111,9 @@ def test_evaluation_of_a_student_compares_it_with_its_teacher() -> None:
     row = Evaluation(student, images, "fp32", teacher)(teaching).row("x")
     everyone = images.plain(torch.arange(20))
     with torch.no_grad():
-        lesson = taught_by(teacher(everyone), 2.0)
-        expected = loss(student.eval()(everyone), images.labels, teaching, lesson)
-    assert torch.equal(taught(teacher, everyone, teaching, "fp32"), lesson)
+        targets = soft_targets(teacher(everyone), 2.0)
+        expected = loss(student.eval()(everyone), images.labels, teaching, targets)
+    assert torch.equal(teacher_targets(teacher, everyone, teaching, "fp32"), targets)
     assert row["x_kl"] == pytest.approx(expected.kl.item(), rel=1e-5)
     assert row["x_loss"] == pytest.approx(expected.total.item(), rel=1e-5)
 
@@ -151,9 +160,9 @@ def test_step_of_a_student_learns_from_what_its_teacher_says() -> None:
     optimizer = Optimizer(net, options, {})
     returned = train_step(net, optimizer, pixels, images.labels, teaching, "fp32", Meters(1, CPU), teacher)
     with torch.no_grad():
-        lesson = taught_by(teacher(pixels), 2.0)
+        targets = soft_targets(teacher(pixels), 2.0)
     said = reference(pixels).branches[:, 0]
-    torch.testing.assert_close(returned, -(lesson * F.log_softmax(said / 2, dim=1)).sum(dim=1).mean())
+    torch.testing.assert_close(returned, -(targets * F.log_softmax(said / 2, dim=1)).sum(dim=1).mean())
 
 
 def test_batches_are_the_epoch_in_its_order() -> None:

@@ -413,11 +413,11 @@ def imported(project: Path) -> Path:
     for made in (folder, project / "results", project / "checkpoints"):
         shutil.rmtree(made, ignore_errors=True)
     network = build(NET, seed=0)
-    slots = {"momentum_buffer": {name: torch.ones_like(p) for name, p in network.named_parameters()}}
+    optimizer_state = {"momentum_buffer": {name: torch.ones_like(p) for name, p in network.named_parameters()}}
     record = {
         "architecture": NET.to_dict(),
         "preprocessing": lan2018.LAN2018,
-        "files": checkpoint.write_network(folder, network, slots),
+        "files": checkpoint.write_network(folder, network, optimizer_state),
     }
     files.write_json(folder / "model.json", record)
     return folder
@@ -496,7 +496,7 @@ WEIGHTS: dict[str, Callable[[Path], Any]] = {
         build(Architecture("cifar_resnet", 8, "basic", 4, 3, "learned", 10), 0).state_dict(), path
     ),
 }
-SLOTS: dict[str, Callable[[Path], Any]] = {
+OPTIMIZER: dict[str, Callable[[Path], Any]] = {
     "wrong shape": _rewrite(SLOT, torch.Tensor.flatten),
     "NaN": _rewrite(SLOT, lambda t: t * float("nan")),
     "whole numbers": _rewrite(SLOT, torch.Tensor.int),
@@ -507,7 +507,7 @@ SLOTS: dict[str, Callable[[Path], Any]] = {
 
 
 TENSORS = {f"weights, {kind}": ("model.safetensors", damage) for kind, damage in WEIGHTS.items()}
-TENSORS |= {f"momentum, {kind}": ("optimizer.safetensors", damage) for kind, damage in SLOTS.items()}
+TENSORS |= {f"momentum, {kind}": ("optimizer.safetensors", damage) for kind, damage in OPTIMIZER.items()}
 
 
 @pytest.mark.parametrize("kind", kinds(TENSORS, 6))

@@ -462,7 +462,9 @@ CLAIMS: dict[str, Any] = yaml.safe_load((ROOT / "claims.yaml").read_text(encodin
 FIGURES: dict[str, Any] = yaml.safe_load((ROOT / "figures.yaml").read_text(encoding="utf-8"))
 EXPERIMENTS = study.rows(ROOT)
 ODD = st.one_of(
-    st.sampled_from([*CONFUSED, "one3.branch" + "9" * 5_000, "one3.branch1\u0663", "one3@step0", "=cmd|' /C calc'!A0"]),
+    st.sampled_from(
+        [*CONFUSED, "one3.branch" + "9" * 5_000, "one3.branch1\u0663", "one3@transfer", "=cmd|' /C calc'!A0"]
+    ),
     st.text(max_size=8),
     st.integers(),
     st.floats(),

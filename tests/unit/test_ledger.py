@@ -214,7 +214,7 @@ def test_notes_stand_with_the_score_that_they_are_about(page: Page) -> None:
 
 def test_every_link_leads_to_a_section_of_the_page(page: Page) -> None:
     """A claim whose section the report lacks has no link; the others lead where the ledger says."""
-    known = {"accuracy": "one", "step0": "transfer", "curves": "one", "growth": "growth"}
+    known = {"accuracy": "one", "at_transfer": "transfer", "curves": "one", "growth": "growth"}
     sections = {entry["claim"]: entry["section"] for entry in synthetic.claims()}
     assert page.links == [f"#{known[name]}" for name in sections.values() if name != "nowhere"]
     assert {link.removeprefix("#") for link in page.links} <= set(page.ids)

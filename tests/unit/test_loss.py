@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from coopnet.networks.loss import Teaching, cooperative_loss, loss, mutual_loss, rampup, taught_by, taught_loss
+from coopnet.networks.loss import Teaching, cooperative_loss, distillation_loss, loss, mutual_loss, rampup, soft_targets
 from coopnet.networks.network import Outputs
 
 
@@ -120,21 +120,21 @@ def test_distilled_student_is_best_at_the_teachers_probabilities() -> None:
     generator = torch.Generator().manual_seed(0)
     said, labels = torch.randn(6, 7, generator=generator), torch.randint(0, 7, (6,), generator=generator)
     teaching = Teaching("soft_labels", False, 2.0)
-    teacher = taught_by(single(said), 2.0)
+    teacher = soft_targets(single(said), 2.0)
     student = said.clone().requires_grad_()
-    best = taught_loss(single(student), labels, teacher, teaching)
+    best = distillation_loss(single(student), labels, teacher, teaching)
     assert torch.autograd.grad(best.total, student)[0].abs().max() < 1e-6
     assert best.kl.abs() < 1e-5
     for scale in (0.01, 0.1, 1.0):
         other = single(said + scale * torch.randn(6, 7, generator=generator))
-        assert taught_loss(other, labels, teacher, teaching).total > best.total
+        assert distillation_loss(other, labels, teacher, teaching).total > best.total
 
 
 def test_soft_labels_do_not_look_at_labels_and_knowledge_does() -> None:
     """The one is CE against the teacher alone; the other is CE + T²·KL, as with PyTorch's own losses."""
     outputs, labels = some_outputs(branches=1)
     logits, teacher = outputs.branches[:, 0], torch.softmax(torch.randn(5, 7), 1)
-    soft = [taught_loss(outputs, y, teacher, Teaching("soft_labels", False)).total for y in (labels, 6 - labels)]
+    soft = [distillation_loss(outputs, y, teacher, Teaching("soft_labels", False)).total for y in (labels, 6 - labels)]
     assert torch.equal(*soft)
     torch.testing.assert_close(soft[0], F.cross_entropy(logits, teacher))
     made = loss(outputs, labels, Teaching("knowledge", False, 3.0), teacher)
@@ -146,7 +146,7 @@ def test_teacher_says_the_mean_of_its_branches_probabilities() -> None:
     """An ensemble teaches by the gate-weighted mean of softened probabilities, which is not softmax of mean logits."""
     outputs, _ = some_outputs()
     expected = sum(outputs.gate[:, b, None] * F.softmax(outputs.branches[:, b] / 3, 1) for b in range(3))
-    torch.testing.assert_close(taught_by(outputs, 3.0), expected)
+    torch.testing.assert_close(soft_targets(outputs, 3.0), expected)
     assert not torch.allclose(expected, F.softmax(outputs.ensemble / 3, 1), atol=1e-3)
 
 
@@ -162,7 +162,7 @@ def test_each_kind_of_teaching_has_its_loss(kind: str, branches: int) -> None:
         "on_the_fly": lambda: cooperative_loss(outputs, labels, teaching),
         "none": lambda: cooperative_loss(outputs, labels, teaching._replace(weight=0.0)),
         "mutual": lambda: mutual_loss(outputs, labels, teaching),
-    }.get(kind, lambda: taught_loss(outputs, labels, teacher, teaching))()
+    }.get(kind, lambda: distillation_loss(outputs, labels, teacher, teaching))()
     made = loss(outputs, labels, teaching, teacher)
     for ours, theirs in zip(made, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)

@@ -103,7 +103,7 @@ def shuffle(architecture: Architecture, seed: int) -> dict[str, Tensor]:
 def snapshot(trained: TrainedNetwork) -> dict[str, Tensor]:
     """All tensors of a trained, cloned."""
     tensors = {name: tensor.clone() for name, tensor in trained.network.state_dict().items()}
-    for slot, state in trained.slots.items():
+    for slot, state in trained.optimizer_state.items():
         tensors |= {f"{slot}/{name}": tensor.clone() for name, tensor in state.items()}
     return tensors
 
@@ -152,13 +152,13 @@ def test_all_channels_of_a_trunk_are_permuted(kind: str) -> None:
 @pytest.mark.parametrize("adam", [False, True])
 def test_optimiser_state_is_permuted_with_its_tensors(adam: bool) -> None:
     """State that equals the weights still equals them afterwards; Adam's step count has no channels."""
-    network, slots = trained(adam=adam)
+    network, optimizer_state = trained(adam=adam)
     slot = "exp_avg" if adam else "momentum_buffer"
-    slots[slot] = {name: p.detach().clone() for name, p in network.named_parameters()}
-    moved = permute(TrainedNetwork(network, slots), shuffle(CIFAR, seed=1))
+    optimizer_state[slot] = {name: p.detach().clone() for name, p in network.named_parameters()}
+    moved = permute(TrainedNetwork(network, optimizer_state), shuffle(CIFAR, seed=1))
     for name, parameter in moved.network.named_parameters():
-        assert torch.equal(moved.slots[slot][name], parameter)
-    assert not adam or moved.slots["step"] == slots["step"]
+        assert torch.equal(moved.optimizer_state[slot][name], parameter)
+    assert not adam or moved.optimizer_state["step"] == optimizer_state["step"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -191,14 +191,14 @@ def test_mean_after_matching_a_shuffled_copy_is_the_network_itself() -> None:
     """`matched` of a network and its shuffled copy: its trunk and momentum, and twice its branch."""
     parent = trained()
     moved = permute(parent, shuffle(CIFAR, seed=2))
-    network, slots = merged([parent, moved], "matched")
+    network, optimizer_state = merged([parent, moved], "matched")
     before = parent.network.state_dict()
     for name, tensor in network.state_dict().items():
         if name.startswith("trunk."):
             assert torch.equal(tensor, before[name]), name
-    for name, tensor in slots["momentum_buffer"].items():
+    for name, tensor in optimizer_state["momentum_buffer"].items():
         if name.startswith("trunk."):
-            assert torch.equal(tensor, parent.slots["momentum_buffer"][name]), name
+            assert torch.equal(tensor, parent.optimizer_state["momentum_buffer"][name]), name
     branches = outputs(network).branches
     assert torch.equal(branches[:, 0], branches[:, 1])
     assert torch.equal(branches[:, 0], outputs(parent.network).branches[:, 0])
@@ -223,7 +223,7 @@ def test_first_keeps_what_the_first_parent_computes() -> None:
 def test_mean_averages_weights_statistics_and_momentum_but_not_counters() -> None:
     """Each floating tensor of the trunk is the parents' mean; counters are the first parent's."""
     parents = family(3)
-    network, slots = merged(parents, "mean")
+    network, optimizer_state = merged(parents, "mean")
     states = [parent.network.state_dict() for parent in parents]
     for name, tensor in network.state_dict().items():
         if name.startswith("trunk.") and tensor.dim():
@@ -231,8 +231,8 @@ def test_mean_averages_weights_statistics_and_momentum_but_not_counters() -> Non
         elif name.startswith("trunk."):
             assert torch.equal(tensor, states[0][name])
     name = "trunk.stages.1.0.conv1.weight"
-    expected = sum(parent.slots["momentum_buffer"][name] for parent in parents) / 3
-    torch.testing.assert_close(slots["momentum_buffer"][name], expected)
+    expected = sum(parent.optimizer_state["momentum_buffer"][name] for parent in parents) / 3
+    torch.testing.assert_close(optimizer_state["momentum_buffer"][name], expected)
 
 
 def test_matched_is_the_mean_of_matched_parents() -> None:
@@ -304,8 +304,8 @@ def test_refitted_convolutions_are_new_and_all_else_is_copied() -> None:
     before = dict(plain.network.named_parameters())
     changed = {name for name, p in refit.network.named_parameters() if not torch.equal(p, before[name])}
     assert changed == new
-    for name, tensor in refit.slots["momentum_buffer"].items():
-        expected = torch.zeros_like(tensor) if name in new else plain.slots["momentum_buffer"][name]
+    for name, tensor in refit.optimizer_state["momentum_buffer"].items():
+        expected = torch.zeros_like(tensor) if name in new else plain.optimizer_state["momentum_buffer"][name]
         assert torch.equal(tensor, expected), name
 
 
@@ -439,7 +439,7 @@ def test_state_and_counters_are_carried() -> None:
     """Every copied tensor, its counter and its momentum are its parent's; a uniform gate is new."""
     parents = family(3)
     for result in (combine(parents, gate="learned", gate_rows="uniform", seed=0), merged(parents)):
-        momentum = result.slots["momentum_buffer"]
+        momentum = result.optimizer_state["momentum_buffer"]
         assert momentum.keys() == dict(result.network.named_parameters()).keys()
         now = result.network.state_dict()
         for b, parent in enumerate(parents):
@@ -450,8 +450,8 @@ def test_state_and_counters_are_carried() -> None:
                     continue
                 new = own[part] + name.removeprefix("branches.0").removeprefix("trunk")
                 assert torch.equal(now[new], tensor), new
-                if name in parent.slots["momentum_buffer"]:
-                    assert torch.equal(momentum[new], parent.slots["momentum_buffer"][name]), new
+                if name in parent.optimizer_state["momentum_buffer"]:
+                    assert torch.equal(momentum[new], parent.optimizer_state["momentum_buffer"][name]), new
         assert all((momentum[name] == 0).all() for name in momentum if name.startswith("gate."))
         assert now["gate.norm.num_batches_tracked"] == 0
 
@@ -460,10 +460,10 @@ def test_state_and_counters_are_carried() -> None:
 def test_copied_gate_rows_bring_their_momentum(trunk: str) -> None:
     """Row b of the gate's momentum is parent b's, and the gate's counter is the first parent's."""
     parents = family(2)
-    network, slots = merged(parents, trunk, "parents")
+    network, optimizer_state = merged(parents, trunk, "parents")
     for name in ("gate.linear.weight", "gate.linear.bias", "gate.norm.weight", "gate.norm.bias"):
-        expected = torch.cat([parent.slots["momentum_buffer"][name] for parent in parents])
-        assert torch.equal(slots["momentum_buffer"][name], expected), name
+        expected = torch.cat([parent.optimizer_state["momentum_buffer"][name] for parent in parents])
+        assert torch.equal(optimizer_state["momentum_buffer"][name], expected), name
     assert network.state_dict()["gate.norm.num_batches_tracked"] == 7
 
 
@@ -472,16 +472,19 @@ def test_missing_state_is_zero() -> None:
     untrained, adam = TrainedNetwork(trained(seed=10).network, {}), trained(adam=True)
     name = "trunk.stem.0.weight"
     for parents in ([untrained, adam], [adam, untrained]):
-        averaged, first = merged(parents, "mean", "parents").slots, merged(parents, "first", "parents").slots
-        torch.testing.assert_close(averaged["exp_avg"][name], adam.slots["exp_avg"][name] / 2)
+        averaged, first = (
+            merged(parents, "mean", "parents").optimizer_state,
+            merged(parents, "first", "parents").optimizer_state,
+        )
+        torch.testing.assert_close(averaged["exp_avg"][name], adam.optimizer_state["exp_avg"][name] / 2)
         assert averaged["step"][name] == 2.5
         known = parents[0] is adam
-        assert torch.equal(first["exp_avg"][name], adam.slots["exp_avg"][name] * known)
+        assert torch.equal(first["exp_avg"][name], adam.optimizer_state["exp_avg"][name] * known)
         assert [first["step"][n].item() for n in (name, "gate.linear.weight")] == [5.0 * known] * 2
         b = parents.index(untrained)
         assert all((t == 0).all() for n, t in first["exp_avg"].items() if n.startswith(f"branches.{b}"))
         assert all(t.shape == () for t in first["step"].values())
-        combined = combine(parents, gate="learned", gate_rows="parents", seed=0).slots
+        combined = combine(parents, gate="learned", gate_rows="parents", seed=0).optimizer_state
         assert combined["step"][f"trunks.{1 - b}.stem.0.weight"] == 5
         assert combined["step"][f"trunks.{b}.stem.0.weight"] == 0
 
@@ -497,7 +500,7 @@ def test_parents_are_left_untouched(trunk: str) -> None:
     else:
         result = merged(parents, trunk, "parents", reestimate=True)
     with torch.no_grad():
-        for tensor in (*result.network.state_dict().values(), *result.slots["momentum_buffer"].values()):
+        for tensor in (*result.network.state_dict().values(), *result.optimizer_state["momentum_buffer"].values()):
             tensor.fill_(3)
     for parent, state in zip(parents, before, strict=True):
         assert_same(snapshot(parent), state)

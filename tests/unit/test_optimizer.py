@@ -69,14 +69,14 @@ def test_state_is_carried_on(options: SGD | Adam) -> None:
         give(gradients, one)
         first.step()
     other.load_state_dict(one.state_dict())
-    given = {slot: {name: t.clone() for name, t in tensors.items()} for slot, tensors in first.slots.items()}
+    given = {slot: {name: t.clone() for name, t in tensors.items()} for slot, tensors in first.state.items()}
     second = Optimizer(other, options, given)
     give(last, one, other)
     first.step()
     second.step()
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
-    for slot, tensors in first.slots.items():
-        assert all(torch.equal(tensor, second.slots[slot][name]) for name, tensor in tensors.items())
+    for slot, tensors in first.state.items():
+        assert all(torch.equal(tensor, second.state[slot][name]) for name, tensor in tensors.items())
         assert not all(torch.equal(tensor, given[slot][name]) for name, tensor in tensors.items())
 
 
@@ -89,9 +89,9 @@ def test_state_of_another_kind_is_left_out_and_what_is_missing_is_zero() -> None
         "momentum_buffer": {name: torch.ones_like(p) for name, p in names.items()},
         "exp_avg": {known: torch.full_like(names[known], 3.0)},
     }
-    slots = Optimizer(net, Adam(kind="adam", lr=0.1), given).slots
-    assert slots.keys() == {"exp_avg", "exp_avg_sq", "step"}
-    for slot, tensors in slots.items():
+    optimizer_state = Optimizer(net, Adam(kind="adam", lr=0.1), given).state
+    assert optimizer_state.keys() == {"exp_avg", "exp_avg_sq", "step"}
+    for slot, tensors in optimizer_state.items():
         assert tensors.keys() == names.keys()
         for name, tensor in tensors.items():
             assert tensor.shape == (() if slot == "step" else names[name].shape)

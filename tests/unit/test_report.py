@@ -155,25 +155,25 @@ def test_one_seed_has_no_deviation(single: tuple[Path, Path]) -> None:
     assert "no uncertainty can be given" in text.text
 
 
-def test_step0_counts_and_exactness(made: tuple[Path, Path]) -> None:
+def test_transfer_counts_and_exactness(made: tuple[Path, Path]) -> None:
     """A start is exact when max|Δ| ≤ 1e-6 · max|logit|; its relative difference is their ratio."""
     for start, exact in (("zero_pad", "no"), ("zero_output", "no"), ("masked", "yes"), ("split", "yes")):
-        found = pick(made[0] / "step0.csv", start=start, seed=1)
+        found = pick(made[0] / "transfer.csv", start=start, seed=1)
         assert found["exact"] == exact
         assert int(found["changed_predictions"]) == (synthetic.CHANGED[start] + 10 if start in synthetic.CHANGED else 0)
         relative = synthetic.DIFFERENCE.get(start, 0.0) / synthetic.LARGEST_LOGIT
         assert float(found["relative_difference"]) == pytest.approx(relative)
 
 
-def test_step0_is_about_surgery_only(made: tuple[Path, Path]) -> None:
+def test_transfer_is_about_surgery_only(made: tuple[Path, Path]) -> None:
     """The control, which inherits a whole network, is not listed as a start."""
-    starts = {row["start"] for row in rows(made[0] / "step0_mean.csv")}
+    starts = {row["start"] for row in rows(made[0] / "transfer_mean.csv")}
     assert starts == {"zero_pad", "zero_output", "masked", "split"}
 
 
-def test_step0_mean_is_over_seeds(made: tuple[Path, Path]) -> None:
+def test_transfer_mean_is_over_seeds(made: tuple[Path, Path]) -> None:
     """Changed predictions are averaged over seeds."""
-    assert float(pick(made[0] / "step0_mean.csv", start="zero_pad")["changed_predictions"]) == 817
+    assert float(pick(made[0] / "transfer_mean.csv", start="zero_pad")["changed_predictions"]) == 817
 
 
 def test_a_start_is_exact_only_if_every_seed_is(tmp_path: Path) -> None:
@@ -181,11 +181,11 @@ def test_a_start_is_exact_only_if_every_seed_is(tmp_path: Path) -> None:
     runs, study = synthetic.write_study(tmp_path)
     (split,) = [run for run in runs if (run.experiment, run.seed) == ("one3_to_5_split", 1)]
     metrics = files.read_json(split.folder / "metrics.json")
-    metrics["step0"]["test"]["versus_parent"]["largest_logit_difference"] = 2.1e-6 * synthetic.LARGEST_LOGIT
+    metrics["at_transfer"]["test"]["versus_parent"]["largest_logit_difference"] = 2.1e-6 * synthetic.LARGEST_LOGIT
     files.write_json(split.folder / "metrics.json", metrics)
     tables.build(runs, study, tmp_path / "tables")
-    assert pick(tmp_path / "tables" / "step0.csv", start="split", seed=0)["exact"] == "yes"
-    assert pick(tmp_path / "tables" / "step0_mean.csv", start="split")["exact"] == "no"
+    assert pick(tmp_path / "tables" / "transfer.csv", start="split", seed=0)["exact"] == "yes"
+    assert pick(tmp_path / "tables" / "transfer_mean.csv", start="split")["exact"] == "no"
 
 
 def test_growth_is_paired_with_parent_and_control(made: tuple[Path, Path]) -> None:
@@ -268,9 +268,9 @@ def test_children_of_one_parent_alone_are_growth(whole: tuple[Path, Path]) -> No
     )
 
 
-def test_step0_is_about_one_parent(whole: tuple[Path, Path]) -> None:
+def test_transfer_is_about_one_parent(whole: tuple[Path, Path]) -> None:
     """Networks of several parents have no parent to be exact against."""
-    found = {row["start"] for row in rows(whole[0] / "step0.csv")}
+    found = {row["start"] for row in rows(whole[0] / "transfer.csv")}
     assert found == {"zero_pad", "zero_output", "masked", "split"}
 
 
@@ -282,7 +282,7 @@ def test_a_merge_is_compared_with_its_parents_and_their_controls(whole: tuple[Pa
         ensemble = synthetic.top1("combine3", seed)
         found = pick(whole[0] / "merges.csv", experiment="combine3", seed=seed)
         expected = {
-            "step0_ensemble_top1": parents + synthetic.PLAIN,
+            "at_transfer_ensemble_top1": parents + synthetic.PLAIN,
             "parents_mean_top1": parents,
             "parents_ensemble_top1": parents + synthetic.PLAIN,
             "control_mean_top1": controls,
@@ -306,9 +306,9 @@ def test_equal_scores_are_not_ahead() -> None:
 
 
 def test_a_merge_without_training_has_its_step_0_alone(whole: tuple[Path, Path]) -> None:
-    """Its end would be its step 0 again; and a plain ensemble is no merge."""
+    """Its end would be what it is at transfer; and a plain ensemble is no merge."""
     found = pick(whole[0] / "merges.csv", experiment="merge3_mean", seed=0)
-    assert found["step0_branch3_top1"]
+    assert found["at_transfer_branch3_top1"]
     assert {value for column, value in found.items() if column.startswith(("final", "control", "ensemble_over"))} == {
         ""
     }
@@ -359,7 +359,7 @@ def test_single_controls_stand_in_where_their_ensemble_is_missing(tmp_path: Path
 
 def test_copies_are_compared_with_their_donors(whole: tuple[Path, Path]) -> None:
     """Without listed donors the parent's branches are copied in turn; all pairs and these pairs have their means."""
-    for stage in ("step0", "final"):
+    for stage in ("at_transfer", "final"):
         found = pick(whole[0] / "diversity.csv", experiment="one3_to_5_split", seed=0, stage=stage, split="test")
         assert float(found["copy_disagreement"]) == pytest.approx(synthetic.COPIES[stage])
         assert float(found["copy_kl"]) == pytest.approx(synthetic.COPIES[stage] / 50)
@@ -517,7 +517,7 @@ def test_the_frontier_is_what_no_cheaper_network_equals() -> None:
 
 
 def test_starts_without_training_are_not_in_the_figure_of_costs(whole: tuple[Path, Path]) -> None:
-    """A merge at step 0 is no outcome; a plain ensemble, which needs no training, is one."""
+    """A merge at transfer is no outcome; a plain ensemble, which needs no training, is one."""
     kinds = cost.points(load(whole[0])).set_index("experiment")["kind"]
     assert "merge3_mean" not in kinds
     assert (kinds["ensemble3"], kinds["distilled"], kinds["merge3_refit"]) == ("together", "scratch", "descended")
@@ -525,7 +525,7 @@ def test_starts_without_training_are_not_in_the_figure_of_costs(whole: tuple[Pat
 
 def test_bins_are_pooled_over_seeds(made: tuple[Path, Path]) -> None:
     """4711 images of seed 0 that are right in 88.5 %, and 4785 of seed 1 in 88.4 %; other bins are empty."""
-    where = {"experiment": "one3_to_5_zero_pad", "stage": "step0"}
+    where = {"experiment": "one3_to_5_zero_pad", "stage": "at_transfer"}
     found = pick(made[0] / "reliability.csv", **where, bin=15)
     assert found["images"] == str(4711 + 4785)
     assert float(found["confidence"]) == pytest.approx(97)
@@ -535,13 +535,13 @@ def test_bins_are_pooled_over_seeds(made: tuple[Path, Path]) -> None:
 
 
 def test_bins_hold_every_image_of_every_stage(whole: tuple[Path, Path]) -> None:
-    """The end of each experiment, and step 0 of those that did not start at random."""
+    """The end of each experiment, and the transfer of those that did not start at random."""
     frame = load(whole[0]).reliability
     images = frame.groupby(["experiment", "stage"])["images"].sum()
     for row in load(whole[0]).experiments:
         expected = synthetic.IMAGES * len(row["seeds"])
         assert images[row["name"], "final"] == expected
-        assert ((row["name"], "step0") in images.index) == (row["start"] != "random")
+        assert ((row["name"], "at_transfer") in images.index) == (row["start"] != "random")
     assert set(frame.groupby(["experiment", "stage"]).size()) == {15}
 
 

@@ -393,7 +393,7 @@ def test_expanded_experiments_have_the_designed_starts() -> None:
 
 
 def test_untrained_experiments_are_ensembles_or_merges() -> None:
-    """What takes no epoch is a plain ensemble of trained networks, or a merge that is there for its step 0."""
+    """What takes no epoch is a plain ensemble of trained networks, or a merge that is measured at transfer."""
     untrained = set(ROWS) - set(TRAINED)
     ensembles = {name for name in untrained if "_ensemble" in name}
     assert {(ROWS[name].start.kind, ROWS[name].model.gate) for name in ensembles} == {("combine", "mean")}

@@ -203,10 +203,10 @@ def test_momentum_is_used_from_the_first_step() -> None:
     """The carried momentum moves the network: training on with it differs from training on without."""
     trained = train(task(settings()), Ram(), Silence(), never)
     ends = []
-    for slots in (trained.slots, {}):
+    for optimizer_state in (trained.optimizer_state, {}):
         job = task(settings(epochs=1))
         job.initial.network.load_state_dict(trained.network.state_dict())
-        job.initial = TrainedNetwork(job.initial.network, slots)
+        job.initial = TrainedNetwork(job.initial.network, optimizer_state)
         ends.append(result(train(job, Ram(), Silence(), never))["tensors"]["trunk.stem.0.weight"])
     assert ends[0] != ends[1]
 

@@ -122,7 +122,7 @@ def test_weights_statistics_counters_and_momentum_are_carried(kind: str) -> None
             assert torch.equal(now[name][rows], old[name]), name
         elif name != "gate.log_prior":
             assert torch.equal(now[name], old[name]), name
-    momentum, before = grown.slots["momentum_buffer"], parent.slots["momentum_buffer"]
+    momentum, before = grown.optimizer_state["momentum_buffer"], parent.optimizer_state["momentum_buffer"]
     assert momentum.keys() == dict(grown.network.named_parameters()).keys()
     assert torch.equal(momentum["trunk.stem.0.weight"], before["trunk.stem.0.weight"])
     assert torch.equal(momentum["gate.linear.weight"][:3], before["gate.linear.weight"])
@@ -144,14 +144,14 @@ def test_state_of_adam_is_carried(branches: int) -> None:
     parent = TrainedNetwork(network, moments | {"step": {name: torch.tensor(7.0) for name in names}})
     grown = expand(parent, 5, kind="masked", seed=0)
     parameters = dict(grown.network.named_parameters())
-    assert grown.slots.keys() == parent.slots.keys()
-    for slot, tensors in grown.slots.items():
+    assert grown.optimizer_state.keys() == parent.optimizer_state.keys()
+    for slot, tensors in grown.optimizer_state.items():
         assert tensors.keys() == parameters.keys()
         for name, tensor in tensors.items():
             assert tensor.shape == (() if slot == "step" else parameters[name].shape), (slot, name)
             copied = name in names and not name.startswith("gate")
             if copied:
-                assert torch.equal(tensor, parent.slots[slot][name]), (slot, name)
+                assert torch.equal(tensor, parent.optimizer_state[slot][name]), (slot, name)
             elif not name.startswith("gate"):
                 assert (tensor == 0).all(), (slot, name)
 
@@ -175,7 +175,9 @@ def test_parent_is_left_untouched(kind: str, branches: int) -> None:
     parent = trained(branches, gate="none" if branches == 1 else "learned")
 
     def everything(network: TrainedNetwork) -> dict[str, Tensor]:
-        momentum = {f"momentum of {name}": tensor for name, tensor in network.slots["momentum_buffer"].items()}
+        momentum = {
+            f"momentum of {name}": tensor for name, tensor in network.optimizer_state["momentum_buffer"].items()
+        }
         return network.network.state_dict() | momentum
 
     before = {name: tensor.clone() for name, tensor in everything(parent).items()}

@@ -90,7 +90,7 @@ def task(
 def result(trained: TrainingResult) -> dict[str, Any]:
     """All bits of a result."""
     tensors = dict(trained.network.state_dict())
-    tensors |= {f"{slot}/{n}": t for slot, values in trained.slots.items() for n, t in values.items()}
+    tensors |= {f"{slot}/{n}": t for slot, values in trained.optimizer_state.items() for n, t in values.items()}
     return {
         "tensors": {name: tensor.cpu().contiguous().numpy().tobytes() for name, tensor in tensors.items()},
         "history": trained.history,

@@ -4,13 +4,17 @@ import os
 import subprocess
 import sys
 
-from coopnet.runs import failures, locks, stamps, steps
+from coopnet.runs import failures, steps
 from coopnet import study as studies
 from coopnet.claims import entries
+from coopnet.commands import plan
 from coopnet.files.errors import CoopNetError
 from coopnet.report import published
 from coopnet.runs.workspace import PREPARED, Workspace
 from coopnet.study.phases import TRAINING
+
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
+import stamps
 
 
 def read_study():
@@ -124,6 +128,9 @@ def time_limit(wildcards, resources):
     return f"--max-minutes {max(runtime - 5, runtime / 2):g}" if runtime else ""
 
 
+# What Snakemake says of a job, in place of all its paths.
+OF_RUN = "{rule}: {wildcards.experiment}/seed{wildcards.seed} (threads: {threads}, GPUs: {resources.gpu})"
+
 TRAIN = (
     "coopnet train {params.study} {wildcards.experiment} {wildcards.seed} --evaluate --key {params.key} {params.limit} "
     "> {log} 2>&1"
@@ -141,7 +148,7 @@ if workflow.is_main_process:
     ):  # which takes the import of their libraries
         if subprocess.run(["coopnet", "check", STUDY.name]).returncode:
             sys.exit(1)
-    ALIVE = locks.clear_stale(Path(".snakemake"))
+    ALIVE = stamps.clear_stale(Path(".snakemake"))
     try:
         DUE = stamps.refresh(WORKSPACE, STUDY)
     except CoopNetError as error:
@@ -152,6 +159,8 @@ if workflow.is_main_process:
             f"{STUDY.name}: {len(DUE.runs)} of {len(RUNS)} networks to make, {len(DUE.evaluations)} more to evaluate",
             file=sys.stderr,
         )
+        if DUE.runs and not UNDER_DVC:
+            print(plan.short(WORKSPACE, STUDY), file=sys.stderr)
     if (
         UNDER_DVC
     ):  # which wants the folder of a phase that makes nothing in this study, too
@@ -165,9 +174,26 @@ def record():
         subprocess.run(["coopnet", "record", STUDY.name, "--if-possible"])
 
 
+def refuse_edited():
+    """Fail where DVC would record parameters that not all of this was made with.
+
+    DVC reads the parameters when a stage has ended. What the stage made before an edit was made without that edit.
+    """
+    if UNDER_DVC and decisive(read_study()) != decisive(STUDY):
+        sys.exit(
+            f"error: parameters of {STUDY.name} were edited while this was made, so DVC does not record it. "
+            "What was trained is kept in the run store; run the same command again"
+        )
+
+
+def decisive(study):
+    """Whatever decides the results of a study: the keys of its runs, and the words in its tables."""
+    return [run.key for run in study.everything()], steps.tables(WORKSPACE, study).words
+
+
 def report_failures():
     """Report what there is when runs failed; the next start asks for them, and then for the report, again."""
-    if failures.lost(WORKSPACE, STUDY):
+    if failures.unavailable(WORKSPACE, STUDY):
         for command in ("tables", "claims", "report", "timing"):
             if subprocess.run(["coopnet", command, STUDY.name]).returncode:
                 break  # something else is missing, and it has said so

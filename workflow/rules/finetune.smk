@@ -25,5 +25,7 @@ rule finetune_run:
         study=STUDY.name,
         key=of("finetune", key_of),  # the job refuses if params.yaml was edited before it began
         limit=time_limit,
+    message:
+        OF_RUN
     shell:
         TRAIN

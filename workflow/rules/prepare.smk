@@ -16,5 +16,7 @@ rule prepare_dataset:
     conda:
         "../envs/coopnet.yaml"
     threads: 1
+    message:
+        "{rule}: {wildcards.dataset}"
     shell:
         "coopnet prepare {wildcards.dataset} > {log} 2>&1"

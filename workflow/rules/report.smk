@@ -18,6 +18,8 @@ rule tables:
     threads: 1
     params:
         study=STUDY.name,
+    message:
+        "{rule}: study {params.study}"
     shell:
         "coopnet tables {params.study} > {log} 2>&1"
 
@@ -35,6 +37,8 @@ rule claims:
     threads: 1
     params:
         study=STUDY.name,
+    message:
+        "{rule}: study {params.study}"
     shell:
         "coopnet claims {params.study} > {log} 2>&1"
 
@@ -52,6 +56,8 @@ rule report:
     threads: 1
     params:
         study=STUDY.name,
+    message:
+        "{rule}: study {params.study}"
     shell:
         "coopnet report {params.study} > {log} 2>&1"
 
@@ -69,5 +75,7 @@ rule timing:
     threads: 1
     params:
         study=STUDY.name,
+    message:
+        "{rule}: study {params.study}"
     shell:
         "coopnet timing {params.study} > {log} 2>&1"

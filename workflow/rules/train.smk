@@ -25,6 +25,8 @@ rule train_baseline_run:
         study=STUDY.name,
         key=of("train_baseline", key_of),  # the job refuses if params.yaml was edited before it began
         limit=time_limit,
+    message:
+        OF_RUN
     shell:
         TRAIN
 
@@ -53,6 +55,8 @@ rule train_one_run:
         study=STUDY.name,
         key=of("train_one", key_of),  # the job refuses if params.yaml was edited before it began
         limit=time_limit,
+    message:
+        OF_RUN
     shell:
         TRAIN
 
@@ -81,5 +85,7 @@ rule distil_run:
         study=STUDY.name,
         key=of("distil", key_of),  # the job refuses if params.yaml was edited before it began
         limit=time_limit,
+    message:
+        OF_RUN
     shell:
         TRAIN

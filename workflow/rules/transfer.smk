@@ -24,6 +24,8 @@ rule transfer_run:
     params:
         study=STUDY.name,
         key=of("transfer", key_of),  # the job refuses if params.yaml was edited before it began
+    message:
+        OF_RUN
     shell:
         TRANSFER
 
@@ -51,6 +53,8 @@ rule expand_run:
     params:
         study=STUDY.name,
         key=of("expand", key_of),  # the job refuses if params.yaml was edited before it began
+    message:
+        OF_RUN
     shell:
         TRANSFER
 
@@ -78,6 +82,8 @@ rule merge_run:
     params:
         study=STUDY.name,
         key=of("merge", key_of),  # the job refuses if params.yaml was edited before it began
+    message:
+        OF_RUN
     shell:
         TRANSFER
 
@@ -105,5 +111,7 @@ rule ensemble_run:
     params:
         study=STUDY.name,
         key=of("ensemble", key_of),  # the job refuses if params.yaml was edited before it began
+    message:
+        OF_RUN
     shell:
         TRANSFER

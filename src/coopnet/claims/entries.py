@@ -11,34 +11,36 @@ from coopnet import study
 from coopnet.files.errors import CoopNetError
 from coopnet.study.settings import Experiment, Words
 
-REFERENCE = re.compile(r"(?P<experiment>\w+)(?:\.(?P<model>\w+))?(?:@(?P<stage>step0))?", re.ASCII)
+REFERENCE = re.compile(r"(?P<experiment>\w+)(?:\.(?P<model>\w+))?(?P<transfer>@transfer)?", re.ASCII)
 MODELS = ("ensemble", "branch_mean", "mean_probabilities", "picked")
 
 
 class Reference(NamedTuple):
-    """`experiment.model@step0`: one of the networks inside a run, trained unless it says `@step0`."""
+    """`experiment.model@transfer`: one of the networks inside a run, trained unless it says `@transfer`."""
 
     experiment: str
     model: str = "ensemble"
-    stage: Literal["final", "step0"] = "final"
+    stage: Literal["final", "at_transfer"] = "final"
 
     def __str__(self) -> str:
         """In words: `one3, branch 1`."""
         words = {"ensemble": "", "branch_mean": ", mean of branches", "mean_probabilities": ", mean of probabilities"}
         words["picked"] = ", smaller vote picked on validation"
         model = words.get(self.model, f", branch {self.model.removeprefix('branch')}")
-        return f"{self.experiment}{model}{' at transfer' if self.stage == 'step0' else ''}"
+        return f"{self.experiment}{model}{' at transfer' if self.stage == 'at_transfer' else ''}"
 
 
 def _reference(text: Any) -> Any:
     match = REFERENCE.fullmatch(text) if isinstance(text, str) else None
     if match is None:
-        raise ValueError("it must be `experiment`, `experiment.model` or `experiment@step0`")
-    found = Reference(match["experiment"], match["model"] or "ensemble", match["stage"] or "final")  # type: ignore[arg-type]
+        raise ValueError("it must be `experiment`, `experiment.model` or `experiment@transfer`")
+    found = Reference(
+        match["experiment"], match["model"] or "ensemble", "at_transfer" if match["transfer"] else "final"
+    )
     if found.model not in MODELS and not re.fullmatch(r"branch[1-9]\d{0,3}", found.model, re.ASCII):
         raise ValueError(f"{found.model[:80]!r} is no model (known: {', '.join(MODELS)}, branch1, branch2, …)")
-    if found.stage == "step0" and found.model != "ensemble":
-        raise ValueError("of step 0 only the ensemble is kept")
+    if found.stage == "at_transfer" and found.model != "ensemble":
+        raise ValueError("at transfer only the ensemble is kept")
     return found
 
 
@@ -264,8 +266,8 @@ def _check_part(part: Comparison | Kept | Cost, experiments: Mapping[str, Experi
 
 def _check_model(reference: Reference, row: Experiment, where: str) -> None:
     branches = row.model.branches
-    if reference.stage == "step0" and (not row.parents or row.start.kind == "random"):
-        raise CoopNetError(f"{where}: {reference.experiment} starts from nothing, so it has no step 0")
+    if reference.stage == "at_transfer" and (not row.parents or row.start.kind == "random"):
+        raise CoopNetError(f"{where}: {reference.experiment} starts from nothing, so there is no network at transfer")
     if reference.model == "picked" and not (row.data.validation and branches > 1):
         raise CoopNetError(f"{where}: {reference.experiment} has no validation images, or no branches, to pick from")
     if reference.model == "mean_probabilities" and branches == 1:

@@ -226,7 +226,7 @@ def _difference(one: Pairing, score: int, outcomes: Outcomes) -> Estimate:
 def _kept(part: Kept, score: str, evidence: Evidence) -> Iterator[Judged]:
     """What a start keeps: predictions, counted in every replicate, or NLL and ECE, tested over replicates."""
     runs = evidence.runs[part.of.experiment]
-    blocks = [evidence.outcomes.metrics(run)["step0"]["test"] for run in runs]
+    blocks = [evidence.outcomes.metrics(run)["at_transfer"]["test"] for run in runs]
     changes = {
         name: [block["ensemble"][name] - block["versus_parent"]["parent"][name] for block in blocks]
         for name in ("top1", "top5", "nll", "ece")
@@ -263,7 +263,9 @@ def _changed(runs: Sequence[Run], blocks: Sequence[Any], score: str, outcomes: O
     if score == "top1":
         return [int(block["versus_parent"]["changed_predictions"]) for block in blocks]
     k = SCORES.index(score)
-    pairs = [(outcomes.right(run, "step0/ensemble"), outcomes.right(run.parents[0], "final/ensemble")) for run in runs]
+    pairs = [
+        (outcomes.right(run, "at_transfer/ensemble"), outcomes.right(run.parents[0], "final/ensemble")) for run in runs
+    ]
     return [int((own[k] != parent[k]).sum()) for own, parent in pairs]
 
 

@@ -7,7 +7,7 @@ from coopnet import files, study
 from coopnet.claims import costs, entries, ledger
 from coopnet.claims.decisions import Decision
 from coopnet.claims.outcomes import Outcomes
-from coopnet.runs import failures, receipts, steps
+from coopnet.runs import failures, records, steps
 from coopnet.runs.workspace import Workspace
 from coopnet.study import Study
 
@@ -20,7 +20,7 @@ def claims(workspace: Workspace, name: str) -> None:
     Raises:
         CoopNetError: `claims.yaml` says what cannot be, or a run is missing, damaged, or of other parameters.
     """
-    with receipts.making(workspace, lambda: steps.claims(workspace, name)):
+    with records.making(workspace, lambda: steps.claims(workspace, name)):
         decided = _decide(workspace, study.load(workspace.root, name))
         files.write_json(workspace.claims(name), [entry.model_dump() for entry in decided])
     verdicts = Counter(f"{entry.verdict} ({entry.basis})" if entry.basis else entry.verdict for entry in decided)
@@ -30,6 +30,6 @@ def claims(workspace: Workspace, name: str) -> None:
 def _decide(workspace: Workspace, plan: Study) -> list[Decision]:
     stated = entries.read(workspace.stated, study.rows(workspace.root), plan.experiments)
 
-    lost = {place: one.short for place, one in failures.lost(workspace, plan).items()}
+    lost = {place: one.short for place, one in failures.unavailable(workspace, plan).items()}
     compute = costs.read_compute(workspace.tables(plan.name) / "compute.csv")
     return ledger.decide_all(stated, ledger.Evidence(plan, Outcomes(workspace.results(plan.name)), compute, lost=lost))

@@ -9,7 +9,7 @@ from coopnet.evaluation.metrics import Saved, measure, versus, versus_parents, v
 from coopnet.evaluation.outcomes import SCORES, outcomes, pack, pack_each
 from coopnet.evaluation.voting import MOST, VOTES, best_smaller, vote, votes
 from coopnet.files.errors import CoopNetError
-from coopnet.runs import receipts, steps
+from coopnet.runs import records, steps
 from coopnet.runs.workspace import EVALUATED, Workspace
 from coopnet.study import Run, Study
 
@@ -26,7 +26,7 @@ def evaluate(workspace: Workspace, name: str, experiment: str, seed: int, *, at_
         if run.transfer is None:
             raise CoopNetError(f"{run.name} begins with no transfer; run `coopnet evaluate` without --at-transfer")
         run = run.transfer
-    with receipts.making(workspace, lambda: steps.evaluate(workspace, plan, run)):
+    with records.making(workspace, lambda: steps.evaluate(workspace, plan, run)):
         _evaluate(workspace, plan, run)
 
 

@@ -23,13 +23,13 @@ def import_checkpoint(source: Path, layout: str, out: Path) -> None:
     imported = lan2018.read(source)
     network = CooperativeNetwork(imported.architecture)
     network.load_state_dict(imported.state)
-    slots = {"momentum_buffer": imported.momentum} if imported.momentum else {}
+    optimizer_state = {"momentum_buffer": imported.momentum} if imported.momentum else {}
     record = {
         "architecture": imported.architecture.to_dict(),
         "parameters": trainable_parameters(network),
         "preprocessing": imported.preprocessing,
         "source": imported.source,
-        "files": checkpoint.write_network(out, network, slots),
+        "files": checkpoint.write_network(out, network, optimizer_state),
     }
     files.write_json(out / checkpoint.SAVED, files.sealed(record))
     log.info("%s: %d branches, %d parameters, in %s", source, len(network.branches), record["parameters"], out)

@@ -12,8 +12,8 @@ from coopnet import files, study
 from coopnet.data.datasets import Dataset
 from coopnet.files.digests import Digests, remembered
 from coopnet.files.errors import CoopNetError
-from coopnet.runs import receipts, steps
-from coopnet.runs.receipts import Problem
+from coopnet.runs import records, steps
+from coopnet.runs.records import Problem
 from coopnet.runs.workspace import Workspace
 from coopnet.study import FULL, Run, Study
 from coopnet.study.phases import TRAINING
@@ -122,19 +122,19 @@ def _sort(workspace: Workspace, plan: Study, digests: Digests) -> tuple[list[str
     refused: list[str] = []
     incomplete: set[str] = set()
     for run in plan.everything():
-        problem = receipts.of_run(workspace, plan, run, digests)
+        problem = records.of_run(workspace, plan, run, digests)
         if problem is None and (other := _other_source(workspace, plan, run)):
             problem = Problem("stale", f"{run.name} was made from other weights of {other} than lie here")
-        problem = problem or receipts.of_step(workspace, steps.evaluate(workspace, plan, run), digests)
+        problem = problem or records.of_step(workspace, steps.evaluate(workspace, plan, run), digests)
         if problem is not None:
             incomplete.add(run.phase)
             refused += [problem.text] if problem.kind != "missing" else []
     for phase, step in zip(LAST, steps.of_all_runs(workspace, plan), strict=True):
-        problem = receipts.of_step(workspace, step, digests)
+        problem = records.of_step(workspace, step, digests)
         if problem is not None:
             incomplete.add(phase)
             refused += [problem.text] if problem.kind == "damaged" else []
-    losses = files.look(workspace.tables(plan.name) / "study.json", "losses")
+    losses = files.read_field(workspace.tables(plan.name) / "study.json", "losses")
     if losses:  # the pages are what such tables give, but not what this study gives
         incomplete |= set(LAST)
         missing = [f"{loss['experiment']}/seed{loss['seed']}" for loss in losses]
@@ -145,10 +145,10 @@ def _sort(workspace: Workspace, plan: Study, digests: Digests) -> tuple[list[str
 def _other_source(workspace: Workspace, plan: Study, run: Run) -> str | None:
     """The run whose checkpoint lies here with other weights than the one that this run says it was made from."""
     record = workspace.run(plan, run) / "run.json"
-    said = [*(files.look(record, "parents") or []), files.look(record, "transfer") or {}]
+    said = [*(files.read_field(record, "parents") or []), files.read_field(record, "transfer") or {}]
     known = {one.get("key"): one.get("digest") for one in said}
     for source in (*run.sources, *run.parents):
-        listed = files.look(workspace.run(plan, source) / "run.json", "files")
+        listed = files.read_field(workspace.run(plan, source) / "run.json", "files")
         if source.key in known and listed is not None and listed.get("model.safetensors") != known[source.key]:
             return source.name
     return None

@@ -11,8 +11,8 @@ from coopnet.files.errors import CoopNetError
 from coopnet.report import published
 from coopnet.report.published import Published
 from coopnet.report.runs import Loss, StudyInfo
-from coopnet.runs import failures, receipts, steps
-from coopnet.runs.failures import Lost
+from coopnet.runs import failures, records, steps
+from coopnet.runs.failures import Unavailable
 from coopnet.runs.steps import Step
 from coopnet.runs.workspace import Workspace
 from coopnet.study import Study
@@ -30,9 +30,9 @@ def tables(workspace: Workspace, name: str) -> None:
 
     def planned() -> Step:
         plan = study.load(workspace.root, name)
-        return steps.tables(workspace, plan, failures.lost(workspace, plan).values())
+        return steps.tables(workspace, plan, failures.unavailable(workspace, plan).values())
 
-    with receipts.making(workspace, planned):
+    with records.making(workspace, planned):
         _tables(workspace, study.load(workspace.root, name))
 
 
@@ -41,25 +41,25 @@ def _tables(workspace: Workspace, plan: Study) -> None:
     from coopnet.report import tables as results
 
     figures = published.read(workspace.published, study.rows(workspace.root))
-    lost = failures.lost(workspace, plan)
-    if len(lost) == len(plan.runs):
-        raise CoopNetError(f"no run of study {plan.name} is left to report: {failures.said(lost)}")
+    unavailable = failures.unavailable(workspace, plan)
+    if len(unavailable) == len(plan.runs):
+        raise CoopNetError(f"no run of study {plan.name} is left to report: {failures.describe(unavailable)}")
     folders = []
     for place, run in plan.runs.items():
-        if place in lost:
+        if place in unavailable:
             continue
         for made in filter(None, (run, run.transfer)):
             checked_record(workspace.run(plan, made), made)
         at_transfer = workspace.run(plan, run.transfer) if run.transfer else None
         folders.append(RunFolder(run.experiment, run.seed, workspace.run(plan, run), at_transfer))
-    results.build(folders, describe(plan, figures, lost), workspace.tables(plan.name))
+    results.build(folders, describe(plan, figures, unavailable), workspace.tables(plan.name))
     gather.write(folders, workspace.results(plan.name))
-    if lost:
-        log.warning("warning: made without %s", failures.said(lost))
+    if unavailable:
+        log.warning("warning: made without %s", failures.describe(unavailable))
 
 
 def describe(
-    plan: Study, figures: Sequence[Published], lost: Mapping[tuple[str, int], Lost] = MappingProxyType({})
+    plan: Study, figures: Sequence[Published], unavailable: Mapping[tuple[str, int], Unavailable] = MappingProxyType({})
 ) -> StudyInfo:
     """What a study is, apart from its results: with the seeds that are left, and what became of the others."""
     from coopnet.networks import flops  # torch takes seconds
@@ -70,7 +70,7 @@ def describe(
             "about": row.about,
             "part": row.part,
             "row": row.decisive() | {"parents": row.parents},
-            "seeds": [seed for seed in plan.seeds(name) if (name, seed) not in lost],
+            "seeds": [seed for seed in plan.seeds(name) if (name, seed) not in unavailable],
             "parents": [{"experiment": parent} for parent in row.parents],
             "compute": flops.count(
                 row, plan.experiments[row.parents[0]] if row.taught else None, plan.data[row.data.dataset]
@@ -80,7 +80,7 @@ def describe(
     ]
     losses = [
         Loss(one.run.experiment, one.run.seed, one.kind, one.text, [run.name for run in one.causes])
-        for one in lost.values()
+        for one in unavailable.values()
     ]
     return StudyInfo(plan.name, plan.title, plan.description, plan.threads, plan.device, experiments, figures, losses)
 
@@ -89,7 +89,7 @@ def report(workspace: Workspace, name: str) -> None:
     """Make `reports/<study>/index.html` and `report.pdf` from the study's tables, and from nothing else."""
     from coopnet.report import report as pages  # pandas and matplotlib take seconds
 
-    with receipts.making(workspace, lambda: steps.report(workspace, name)):
+    with records.making(workspace, lambda: steps.report(workspace, name)):
         pages.render(workspace.tables(name), workspace.report(name))
     log.info("reports/%s/index.html and report.pdf", name)
 
@@ -98,5 +98,5 @@ def timing(workspace: Workspace, name: str) -> None:
     """Make `reports/<study>/timing.html`."""
     from coopnet.report import timing as page
 
-    with receipts.making(workspace, lambda: steps.timing(workspace, name)):
+    with records.making(workspace, lambda: steps.timing(workspace, name)):
         page.render(workspace.tables(name), workspace.report(name))

@@ -15,8 +15,9 @@ from rich.table import Table
 from coopnet import files, study
 from coopnet.files.digests import Digests, remembered
 from coopnet.files.errors import CoopNetError
-from coopnet.runs import failures, receipts, store
-from coopnet.runs.failures import Lost
+from coopnet.runs import failures, records, store
+from coopnet.runs.failures import Unavailable
+from coopnet.runs.records import RECORD
 from coopnet.runs.store import Store
 from coopnet.runs.workspace import Workspace
 from coopnet.study import Run, Study, numerics
@@ -32,9 +33,10 @@ def show(workspace: Workspace, name: str) -> None:
     for column in ("run", "state", "differs from the defaults in", "key", "made"):
         table.add_column(column, no_wrap=column in ("run", "key"), overflow="fold")
     with remembered(workspace.stamps / name / "digests.json") as digests:
-        lost = failures.lost(workspace, plan)
+        unavailable = failures.unavailable(workspace, plan)
         states = {
-            run.name: state(workspace, plan, run, entries, digests, lost.get(place)) for place, run in plan.runs.items()
+            run.name: state(workspace, plan, run, entries, digests, unavailable.get(place))
+            for place, run in plan.runs.items()
         }
     for run in plan.runs.values():
         own = [f"{key}={value}" for key, value in _flat(run.row.decisive()) if plain.get(key) != value]
@@ -45,29 +47,32 @@ def show(workspace: Workspace, name: str) -> None:
 
 
 def state(
-    workspace: Workspace, plan: Study, run: Run, entries: Store, digests: Digests, lost: Lost | None = None
+    workspace: Workspace,
+    plan: Study,
+    run: Run,
+    entries: Store,
+    digests: Digests,
+    unavailable: Unavailable | None = None,
 ) -> str:
     """`finished`, `damaged` or `incomplete` and what, `in the store`, `failed` and why, `waiting` for a run that did.
 
     Else `resumable at epoch e of n`, `stale` and why, or `missing`.
     """
     record = workspace.run(plan, run) / "run.json"
-    problem = receipts.of_run(workspace, plan, run, digests)
+    problem = records.of_run(workspace, plan, run, digests)
     if problem is None:
         return "finished"
     stored = "; the store has it" if entries.finished(run.key) else ""
     if problem.kind == "damaged":
         return f"damaged: {problem.text}{stored}"
-    if files.look(record, "key") == run.key:
+    if files.read_field(record, "key") == run.key:
         return f"incomplete: {problem.text}{stored}"
     if stored:
         return "in the store"
-    if lost:
-        return lost.text
-    states = [files.look(path, "facts") for path in entries.unfinished(run.key).glob("*/state.json")]
-    epochs = [facts["epoch"] for facts in states if isinstance(facts, dict) and "epoch" in facts]
-    if epochs:
-        return f"resumable at epoch {max(epochs)} of {run.row.training.epochs}"
+    if unavailable:
+        return unavailable.text
+    if (epochs := entries.epochs_done(run.key)) is not None:
+        return f"resumable at epoch {epochs} of {run.row.training.epochs}"
     return f"stale: {'; '.join(reasons(run, files.read_json(record)))}" if record.is_file() else "missing"
 
 
@@ -88,13 +93,13 @@ def reasons(run: Run, record: Mapping[str, Any]) -> list[str]:
 def _made(run: Run, record: Path, entries: Store) -> str:
     """On which device it was made, and when, which only the store knows; nothing of a run that is not there."""
     stored = entries.folder(run.key)
-    made = [path for path in (record, stored / "run.json") if files.look(path, "key") == run.key]
+    made = [path for path in (record, stored / "run.json") if files.read_field(path, "key") == run.key]
     if not made:
         return "–"
-    device = files.look(made[0], "device")
+    device = files.read_field(made[0], "device")
     said = [str(device.get("name") or device.get("type"))] if isinstance(device, dict) else []
     if entries.finished(run.key):
-        said.append(f"{datetime.fromtimestamp((stored / store.MANIFEST).stat().st_mtime):%Y-%m-%d %H:%M}")
+        said.append(f"{datetime.fromtimestamp((stored / RECORD).stat().st_mtime):%Y-%m-%d %H:%M}")
     return ", ".join(said)
 
 
@@ -125,10 +130,10 @@ def collect_garbage(workspace: Workspace, *, remove: bool) -> None:
         if kind != "damaged" and folder.name in known:
             continue
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        first = files.look(folder / store.MANIFEST, "first_made_as") or "–"
+        what = _described(folder / RECORD)
         if not remove or _remove(entries, folder):
             total += size
-            table.add_row(str(first), folder.name, kind, decimal(size))
+            table.add_row(what, folder.name, kind, decimal(size))
     if not table.rows:
         print(f"Nothing to remove: everything in {entries.place} is referred to")
         return
@@ -136,11 +141,20 @@ def collect_garbage(workspace: Workspace, *, remove: bool) -> None:
     print(f"Removed {decimal(total)}" if remove else f"{decimal(total)}; `coopnet runs gc --yes` removes it")
 
 
+def _described(record: Path) -> str:
+    """What a run in the store is, in a few words; its name is not in its record, because several rows may share it."""
+    row, seed = files.read_field(record, "row"), files.read_field(record, "seed")
+    if not isinstance(row, dict):
+        return "–"
+    model, training = row["model"], row["training"]
+    return f"depth {model['depth']}, {model['branches']} branches, {training['epochs']} epochs, seed {seed}"
+
+
 def referred(workspace: Workspace) -> set[str]:
     """Keys of all runs of all studies, and of all results and checkpoints that lie in the workspace."""
     keys = {run.key for name in study.names(workspace.root) for run in study.load(workspace.root, name).everything()}
     records = workspace.root.glob("checkpoints/**/run.json")
-    return keys | {str(key) for path in records if (key := files.look(path, "key"))}
+    return keys | {str(key) for path in records if (key := files.read_field(path, "key"))}
 
 
 def _remove(entries: Store, folder: Path) -> bool:

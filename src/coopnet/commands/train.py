@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 from coopnet import study
 from coopnet.files.digests import Digests
 from coopnet.files.errors import CoopNetError, RecordingFailed, TrainingFailed
-from coopnet.runs import failures, leases, receipts, sources, store
+from coopnet.runs import failures, leases, records, sources, store
+from coopnet.runs.live import Pulse
 from coopnet.runs.store import Store
 from coopnet.runs.workspace import Workspace, targets
 from coopnet.study import Run, Study
@@ -112,9 +113,9 @@ def _without_training(workspace: Workspace, plan: Study, run: Run, runs: Store) 
         failures.clear(workspace, plan, run)
         log.info("%s: taken from the run store, nothing to train", run.name)
         return True
-    if receipts.of_run(workspace, plan, run, Digests()) is None:
+    if records.of_run(workspace, plan, run, Digests()) is None:
         failures.clear(workspace, plan, run)
-        runs.adopt(run.key, targets(workspace, plan, run), f"{plan.name}/{run.name}")
+        runs.adopt(run.key, targets(workspace, plan, run))
         log.info("%s: lies here finished, nothing to train", run.name)
         return True
     return False
@@ -159,6 +160,7 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
         runs.note("resumed" if epoch or done else "trained", run.key, name)
 
     progress, close = _progress(run.name, begun)
+    pulse = Pulse(progress, memory)
     try:
         with stop.listening(), _failing(workspace, plan, run):
             made = produce(
@@ -168,7 +170,7 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
                 ancestors=ancestors,
                 device_kind=plan.device,
                 memory=memory,
-                progress=progress,
+                progress=pulse,
                 stop=stop,
             )
     except Interrupted as interruption:
@@ -179,8 +181,9 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
     except CoopNetError as error:
         raise CoopNetError(f"{run.name}: {error}") from error
     finally:
+        pulse.close()
         close()
-    runs.add(run.key, made, {"first_made_as": name})
+    runs.add(run.key, made)
     runs.note("finished", run.key, name)
     shutil.rmtree(memory, ignore_errors=True)
     if _planned(study.load(workspace.root, plan.name), run).key != run.key:

@@ -1,7 +1,7 @@
 """What all runs of a study say, in four files: with the tables, all that claims and report are made from.
 
 records.json           the record of each run, and of each network at transfer, by name
-metrics.json           the metrics of each run; where it began with a transfer, those at transfer as `step0`
+metrics.json           the metrics of each run; where it began with a transfer, those at transfer as `at_transfer`
 scores.json            accuracies of each experiment at a glance, means over its seeds
 outcomes.safetensors   which test images each network gets right, as bits, `<experiment>/seed<k>/<network>`
 """
@@ -37,16 +37,16 @@ class RunFolder(NamedTuple):
 
 
 def metrics_of(run: RunFolder) -> dict[str, Any]:
-    """The metrics of a run; `step0` are those of the network at transfer, where it began with one.
+    """The metrics of a run; `at_transfer` are those of the network at transfer, where it began with one.
 
     Raises:
         CoopNetError: a file is missing or damaged.
     """
     metrics: dict[str, Any] = files.read_json(run.folder / "metrics.json")
     if run.at_transfer is not None:
-        metrics["step0"] = files.read_json(run.at_transfer / "metrics.json")["final"]
+        metrics["at_transfer"] = files.read_json(run.at_transfer / "metrics.json")["final"]
     elif _is_transfer(run):
-        metrics.setdefault("step0", metrics["final"])
+        metrics.setdefault("at_transfer", metrics["final"])
     return metrics
 
 
@@ -64,9 +64,9 @@ def outcomes_of(run: RunFolder) -> dict[str, np.ndarray]:
     """
     tensors = dict(_checked(run.folder))
     if run.at_transfer is not None:
-        tensors |= {"step0/ensemble": _checked(run.at_transfer)["final/ensemble"]}
+        tensors |= {"at_transfer/ensemble": _checked(run.at_transfer)["final/ensemble"]}
     elif _is_transfer(run):
-        tensors |= {"step0/ensemble": tensors["final/ensemble"]}
+        tensors |= {"at_transfer/ensemble": tensors["final/ensemble"]}
     return tensors
 
 

@@ -1,4 +1,4 @@
-"""Reading and writing files so that nothing half-written, and nothing damaged, is ever taken for a result."""
+"""Reading and writing files: writes are atomic, and damaged files are refused."""
 
 import contextlib
 import csv
@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 
 from coopnet.files.errors import CoopNetError
 
-if TYPE_CHECKING:  # a third of a second that a command which reads no tensors need not spend
+if TYPE_CHECKING:  # importing NumPy takes a third of a second, and not every command reads tensors
     import numpy as np
 
 SEAL = "seal"
@@ -31,24 +31,23 @@ SEAL = "seal"
 FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, copy on write
 
 LARGEST_JSON = 256 * 2**20
-"""Bytes. Ten times what a study of 10,000 runs writes into its largest JSON file (digests of all its files)."""
+"""Bytes. Ten times the largest JSON file of a study of 10,000 runs (digests of all its files)."""
 
 LARGEST_RECORD = 2**20
-"""Bytes. A record of one network or dataset has some 5 kB."""
+"""Bytes. A record of one network or dataset has about 5 kB."""
 
 LARGEST_HEADER = 16 * 2**20
-"""Bytes. A tensor takes about 100, so this is enough for a network of 150,000 tensors; safetensors would take 100 MB.
-"""
+"""Bytes. A tensor takes about 100, so this suffices for 150,000 tensors; safetensors itself would accept 100 MB."""
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path; on success it is flushed to disk and renamed over `path`.
 
-    What a process that was killed left of such a file is removed when the next one replaces `path`.
+    Temporary files left by a killed process are removed when the next one replaces `path`.
 
     Raises:
-        CoopNetError: the disk is full or the folder cannot be written; `path` is left as it was.
+        CoopNetError: the disk is full or the folder cannot be written; `path` is unchanged.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +56,7 @@ def replacing(path: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
-            temporary.chmod(0o666 & ~_umask())  # safetensors' 0600 would shut colleagues out of a shared store
+            temporary.chmod(0o666 & ~_umask())  # safetensors' 0600 would lock colleagues out of a shared store
             temporary.replace(path)
     except OSError as error:
         raise CoopNetError(f"cannot write {path}: {reason(error)}") from error
@@ -67,10 +66,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def scratch_beside(path: Path) -> Iterator[Path]:
-    """A folder beside `path` for what goes into it; it is removed in the end.
+    """A temporary folder beside `path`, removed at the end.
 
-    It is locked while its owner lives: one that can be locked was left by a process that died, and is removed by the
-    next one.
+    Its owner holds a lock on it. A folder that can be locked belonged to a process that died, and the next process
+    removes it.
     """
     prefix = f".{path.name}."  # dots keep unfinished files out of every glob
     for left in path.parent.glob(f"{glob.escape(prefix)}*/"):
@@ -85,20 +84,20 @@ def scratch_beside(path: Path) -> Iterator[Path]:
 
 
 def _own_folder(parent: Path, prefix: str) -> tuple[Path, int]:
-    """A new folder, and the descriptor that holds its lock."""
+    """Create a folder and lock it; return it and the descriptor that holds the lock."""
     while True:
         folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
         with contextlib.suppress(FileNotFoundError):
             handle = os.open(folder, os.O_RDONLY)
-            with contextlib.suppress(OSError):  # a file system without locks, where nobody removes another's folder
+            with contextlib.suppress(OSError):  # without locks in the file system, nobody removes another's folder
                 fcntl.flock(handle, fcntl.LOCK_EX)
-            if folder.is_dir():  # else it was taken for left behind before it was locked
+            if folder.is_dir():  # otherwise another process removed it before it was locked
                 return folder, handle
             os.close(handle)
 
 
 def _remove_if_left(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # its owner lives, or it is gone, or another user's
+    with contextlib.suppress(OSError):  # its owner lives, or it is gone, or it belongs to another user
         handle = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -114,14 +113,14 @@ def _umask() -> int:
 
 
 def reason(error: OSError) -> str:
-    """Why the system refused, in words for the user."""
+    """Why the system call failed, in words for the user."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full; free some space and run the same command again"
     return error.strerror or " ".join(str(error).split())
 
 
 def _system_error(error: SafetensorError) -> OSError:
-    """What the system told safetensors, which reports it as an error of its own type, the number in its text."""
+    """The system's error in one of safetensors' own type, which has the error number in its text."""
     number = re.search(r"\(os error (\d+)\)", str(error))
     return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
 
@@ -142,7 +141,7 @@ def read_json(path: Path, largest: int = LARGEST_JSON) -> Any:
 
     Args:
         path: of the file.
-        largest: bytes that it may have at most.
+        largest: bytes that the file may have at most.
 
     Raises:
         CoopNetError: the file is missing, unreadable, too large or not JSON.
@@ -163,10 +162,10 @@ def read_json(path: Path, largest: int = LARGEST_JSON) -> Any:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a regular file; anything else (a pipe, a device) might never come to an end.
+    """Bytes of a regular file; reading anything else (a pipe, a device) might never end.
 
     Raises:
-        OSError: there is none, or it is something else.
+        OSError: there is no such file, or it is not a regular one.
     """
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
@@ -177,20 +176,20 @@ def _size(path: Path) -> int:
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The same content with the SHA-256 of its text as `seal`, for records that nothing else has a digest of."""
+    """The same content with the SHA-256 of its text as `seal`, for records whose digest is stored nowhere else."""
     return {**content, SEAL: _seal(content)}
 
 
 def read_sealed(path: Path, largest: int = LARGEST_JSON) -> dict[str, Any]:
-    """Read what was written `sealed`, without its seal; a record that never had one is taken as it is.
+    """Read a record that was written `sealed`, and return it without its seal; a record without a seal is accepted.
 
     Raises:
-        CoopNetError: the file is missing, unreadable, not a JSON mapping, or not what was sealed.
+        CoopNetError: the file is missing, unreadable, not a JSON mapping, or does not match its seal.
     """
     content = read_json(path, largest)
     seal = content.pop(SEAL, None) if isinstance(content, dict) else None
     if not isinstance(content, dict) or seal not in (None, _seal(content)):
-        raise CoopNetError(f"{path} is damaged (not what was written); delete it and run again")
+        raise CoopNetError(f"{path} is damaged (it does not match its seal); delete it and run again")
     return content
 
 
@@ -198,8 +197,8 @@ def _seal(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def look(path: Path, field: str) -> Any:
-    """A field of a JSON mapping; None where the file is missing or damaged and that is as good as no file."""
+def read_field(path: Path, field: str) -> Any:
+    """A field of a JSON mapping; None if the file is missing or damaged, for callers that need no distinction."""
     try:
         content = read_json(path)
     except CoopNetError:
@@ -208,11 +207,11 @@ def look(path: Path, field: str) -> Any:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """Write rows as CSV, atomically; a column that a row lacks is an empty cell, floats keep all their digits.
+    """Write rows as CSV, atomically. Missing values are empty cells, and floats keep all their digits.
 
     Args:
         path: of the table.
-        rows: what each row says, by column.
+        rows: the values of each row, by column.
         columns: the header; by default all keys, in order of first appearance.
     """
     if columns is None:
@@ -238,7 +237,7 @@ def read_tensors(path: Path) -> "dict[str, np.ndarray]":
     """Read safetensors as NumPy arrays.
 
     Raises:
-        CoopNetError: the file is missing, unreadable, truncated, not safetensors, or has types that NumPy has not.
+        CoopNetError: the file is missing, unreadable, truncated, not safetensors, or has types that NumPy lacks.
     """
     import safetensors.numpy
 
@@ -247,7 +246,7 @@ def read_tensors(path: Path) -> "dict[str, np.ndarray]":
 
 
 class Pieces(NamedTuple):
-    """A tensor that is written some rows at a time: its type in safetensors' words (`U8` or `U16`), shape and rows."""
+    """A tensor that is written some rows at a time: its safetensors type (`U8` or `U16`), its shape and its rows."""
 
     kind: str
     shape: "list[int]"
@@ -255,12 +254,12 @@ class Pieces(NamedTuple):
 
 
 WIDTHS = {"U8": 1, "U16": 2}
-"""Bytes of a number, by safetensors' name of its type."""
+"""Bytes of a number, by safetensors type."""
 
 
 def write_pieces(path: Path, tensors: Mapping[str, Pieces]) -> None:
-    """Write tensors that need not fit into memory as safetensors, atomically; the bytes are those of the library."""
-    names = sorted(tensors, key=lambda name: (-WIDTHS[tensors[name].kind], name))  # as the library lays them out
+    """Write tensors larger than the memory as safetensors, atomically; the bytes equal those of the library."""
+    names = sorted(tensors, key=lambda name: (-WIDTHS[tensors[name].kind], name))  # as the library orders them
     header, end = {}, 0
     for name in names:
         begin, end = end, end + math.prod(tensors[name].shape) * WIDTHS[tensors[name].kind]
@@ -275,7 +274,7 @@ def write_pieces(path: Path, tensors: Mapping[str, Pieces]) -> None:
 
 
 def map_tensors(path: Path) -> "dict[str, np.ndarray]":
-    """Map the tensors of a safetensors file (`U8` or `U16`): the system reads what is looked at, and may forget it.
+    """Map the tensors of a safetensors file (`U8` or `U16`) into memory: pages are read when used and may be evicted.
 
     Raises:
         CoopNetError: the file is missing, unreadable, truncated, not safetensors, or has other types.
@@ -284,7 +283,7 @@ def map_tensors(path: Path) -> "dict[str, np.ndarray]":
     from safetensors import safe_open
 
     with reading_tensors(path):
-        with safe_open(path, framework="numpy") as checked:  # which refuses a header that does not fit the file
+        with safe_open(path, framework="numpy") as checked:  # this checks the header against the file
             names = list(checked.keys())
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -298,15 +297,15 @@ def map_tensors(path: Path) -> "dict[str, np.ndarray]":
 
 
 def read_ahead(array: "np.ndarray", rows: "np.ndarray") -> None:
-    """Ask the system for some rows of a mapped array at once; of an array in memory there is nothing to ask.
+    """Ask the system to read some rows of a mapped array at once; an array in memory needs nothing.
 
-    Otherwise it reads a row when it is looked at, and 128 kB around it. That gave 180 images/s of 12 kB each, at random
-    places of a file twice as large as the memory; this way there are 25,000.
+    Without this, the system reads a row when it is used, and 128 kB around it. That gave 180 images/s of 12 kB each at
+    random places of a file twice as large as the memory; read-ahead gives 25,000.
     """
     import numpy as np
 
     mapped = getattr(array, "_mmap", None)
-    if mapped is None or not hasattr(mapped, "madvise"):  # the latter where the system has no such call
+    if mapped is None or not hasattr(mapped, "madvise"):  # some systems have no madvise
         return
     first = array.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data
     mapped.madvise(mmap.MADV_RANDOM)
@@ -318,12 +317,12 @@ def read_ahead(array: "np.ndarray", rows: "np.ndarray") -> None:
 
 @contextlib.contextmanager
 def reading_tensors(path: Path) -> Iterator[None]:
-    """Name the file that safetensors cannot read.
+    """Name the file in errors of the safetensors reader.
 
     Raises:
-        CoopNetError: it is missing, unreadable, truncated, not safetensors, or has types that the reader has not.
+        CoopNetError: it is missing, unreadable, truncated, not safetensors, or has types that the reader lacks.
     """
-    check_header(path)  # opens it too: safetensors reports what the system says as an error without a number
+    check_header(path)  # it also opens the file, because safetensors reports system errors without their number
     try:
         yield
     except OSError as error:
@@ -333,10 +332,10 @@ def reading_tensors(path: Path) -> Iterator[None]:
 
 
 def check_header(path: Path) -> None:
-    """Refuse what cannot be safetensors before a reader takes memory for it.
+    """Refuse a file that cannot be safetensors, before a reader allocates memory for it.
 
     Raises:
-        CoopNetError: the file is missing or unreadable, or its header would not fit into it or be absurdly long.
+        CoopNetError: the file is missing or unreadable, or its header is longer than the file or than the limit.
     """
     try:
         size = _size(path)

@@ -1,8 +1,8 @@
-"""Reading files that come from elsewhere, in a process that the kernel stops when it takes too much.
+"""Reading untrusted files in a child process with limits on memory and time, which the kernel enforces.
 
-A pickle, a compressed page or an image of a few bytes can make its reader take any memory and any time, and no such
-reader promises otherwise. So the whole reading is done by a child that has limits and can write no file, and only
-plain bytes come back from it. Where the operating system has no such limits (other than Linux's), there are none.
+A pickle, a compressed page or an image of a few bytes can make its reader use any amount of memory and time, and the
+readers do not prevent it. So a child process does all the reading. It has limits, it cannot write files, and it returns
+plain bytes only. Only Linux has such limits; on other systems there are none.
 """
 
 import contextlib
@@ -23,18 +23,18 @@ MIB = 2**20
 
 
 def run(work: Callable[[], list[bytes]], path: Path | Callable[[], Path], *, memory: int, seconds: int) -> list[bytes]:
-    """Do some work on a file in a child process and return what it returns.
+    """Read a file in a child process, and return the result.
 
     Args:
         work: reads the file; may raise CoopNetError, which is raised here too.
-        path: the file or folder, for the messages; or what tells it once the work has ended.
-        memory: bytes that the child may take in addition to what this process has.
-        seconds: of processor time that it may take, all its threads together.
+        path: the file or folder, for messages; or a function that returns it after the work has ended.
+        memory: bytes that the child may use in addition to those of this process.
+        seconds: processor time that it may use, over all its threads.
 
     Raises:
-        CoopNetError: the file asks for more than that, or crashes its reader.
+        CoopNetError: the file needs more than that, or crashes its reader.
     """
-    # Forked, as importing PyTorch anew would take longer than the reading itself.
+    # The child is forked, because importing PyTorch again would take longer than the reading itself.
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_child, args=(work, sender, memory, seconds), daemon=True)
@@ -42,20 +42,20 @@ def run(work: Callable[[], list[bytes]], path: Path | Callable[[], Path], *, mem
         warnings.simplefilter("ignore", DeprecationWarning)
         child.start()
     sender.close()
-    said = []
+    parts = []
     try:
         with receiver, contextlib.suppress(EOFError):
             while True:
-                said.append(receiver.recv_bytes())
+                parts.append(receiver.recv_bytes())
     finally:
         if sys.exc_info()[0] is not None:
             child.kill()
         child.join()
     if not isinstance(path, Path):
         path = path()
-    match said:
-        case [b"done", *parts]:
-            return parts
+    match parts:
+        case [b"done", *result]:
+            return result
         case [b"refused", message]:
             raise CoopNetError(message.decode())
         case [b"too large"]:
@@ -65,16 +65,16 @@ def run(work: Callable[[], list[bytes]], path: Path | Callable[[], Path], *, mem
     if child.exitcode is not None and child.exitcode < 0:
         name = signal.Signals(-child.exitcode).name
         raise CoopNetError(f"{path} cannot be read: its reader was stopped by {name}; {_REMEDY}")
-    raise RuntimeError(f"the reader of {path} failed")  # a bug: the child has printed where
+    raise RuntimeError(f"the reader of {path} failed")  # a bug: the child has printed a traceback
 
 
-_REMEDY = "it is damaged or hostile: get it again from where it was published"
+_REMEDY = "it is damaged or hostile; get it again from its publisher"
 
 
 def _child(work: Callable[[], list[bytes]], sender: Connection, memory: int, seconds: int) -> None:
-    """What the child process does."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent tells of it
-    warnings.simplefilter("ignore")  # a refusal is one line
+    """The main function of the child process."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent reports the interrupt
+    warnings.simplefilter("ignore")  # an error message is one line
     try:
         _limit(memory, seconds)
         parts = [DONE, *work()]
@@ -82,7 +82,7 @@ def _child(work: Callable[[], list[bytes]], sender: Connection, memory: int, sec
         parts = [REFUSED, str(error).encode(errors="replace")]
     except MemoryError:
         parts = [TOO_LARGE]
-    except RuntimeError as error:  # what PyTorch makes of it
+    except RuntimeError as error:  # PyTorch's type for it
         if not out_of_memory(error):
             raise
         parts = [TOO_LARGE]
@@ -91,23 +91,23 @@ def _child(work: Callable[[], list[bytes]], sender: Connection, memory: int, sec
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out; PyTorch has no type for it."""
+    """Whether an exception means that memory ran out; PyTorch has no type for that."""
     return isinstance(error, MemoryError) or "allocate memory" in str(error) or "bad_alloc" in str(error)
 
 
 def _limit(memory: int, seconds: int) -> None:
-    """Limit this process for good."""
+    """Limit this process permanently."""
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_FSIZE, 0)
     _lower(resource.RLIMIT_CPU, seconds)
     statistics = Path("/proc/self/statm")
-    if statistics.is_file():  # Linux, where RLIMIT_DATA counts all private memory that can be written
+    if statistics.is_file():  # Linux, where RLIMIT_DATA counts all private writable memory
         pages = int(statistics.read_text().split()[5])
         _lower(resource.RLIMIT_DATA, pages * os.sysconf("SC_PAGE_SIZE") + memory)
 
 
 def _lower(kind: int, value: int) -> None:
-    """Lower a limit; one that is lower already stays."""
+    """Lower a limit; a limit that is already lower stays."""
     soft, hard = (limit for limit in resource.getrlimit(kind))
     if soft == resource.RLIM_INFINITY or value < soft:
         resource.setrlimit(kind, (value, hard))

@@ -1,4 +1,4 @@
-"""SHA-256 of many files, each computed once for as long as its size, dates and inode stay."""
+"""SHA-256 of many files; each is computed once and reused while the file's size, dates and inode stay the same."""
 
 import contextlib
 import os
@@ -10,10 +10,10 @@ from coopnet.files.errors import CoopNetError
 
 
 class Digests:
-    """Digests of files, remembered by path.
+    """A cache of file digests, by path.
 
     Args:
-        place: where they are remembered from one process to the next; None for nowhere.
+        place: file that keeps the cache between processes; None to keep it in memory only.
     """
 
     def __init__(self, place: Path | None = None):
@@ -22,7 +22,7 @@ class Digests:
         self.changed = False
 
     def __call__(self, path: Path) -> str | None:
-        """Hex SHA-256 of a file; None where there is no file that can be read."""
+        """Hex SHA-256 of a file; None if it cannot be read."""
         try:
             facts = self._facts(path)
         except OSError:
@@ -39,7 +39,7 @@ class Digests:
         return digest
 
     def date(self, path: Path) -> None:
-        """Give a file the date of now, without forgetting its digest."""
+        """Set a file's date to now and keep its digest in the cache."""
         digest = self(path)
         os.utime(path)
         if digest is not None:
@@ -47,14 +47,14 @@ class Digests:
             self.changed = True
 
     def save(self) -> None:
-        """Remember what was computed; of two processes that do so at once, one is remembered."""
+        """Write the cache; if two processes do so at once, one of the two versions is kept."""
         if self.place is not None and self.changed:
             files.write_json(self.place, self.known)
 
     def _remembered(self) -> dict[str, list[int | str]]:
         if self.place is None:
             return {}
-        with contextlib.suppress(CoopNetError):  # only memory: what is lost is computed again
+        with contextlib.suppress(CoopNetError):  # only a cache: lost digests are computed again
             content = files.read_json(self.place)
             if isinstance(content, dict):
                 return {path: entry for path, entry in content.items() if isinstance(entry, list)}
@@ -68,7 +68,7 @@ class Digests:
 
 @contextlib.contextmanager
 def remembered(place: Path) -> Iterator[Digests]:
-    """Digests that are remembered at `place` when all went well."""
+    """A cache of digests that is written to `place` if no error occurs."""
     digests = Digests(place)
     yield digests
     digests.save()

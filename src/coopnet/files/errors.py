@@ -1,20 +1,20 @@
-"""The one exception that a user is meant to see."""
+"""The exceptions that a user is meant to see."""
 
 
 class CoopNetError(Exception):
-    """Something the user can mend: the message names the thing and the remedy, in one line.
+    """An error that the user can fix: the message names its cause and the remedy in one line.
 
     The command line prints it without a traceback and exits with 1. Every other exception is a bug.
     """
 
 
 class TrainingFailed(CoopNetError):
-    """Training cannot go on as it is set up; the run is left unfinished, and said to have failed.
+    """Training cannot continue with these settings; the run stays unfinished and is recorded as failed.
 
     Attributes:
         kind: `diverged` or `out_of_memory`.
-        epoch: in which it happened, from 0; None outside of training.
-        step: of that epoch, from 1; None where it was no single step.
+        epoch: in which it happened, from 0; None outside training.
+        step: of that epoch, from 1; None if it was no single step.
     """
 
     def __init__(self, message: str, kind: str, epoch: int | None = None, step: int | None = None):
@@ -25,12 +25,12 @@ class TrainingFailed(CoopNetError):
 class RecordingFailed(CoopNetError):
     """A CUDA graph could not be recorded.
 
-    PyTorch's allocator may stay in the state of a recording after that, so this process cannot go on; a fresh one can,
-    in the next mode of `COOPNET_LAUNCH`.
+    PyTorch's allocator may then stay in its recording state, so this process cannot continue. A new process can, in the
+    next mode of `COOPNET_LAUNCH`.
 
     Attributes:
-        mode: that failed.
-        following: mode to go on in.
+        mode: the mode that failed.
+        following: the mode in which to continue.
     """
 
     def __init__(self, reason: str, mode: str, following: str):

@@ -1,4 +1,4 @@
-"""YAML from files that may be wrong, or mean harm: only ever data, and read with bounded memory and time."""
+"""Reading YAML that may be wrong or hostile: plain data only, with bounded memory and time."""
 
 from pathlib import Path
 from typing import Any
@@ -8,17 +8,17 @@ import yaml
 from coopnet.files.errors import CoopNetError
 
 LARGEST = 16 * 2**20
-"""Bytes of a file."""
+"""Most bytes of a file."""
 DEEPEST = 64
-"""Levels of nesting. The parser in C recurses: some ten thousand levels overflow its stack, and no exception tells."""
+"""Most levels of nesting. The C parser recurses: about ten thousand levels overflow its stack without an exception."""
 MOST = 1_000_000
-"""Values in a file when each alias counts as all that it stands for: a few lines of aliases can stand for billions."""
+"""Most values in a file, each alias counted in full: a few lines of aliases can expand to billions of values."""
 LONGEST = 10_000
-"""Characters of one value; PyYAML takes quadratic time for a long number."""
+"""Most characters of one value; PyYAML needs quadratic time for a long number."""
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # C where PyYAML has it
-    """YAML that refuses a key given twice, where PyYAML would keep the last, and numbers too long to be shown."""
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the C parser if PyYAML has it
+    """A loader that refuses duplicate keys (PyYAML would keep the last one) and numbers too long to print."""
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -35,7 +35,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 
 def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
     value: int = loader.construct_yaml_int(node)
-    str(value)  # raises where Python would refuse to show it in a message
+    str(value)  # raises if Python would refuse to print it in a message
     return value
 
 
@@ -56,7 +56,7 @@ def read(path: Path) -> Any:
     except OSError as error:
         raise CoopNetError(f"cannot read {path}: {error}; run this from the folder that holds it") from None
     if len(content) > LARGEST:
-        raise CoopNetError(f"{path} has more than {LARGEST:,} bytes; that is no file of settings, so put the right one")
+        raise CoopNetError(f"{path} has more than {LARGEST:,} bytes; too many for settings; check the path")
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -64,15 +64,15 @@ def read(path: Path) -> Any:
     try:
         _measure(text)
         return yaml.load(text, _Loader)
-    except Exception as error:  # beside YAMLError, PyYAML lets through what its conversions of scalars raise
+    except Exception as error:  # besides YAMLError, PyYAML raises any error of its scalar conversions
         raise CoopNetError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def _measure(text: str) -> None:
-    """Refuse what is too deep, too long or too much, from the parser's events: they come one by one, unexpanded."""
+    """Refuse YAML that is too deep, too long or too large, by its parser events, which do not expand aliases."""
     values, height = 0, 0
-    known: dict[str, tuple[int, int]] = {}  # of each anchor: how many values it stands for, and their height
-    opened: list[tuple[str | None, int, int]] = []  # collections: anchor, values before it, height of what stood before
+    known: dict[str, tuple[int, int]] = {}  # for each anchor: its number of values and their height
+    opened: list[tuple[str | None, int, int]] = []  # open collections: anchor, values before, height before
     for event in yaml.parse(text, _Loader):
         if isinstance(event, yaml.CollectionStartEvent):
             opened.append((event.anchor, values, height))
@@ -97,4 +97,4 @@ def _measure(text: str) -> None:
 
 
 def _beyond(event: yaml.Event, why: str) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=why, problem_mark=event.start_mark)  # type: ignore[arg-type]  # a Mark of C
+    return yaml.MarkedYAMLError(problem=why, problem_mark=event.start_mark)  # type: ignore[arg-type]  # a Mark of the C parser

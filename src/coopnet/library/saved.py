@@ -78,9 +78,8 @@ def write(
 ) -> None:
     """As `save`, of a network and its optimiser's state by name."""
     record = described(trained.network, preprocessing, class_names, facts)
-    files.write_json(
-        where / checkpoint.SAVED, record | {"files": checkpoint.write_network(where, trained.network, trained.slots)}
-    )
+    digests = checkpoint.write_network(where, trained.network, trained.optimizer_state)
+    files.write_json(where / checkpoint.SAVED, record | {"files": digests})
 
 
 def described(
@@ -153,7 +152,7 @@ def read(
     if not isinstance(record, dict) or "architecture" not in record or "files" not in record:
         raise CoopNetError(f"{folder} holds no record of a network; give a folder of coopnet.save")
     trained = checkpoint.read(folder, record, model=model, like=None if network is None else network.architecture)
-    return Saved(trained.network.eval(), trained.slots, record, folder)
+    return Saved(trained.network.eval(), trained.optimizer_state, record, folder)
 
 
 def _found(where: str | os.PathLike[str]) -> tuple[Path, Any]:

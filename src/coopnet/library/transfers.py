@@ -332,7 +332,7 @@ def _followed(
 ) -> Optimizer | None:
     if optimizer is None:
         return None
-    return follow(optimizer, dict(parent.named_parameters()), grown.network, plan, grown.slots)
+    return follow(optimizer, dict(parent.named_parameters()), grown.network, plan, grown.optimizer_state)
 
 
 CARRIED = "state carried over for copied tensors and rows, none for new ones"
@@ -419,7 +419,7 @@ def _joined(
         statement=statement,
         reference=f"the mean of the logits of the {len(networks)} networks",
         tensors=tensors,
-        optimizer=CARRIED if any(parent.slots for parent in parents) else "no state was there",
+        optimizer=CARRIED if any(parent.optimizer_state for parent in parents) else "no state was there",
         measured=measure(joined.network, networks, batches_of(images)),
     )
     return joined, receipt

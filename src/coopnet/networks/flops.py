@@ -85,8 +85,8 @@ def _loss(architecture: "Architecture | Backbone", outputs: Outputs, distillatio
     """The loss of a batch, whatever its labels and a teacher say."""
     images, classes = len(outputs.branches), architecture.classes
     labels = torch.zeros(images, dtype=torch.long)
-    lesson = torch.full((images, classes), 1 / classes)
-    return loss(outputs, labels, Teaching(distillation, architecture.gate != "none"), lesson).total
+    targets = torch.full((images, classes), 1 / classes)
+    return loss(outputs, labels, Teaching(distillation, architecture.gate != "none"), targets).total
 
 
 def _spare_the_compiler(counter: FlopCounterMode) -> None:

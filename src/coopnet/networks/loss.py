@@ -73,7 +73,7 @@ def loss(outputs: Outputs, labels: Tensor, teaching: Teaching, teacher: Tensor |
         case "mutual":
             return mutual_loss(outputs, labels, teaching)
     assert teacher is not None
-    return taught_loss(outputs, labels, teacher, teaching)
+    return distillation_loss(outputs, labels, teacher, teaching)
 
 
 def cooperative_loss(outputs: Outputs, labels: Tensor, teaching: Teaching) -> Loss:
@@ -103,7 +103,7 @@ def mutual_loss(outputs: Outputs, labels: Tensor, teaching: Teaching) -> Loss:
     return Loss(cross_entropy + teaching.weight * kl, cross_entropy, kl)
 
 
-def taught_loss(outputs: Outputs, labels: Tensor, teacher: Tensor, teaching: Teaching) -> Loss:
+def distillation_loss(outputs: Outputs, labels: Tensor, teacher: Tensor, teaching: Teaching) -> Loss:
     """A single branch and a teacher from outside.
 
     `soft_labels`: the cross-entropy against the teacher's probabilities, and no labels. `knowledge`: CE + r·T²·KL.
@@ -117,8 +117,8 @@ def taught_loss(outputs: Outputs, labels: Tensor, teacher: Tensor, teaching: Tea
     return Loss(total, cross_entropy, kl)
 
 
-def taught_by(outputs: Outputs, temperature: float) -> Tensor:
-    """What a teacher says, [N, C]: the gate-weighted mean of its branches' probabilities, softened by T."""
+def soft_targets(outputs: Outputs, temperature: float) -> Tensor:
+    """Targets [N, C] from a teacher: the gate-weighted mean of its branches' probabilities, softened by T."""
     return (outputs.gate.unsqueeze(2) * F.softmax(outputs.branches / temperature, dim=2)).sum(dim=1)
 
 

@@ -34,7 +34,7 @@ from coopnet.networks.transfer import (
     OptimizerState,
     Origin,
     TrainedNetwork,
-    empty_slots,
+    empty_optimizer_state,
     origins,
     transplant,
     with_gate,
@@ -178,13 +178,13 @@ def _alike(architecture: "Architecture | Backbone") -> dict[str, Any]:
 
 def _complete(parents: Sequence[TrainedNetwork]) -> list[TrainedNetwork]:
     """The parents, each with a gate and with every kind of optimiser state that any of them has."""
-    kinds: OptimizerState = dict(ChainMap(*(parent.slots for parent in parents)))
+    kinds: OptimizerState = dict(ChainMap(*(parent.optimizer_state for parent in parents)))
     family = []
     for parent in parents:
-        network, slots = with_gate(parent)
+        network, optimizer_state = with_gate(parent)
         network.to(_device(parent.network))  # `with_gate` builds on the CPU
-        zeros = empty_slots(network, kinds)
-        family.append(TrainedNetwork(network, {slot: zeros[slot] | slots.get(slot, {}) for slot in kinds}))
+        zeros = empty_optimizer_state(network, kinds)
+        family.append(TrainedNetwork(network, {slot: zeros[slot] | optimizer_state.get(slot, {}) for slot in kinds}))
     return family
 
 
@@ -197,7 +197,7 @@ def _assemble(
 ) -> TrainedNetwork:
     """A network of all branches and gate rows, on the first trunk or on all of them, and its optimiser state."""
     network = build(architecture, seed).to(_device(family[0].network))
-    slots = empty_slots(network, family[0].slots)
+    optimizer_state = empty_optimizer_state(network, family[0].optimizer_state)
     if network.gate is not None and gate_rows == "uniform":
         nn.init.zeros_(network.gate.norm.weight)
         nn.init.ones_(network.gate.norm.bias)
@@ -207,9 +207,9 @@ def _assemble(
     for b, parent in reversed(list(enumerate(family))):
         plan = inheritance(network, b, gate_rows)
         transplant(plan, parent.network.state_dict(), _as_read_by(b, network, network.state_dict()))
-        for slot, tensors in parent.slots.items():
-            transplant(plan, tensors, _as_read_by(b, network, slots[slot]))
-    return TrainedNetwork(network, slots)
+        for slot, tensors in parent.optimizer_state.items():
+            transplant(plan, tensors, _as_read_by(b, network, optimizer_state[slot]))
+    return TrainedNetwork(network, optimizer_state)
 
 
 def inheritance(network: CooperativeNetwork, b: int, gate_rows: str) -> dict[str, Origin]:
@@ -235,8 +235,8 @@ def _as_read_by(b: int, network: CooperativeNetwork, tensors: Mapping[str, Tenso
 def _average_trunks(family: Sequence[TrainedNetwork], merged: TrainedNetwork) -> None:
     """Set the trunk and its optimiser state to the mean of all parents'; integer counters stay as they are."""
     _average([parent.network.state_dict() for parent in family], merged.network.state_dict())
-    for slot, tensors in merged.slots.items():
-        _average([parent.slots[slot] for parent in family], tensors)
+    for slot, tensors in merged.optimizer_state.items():
+        _average([parent.optimizer_state[slot] for parent in family], tensors)
 
 
 def _average(donors: Sequence[Mapping[str, Tensor]], recipient: Mapping[str, Tensor]) -> None:
@@ -310,9 +310,9 @@ def permute(trained: TrainedNetwork, order: Mapping[str, Tensor]) -> TrainedNetw
         A network that computes the same, up to the rounding of sums in another order.
     """
     axes = permutations(trained.network.architecture)
-    network, slots = copy.deepcopy(trained)
+    network, optimizer_state = copy.deepcopy(trained)
     network.load_state_dict(_permuted(network.state_dict(), axes, order))
-    return TrainedNetwork(network, {slot: _permuted(tensors, axes, order) for slot, tensors in slots.items()})
+    return TrainedNetwork(network, {slot: _permuted(tensors, axes, order) for slot, tensors in optimizer_state.items()})
 
 
 def _permuted(
@@ -438,7 +438,7 @@ def _refit_branches(family: Sequence[TrainedNetwork], merged: TrainedNetwork, im
         weights = solve_convolution(like, _features_and_targets(family, old, images), ridge).chunk(len(branches))
         for b, (branch, weight) in enumerate(zip(branches, weights, strict=True), start=1):
             branch.get_parameter(f"{name}.weight").copy_(weight)
-            for tensors in merged.slots.values():
+            for tensors in merged.optimizer_state.values():
                 tensors[f"branches.{b}.{name}.weight"].zero_()
 
 

@@ -41,7 +41,7 @@ class TrainedNetwork(NamedTuple):
     """A network and its optimiser state, before or after a transfer."""
 
     network: CooperativeNetwork
-    slots: OptimizerState
+    optimizer_state: OptimizerState
 
 
 @dataclass(frozen=True)
@@ -88,18 +88,18 @@ def transplant(plan: Mapping[str, Origin], donor: Mapping[str, Tensor], recipien
                 target[row].copy_(source[source_row])
 
 
-def empty_slots(network: nn.Module, slots: OptimizerState) -> OptimizerState:
-    """State of the same kinds as `slots` for another network: zeros of each parameter's shape.
+def empty_optimizer_state(network: nn.Module, optimizer_state: OptimizerState) -> OptimizerState:
+    """State of the same kinds as `optimizer_state` for another network: zeros of each parameter's shape.
 
     A slot of scalars (Adam's step count) stays a slot of scalars.
     """
-    scalar = {slot: all(t.dim() == 0 for t in tensors.values()) for slot, tensors in slots.items()}
+    scalar = {slot: all(t.dim() == 0 for t in tensors.values()) for slot, tensors in optimizer_state.items()}
     return {
         slot: {
             name: torch.zeros(()) if scalar[slot] else torch.zeros_like(parameter)
             for name, parameter in network.named_parameters()
         }
-        for slot in slots
+        for slot in optimizer_state
     }
 
 
@@ -120,10 +120,10 @@ def with_gate(trained: TrainedNetwork) -> TrainedNetwork:
     )
     nn.init.zeros_(network.gate.norm.weight)
     nn.init.ones_(network.gate.norm.bias)
-    slots = empty_slots(network, trained.slots)
-    for slot, tensors in trained.slots.items():
-        transplant({name: Origin(name) for name in tensors}, tensors, slots[slot])
-    return TrainedNetwork(network, slots)
+    optimizer_state = empty_optimizer_state(network, trained.optimizer_state)
+    for slot, tensors in trained.optimizer_state.items():
+        transplant({name: Origin(name) for name in tensors}, tensors, optimizer_state[slot])
+    return TrainedNetwork(network, optimizer_state)
 
 
 def default_donors(branches: int, new: int) -> tuple[int, ...]:
@@ -187,9 +187,9 @@ def expand(
     network = build(replace(parent.network.architecture, branches=branches), seed)
     plan = origins(network, sources)
     transplant(plan, parent.network.state_dict(), network.state_dict())
-    slots = empty_slots(network, parent.slots)
-    for slot, tensors in parent.slots.items():
-        transplant(plan, tensors, slots[slot])
+    optimizer_state = empty_optimizer_state(network, parent.optimizer_state)
+    for slot, tensors in parent.optimizer_state.items():
+        transplant(plan, tensors, optimizer_state[slot])
 
     assert network.gate is not None
     if kind in ("zero_pad", "zero_output"):
@@ -206,7 +206,7 @@ def expand(
         network.gate.log_prior -= torch.tensor([math.log(copies[source]) for source in sources])
         perturb(list(network.branches)[before:], noise, seed)
     assert torch.isfinite(network.gate.log_prior).any(), "at least one branch is live"
-    return TrainedNetwork(network, slots)
+    return TrainedNetwork(network, optimizer_state)
 
 
 @torch.no_grad()

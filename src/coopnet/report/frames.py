@@ -24,9 +24,7 @@ PARTS = {
 }
 """Titles of the study's parts, in the order in which a report shows them."""
 
-FILES = {"transfer": "step0", "transfer_mean": "step0_mean"}
-"""Tables whose file has another name."""
-START = "step0"
+START = "at_transfer"
 """What tables call the stage right after the transfer, before any training."""
 
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
@@ -165,7 +163,7 @@ def dataset(row: Mapping[str, Any]) -> str:
 
 def source(name: str) -> str:
     """The file of a table."""
-    return f"{FILES.get(name, name)}.csv"
+    return f"{name}.csv"
 
 
 def load(folder: Path) -> Tables:

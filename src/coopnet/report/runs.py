@@ -212,7 +212,7 @@ def _check_metrics(metrics: Mapping[str, Any], record: Mapping[str, Any]) -> Non
     """Refuse another run's metrics, and anything but finite numbers: what could not be measured is no score."""
     if metrics["key"] != record["key"]:
         raise ValueError("metrics.json was computed for another run; `coopnet evaluate` it again")
-    for stage in [metrics["final"], *([metrics["step0"]] if metrics.get("step0") else [])]:
+    for stage in [metrics["final"], *([metrics["at_transfer"]] if metrics.get("at_transfer") else [])]:
         for block in [stage["test"], *([stage["validation"]] if stage.get("validation") else [])]:
             if int(block["images"]) < 1 or not block["branches"]:
                 raise ValueError("metrics.json counts no images or no branches")

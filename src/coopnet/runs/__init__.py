@@ -1,1 +1,1 @@
-"""One run's life: its record, the store, resuming, failures, GPUs, paths and provenance."""
+"""The life of one run: its record, the store, resuming, failures, GPUs, paths and provenance."""

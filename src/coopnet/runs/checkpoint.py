@@ -1,7 +1,7 @@
-"""A trained network on disk: weights and optimiser state as safetensors, and a JSON record of what they are.
+"""A trained network on disk: weights and optimiser state as safetensors, and a JSON record that describes them.
 
-No file of ours is ever unpickled. A checkpoint folder holds `model.safetensors`, `optimizer.safetensors` and
-`run.json`; the record names the architecture and the SHA-256 of both others.
+A checkpoint folder holds `model.safetensors`, `optimizer.safetensors` and `run.json`. The record has the architecture
+and the SHA-256 of both other files. No checkpoint of this project is ever unpickled.
 """
 
 from collections.abc import Mapping
@@ -23,9 +23,9 @@ from coopnet.study.settings import Model
 if TYPE_CHECKING:
     from coopnet.networks.backbone import Backbone
 
-WEIGHTS, SLOTS, RECORD = "model.safetensors", "optimizer.safetensors", "run.json"
+WEIGHTS, OPTIMIZER, RECORD = "model.safetensors", "optimizer.safetensors", "run.json"
 SAVED = "model.json"
-"""The record beside weights that no run has made: of an imported checkpoint, or of `coopnet.save`."""
+"""The record beside weights that no run of a study made: an imported checkpoint, or the output of `coopnet.save`."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -45,12 +45,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
 
 
-def write_network(folder: Path, network: CooperativeNetwork, slots: OptimizerState) -> dict[str, str]:
+def write_network(folder: Path, network: CooperativeNetwork, optimizer_state: OptimizerState) -> dict[str, str]:
     """Write weights and optimiser state; return the SHA-256 of each file by its name."""
     write_tensors(folder / WEIGHTS, network.state_dict())
-    flat = {f"{slot}/{name}": tensor for slot, tensors in slots.items() for name, tensor in tensors.items()}
-    write_tensors(folder / SLOTS, flat)
-    return {name: files.sha256(folder / name) for name in (WEIGHTS, SLOTS)}
+    flat = {f"{slot}/{name}": tensor for slot, tensors in optimizer_state.items() for name, tensor in tensors.items()}
+    write_tensors(folder / OPTIMIZER, flat)
+    return {name: files.sha256(folder / name) for name in (WEIGHTS, OPTIMIZER)}
 
 
 def read(
@@ -62,20 +62,20 @@ def read(
 ) -> TrainedNetwork:
     """Rebuild a network and its optimiser state.
 
-    Neither takes more memory than the files have, whatever the record says.
+    The arrays take no more memory than the files have, whatever the record says.
 
     Args:
         folder: holds the weights.
-        record: what they have to be: `architecture` and `files`.
-        model: for a network that was wrapped around somebody's own model: such a model.
-        like: instead of it, an architecture; refused if it is not that of the record.
+        record: describes them: `architecture` and `files`.
+        model: for a network that was built around a user's own model: such a model.
+        like: alternatively, an architecture; it is refused if the record has another one.
 
     Raises:
-        CoopNetError: a file is missing, damaged, or not the one that the record names; the record is damaged, or the
-            tensors are not those of its architecture, or not finite.
+        CoopNetError: a file is missing, damaged, or not the one in the record; the record is damaged; or the tensors
+            do not belong to its architecture or are not finite.
     """
     digests = record.get("files")
-    for name in (WEIGHTS, SLOTS):
+    for name in (WEIGHTS, OPTIMIZER):
         files.check_header(folder / name)
         if not isinstance(digests, Mapping) or files.sha256(folder / name) != digests.get(name):
             raise CoopNetError(
@@ -86,11 +86,11 @@ def read(
     try:
         network = _filled(_architecture(record["architecture"], model, like), tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]  # PyTorch may add where in its own source it noticed
+        reason = " ".join(str(error).split())[:300]  # PyTorch may add a location in its own source
         raise CoopNetError(
             f"{path} does not fit the architecture of its record: {reason}; delete the folder and make it again"
         ) from error
-    return TrainedNetwork(network, _slots(folder / SLOTS, network))
+    return TrainedNetwork(network, _optimizer_state(folder / OPTIMIZER, network))
 
 
 def _architecture(
@@ -99,10 +99,10 @@ def _architecture(
     """The architecture that a record describes.
 
     Raises:
-        TypeError, ValueError: there is no such network.
+        TypeError, ValueError: there is no network with this architecture.
     """
     if not isinstance(written, Mapping):
-        raise TypeError(f"it is a {type(written).__name__}, no mapping")
+        raise TypeError(f"it is a {type(written).__name__}, not a mapping")
     if like is not None:
         if like.to_dict() != dict(written):
             raise ValueError(f"it is {dict(written)}, not {like.to_dict()}")
@@ -114,16 +114,16 @@ def _architecture(
     known = {field.name: written[field.name] for field in fields(Architecture) if field.name in written}
     architecture = Architecture(**known)
     if type(architecture.classes) is not int or architecture.classes < 1:
-        raise ValueError(f"classes {architecture.classes!r} is no number of classes")
+        raise ValueError(f"classes {architecture.classes!r} is not a number of classes")
     Model.model_validate({name: value for name, value in known.items() if name != "classes"}, strict=True)
     return architecture
 
 
 def _filled(architecture: "Architecture | Backbone", tensors: Mapping[str, Tensor]) -> CooperativeNetwork:
-    """The network whose tensors these are, which own their memory.
+    """Build the network that these tensors belong to, with copies of them.
 
     Raises:
-        ValueError, RuntimeError: they are not those of a network of this architecture, or not finite.
+        ValueError, RuntimeError: they do not belong to this architecture, or are not finite.
     """
     if isinstance(architecture, Architecture):
         check_count(architecture, len(tensors))
@@ -136,27 +136,27 @@ def _filled(architecture: "Architecture | Backbone", tensors: Mapping[str, Tenso
             raise ValueError(f"{name} is {tensors[name].dtype} instead of {like.dtype}")
     network.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
     closed = {"gate.log_prior"}  # −∞ for a branch that is switched off
-    endless = [name for name, tensor in tensors.items() if name not in closed and not finite(tensor)]
-    if endless:
-        raise ValueError(f"{endless[0]} holds NaN or infinity")
+    infinite = [name for name, tensor in tensors.items() if name not in closed and not finite(tensor)]
+    if infinite:
+        raise ValueError(f"{infinite[0]} holds NaN or infinity")
     return network
 
 
-def _slots(path: Path, network: CooperativeNetwork) -> OptimizerState:
-    """The optimiser state in a file.
+def _optimizer_state(path: Path, network: CooperativeNetwork) -> OptimizerState:
+    """Read the optimiser state from a file.
 
     Raises:
-        CoopNetError: it is damaged, or not that of this network.
+        CoopNetError: the file is damaged, or belongs to another network.
     """
     parameters = dict(network.named_parameters())
-    slots: OptimizerState = {}
+    optimizer_state: OptimizerState = {}
     for name, tensor in read_tensors(path).items():
         slot, _, parameter = name.partition("/")
         like = parameters.get(parameter)
         if like is None or tensor.shape not in (like.shape, ()) or not tensor.is_floating_point() or not finite(tensor):
             raise CoopNetError(
-                f"{path} does not fit its network: {name} is no state of a parameter of it, or not finite; "
+                f"{path} does not fit its network: {name} is not the state of one of its parameters, or is not finite; "
                 "delete the folder and make it again"
             )
-        slots.setdefault(slot, {})[parameter] = tensor
-    return slots
+        optimizer_state.setdefault(slot, {})[parameter] = tensor
+    return optimizer_state

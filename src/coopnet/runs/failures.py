@@ -1,7 +1,7 @@
-"""Runs that failed: their training diverged, or the memory did not suffice.
+"""Runs that failed: their training diverged, or they ran out of memory.
 
-`coopnet train` leaves `failure.json` beside where the results of such a run would be. It counts for the very run whose
-key it has, until that run is finished: what the parameters, the source or the parents have become since may go well.
+`coopnet train` writes `failure.json` into the folder of such a run. The record counts only for the run key that it
+names, and only until that run is finished, because with changed parameters, source or parents the run may succeed.
 """
 
 import logging
@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Lost:
-    """A planned run that a study has to do without for now.
+class Unavailable:
+    """A planned run that has no results because it, or one of its ancestors, failed.
 
     Attributes:
-        run: which.
-        causes: the runs that failed: itself, or those that it descends from.
-        failure: what it left when it failed itself; None of one that needs a run that failed.
+        run: the run.
+        causes: the runs that failed: itself, or ancestors of it.
+        failure: its failure record if it failed itself; None if only an ancestor failed.
     """
 
     run: Run
@@ -33,26 +33,26 @@ class Lost:
 
     @property
     def kind(self) -> str:
-        """`diverged` or `out_of_memory` where it failed itself, else `waiting`."""
+        """`diverged` or `out_of_memory` if the run failed itself, otherwise `waiting`."""
         return str(self.failure["kind"]) if self.failure else "waiting"
 
     @property
     def short(self) -> str:
-        """In a few words: `one3/seed1 failed`, or `one3_grown/seed1 needs one3/seed1, which failed`."""
+        """A few words: `one3/seed1 failed`, or `one3_grown/seed1 needs one3/seed1, which failed`."""
         if self.failure:
             return f"{self.run.name} failed"
         return f"{self.run.name} needs {', '.join(run.name for run in self.causes)}, which failed"
 
     @property
     def text(self) -> str:
-        """In words, without a full stop: `failed: …`, or `waiting for one3/seed1, which failed`."""
+        """A phrase without a full stop: `failed: …`, or `waiting for one3/seed1, which failed`."""
         if self.failure:
             return f"failed: {self.failure['reason']}"
         return f"waiting for {', '.join(run.name for run in self.causes)}, which failed"
 
 
 def leave(workspace: Workspace, plan: Study, run: Run, error: TrainingFailed) -> None:
-    """Record that a run failed. Where even that cannot be written, the error alone has to do."""
+    """Record that a run failed. If the record cannot be written, log a warning and go on."""
     facts = {"key": run.key, "kind": error.kind, "reason": str(error), "epoch": error.epoch, "step": error.step}
     try:
         files.write_json(workspace.failure(plan, run), files.sealed(facts))
@@ -61,7 +61,7 @@ def leave(workspace: Workspace, plan: Study, run: Run, error: TrainingFailed) ->
 
 
 def clear(workspace: Workspace, plan: Study, run: Run) -> None:
-    """Forget that a run ever failed.
+    """Remove the failure record of a run.
 
     Raises:
         CoopNetError: the record cannot be removed.
@@ -73,24 +73,26 @@ def clear(workspace: Workspace, plan: Study, run: Run) -> None:
         raise CoopNetError(f"cannot remove {path}: {files.reason(error)}") from error
 
 
-def lost(workspace: Workspace, plan: Study) -> dict[tuple[str, int], Lost]:
-    """The runs that failed, and all that descends from them, by experiment and seed; empty where all went well.
+def unavailable(workspace: Workspace, plan: Study) -> dict[tuple[str, int], Unavailable]:
+    """The runs that failed and all their descendants, by experiment and seed.
 
-    A descendant counts as lost even where its own files lie there: without its parent's nothing can be said of it.
+    A descendant is unavailable even if its own files exist, because its results need those of its parent.
     """
-    found: dict[tuple[str, int], Lost] = {}
+    found: dict[tuple[str, int], Unavailable] = {}
     for place, run in plan.runs.items():  # parents come first
         above = [found[_place(parent)] for parent in run.parents if _place(parent) in found]
         if above:
-            found[place] = Lost(run, tuple({_place(cause): cause for one in above for cause in one.causes}.values()))
+            found[place] = Unavailable(
+                run, tuple({_place(cause): cause for one in above for cause in one.causes}.values())
+            )
         elif failure := (run.transfer and _failure(workspace, plan, run.transfer)) or _failure(workspace, plan, run):
-            found[place] = Lost(run, (run,), failure)
+            found[place] = Unavailable(run, (run,), failure)
     return found
 
 
-def said(lost: Mapping[tuple[str, int], Lost]) -> str:
-    """All of them in a line: `one3/seed1 (failed: …), one3_grown/seed1 (waiting for one3/seed1, which failed)`."""
-    return ", ".join(f"{one.run.name} ({one.text.rstrip('.')})" for one in lost.values())
+def describe(unavailable: Mapping[tuple[str, int], Unavailable]) -> str:
+    """All of them on one line: `one3/seed1 (failed: …), one3_grown/seed1 (waiting for one3/seed1, which failed)`."""
+    return ", ".join(f"{one.run.name} ({one.text.rstrip('.')})" for one in unavailable.values())
 
 
 def _place(run: Run) -> tuple[str, int]:
@@ -98,15 +100,15 @@ def _place(run: Run) -> tuple[str, int]:
 
 
 def _failure(workspace: Workspace, plan: Study, run: Run) -> dict[str, Any] | None:
-    """What a run left when it failed; None where it did not, or has been finished since."""
+    """The failure record of a run; None if it did not fail, or has been finished since."""
     path = workspace.failure(plan, run)
     if not path.exists():
         return None
     try:
         failure = files.read_sealed(path)
-        kept = failure["key"] == run.key
+        same_run = failure["key"] == run.key
     except (CoopNetError, KeyError):
-        log.warning("warning: %s is damaged and counts for nothing; make %s again", path, run.name)
+        log.warning("warning: %s is damaged and is ignored; run %s again", path, run.name)
         return None
-    finished = files.look(path.with_name("run.json"), "key") == run.key
-    return failure if kept and not finished else None
+    finished = files.read_field(path.with_name("run.json"), "key") == run.key
+    return failure if same_run and not finished else None

@@ -1,4 +1,4 @@
-"""From a planned run to its files: build the network, train it, run it over the images, write everything down."""
+"""From a planned run to its files: build the network, train it, compute its logits and write the files."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -37,21 +37,22 @@ def produce(
     """Train a run and write its files.
 
     Args:
-        run: what to do.
+        run: the planned run.
         arrays: canonical `train` and `test` images and labels.
-        class_names: in the order of the labels; for the record.
-        ancestors: folder and record of each checkpoint that it reads: its transfer, its parents, or the imported one.
+        class_names: in the order of the labels, for the record.
+        ancestors: folder and record of each checkpoint that the run reads: its transfer, its parents, or the imported
+            one.
         device_kind: `cpu` or `cuda`.
-        memory: the folder in which the run keeps its state, and in which its files are made.
-        progress: is told how it goes.
-        stop: is asked after every step for a reason to stop.
+        memory: the folder for the run's saved state and its new files.
+        progress: receives the progress of the training.
+        stop: called after every step; returns a reason to stop, or None.
 
     Returns:
         The folder with all files of the run, inside `memory`.
 
     Raises:
-        Interrupted: `stop` gave a reason; the state is saved.
-        CoopNetError: as `train`, or something that the run needs does not fit.
+        Interrupted: `stop` returned a reason; the state is saved.
+        CoopNetError: as for `train`, or an input of the run does not fit.
     """
     make_deterministic(run.threads)
     where = device.choose(device_kind)
@@ -77,11 +78,11 @@ def produce(
         teacher=teacher,
     )
     trained = train(task, ResumeFolder(memory, identity), progress, stop)
-    done = TrainedNetwork(trained.network, trained.slots)
+    done = TrainedNetwork(trained.network, trained.optimizer_state)
     checkpoint.write_tensors(made / "logits.safetensors", all_logits(done, splits))
     files.write_rows(made / "history.csv", trained.history)
     files.write_rows(made / "timing.csv", trained.timing)
-    checkpoint.write_network(made, done.network, done.slots)
+    checkpoint.write_network(made, done.network, done.optimizer_state)
     record = (
         {
             "architecture": done.network.architecture.to_dict(),
@@ -108,11 +109,11 @@ def produce(
 
 
 def descent(run: Run, sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a run's record says of the networks that it came from: keys, and digests of weights.
+    """The entries of a run's record about its ancestors: keys, and digests of weights.
 
     Args:
-        run: which.
-        sources: the records of the checkpoints that it reads.
+        run: the run.
+        sources: the records of the checkpoints that the run reads.
     """
     read = [{"key": one.get("key"), "digest": one["files"][checkpoint.WEIGHTS]} for one in sources]
     if run.transfer is None:
@@ -122,7 +123,7 @@ def descent(run: Run, sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def all_logits(trained: TrainedNetwork, splits: Mapping[str, Images]) -> dict[str, Tensor]:
-    """What a network says about the test and validation images, and the labels beside it.
+    """Logits, gate weights and labels of the test and validation images.
 
     Tensors are named `<split>/branches` [N, B, C], `/gate` [N, B] and `/labels` [N].
     """

@@ -1,8 +1,9 @@
-"""Which GPU of this machine a process may have to itself.
+"""Leases of GPUs: each process gets a GPU of this machine to itself.
 
-Snakemake counts GPUs and hands none out: with `--resources gpu=2` two runs start at once, and each would take the first
-device. So each process leases one, by binding a socket of a name that stands for it. Names of the abstract kind are
-seen by all users and clones of a machine, lie in no folder, and are given back by the kernel when the process dies.
+Snakemake counts GPUs but does not assign them: with `--resources gpu=2` two runs start at once, and each would use the
+first device. So each process leases one by binding a socket whose name stands for the device. Names in the abstract
+namespace are visible to all users and clones on a machine and need no folder, and the kernel frees them when the
+process dies.
 """
 
 import errno
@@ -20,34 +21,34 @@ log = logging.getLogger(__name__)
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 RUNS_PER_GPU = "COOPNET_RUNS_PER_GPU"
 PAUSE = 0.5
-"""Seconds between two looks for a free device."""
+"""Seconds between two attempts to find a free device."""
 
 
 def take(name: str, seconds: float = -1) -> bool:
-    """Lease a GPU for as long as this process lives, and let CUDA see no other; to be called before torch is imported.
+    """Lease a GPU until this process ends, and hide all others from CUDA; call this before torch is imported.
 
-    Where no GPU is known of, nothing is leased.
+    Nothing is leased if no GPU is found.
 
     Args:
         name: of the run, for messages.
-        seconds: how long to wait for a free one, -1 for ever.
+        seconds: how long to wait for a free one; -1 for no limit.
 
     Returns:
-        False if all were taken until then.
+        False if no GPU became free in that time.
 
     Raises:
-        CoopNetError: leases cannot be had here at all, or `COOPNET_RUNS_PER_GPU` is not a number.
+        CoopNetError: this machine does not support leases, or `COOPNET_RUNS_PER_GPU` is not a number.
     """
     slots, known = _slots(), _known()
     devices = visible(known)
     if not devices:
         return True
     end = time.monotonic() + seconds if seconds >= 0 else None
-    told = False
+    logged = False
     while (device := _free(devices, known, slots)) is None:
-        if not told:
+        if not logged:
             log.info("%s: every GPU here (%s) is leased to another run; waiting", name, ", ".join(devices))
-            told = True
+            logged = True
         if end is not None and time.monotonic() >= end:
             return False
         time.sleep(PAUSE)
@@ -57,7 +58,7 @@ def take(name: str, seconds: float = -1) -> bool:
 
 
 def visible(known: list[str]) -> list[str]:
-    """The devices that CUDA would see: what `CUDA_VISIBLE_DEVICES` names, up to what it cannot name; else all known."""
+    """The devices that CUDA sees: the valid entries of `CUDA_VISIBLE_DEVICES` before the first invalid one, or all."""
     if VISIBLE not in os.environ:
         return known
     named = [entry.strip() for entry in os.environ[VISIBLE].split(",")]
@@ -65,7 +66,7 @@ def visible(known: list[str]) -> list[str]:
 
 
 def _free(devices: list[str], known: list[str], slots: int) -> str | None:
-    """A device with a free slot, which is now leased; the emptiest first."""
+    """Lease a free slot, preferring devices with fewer leases, and return its device; None if there is none."""
     for slot in range(slots):
         for device in devices:
             if _bound(f"coopnet-gpu/{_identity(device, known)}/{slot}"):
@@ -74,9 +75,9 @@ def _free(devices: list[str], known: list[str], slots: int) -> str | None:
 
 
 def _identity(device: str, known: list[str]) -> str:
-    """One name of a device for all who use it: its UUID, if that can be found out.
+    """The name of a device that all processes agree on: its UUID, if that is known.
 
-    Slurm has already given a job its devices, and may count them from 0 in each job; they are shared out within it.
+    Slurm assigns devices to a job and may count them from 0 in each job, so leases inside a job have its id.
     """
     if device.isdecimal() and int(device) < len(known):
         device = known[int(device)]
@@ -87,7 +88,7 @@ def _identity(device: str, known: list[str]) -> str:
 
 
 def _known() -> list[str]:
-    """UUIDs of all GPUs, or of the parts of GPUs that are cut up; none without `nvidia-smi`."""
+    """UUIDs of all GPUs, or of their MIG partitions; an empty list without `nvidia-smi`."""
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
@@ -97,21 +98,21 @@ def _known() -> list[str]:
     uuids: list[str] = []
     for uuid in re.findall(r"\(UUID: ([^)]+)\)", listed.stdout):
         if uuid.startswith("MIG-") and uuids and not uuids[-1].startswith("MIG-"):
-            uuids.pop()  # a GPU that is cut up is listed before its parts, and cannot be used as a whole
+            uuids.pop()  # a partitioned GPU is listed before its partitions, and cannot be used as a whole
         uuids.append(uuid)
     return uuids
 
 
 def _slots() -> int:
-    """How many runs may share a device."""
+    """The number of runs that may share a device."""
     text = os.environ.get(RUNS_PER_GPU, "1")
     if not text.isdecimal() or int(text) < 1:
-        raise CoopNetError(f"{RUNS_PER_GPU} is {text!r}, which is no number of runs; set it to 1 or more")
+        raise CoopNetError(f"{RUNS_PER_GPU} is {text!r}, which is not a number of runs; set it to 1 or more")
     return int(text)
 
 
 def _bound(name: str) -> bool:
-    """Whether this process could bind a name; it then has it until it ends."""
+    """Bind a name until this process ends; False if another process has it."""
     lease = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         lease.bind(f"\0{name}")

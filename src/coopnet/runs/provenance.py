@@ -1,4 +1,4 @@
-"""What a result was made with: code, libraries and device. Recorded beside it, never part of its key."""
+"""Code, libraries and device behind a result. They are recorded beside it and are not part of its key."""
 
 import os
 import platform
@@ -13,14 +13,14 @@ from coopnet.files.errors import CoopNetError
 from coopnet.study import numerics
 
 LIBRARIES = ("torch", "numpy", "scipy", "safetensors")
-"""Those whose code computes a run's numbers."""
+"""The libraries whose code computes a run's numbers."""
 
 COMMIT = "COOPNET_COMMIT"
-"""Names the commit of source that was copied without its git repository."""
+"""Environment variable with the commit of source that was copied without its git repository."""
 
 
 def libraries() -> dict[str, str]:
-    """Versions, Python's included."""
+    """Versions of Python and of these libraries."""
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -31,23 +31,23 @@ def libraries() -> dict[str, str]:
 
 
 def source() -> str:
-    """Version of the numerics to the letter: of two that compute the same bits each is one of its own."""
+    """Version of exactly this source of the numerics, even where an earlier version computes the same bits."""
     return numerics.own_version()
 
 
 def code() -> dict[str, Any]:
-    """Version of the package, hash of the numerics' source, and the commit where the source is a git checkout.
+    """Version of the package, hash of the numerics' source, and the git commit of the source.
 
-    `modified` says whether the source differs from that commit; None where there is no git. There `COOPNET_COMMIT`
-    names the commit.
+    `modified` says whether the source differs from that commit; it is None without git. Without git the commit is read
+    from `COOPNET_COMMIT`.
 
     Raises:
-        CoopNetError: that is not the name of a commit.
+        CoopNetError: `COOPNET_COMMIT` is not a full commit hash.
     """
     source = Path(__file__).parent.parent
     commit = _git(source, "rev-parse", "HEAD") or os.environ.get(COMMIT)
     if commit and not re.fullmatch(r"[0-9a-f]{40}([0-9a-f]{24})?", commit):
-        raise CoopNetError(f"{COMMIT} is {commit[:100]!r}; set it to all hexadecimal digits of a commit")
+        raise CoopNetError(f"{COMMIT} is {commit[:100]!r}; set it to the full hexadecimal hash of a commit")
     changes = _git(source, "status", "--porcelain", "--", ".")
     return {
         "version": __version__,

@@ -1,4 +1,4 @@
-"""What an unfinished run keeps on disk so that it can continue, tied to one run key, one machine and one version."""
+"""The saved state with which an unfinished run continues, for one run key, machine and version."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ EVERY = "COOPNET_SAVE_SECONDS"
 
 
 def seconds_between_saves() -> float:
-    """Seconds after a save for which no other is begun, as `COOPNET_SAVE_SECONDS` says; 30 by default.
+    """Least number of seconds between two saves, from `COOPNET_SAVE_SECONDS`; 30 by default.
 
     Raises:
         CoopNetError: it is not a number of seconds.
@@ -39,17 +39,17 @@ def seconds_between_saves() -> float:
 
 
 class ResumeFolder:
-    """Two files that take turns, and an index that names the good one, replaced last.
+    """The saved state of a run: two files used in turn, and an index that names the valid one and is replaced last.
 
-    An epoch on a GPU takes about as long as a few saves, so states are written on a thread of their own, and one that
-    comes less than `COOPNET_SAVE_SECONDS` after the last writing waits in memory. `flush` writes what waits. With 0
-    every state is on disk when `save` returns.
+    An epoch on a GPU takes about as long as a few saves, so a separate thread writes the states. A state that comes
+    less than `COOPNET_SAVE_SECONDS` after the last write waits in memory; `flush` writes it. With 0, every state is on
+    disk when `save` returns.
 
-    State of another machine or version is not continued, since the bits that follow would be neither the one's nor
-    the other's. It is not touched either: each has a folder of its own, and whoever goes back there can continue.
+    A run does not continue from the state of another machine or version, because the resulting bits would belong to
+    neither. Such a state is kept: each identity has its own folder, so the run can continue there later.
 
     Attributes:
-        run: the folder of this run alone.
+        run: the folder of this run.
         identity: key, device, libraries and source.
         folder: the folder in `run` that belongs to this identity.
     """
@@ -63,15 +63,15 @@ class ResumeFolder:
         self.error: BaseException | None = None
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Tensors and facts of the last `save`, or None where there are none that may be used."""
+        """Tensors and facts of the last `save`; None if there are none that can be used."""
         index = self.folder / INDEX
         if not index.exists():
-            self._tell_of_others()
+            self._warn_of_others()
             return None
         try:
             saved = files.read_sealed(index)
             if _text(saved["identity"]) != _text(self.identity):
-                raise CoopNetError(f"{index} is that of another run, machine or version")
+                raise CoopNetError(f"{index} belongs to another run, machine or version")
             path = self.folder / saved["tensors"]
             if files.sha256(path) != saved["sha256"]:
                 raise CoopNetError(f"{path} is damaged")
@@ -82,16 +82,16 @@ class ResumeFolder:
         return tensors, saved["facts"]
 
     def save(self, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
-        """Replace what was saved before, now or a little later.
+        """Replace the saved state, now or a little later.
 
         Args:
-            tensors: on the CPU; nobody changes them any more.
-            facts: for JSON; its lists may grow later.
+            tensors: on the CPU; the caller must not change them afterwards.
+            facts: values for JSON; its lists may grow afterwards.
 
         Raises:
-            CoopNetError: the last writing failed.
+            CoopNetError: the previous write failed.
         """
-        self._look_after_thread(wait=False)
+        self._finish_thread(wait=False)
         self.waiting = tensors, {name: list(fact) if isinstance(fact, list) else fact for name, fact in facts.items()}
         if self.every == 0:
             self.flush()
@@ -101,18 +101,18 @@ class ResumeFolder:
             self.thread.start()
 
     def flush(self) -> None:
-        """Return when the state that was saved last is on disk.
+        """Return when the last saved state is on disk.
 
         Raises:
-            CoopNetError: it, or the one before, could not be written.
+            CoopNetError: this state or the one before could not be written.
         """
-        self._look_after_thread(wait=True)
+        self._finish_thread(wait=True)
         if self.waiting is not None:
             state, self.waiting = self.waiting, None
             self._write(*state)
 
-    def _look_after_thread(self, *, wait: bool) -> None:
-        """Put away a thread that has ended, and raise its error."""
+    def _finish_thread(self, *, wait: bool) -> None:
+        """Join a thread that has ended, and raise its error."""
         if self.thread is not None and (wait or not self.thread.is_alive()):
             self.thread.join()
             self.thread = None
@@ -127,17 +127,17 @@ class ResumeFolder:
             self.error = error
 
     def _write(self, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
-        """Replace what is on disk; a crash at any moment leaves the one or the other whole."""
+        """Replace the state on disk; after a crash at any moment either the old or the new state is intact."""
         index = self.folder / INDEX
         name = "b.safetensors" if self._last() == "a.safetensors" else "a.safetensors"
         checkpoint.write_tensors(self.folder / name, tensors)
         digest = files.sha256(self.folder / name)
         content = {"identity": self.identity, "tensors": name, "sha256": digest, "facts": facts}
-        # Not sorted: the order of a row's columns is that of the history.
+        # Keys are not sorted: the columns of the history keep the order of a row's keys.
         files.write_text(index, json.dumps(files.sealed(content), allow_nan=False))
         self.written = time.monotonic()
 
-    def _tell_of_others(self) -> None:
+    def _warn_of_others(self) -> None:
         for index in sorted(self.run.glob(f"*/{INDEX}")):
             try:
                 other = files.read_json(index)["identity"]
@@ -145,10 +145,10 @@ class ResumeFolder:
             except (CoopNetError, KeyError, TypeError):
                 continue
             details = "; ".join(f"{name} there {other[name]}, here {self.identity[name]}" for name in different)
-            log.warning("%s is of another machine or version (%s); this run starts over", index.parent, details)
+            log.warning("%s belongs to another machine or version (%s); this run starts over", index.parent, details)
 
     def _last(self) -> str | None:
-        """The tensors that the index names; None where it is missing or damaged, and nothing is worth keeping."""
+        """The tensor file that the index names; None if the index is missing or damaged, so that neither is needed."""
         try:
             name: str = files.read_json(self.folder / INDEX)["tensors"]
         except (CoopNetError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""What a run begins with: its images, its network, and a transfer or a teacher where it has one."""
+"""The start of a run: its images, its network, and its transfer or teacher if it has one."""
 
 import logging
 import math
@@ -30,13 +30,14 @@ Arrays = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """Canonical `train` and `test` images [N, S, S, 3] and labels [N]."""
 
 SHARE = 0.5
-"""Of the free memory of a device that images may take: networks need some, and moving images takes two thirds more."""
+"""Fraction of a device's free memory that images may use: networks need some, and copying images takes two thirds more.
+"""
 
 TRANSFER_BATCH = 500
 
 
 class Beginning(NamedTuple):
-    """A run before its first step: its network, how its log-prior opens, who teaches it from outside."""
+    """A run before its first step: its network, the opening of its log-prior, and its external teacher."""
 
     initial: TrainedNetwork
     opening: Opening | None = None
@@ -44,13 +45,13 @@ class Beginning(NamedTuple):
 
 
 def start(run: Run, ancestors: Sequence[TrainedNetwork], training: Images) -> Beginning:
-    """What a run begins with.
+    """Build the start of a run.
 
     Args:
-        run: what to do.
-        ancestors: the network at transfer where it has one; else its parents, in the order of its row, or the imported
-            checkpoint.
-        training: its training images, on the device where a transfer that looks at them is done.
+        run: the planned run.
+        ancestors: the network at transfer if the run has one; otherwise its parents in the order of its row, or the
+            imported checkpoint.
+        training: its training images; a transfer that uses them is computed on their device.
     """
     row = run.row
     if run.transfer is not None:
@@ -77,7 +78,7 @@ def start(run: Run, ancestors: Sequence[TrainedNetwork], training: Images) -> Be
 
 
 def join(run: Run, ancestors: Sequence[TrainedNetwork], training: Images, seed: int) -> TrainedNetwork:
-    """Several one-branch networks as one."""
+    """Join several one-branch networks into one."""
     how = run.row.start
     if isinstance(how, Combine):
         return combine(ancestors, gate=run.row.model.gate, gate_rows=how.gate_rows, seed=seed)
@@ -97,7 +98,7 @@ def join(run: Run, ancestors: Sequence[TrainedNetwork], training: Images, seed: 
 
 
 def some_images(training: Images, count: int | None, seed: int) -> Iterator[Tensor]:
-    """Training images as they are, [n, 3, S, S] in batches of about equal size; the same ones for the same seed."""
+    """Training images without augmentation, [n, 3, S, S], in batches of about equal size; determined by the seed."""
     order = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed))[:count]
     size = min(TRANSFER_BATCH, max(1, TRANSFER_BATCH * 32 * 32 // len(training.span) ** 2))
     for indices in order.to(training.labels.device).tensor_split(math.ceil(len(order) / size)):
@@ -105,14 +106,14 @@ def some_images(training: Images, count: int | None, seed: int) -> Iterator[Tens
 
 
 def grow(run: Run, parent: TrainedNetwork, seed: int) -> TrainedNetwork:
-    """One network with more branches."""
+    """Add branches to a network."""
     row = run.row
     options = {"donors": row.start.donors, "noise": row.start.noise} if isinstance(row.start, Split) else {}
     return expand(parent, row.model.branches, kind=row.start.kind, seed=seed, **options)  # type: ignore[arg-type]
 
 
 def opening(run: Run) -> Opening | None:
-    """How the log-prior of the new branches opens while the run is trained; None where it stays as it is."""
+    """How the log-prior of the new branches opens during training; None if it is constant."""
     start = run.row.start
     if not isinstance(start, Masked) or not start.opens:
         return None
@@ -140,7 +141,7 @@ def load_splits(run: Run, arrays: Arrays, where: torch.device) -> dict[str, Imag
 
 
 def fit_on(where: torch.device, counts: Sequence[int], run: Run) -> bool:
-    """Whether all images of a run may live on its device; it decides how fast a run is, and no bit of it."""
+    """Whether all images of a run fit on its device; the answer changes the speed and not the result."""
     side = run.dataset.size + 2 * padding(run.dataset.size)
     room = free_memory(where)
     if room is None or sum(counts) * side**2 * 3 <= SHARE * room:

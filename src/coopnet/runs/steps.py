@@ -1,9 +1,8 @@
-"""The steps of a study that train nothing: what each reads and writes, and which source decides what it writes.
+"""The steps of a study that train nothing: the inputs and outputs of each, and the source that decides its outputs.
 
-Both engines take these lists from here, and so do the commands that leave receipts (`receipts.py`). Of a run they name
-its two records, `run.json` and `metrics.json`: they are written last and hold the digests of its other files.
-What is made without runs that failed names other inputs than the engines plan with, so it stays stale until they are
-there.
+Both engines and the commands that write records (`records.py`) use these lists. Each run is represented by its two
+records, `run.json` and `metrics.json`: they are written last and hold the digests of its other files. Results made
+without failed runs have other inputs than the plan, so they stay stale until those runs succeed.
 """
 
 import functools
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from coopnet import files
-from coopnet.runs.failures import Lost
+from coopnet.runs.failures import Unavailable
 from coopnet.runs.workspace import EVALUATED, GATHERED, REPORT, TABLES, Workspace
 from coopnet.study import Run, Study, numerics
 
@@ -26,7 +25,7 @@ SOURCES = {
     "claims": ("claims", "commands/claims.py"),
     "reporting": ("report", "networks", "commands/report.py"),  # the tables count what networks cost
 }
-"""What the source of each kind consists of, below the package."""
+"""Files and folders of each kind of source, relative to the package."""
 
 
 @functools.cache
@@ -38,7 +37,7 @@ def fingerprint(kind: str) -> str:
 
 
 def _source_of(*places: Path) -> str:
-    """Fingerprint of Python files, and of the Python source and templates below folders, in hex."""
+    """Fingerprint of Python files, and of all Python source and templates in folders, in hex."""
     found = [path for place in places for path in ([place] if place.is_file() else sorted(place.rglob("*")))]
     return _digest(
         numerics.fingerprint(path.read_text(encoding="utf-8")) if path.suffix == ".py" else files.sha256(path)
@@ -56,13 +55,13 @@ class Step:
     """A command that computes files from files.
 
     Attributes:
-        name: what it is called in messages.
-        record: says what its outputs were made from, and lies beside them.
+        name: of the step, for messages.
+        record: the record beside its outputs, with its inputs' digests.
         source: the kind of source that decides its outputs.
-        inputs: what it reads.
-        outputs: what it writes.
-        words: fingerprint of what it takes from `params.yaml` and the overlay besides.
-        makers: names and records of the steps that made its inputs; the records know what these have to be.
+        inputs: files that it reads.
+        outputs: files that it writes.
+        words: fingerprint of what it reads from `params.yaml` and the overlay.
+        makers: names and records of the steps that made its inputs; the records have the inputs' digests.
         records: `run.json` of each run among its inputs.
     """
 
@@ -77,14 +76,14 @@ class Step:
 
 
 def command(name: str) -> str:
-    """What a user types to make a step."""
+    """The command line that makes a step."""
     study, verb, *run = name.removesuffix(" at transfer").split("/")
     options = ["--at-transfer"] if name.endswith(" at transfer") else []
     return " ".join(["coopnet", verb, study, *(part.removeprefix("seed") for part in run), *options])
 
 
 def evaluate(workspace: Workspace, plan: Study, run: Run) -> Step:
-    """Metrics and votes of a run, from its logits and its parents'."""
+    """Metrics and votes of a run, from its logits and those of its parents."""
     records = tuple(_record(workspace, plan, one) for one in (run, *run.parents))
     return Step(
         *_evaluation(workspace, plan, run),
@@ -95,26 +94,26 @@ def evaluate(workspace: Workspace, plan: Study, run: Run) -> Step:
     )
 
 
-def tables(workspace: Workspace, plan: Study, lost: Collection[Lost] = ()) -> Step:
-    """The tables of a study, if need be without the runs that are lost."""
+def tables(workspace: Workspace, plan: Study, unavailable: Collection[Unavailable] = ()) -> Step:
+    """The tables of a study, without runs that are unavailable."""
     rows: list[Any] = [[name, row.model_dump(mode="json")] for name, row in plan.experiments.items()]
     return Step(
         f"{plan.name}/tables",
         workspace.made(plan.name, "tables"),
         "reporting",
-        (workspace.published, *_records(workspace, plan, lost)),
+        (workspace.published, *_records(workspace, plan, unavailable)),
         (
             *(workspace.results(plan.name) / name for name in GATHERED),
             *(workspace.tables(plan.name) / name for name in (*TABLES, "timing.csv")),
         ),
         _digest([json.dumps([plan.title, plan.description, plan.device, plan.threads, rows], sort_keys=True)]),
-        makers=tuple(_evaluation(workspace, plan, run) for run in _there(plan, lost)),
-        records=tuple(_record(workspace, plan, run) for run in _there(plan, lost)),
+        makers=tuple(_evaluation(workspace, plan, run) for run in _available(plan, unavailable)),
+        records=tuple(_record(workspace, plan, run) for run in _available(plan, unavailable)),
     )
 
 
 def claims(workspace: Workspace, name: str) -> Step:
-    """The verdict of every claim on the study `name`, as far as its runs are there."""
+    """The verdict of every claim about the study `name`."""
     gathered = tuple(workspace.results(name) / file for file in ("metrics.json", "outcomes.safetensors"))
     compute = workspace.tables(name) / "compute.csv"
     inputs = (workspace.stated, compute, *gathered)
@@ -123,7 +122,7 @@ def claims(workspace: Workspace, name: str) -> Step:
 
 
 def report(workspace: Workspace, name: str) -> Step:
-    """Page and PDF of the study `name`."""
+    """The report of the study `name`: web page and PDF."""
     made_from = (*(workspace.tables(name) / table for table in TABLES), workspace.claims(name))
     made = tuple(workspace.report(name) / page for page in REPORT)
     makers = tuple(_maker(workspace, name, step) for step in ("tables", "claims"))
@@ -131,7 +130,7 @@ def report(workspace: Workspace, name: str) -> Step:
 
 
 def timing(workspace: Workspace, name: str) -> Step:
-    """The page of timings of the study `name`."""
+    """The timing page of the study `name`."""
     made_from = tuple(workspace.tables(name) / table for table in ("study.json", "timing.csv"))
     made = (workspace.report(name) / "timing.html",)
     record, makers = workspace.made(name, "timing"), (_maker(workspace, name, "tables"),)
@@ -139,14 +138,14 @@ def timing(workspace: Workspace, name: str) -> Step:
 
 
 def steps(workspace: Workspace, plan: Study) -> Iterator[Step]:
-    """All steps of a study, in an order in which each finds what it reads."""
+    """All steps of a study, each after the steps whose outputs it reads."""
     for run in plan.everything():
         yield evaluate(workspace, plan, run)
     yield from of_all_runs(workspace, plan)
 
 
 def of_all_runs(workspace: Workspace, plan: Study) -> Iterator[Step]:
-    """The steps that read what all runs of a study left, in an order in which each finds what it reads."""
+    """The steps that combine all runs of a study, each after the steps whose outputs it reads."""
     yield tables(workspace, plan)
     yield claims(workspace, plan.name)
     yield report(workspace, plan.name)
@@ -165,14 +164,14 @@ def _record(workspace: Workspace, plan: Study, run: Run) -> Path:
     return workspace.run(plan, run) / "run.json"
 
 
-def _records(workspace: Workspace, plan: Study, lost: Collection[Lost]) -> list[Path]:
-    """The records of all runs; of lost ones why they failed, where it was they that did."""
-    there = _there(plan, lost)
-    records = [workspace.run(plan, run) / name for run in there for name in ("metrics.json", "run.json")]
-    return records + [workspace.failure(plan, one.run) for one in lost if one.failure]
+def _records(workspace: Workspace, plan: Study, unavailable: Collection[Unavailable]) -> list[Path]:
+    """The records of all available runs, and the failure records of the runs that failed."""
+    available = _available(plan, unavailable)
+    records = [workspace.run(plan, run) / name for run in available for name in ("metrics.json", "run.json")]
+    return records + [workspace.failure(plan, one.run) for one in unavailable if one.failure]
 
 
-def _there(plan: Study, lost: Collection[Lost]) -> list[Run]:
-    """The runs, and the transfers they begin with, that are not lost."""
-    left_out = {(one.run.experiment, one.run.seed) for one in lost}  # not keys: rows that agree share one
+def _available(plan: Study, unavailable: Collection[Unavailable]) -> list[Run]:
+    """The runs with results, and their transfers."""
+    left_out = {(one.run.experiment, one.run.seed) for one in unavailable}  # not run keys: identical rows share one
     return [run for run in plan.everything() if (run.experiment, run.seed) not in left_out]

@@ -1,12 +1,12 @@
-"""The run store: finished runs by key, so that no run is ever trained twice, whoever asks for it.
+"""The run store: finished runs by key, so that no run is trained twice.
 
-    <store>/runs/<key>/         a finished run: manifest.json and the files that it lists with size and SHA-256
-    <store>/unfinished/<key>/   what an interrupted run needs to continue
-    <store>/locks/<key>.lock    held by the process that is on the run; the kernel drops it when that process dies
-    <store>/journal.jsonl       what was trained when and where: a line per event
+    <store>/runs/<key>/         a finished run: its record run.json and the files whose digests the record has
+    <store>/unfinished/<key>/   the state with which an interrupted run continues
+    <store>/locks/<key>.lock    held by the process that makes the run; the kernel releases it when that process dies
+    <store>/journal.jsonl       one line per event: what was trained when and where
 
-A finished run is copied into the workspace (sharing blocks where the file system can), never linked: damage done to
-an output must not reach the store.
+A finished run is copied into the workspace (sharing blocks where the file system can) and never linked, so that
+damage to an output cannot reach the store.
 """
 
 import configparser
@@ -24,20 +24,22 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from coopnet import files
+from coopnet.files.digests import Digests
 from coopnet.files.errors import CoopNetError
+from coopnet.runs import records
+from coopnet.runs.records import RECORD
 
 log = logging.getLogger(__name__)
 
 VARIABLE = "COOPNET_STORE"
-MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
 
 
 def default_place(root: Path) -> Path:
-    """Where the store of a workspace is: `$COOPNET_STORE`, else `coopnet-runs` in DVC's cache folder.
+    """The folder of a workspace's store: `$COOPNET_STORE`, else `coopnet-runs` in DVC's cache folder.
 
-    DVC's configuration is read from its files, local before shared. A temporary workspace of DVC's experiments has a
-    local configuration that points back to the cache, and a linked git worktree shares its main worktree's `.dvc`.
+    DVC's configuration files are read, local before shared. A temporary workspace of a DVC experiment has a local
+    configuration that points to the original cache, and a linked git worktree shares its main worktree's `.dvc`.
 
     Raises:
         CoopNetError: DVC's configuration cannot be read.
@@ -59,10 +61,10 @@ def default_place(root: Path) -> Path:
 
 
 def _main_worktree(root: Path) -> Path:
-    """The worktree that a linked one (`git worktree add`) belongs to; any other folder is its own."""
+    """The main worktree of a linked one (`git worktree add`); any other folder is returned unchanged."""
     link = root / ".git"
     if link.is_file():
-        git = root / link.read_text(encoding="utf-8").removeprefix("gitdir:").strip()  # git may write it relative
+        git = root / link.read_text(encoding="utf-8").removeprefix("gitdir:").strip()  # the path may be relative
         common = git / "commondir"
         if common.is_file():
             return (git / common.read_text(encoding="utf-8").strip()).resolve().parent
@@ -76,36 +78,30 @@ class Store:
         self.place = place
 
     def finished(self, key: str) -> bool:
-        """Whether that run is done, as far as a look at names and sizes tells."""
-        folder, listed = self._run(key), self._listed(key)
-        return listed is not None and all(
-            (folder / name).is_file() and (folder / name).stat().st_size == size for name, (size, _) in listed.items()
-        )
+        """Whether that run is finished: its record is readable and all files that it lists exist."""
+        listed = files.read_field(self._run(key) / RECORD, "files")
+        return isinstance(listed, dict) and all((self._run(key) / name).is_file() for name in listed)
 
     def unfinished(self, key: str) -> Path:
-        """The folder in which that run keeps what it needs to continue."""
+        """The folder for the state of that unfinished run."""
         return self.place / "unfinished" / key
 
+    def epochs_done(self, key: str) -> int | None:
+        """Epochs that an interrupted run has behind it, on the machine where it got furthest; None where none is."""
+        states = [files.read_field(path, "facts") for path in self.unfinished(key).glob("*/state.json")]
+        return max((facts["epoch"] for facts in states if isinstance(facts, dict) and "epoch" in facts), default=None)
+
     def lock(self, key: str) -> FileLock:
-        """The lock of a run, not yet taken; `flock`, so it is never left behind."""
+        """The lock of a run, not yet acquired. It uses `flock`, so it is never left behind."""
         path = self.place / "locks" / f"{key}.lock"
         with _writing(self.place):
             path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(path)
 
-    def add(self, key: str, folder: Path, facts: Mapping[str, Any]) -> None:
-        """Take in a finished run: `folder` becomes the entry in one step.
-
-        Args:
-            key: of the run.
-            folder: its files, on the file system of the store.
-            facts: words for a person who opens the manifest.
-        """
-        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-        listed = {n: {"size": (folder / n).stat().st_size, "sha256": files.sha256(folder / n)} for n in names}
-        files.write_json(folder / MANIFEST, files.sealed({"key": key, "files": listed} | dict(facts)))
+    def add(self, key: str, folder: Path) -> None:
+        """Move a finished run into the store in one step; `folder` must be on the store's file system."""
         target = self._run(key)
-        if target.exists():  # what was there could not be taken, or the run would not have been made again
+        if target.exists():  # the existing entry was unusable, otherwise the run would not have been made again
             self._set_aside(key)
         with _writing(self.place):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -116,48 +112,52 @@ class Store:
 
         Args:
             key: of the run.
-            targets: for each file of the entry, where it belongs.
+            targets: for each file of the entry, its path in the workspace.
 
         Returns:
-            Whether that worked. An entry that is damaged is set aside, so that the run is made again.
+            Whether that succeeded. A damaged entry is set aside, so that the run is made again.
         """
-        if not self._run(key).exists():
+        folder = self._run(key)
+        if not folder.exists():
             return False
-        listed = self._listed(key) or {}
-        damaged = [name for name, (_, digest) in listed.items() if not _is(self._run(key) / name, digest)]
-        damaged += [name for name in targets if name not in listed] if listed else [MANIFEST]
-        if damaged:
-            log.warning("%s in the run store is damaged; the run is made again", self._run(key) / damaged[0])
+        unreadable = [path for path in map(folder.joinpath, targets) if path.exists() and not os.access(path, os.R_OK)]
+        if unreadable:  # the files may be intact; only this user cannot read them
+            raise CoopNetError(
+                f"cannot read {unreadable[0]} of the run store: permission denied; let its owner make it readable, "
+                f"or set {VARIABLE} to a folder of your own"
+            )
+        problem = records.of_files({name: folder / name for name in targets}, key, "this run", Digests())
+        if problem:
+            log.warning("the run store is damaged: %s; the run is made again", problem.text)
             self._set_aside(key)
             return False
         for name, target in sorted(targets.items(), key=lambda item: item[0].endswith(".json")):  # records come last
-            if _is(target, listed[name][1]):
-                os.utime(target)  # else an engine that goes by dates would ask for it again and again
+            if target.is_file() and files.sha256(target) == files.sha256(folder / name):
+                os.utime(target)  # an engine that compares dates would otherwise request it each time
             else:
-                files.copy(self._run(key) / name, target)
+                files.copy(folder / name, target)
         return True
 
-    def adopt(self, key: str, sources: Mapping[str, Path], first_made_as: str) -> None:
-        """Take in a run that lies finished in a workspace, as `targets` of `take` would have it.
+    def adopt(self, key: str, sources: Mapping[str, Path]) -> None:
+        """Copy a finished run from a workspace into the store.
 
         Args:
             key: of the run.
-            sources: for each file of the entry, where it lies.
-            first_made_as: study and name of the run.
+            sources: for each file of the entry, its path in the workspace.
         """
         folder = self.unfinished(key) / "files"
         with _writing(self.place):
             shutil.rmtree(folder, ignore_errors=True)
         for name, source in sources.items():
             files.copy(source, folder / name)
-        self.add(key, folder, {"first_made_as": first_made_as})
+        self.add(key, folder)
         shutil.rmtree(self.unfinished(key), ignore_errors=True)
 
     def note(self, event: str, key: str, run: str) -> None:
         """Add a line to the journal.
 
         Args:
-            event: `trained` when a run begins with its first image, `resumed` when it continues, `finished` at its end.
+            event: `trained` when a run starts from its first image, `resumed` when it continues, `finished` at its end.
             key: of the run.
             run: its study and name.
         """
@@ -165,13 +165,24 @@ class Store:
         line = {"time": time, "event": event, "run": run, "key": key, "host": platform.node(), "pid": os.getpid()}
         with _writing(self.place):
             self.place.mkdir(parents=True, exist_ok=True)
-            # One short write, so lines never mix; what a full disk cut short stays a line of its own.
+            # One short write, so that lines never mix. A line that a full disk cut short is ended first.
             with (self.place / JOURNAL).open("ab+") as journal:
                 cut = journal.tell() and journal.seek(-1, os.SEEK_END) >= 0 and journal.read(1) != b"\n"
                 journal.write(b"\n" * bool(cut) + json.dumps(line).encode() + b"\n")
 
+    def journal(self) -> Iterator[dict[str, Any]]:
+        """The lines of the journal, the oldest first; what a full disk cut short is left out."""
+        try:
+            lines = (self.place / JOURNAL).read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                if isinstance(event := json.loads(line), dict):
+                    yield event
+
     def remove(self, folder: Path) -> None:
-        """Delete one of `folders`, whose lock is held."""
+        """Delete one of `folders`; the caller holds its lock."""
         with _writing(self.place):
             shutil.rmtree(folder)
 
@@ -180,23 +191,12 @@ class Store:
         return self._run(key)
 
     def folders(self) -> list[tuple[str, Path]]:
-        """All folders of runs, by key, and what each is: `finished`, `unfinished` or `damaged`."""
+        """The kind and path of each run's folder, sorted by key; a kind is `finished`, `unfinished` or `damaged`."""
         kinds = {"finished": "runs", "unfinished": "unfinished", "damaged": "damaged"}
         return [(kind, path) for kind, name in kinds.items() for path in sorted((self.place / name).glob("[!.]*"))]
 
     def _run(self, key: str) -> Path:
         return self.place / "runs" / key
-
-    def _listed(self, key: str) -> dict[str, tuple[int, str]] | None:
-        """Size and SHA-256 of each file of an entry as its manifest has them, None where it cannot be read."""
-        try:
-            manifest = files.read_sealed(self._run(key) / MANIFEST)
-            if manifest["key"] != key:  # of another run, with its files
-                return None
-            listed = manifest["files"]
-            return {name: (facts["size"], facts["sha256"]) for name, facts in listed.items()}
-        except (CoopNetError, KeyError, TypeError, AttributeError):
-            return None
 
     def _set_aside(self, key: str) -> None:
         aside = self.place / "damaged" / key
@@ -204,20 +204,6 @@ class Store:
             shutil.rmtree(aside, ignore_errors=True)
             aside.parent.mkdir(parents=True, exist_ok=True)
             self._run(key).rename(aside)
-
-
-def _is(path: Path, digest: str) -> bool:
-    """Whether a file is there and has that SHA-256; one that the disk does not give back has not.
-
-    Raises:
-        CoopNetError: this user may not read it, which says nothing about the file.
-    """
-    try:
-        return path.is_file() and files.sha256(path) == digest
-    except CoopNetError as error:
-        if isinstance(error.__cause__, PermissionError):
-            raise
-        return False
 
 
 @contextlib.contextmanager
@@ -232,15 +218,15 @@ def _writing(place: Path) -> Iterator[None]:
 
 
 def acquire(lock: FileLock, name: str, seconds: float = -1) -> bool:
-    """Take a run's lock, saying so when another process has it.
+    """Acquire a run's lock, with a log line if another process holds it.
 
     Args:
         lock: of the run.
         name: of the run, for the message.
-        seconds: how long to wait, -1 for ever.
+        seconds: how long to wait; -1 for no limit.
 
     Returns:
-        Whether it was to be had in that time.
+        Whether it was acquired in that time.
     """
     try:
         lock.acquire(timeout=0)

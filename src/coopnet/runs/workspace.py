@@ -1,4 +1,4 @@
-"""Where everything lies: the paths of the pipeline, relative to the folder with `params.yaml`."""
+"""The paths of the pipeline, relative to the folder with `params.yaml`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,58 +9,57 @@ MADE = (
     *("model.safetensors", "optimizer.safetensors", "logits.safetensors"),
     *("history.csv", "timing.csv", "run.json"),
 )
-"""The files of a run; its record `run.json` has the digests of the others, but for the wall-clock figures."""
+"""The files of a run; its record `run.json` has the digests of the others except `timing.csv`."""
 
 PREPARED = ("manifest.json", "test.safetensors", "train.safetensors")
-"""The canonical arrays of a dataset, and what they are."""
+"""The canonical arrays of a dataset, and their manifest."""
 
 EVALUATED = ("metrics.json", "votes.csv", "outcomes.safetensors")
-"""What is computed from a run's logits and its parents'."""
+"""The files that evaluation computes from the logits of a run and its parents."""
 
 TABLES = (
-    *("study.json", "runs.csv", "accuracy.csv", "step0.csv", "step0_mean.csv", "growth.csv", "growth_mean.csv"),
+    *("study.json", "runs.csv", "accuracy.csv", "transfer.csv", "transfer_mean.csv", "growth.csv", "growth_mean.csv"),
     *("merges.csv", "diversity.csv", "votes.csv", "votes_best.csv", "distillation.csv", "factors.csv", "history.csv"),
     *("provenance.csv", "compute.csv", "reliability.csv", "published.csv"),
 )
+"""The tables of a study. `timing.csv` beside them differs each time, and no other file depends on it."""
 
 GATHERED = ("records.json", "metrics.json", "scores.json", "outcomes.safetensors")
-"""What is gathered from all runs: their records, their metrics, their accuracies at a glance, and which test images
-each network gets right. With the tables it is all that claims and report are made from."""
-
-"""The tables of a study; `timing.csv` beside them is never the same twice, and nothing else depends on it."""
+"""What is gathered from all runs: records, metrics, accuracies, and which test images each network classifies
+correctly. Claims and report are made from these files and the tables."""
 
 REPORT = ("index.html", "report.pdf", "appendix.pdf", "report.md", "claims.md", "figures/overview.png")
-"""What a report consists of, its other figures apart."""
+"""The files of a report, except its other figures."""
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A checkout in which a study is made."""
+    """The folder with `params.yaml`, in which a study is made."""
 
     root: Path
 
     @property
     def published(self) -> Path:
-        """Published figures to compare with."""
+        """Published figures for comparison."""
         return self.root / "figures.yaml"
 
     @property
     def stated(self) -> Path:
-        """The claims to decide."""
+        """The claims to be decided."""
         return self.root / "claims.yaml"
 
     @property
     def stamps(self) -> Path:
-        """What this clone remembers: stamps for Snakemake, and digests of files by their dates."""
+        """Local state of this clone: stamps for Snakemake, and digests of files by their dates."""
         return self.root / ".stamps"
 
     def made(self, name: str, step: str) -> Path:
-        """What the outputs of a step of a study, `tables`, `claims`, `report` or `timing`, were made from."""
+        """The record of a step of a study: `tables`, `claims`, `report` or `timing`."""
         folder = self.results(name) if step in ("tables", "claims") else self.report(name)
         return folder / f"{step}.record.json"
 
     def raw(self, dataset: str) -> Path:
-        """Where the official download of a dataset is kept."""
+        """The folder of a dataset's official download."""
         return self.root / "data" / "raw" / dataset
 
     def prepared(self, dataset: str) -> Path:
@@ -80,11 +79,11 @@ class Workspace:
         return self.checkpoints(study.name, run.phase) / run.experiment / f"seed{run.seed}"
 
     def failure(self, study: Study, run: Run) -> Path:
-        """Why a run failed, if it did."""
+        """The failure record of a run."""
         return self.run(study, run) / "failure.json"
 
     def tables(self, name: str) -> Path:
-        """The tables that the report is made from."""
+        """The tables from which the report is made."""
         return self.results(name) / "tables"
 
     def claims(self, name: str) -> Path:
@@ -97,5 +96,5 @@ class Workspace:
 
 
 def targets(workspace: Workspace, study: Study, run: Run) -> dict[str, Path]:
-    """Where each file of a run's store entry belongs."""
+    """The workspace path of each file of a run's store entry."""
     return {name: workspace.run(study, run) / name for name in MADE}

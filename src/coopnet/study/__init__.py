@@ -1,6 +1,6 @@
-"""What a study is: the parameters, the rows they resolve to, the plan of runs and their keys.
+"""A study: its parameters, its rows, and the plan of runs and their keys.
 
-Pure and light: no torch, no results, so that a workflow engine can ask for it while it parses.
+This package imports no torch and reads no results, so a workflow engine can import it while it parses its rules.
 """
 
 from coopnet.study.load import FULL, checked_name, datasets, load, names, plain, read_yaml, rows

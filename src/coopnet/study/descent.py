@@ -1,4 +1,4 @@
-"""Which experiment may descend from which: no circles, and weights that fit."""
+"""Which experiment may descend from which: no cycles, and only from parents whose weights fit."""
 
 import graphlib
 from collections.abc import Mapping
@@ -8,11 +8,11 @@ from coopnet.files.errors import CoopNetError
 from coopnet.study.settings import GROWING, JOINING, Experiment
 
 GENERATIONS = 100
-"""Experiments, each a child of the one before, at most."""
+"""Longest allowed chain of experiments in which each is a child of the one before."""
 
 
 def check_circles(experiments: Mapping[str, Experiment], source: str) -> None:
-    """Refuse experiments that descend from themselves, or through more generations than anybody means."""
+    """Refuse experiments that descend from themselves, or through more than `GENERATIONS` generations."""
     try:
         order = list(
             graphlib.TopologicalSorter({name: row.parents for name, row in experiments.items()}).static_order()
@@ -28,15 +28,15 @@ def check_circles(experiments: Mapping[str, Experiment], source: str) -> None:
         if generation[name] > GENERATIONS:
             raise CoopNetError(
                 f"{source}: experiments.{name}.parents: {experiments[name].parents[0]!r} is {GENERATIONS} generations "
-                "down already; let it descend from an older one"
+                "deep already; choose an older parent"
             )
 
 
 def check_descent(child: Experiment, parent: Experiment, where: str) -> None:
-    """Refuse a child that its parent's weights do not fit."""
+    """Refuse a child whose parent has weights that do not fit it."""
     pairs: list[tuple[str, Any, Any]] = [("data.dataset", child.data.dataset, parent.data.dataset)]
     pairs += [("data.normalization", child.data.normalization, parent.data.normalization)]
-    if child.data.validation:  # else the parent would have learnt from the child's validation images
+    if child.data.validation:  # otherwise the parent may have been trained on the child's validation images
         pairs.append(("data.validation", child.data.validation, parent.data.validation))
         pairs.append(("data.split_seed", child.data.split_seed, parent.data.split_seed))
     if not child.taught:
@@ -46,10 +46,10 @@ def check_descent(child: Experiment, parent: Experiment, where: str) -> None:
         pairs += [(f"model.{field}", getattr(child.model, field), getattr(parent.model, field)) for field in fields]
     for field, own, other in pairs:
         if own != other:
-            raise CoopNetError(f"{where} has {field} {other}, its child {own}; they have to agree: give both the same")
+            raise CoopNetError(f"{where} has {field} {other}, its child {own}; both must have the same value")
     if child.start.kind in JOINING and parent.model.branches != 1:
         raise CoopNetError(
-            f"{where} has {parent.model.branches} branches; start {child.start.kind} takes networks of one branch"
+            f"{where} has {parent.model.branches} branches; start {child.start.kind} needs networks with one branch"
         )
     if child.start.kind in GROWING:
         if (parent.model.gate, parent.model.trunk) not in (("learned", "shared"), ("none", "shared")):
@@ -59,7 +59,7 @@ def check_descent(child: Experiment, parent: Experiment, where: str) -> None:
             )
         before, after = parent.model.branches, child.model.branches
         if after <= before:
-            raise CoopNetError(f"{where} has {before} branches; its child must have more, not {after}")
+            raise CoopNetError(f"{where} has {before} branches; its child needs more, not {after}")
         donors = getattr(child.start, "donors", None)
         if donors is not None and (len(donors) != after - before or not set(donors) <= set(range(1, before + 1))):
             raise CoopNetError(

@@ -1,4 +1,4 @@
-"""Reading a study: `params.yaml`, and the overlay that lies over it."""
+"""Reading a study: `params.yaml` and the overlay that changes it."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ from coopnet.study.settings import Experiment, Overlay, Parameters
 FULL = "full"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
 RESERVED = ("bench", "dvc")
-"""What would be a study's folder below `results/` and `dvc/` is another thing there."""
+"""Names that no study may have, because those folders below `results/` and `dvc/` hold something else."""
 RULE = f"small letters, digits, _ and -, at most 64, and none of {', '.join((FULL, *RESERVED))}"
 
 
@@ -51,19 +51,19 @@ def load(root: Path, name: str = FULL) -> Study:
 
 
 def datasets(root: Path) -> dict[str, Dataset]:
-    """All datasets of a workspace by name: those that come with the project, and what `params.yaml` describes.
+    """All datasets of a workspace by name: the project's own, and those that `params.yaml` describes.
 
     Raises:
-        CoopNetError: anything wrong with the file, its rows apart.
+        CoopNetError: anything wrong with the file, except in its rows.
     """
     path = root / "params.yaml"
-    if not path.is_file():  # what comes with the project can be prepared anywhere
+    if not path.is_file():  # the project's own datasets can be prepared anywhere
         return dict(DATASETS)
     return known_datasets(check(Parameters, read_yaml(path), path.name))
 
 
 def rows(root: Path) -> dict[str, Experiment]:
-    """All rows of `params.yaml`, whichever of them a study has.
+    """All rows of `params.yaml`, including those that no study uses.
 
     Raises:
         CoopNetError: anything wrong with the file.
@@ -72,7 +72,7 @@ def rows(root: Path) -> dict[str, Experiment]:
 
 
 def plain(root: Path, name: str) -> Experiment:
-    """What a row of a study is that says nothing by itself: the defaults, as the study has them."""
+    """The row of an experiment that sets nothing itself: the defaults of a study."""
     parameters, overlay, source = _read(root, name)
     content = merge(parameters.defaults | {"about": "defaults"}, overlay.every_experiment)
     row = check(Experiment, content, f"{source}: defaults", known_datasets(parameters))
@@ -83,7 +83,7 @@ def names(root: Path) -> list[str]:
     """All studies of a workspace: `full`, and its overlays.
 
     Raises:
-        CoopNetError: an overlay is called what no study can be called.
+        CoopNetError: the name of an overlay cannot be the name of a study.
     """
     overlays = sorted(path.stem for path in (root / "studies").glob("*.yaml") if path.name != "dvc.yaml")
     for name in overlays:
@@ -93,18 +93,18 @@ def names(root: Path) -> list[str]:
 
 
 def checked_name(name: str) -> str:
-    """The name of a study as somebody gave it, which becomes part of paths.
+    """Check the name of a study before it becomes part of a path, and return it.
 
     Raises:
-        CoopNetError: it cannot be one.
+        CoopNetError: it is not a valid name.
     """
     if not NAME.fullmatch(name):
-        raise CoopNetError(f"there is no study {short(repr(name))}: a name has {RULE}")
+        raise CoopNetError(f"there is no study {short(repr(name))}: a name must be {RULE}")
     return name
 
 
 def _read(root: Path, name: str) -> tuple[Parameters, Overlay, str]:
-    """`params.yaml`, what a study lays over it, and what to call the two in messages."""
+    """`params.yaml`, the overlay of a study, and the name of both for messages."""
     source = "params.yaml"
     parameters = check(Parameters, read_yaml(root / source), source)
     if name == FULL:
@@ -123,7 +123,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a mapping.
 
     Raises:
-        CoopNetError: the file is missing, is not YAML, is not a mapping, repeats a key or is beyond all bounds.
+        CoopNetError: the file is missing, is not YAML, is not a mapping, repeats a key or is too large.
     """
     content = yaml_files.read(path)
     if not isinstance(content, dict):

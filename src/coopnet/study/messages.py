@@ -1,4 +1,4 @@
-"""Validation of what somebody wrote, and what is wrong with it in one line: key, value and remedy."""
+"""Validation of user input, and error messages of one line that name key, value and remedy."""
 
 import difflib
 import functools
@@ -14,13 +14,13 @@ from coopnet.files.errors import CoopNetError
 
 Checked = TypeVar("Checked", bound=BaseModel)
 SHOWN = 5
-"""Mistakes told at once."""
+"""Number of mistakes that one message lists."""
 
 
 def check(model: type[Checked], content: Any, source: str, data: Mapping[str, Dataset] | None = None) -> Checked:
-    """Validate, turning pydantic's errors into one line that names key, value and remedy of each.
+    """Validate `content`; the error has one line that names key, value and remedy of each mistake.
 
-    `data` are the datasets that rows may name, those that come with the project by default.
+    `data` are the datasets that rows may name; the default is the project's own.
     """
     try:
         return model.model_validate(content, context={"datasets": DATASETS if data is None else data})
@@ -36,15 +36,15 @@ def _explain(model: type[BaseModel], content: Any, error: ValidationError) -> st
         beside = [str(other["loc"][-1]) for other in unknown if other["loc"][:-1] == one["loc"][:-1]]
         return one["type"] == "missing" and any(did_you_mean(word, [one["loc"][-1]]) for word in beside)
 
-    # A key that is missing may stand there misspelt; that is told, once and first.
-    wrong = unknown + [one for one in errors if one["type"] != "extra_forbidden" and not misspelt(one)]
-    told = [short(_told(model, content, one), 400) for one in wrong[:SHOWN]]
-    more = [f"{len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
-    return " — also: ".join(told + more)
+    # A missing key may be present but misspelt. It is then reported once, as an unknown key, before other mistakes.
+    mistakes = unknown + [one for one in errors if one["type"] != "extra_forbidden" and not misspelt(one)]
+    listed = [short(_describe(model, content, one), 400) for one in mistakes[:SHOWN]]
+    more = [f"{len(mistakes) - SHOWN} more"] if len(mistakes) > SHOWN else []
+    return " — also: ".join(listed + more)
 
 
-def _told(model: type[BaseModel], content: Any, error: Any) -> str:
-    """One of pydantic's errors in words."""
+def _describe(model: type[BaseModel], content: Any, error: Any) -> str:
+    """One line about one of pydantic's errors."""
     location = [str(part) for part in error["loc"] if part != "[key]"]
     where = _as_written(location, content)
     match error["type"]:
@@ -75,12 +75,12 @@ def _told(model: type[BaseModel], content: Any, error: Any) -> str:
 
 
 def short(text: str, most: int = 80) -> str:
-    """A text cut to `most` characters, for messages."""
+    """Shorten a text to at most `most` characters, for messages."""
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _as_written(location: list[str], content: Any) -> str:
-    """A location as the author of the file knows it: without the kinds that pydantic puts into it, on one line."""
+    """A location as it is written in the file: on one line, without the `kind` tags that pydantic adds."""
     path = []
     for part in location:
         if isinstance(content, Mapping) and part not in content and part == content.get("kind"):
@@ -123,7 +123,7 @@ def _tagged(schema: Mapping[str, Any], part: str) -> dict[str, Any] | None:
 
 
 def did_you_mean(word: str, known: Any) -> str:
-    """`; did you mean 'one3'?` for the nearest known name, in whatever case, or nothing."""
+    """`; did you mean 'one3'?` for the nearest known name, whatever its case; an empty string if none is near."""
     names = {str(name).lower(): str(name) for name in known}
     near = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.5)
     return f"; did you mean {names[near[0]]!r}?" if near else ""

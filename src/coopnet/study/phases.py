@@ -1,4 +1,4 @@
-"""The links of the method's chain: which of them makes a run, and which builds the network that it starts from."""
+"""The phases of the method: which phase trains a run, and which one builds its initial network."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ TRAINING = ("train_baseline", "train_one", "transfer", "expand", "merge", "ensem
 """The phases that make networks, in their usual order."""
 
 PHASES = ("prepare", *TRAINING, "tables", "claims", "report", "timing")
-"""All phases. A row may go on from any network, so nothing rests on their order."""
+"""All phases. A row may start from any network, so correctness does not depend on this order."""
 
 
 def of_run(row: Experiment, parents: Sequence[Experiment]) -> str:
-    """The phase that makes a run of this row, whose parents are those rows."""
+    """The phase that makes a run of this row, given the rows of its parents."""
     kind = row.start.kind
     if kind == "random":
         taught = bool(parents) or row.training.distillation.kind == "mutual"
@@ -25,7 +25,7 @@ def of_run(row: Experiment, parents: Sequence[Experiment]) -> str:
 
 
 def of_transfer(row: Experiment, parents: Sequence[Experiment]) -> str:
-    """The phase that builds the first weights of a run of this row out of its parents'."""
+    """The phase that builds the initial network of a run of this row from its parents."""
     if row.start.kind in GROWING:
         return "transfer" if parents[0].model.branches > 1 else "expand"
     plain = row.start.kind == "combine" and row.model.gate == "mean"
@@ -33,14 +33,14 @@ def of_transfer(row: Experiment, parents: Sequence[Experiment]) -> str:
 
 
 def begins_with_transfer(row: Experiment) -> bool:
-    """Whether a run of this row trains a network that a transfer built."""
+    """Whether a run of this row trains a network that was built by a transfer."""
     return row.start.kind in (*GROWING, *JOINING) and row.training.epochs > 0
 
 
 def untrained(row: Experiment) -> Experiment:
-    """The row of the transfer alone: what the network is at transfer, whatever its training will be.
+    """The row of the transfer alone: the network at transfer, without the training that follows.
 
-    Rows that differ in their training share it.
+    Rows that differ only in their training share it.
     """
     plain = {"epochs": 0, "optimizer": {"kind": "sgd", "lr": 1.0}}
     start = Masked(kind="masked", opens=False) if row.start.kind == "masked" else row.start

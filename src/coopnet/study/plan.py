@@ -1,4 +1,4 @@
-"""The plan of a study: its runs, who descends from whom, the phase and the key of each."""
+"""The plan of a study: its runs with their parents, phases and keys."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from coopnet.study.messages import did_you_mean
 from coopnet.study.settings import Experiment
 
 MOST_RUNS = 100_000
-"""Runs of a study, at most: generations of many parents each multiply, and who asks for more has mistyped."""
+"""Most runs that a study may have: many parents over several generations multiply, so more is a typing error."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,11 @@ class Run:
     """One experiment with one seed.
 
     Attributes:
-        phase: the link of the chain that makes it.
+        phase: the phase that makes it.
         key: hash of all that decides the result: resolved row, seed, threads, data, parents' keys, numerics' source.
-        dataset: what it learns from and is measured on.
-        transfer: the run that builds the network which this one trains on, out of the parents; None where there is
-            nothing to build.
-        at_transfer: whether this is such a run: a network right after its transfer.
+        dataset: the data for its training and evaluation.
+        transfer: the run that builds this run's initial network from the parents; None if nothing has to be built.
+        at_transfer: whether the run itself is such a transfer: a network right after its transfer, untrained.
     """
 
     experiment: str
@@ -50,13 +49,13 @@ class Run:
 
     @property
     def sources(self) -> tuple["Run", ...]:
-        """The runs whose checkpoints it reads: its transfer where it has one, else its parents."""
+        """The runs whose checkpoints it reads: its transfer if it has one, otherwise its parents."""
         return (self.transfer,) if self.transfer else self.parents
 
 
 @dataclass(frozen=True)
 class Study:
-    """All experiments × seeds of one parameter set; `data` are all datasets that it could name."""
+    """All experiments × seeds of one parameter set; `data` holds all datasets that its rows may name."""
 
     name: str
     title: str
@@ -68,10 +67,10 @@ class Study:
     data: dict[str, Dataset]
 
     def run(self, experiment: str, seed: int) -> Run:
-        """The run of that name.
+        """The run of this experiment and seed.
 
         Raises:
-            CoopNetError: there is none.
+            CoopNetError: there is no such run.
         """
         if experiment not in self.experiments:
             hint = did_you_mean(experiment, self.experiments)
@@ -82,14 +81,14 @@ class Study:
         return self.runs[experiment, seed]
 
     def everything(self) -> Iterator[Run]:
-        """All runs and the transfers that they begin with, each after what it is made from."""
+        """All runs and their transfers, each after the runs that it is made from."""
         for run in self.runs.values():
             if run.transfer:
                 yield run.transfer
             yield run
 
     def of_phase(self, phase: str) -> list[Run]:
-        """The runs, or transfers, that a phase makes."""
+        """The runs and transfers that a phase makes."""
         return [run for run in self.everything() if run.phase == phase]
 
     def seeds(self, experiment: str) -> list[int]:
@@ -109,10 +108,10 @@ def plan(
     source: str,
     data: Mapping[str, Dataset],
 ) -> dict[tuple[str, int], Run]:
-    """List all runs, parents before children. No experiment may descend from itself (`resolve` sees to that).
+    """List all runs, parents before children. `resolve` has already refused experiments that descend from themselves.
 
-    Replicate k of a row with m parents takes replicate m·k + j of its j-th parent (from 0), so no network serves two
-    replicates; a parent experiment has its own seeds and all that its children ask for.
+    Replicate k of a row with m parents uses replicate m·k + j of its j-th parent (counted from 0), so no two
+    replicates share a network. A parent experiment has its own seeds and all those that its children need.
     """
     runs: dict[tuple[str, int], Run] = {}
 
@@ -128,7 +127,7 @@ def plan(
         if len(runs) >= MOST_RUNS:
             raise CoopNetError(
                 f"{source}: experiments.{child}: the study has more than {MOST_RUNS:,} runs, with the "
-                f"replicates that children take of their parents; give fewer seeds than {len(seeds)}, or fewer parents"
+                f"replicates of parents that children need; set fewer seeds than {len(seeds)}, or fewer parents"
             )
         m = len(row.parents)
         parents = tuple(add(parent, m * seed + j, name) for j, parent in enumerate(row.parents))
@@ -153,14 +152,14 @@ def plan(
 
 
 def _instead(name: str, child: Experiment, imported: Experiment) -> str:
-    """What to do where an imported checkpoint would have to serve twice."""
+    """The remedy if an imported checkpoint would have to be used twice."""
     if len(child.parents) == 1:
         return f"set experiments.{name}.seeds: {imported.seeds}"
-    return "import a checkpoint for each place among its parents, with the seed that place asks for"
+    return "import one checkpoint for each of its parents, each with the seed that it needs"
 
 
 def run_key(row: Experiment, seed: int, threads: int, parents: tuple[Run, ...], root: Path, dataset: Dataset) -> str:
-    """Hash of all that decides a run's result, 32 hex digits. Names and words are not in it."""
+    """Hash of all that decides a run's result, 32 hex digits. Names and descriptions do not count."""
     decisive: dict[str, Any] = {
         "row": row.decisive(),
         "seed": seed,
@@ -179,12 +178,12 @@ def run_key(row: Experiment, seed: int, threads: int, parents: tuple[Run, ...], 
 
 
 def imported_record(folder: Path) -> dict[str, Any]:
-    """The record that `coopnet import` wrote beside its weights."""
+    """The record that `coopnet import` wrote beside the weights."""
     path = folder / "model.json"
     if not path.is_file():
         raise CoopNetError(
             f"{path} is missing: run `coopnet import CHECKPOINT --layout lan2018 --out {folder}` first, "
-            "or leave the row that starts from it out (`only` in an overlay)"
+            "or leave out the row that starts from it (`only` in an overlay)"
         )
     record = files.read_sealed(path, files.LARGEST_RECORD)
     parts = ("files", "architecture", "preprocessing")

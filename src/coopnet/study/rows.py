@@ -1,4 +1,4 @@
-"""The rows of a study: defaults, rows of `params.yaml` and an overlay, merged, checked and stretched in time."""
+"""The rows of a study: defaults, rows of `params.yaml` and an overlay are merged, checked and scaled in time."""
 
 import math
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from coopnet.study.settings import Experiment, OnTheFly, Overlay, Parameters, Pa
 
 
 def known_datasets(parameters: Parameters) -> dict[str, Dataset]:
-    """The same, of parameters that were read."""
+    """All datasets by name: the project's own, and those that the parameters describe."""
     return DATASETS | {name: row.dataset(name) for name, row in parameters.datasets.items()}
 
 
 def resolve(parameters: Parameters, overlay: Overlay, source: str) -> dict[str, Experiment]:
-    """Merge defaults, rows and overlay into full rows; check each, and who descends from whom."""
+    """Merge defaults, rows and overlay into full rows, and check each row and its parents."""
     for key in [*(overlay.only or []), *overlay.experiments]:
         if key not in parameters.experiments:
             hint = did_you_mean(key, parameters.experiments)
@@ -34,7 +34,7 @@ def resolve(parameters: Parameters, overlay: Overlay, source: str) -> dict[str, 
         experiments[name] = scale(experiment, overlay.time_scale)
     if not experiments:
         wanted = ", ".join(overlay.parts or ())
-        raise CoopNetError(f"{source}: params.yaml has no experiment of parts {wanted}; leave parts out, or add rows")
+        raise CoopNetError(f"{source}: params.yaml has no experiment of parts {wanted}; remove `parts`, or add rows")
     for name, experiment in experiments.items():
         for parent in experiment.parents:
             if parent not in experiments:
@@ -55,21 +55,21 @@ def _chosen(name: str, part: Any, overlay: Overlay) -> bool:
     """Whether an overlay keeps a row: by name, by part, or because it leaves nothing out."""
     if overlay.only is None and overlay.parts is None:
         return True
-    known = part in get_args(Part)  # else the row is kept, to be refused for it
+    known = part in get_args(Part)  # otherwise the row is kept, and its check refuses the part
     return not known or name in (overlay.only or []) or part in (overlay.parts or [])
 
 
 def _check_size(row: Experiment, dataset: Dataset, where: str) -> None:
-    """Refuse images that a network's strides would leave nothing of."""
+    """Refuse images so small that a network's strides leave no pixels."""
     if dataset.size < row.model.smallest:
         raise CoopNetError(
-            f"{where}.model.family: {row.model.family} takes images of {row.model.smallest} pixels or more a side, "
+            f"{where}.model.family: {row.model.family} needs images of at least {row.model.smallest} pixels a side, "
             f"not {dataset.size}; set datasets.{dataset.name}.size to that, or choose another family"
         )
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two mappings, key by key, the second winning; one that names its `kind` replaces the other whole."""
+    """Merge two mappings key by key; the second wins. A section with a different `kind` is replaced as a whole."""
     merged = dict(base)
     for key, value in over.items():
         known = merged.get(key)
@@ -85,9 +85,9 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def scale(experiment: Experiment, factor: float) -> Experiment:
-    """Stretch a row in time: epochs, milestones and ramp-up together, so that a short study still distils.
+    """Scale a row in time: epochs, milestones and ramp-up by one factor, so that a short study still distils.
 
-    The prior of `masked` opens at shares of the steps, so it scales by itself.
+    The prior of `masked` opens at fractions of the steps, so it needs no scaling.
     """
     if factor == 1:
         return experiment
@@ -99,7 +99,7 @@ def scale(experiment: Experiment, factor: float) -> Experiment:
     epochs = stretched(training.epochs) if training.epochs else 0
 
     def milestone(epoch: int) -> int:
-        # What is reached stays reached: rounding must not take the last drop of the learning rate away.
+        # A milestone that is reached must still be reached: rounding must not remove the last learning-rate drop.
         return stretched(epoch) if epoch >= training.epochs else min(stretched(epoch), max(1, epochs - 1))
 
     schedule, distillation = training.schedule, training.distillation

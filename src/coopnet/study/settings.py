@@ -1,4 +1,4 @@
-"""What `params.yaml` may say: one model per section, every key checked, nothing unknown let through."""
+"""The schema of `params.yaml`: one model per section; every key is checked and unknown keys are refused."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,46 +21,46 @@ from pydantic_core import PydanticCustomError
 from coopnet.data.datasets import DATASETS, USUAL_SIZE, Dataset
 
 LONGEST = 1_000_000
-"""Epochs; whoever asks for more has mistyped."""
+"""Most epochs that a setting accepts; more is a typing error."""
 LARGEST = 2**31 - 1
-"""Of all whole numbers: every library and every table takes it."""
+"""Largest integer that a setting accepts: every library and every table can store it."""
 
 
 class Section(BaseModel):
-    """A mapping of the file: immutable, without unknown keys, without NaN or infinities."""
+    """A section of the file: immutable, without unknown keys, NaN or infinities."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _number(value: Any) -> Any:
-    if isinstance(value, bool):  # Python would take it for 0 or 1
+    if isinstance(value, bool):  # Python treats it as 0 or 1
         raise ValueError(f"{str(value).lower()} is not a number (YAML reads yes, no, on and off as true or false)")
     return value
 
 
 def _words(text: str) -> str:
-    """One line of plain words, which a terminal, a page, a PDF and a spreadsheet all show as what they are."""
+    """One line of plain text that a terminal, a web page, a PDF and a spreadsheet all show unchanged."""
     text = " ".join(text.split())
     hidden = [character for character in text if not character.isprintable() and character not in JOINERS]
     if hidden:
-        raise ValueError(f"it holds the character U+{ord(hidden[0]):04X}, which nobody sees; remove it")
+        raise ValueError(f"it holds the character U+{ord(hidden[0]):04X}, which is invisible; remove it")
     if text.startswith(("=", "+", "-", "@")):
-        raise ValueError(f"it begins with {text[0]!r}, which spreadsheets take for a formula; begin with a word")
+        raise ValueError(f"it begins with {text[0]!r}, which spreadsheets read as a formula; begin with a word")
     return text
 
 
 def _folder(text: str) -> str:
-    """A folder below that of `params.yaml`."""
+    """A relative folder below the folder of `params.yaml`."""
     path = PurePosixPath(text)
     if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise ValueError(f"{text!r} does not lie below the folder of params.yaml; give its path from there, without ..")
+        raise ValueError(f"{text!r} is not below the folder of params.yaml; use a relative path without ..")
     if not all(part[0].isalnum() and all(c.isalnum() or c in "_.-" for c in part) for part in path.parts):
-        raise ValueError(f"{text!r} has signs other than letters, digits, _, . and -; rename the folder")
+        raise ValueError(f"{text!r} has characters other than letters, digits, _, . and -; rename the folder")
     return text
 
 
 JOINERS = "\u200c\u200d"
-"""Invisible, and needed to write some scripts."""
+"""Invisible characters that some scripts need."""
 
 Whole = Annotated[int, BeforeValidator(_number), Field(le=LARGEST)]
 Real = Annotated[float, BeforeValidator(_number)]
@@ -70,7 +70,7 @@ Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,63}$")]
 
 
 class HeldBack(Section):
-    """Which images become the test images, where there are none: a share of each class, chosen by a seed."""
+    """Which images become the test images if the data has none: a fraction of each class, chosen by a seed."""
 
     fraction: Real = Field(gt=0, lt=1, description="of all images, stratified")
     seed: Whole = Field(0, ge=0)
@@ -91,7 +91,7 @@ class Digests(Section):
 
 
 class Pinned(Section):
-    """What `coopnet prepare` has measured of a dataset; it prints this line. It is part of every run's key."""
+    """What `coopnet prepare` has measured of a dataset; it prints this section. It is part of every run's key."""
 
     classes: Whole = Field(ge=2, le=2**16)
     counts: Counts
@@ -101,18 +101,20 @@ class Pinned(Section):
 
 
 class Described(Section):
-    """A dataset that does not come with the project; or of one that comes unpinned (svhn), what was measured."""
+    """A dataset of one's own; or the measurements of a dataset that the project does not pin (svhn)."""
 
     source: Literal["folder", "parquet"] | None = Field(
         None, description="folder: one folder per class; parquet: shards in the Hugging Face layout"
     )
     path: Words | None = Field(
-        None, description="train/ and test/ with a folder per class, or one tree of classes, or the folder of shards"
+        None,
+        description="a folder: with train/ and test/, each with a folder per class; or with a folder per class; or "
+        "with the shards",
     )
-    size: Whole = Field(USUAL_SIZE, ge=4, le=1024, description="pixels of a side; images are brought to it")
+    size: Whole = Field(USUAL_SIZE, ge=4, le=1024, description="pixels of a side; images are resized to it")
     label: Words = Field("label", description="column of the labels in Parquet shards")
-    test: HeldBack | None = Field(None, description="null: there are test images")
-    pinned: Pinned | None = Field(None, description="null: not yet, and then nothing can be trained on it")
+    test: HeldBack | None = Field(None, description="null: the data has test images")
+    pinned: Pinned | None = Field(None, description="null: not measured yet; nothing can be trained on it")
 
     def dataset(self, name: str) -> Dataset:
         """The dataset of that name."""
@@ -138,7 +140,7 @@ class Described(Section):
 
 
 def _datasets(info: ValidationInfo) -> Mapping[str, Dataset]:
-    """The datasets that rows may name: what `params.yaml` describes, too, where it is the file that is checked."""
+    """The datasets that rows may name, including those that the checked `params.yaml` describes."""
     known: Mapping[str, Dataset] = (info.context or {}).get("datasets", DATASETS)
     return known
 
@@ -160,21 +162,21 @@ def _dataset(name: str, info: ValidationInfo) -> str:
 
 
 class Data(Section):
-    """What a run learns from and is measured on."""
+    """The data for a run's training and evaluation."""
 
     dataset: Annotated[str, AfterValidator(_dataset)] = Field(
-        description="digits, cifar10, cifar100, svhn, or one that is described in `datasets`"
+        description="digits, cifar10, cifar100, svhn, or one described in `datasets`"
     )
     validation: Whole = Field(0, ge=0, description="training images kept for validation, stratified and seeded")
     split_seed: Whole = Field(0, ge=0, description="seed of the validation split and of the training subset")
     training_subset: Whole | None = Field(None, ge=2, description="train on this many images, stratified; null: all")
     images: Whole | None = Field(
-        None, description="training images of a dataset that params.yaml pins; filled in from there, not to be set"
+        None, description="number of training images, filled in from `datasets` in params.yaml; do not set it"
     )
     augmentation: Literal["crop_flip", "none"] = "crop_flip"
     normalization: Literal["dataset", "lan2018"] = Field(
         "dataset",
-        description="constants of this dataset, or those of the published code (CIFAR-10's for both)",
+        description="mean and std of this dataset, or those of the published code (CIFAR-10's for both)",
     )
 
     @model_validator(mode="after")
@@ -192,7 +194,7 @@ class Data(Section):
 
     @model_serializer(mode="wrap")
     def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `images` where the project pins the dataset: the rows of the study are what they were."""
+        """Leave `images` out where the project pins the dataset, so that the run keys of its rows stay the same."""
         content: dict[str, Any] = handler(self)
         if self.images is None:
             del content["images"]
@@ -200,21 +202,21 @@ class Data(Section):
 
 
 WRAPPED = ("timm", "torchvision")
-"""Families whose networks come from a library, by name; they are cut in two at `split`."""
+"""Families whose networks come from a library, by name; the network is cut in two at `split`."""
 
 
 class Model(Section):
     """The network."""
 
     family: Literal["cifar_resnet", "resnet18", "timm", "torchvision"] = "cifar_resnet"
-    name: Words | None = Field(None, description="of a model of timm or torchvision, such as resnet18")
-    split: Words | None = Field(None, description="the module of it with which the branches begin, such as layer4")
+    name: Words | None = Field(None, description="name of a timm or torchvision model, such as resnet18")
+    split: Words | None = Field(None, description="the module at which the branches begin, such as layer4")
     depth: Whole = Field(32, le=10_000, description="6n+2 with basic blocks, 9n+2 with bottlenecks, 18 for resnet18")
     block: Literal["basic", "bottleneck"] = "basic"
     width: Whole = Field(16, ge=1, le=10_000, description="channels of the first stage")
     branches: Whole = Field(1, ge=1, le=1_000)
     gate: Literal["learned", "mean", "none"] = Field(
-        "learned", description="mean: all branches weigh the same; none: a plain network of one branch"
+        "learned", description="mean: all branches have the same weight; none: a plain network with one branch"
     )
     trunk: Literal["shared", "own"] = Field("shared", description="own: each branch has a trunk of its own")
 
@@ -235,7 +237,7 @@ class Model(Section):
         if self.gate == "none" and self.branches > 1:
             raise ValueError(f"{self.branches} branches need gate: learned or mean")
         if self.trunk == "own" and self.branches == 1:
-            raise ValueError("trunk: own needs at least 2 branches; a single branch has its trunk to itself anyway")
+            raise ValueError("trunk: own needs at least 2 branches; a single branch always has its own trunk")
         return self
 
     @property
@@ -245,12 +247,12 @@ class Model(Section):
 
     @property
     def smallest(self) -> int:
-        """Pixels of a side of the smallest images for which its strides leave something; 1 where nobody knows yet."""
+        """Smallest image side, in pixels, for which the strides leave a pixel; 1 if that is not known yet."""
         return {"cifar_resnet": 4, "resnet18": 8}.get(self.family, 1)
 
     @model_serializer(mode="wrap")
     def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what says nothing of such a network; the rows of the study are what they were."""
+        """Leave out fields that do not apply to such a network, so that the run keys of other rows stay the same."""
         content: dict[str, Any] = handler(self)
         idle = ("depth", "block", "width") if self.wrapped else ("name", "split")
         return {key: value for key, value in content.items() if key not in idle}
@@ -263,35 +265,35 @@ class Random(Section):
 
 
 class Continue(Section):
-    """The parent as it is, trained on with its optimiser state: the control."""
+    """The parent unchanged, trained on with its optimiser state: the control."""
 
     kind: Literal["continue"]
 
 
 class ZeroPad(Section):
-    """Fresh branches behind gate rows of zero: the published transfer code."""
+    """New branches behind gate rows of zero: the published transfer code."""
 
     kind: Literal["zero_pad"]
 
 
 class ZeroOutput(Section):
-    """As `zero_pad`, with zero classifiers: the published proof."""
+    """Like `zero_pad`, with classifiers of zero: the published proof."""
 
     kind: Literal["zero_output"]
 
 
 class Masked(Section):
-    """Fresh branches behind a log-prior of −∞ that opens during fine-tuning."""
+    """New branches behind a log-prior of −∞ that opens during fine-tuning."""
 
     kind: Literal["masked"]
-    opens: bool = Field(True, description="false: the prior stays closed for ever")
-    closed_until: Real = Field(0.4, ge=0, lt=1, description="share of the steps in which the prior stays closed")
-    open_from: Real = Field(0.6, ge=0, le=1, description="share of the steps after which it is fully open")
+    opens: bool = Field(True, description="false: the prior stays closed")
+    closed_until: Real = Field(0.4, ge=0, lt=1, description="fraction of the steps in which the prior stays closed")
+    open_from: Real = Field(0.6, ge=0, le=1, description="fraction of the steps after which it is fully open")
 
     @model_validator(mode="after")
     def _ordered(self) -> "Masked":
         if self.open_from < self.closed_until:
-            raise ValueError(f"open_from {self.open_from} lies before closed_until {self.closed_until}")
+            raise ValueError(f"open_from {self.open_from} is below closed_until {self.closed_until}")
         return self
 
 
@@ -304,7 +306,7 @@ class Split(Section):
 
 
 class Imported(Section):
-    """A checkpoint that `coopnet import` has brought in."""
+    """A checkpoint that `coopnet import` has converted."""
 
     kind: Literal["imported"]
     path: Annotated[str, AfterValidator(_folder)] = Field(
@@ -313,10 +315,10 @@ class Imported(Section):
 
 
 class Combine(Section):
-    """One-branch networks under one gate, each with its trunk; under `gate: mean` their plain logit ensemble."""
+    """One-branch networks under one gate, each with its own trunk; with `gate: mean`, their plain logit ensemble."""
 
     kind: Literal["combine"]
-    gate_rows: Literal["uniform", "parents"] = Field("uniform", description="parents: as published, copied from them")
+    gate_rows: Literal["uniform", "parents"] = Field("uniform", description="parents: copies of theirs, as published")
 
 
 class Merge(Section):
@@ -325,13 +327,14 @@ class Merge(Section):
     kind: Literal["merge"]
     trunk: Literal["first", "mean", "matched", "refit"] = Field(
         "refit",
-        description="the first network's; the mean of all, without or with matching of channels by permutation; "
-        "the first network's, with the convolutions that read it solved anew by least squares",
+        description="first: the first network's; mean: the mean of all; matched: their mean after channels are matched "
+        "by permutation; "
+        "refit: the first network's, with the convolutions that read it solved anew by least squares",
     )
-    reestimate: bool = Field(False, description="BatchNorm statistics measured anew; refit always does")
-    gate_rows: Literal["uniform", "parents"] = Field("uniform", description="parents: as published, copied from them")
+    reestimate: bool = Field(False, description="measure BatchNorm statistics again; refit always does")
+    gate_rows: Literal["uniform", "parents"] = Field("uniform", description="parents: copies of theirs, as published")
     images: Whole | None = Field(5000, ge=2, description="training images for statistics and regressions; null: all")
-    ridge: Real = Field(1e-4, ge=1e-10, description="of the regressions, relative to the features' mean square")
+    ridge: Real = Field(1e-4, ge=1e-10, description="penalty of the regressions, relative to features' mean square")
 
 
 Start = Annotated[
@@ -339,9 +342,9 @@ Start = Annotated[
     Field(discriminator="kind"),
 ]
 GROWING = ("zero_pad", "zero_output", "masked", "split")
-"""Surgery that adds branches to one network."""
+"""Transfers that add branches to one network."""
 JOINING = ("combine", "merge")
-"""Surgery that makes one network out of several."""
+"""Transfers that make one network from several."""
 
 
 class SGD(Section):
@@ -370,17 +373,17 @@ class Adam(Section):
 
 
 class GradientRatio(Section):
-    """A learning rate per module, by the ratio of the last module's mean absolute gradient to its own."""
+    """One learning rate per module, from the ratio of the last module's mean absolute gradient to its own."""
 
     every: Whole = Field(1, ge=1, le=LONGEST, description="steps between two updates of the factors")
     smoothing: Real = Field(0.0, ge=0, lt=1, description="s in f ← s·f + (1−s)·ratio")
-    lowest: Real = Field(0.1, gt=0, description="bound of the ratio")
-    highest: Real = Field(20.0, gt=0, description="bound of the ratio")
+    lowest: Real = Field(0.1, gt=0, description="lower bound of the ratio")
+    highest: Real = Field(20.0, gt=0, description="upper bound of the ratio")
 
     @model_validator(mode="after")
     def _ordered(self) -> "GradientRatio":
         if self.highest < self.lowest:
-            raise ValueError(f"highest {self.highest:g} lies below lowest {self.lowest:g}")
+            raise ValueError(f"highest {self.highest:g} is below lowest {self.lowest:g}")
         return self
 
 
@@ -394,33 +397,33 @@ class Schedule(Section):
     @model_validator(mode="after")
     def _ascending(self) -> "Schedule":
         if self.milestones != sorted(self.milestones):
-            raise ValueError(f"milestones {self.milestones} do not ascend")
+            raise ValueError(f"milestones {self.milestones} must be in ascending order")
         return self
 
 
 class OnTheFly(Section):
-    """ONE: the ensemble teaches the branches; without effect where there is no gate."""
+    """ONE: the ensemble teaches the branches. A network without a gate is not affected."""
 
     kind: Literal["on_the_fly"] = "on_the_fly"
     temperature: Real = Field(3.0, ge=0.01)
-    rampup: Real = Field(80, ge=0, le=LONGEST, description="R, in epochs; 0: full weight throughout")
+    rampup: Real = Field(80, ge=0, le=LONGEST, description="R, in epochs; 0: full weight from the start")
 
 
 class NoDistillation(Section):
-    """Branches and ensemble learn from the labels alone."""
+    """Branches and ensemble learn from the labels only."""
 
     kind: Literal["none"]
 
 
 class Mutual(Section):
-    """Deep mutual learning: labels, and every branch teaches every other."""
+    """Deep mutual learning: labels, and every branch teaches every other branch."""
 
     kind: Literal["mutual"]
     temperature: Real = Field(1.0, ge=0.01)
 
 
 class SoftLabels(Section):
-    """The probabilities of the parent, and no labels."""
+    """The parent's probabilities, without labels."""
 
     kind: Literal["soft_labels"]
     temperature: Real = Field(1.0, ge=0.01)
@@ -438,13 +441,13 @@ Distillation = Annotated[
     Field(discriminator="kind"),
 ]
 TAUGHT = ("soft_labels", "knowledge")
-"""Distillation whose teacher is the row's parent, which then gives no weights."""
+"""Kinds of distillation in which the row's parent is the teacher and provides no weights."""
 
 
 class Training(Section):
     """How a run is trained."""
 
-    epochs: Whole = Field(ge=0, le=LONGEST, description="0: the network right after its start, untrained")
+    epochs: Whole = Field(ge=0, le=LONGEST, description="0: the initial network, untrained")
     batch_size: Whole = Field(128, ge=2)
     optimizer: Annotated[SGD | Adam, Field(discriminator="kind")]
     schedule: Schedule = Schedule()
@@ -452,12 +455,12 @@ class Training(Section):
     selection: Literal["last", "best_validation"] = Field("last", description="which epoch's network is the result")
     precision: Literal["fp32", "bf16"] = "fp32"
     test_every: Whole = Field(
-        1, ge=1, description="epochs between two looks at the test images, for the curves; the last is always looked at"
+        1, ge=1, description="epochs between two evaluations on the test images, for the curves; the last is always one"
     )
 
 
 Part = Literal["foundation", "variants", "growth", "step2", "elsewhere", "distillation"]
-"""Of the study; the report and the overlays go by it."""
+"""Part of the study; the report and the overlays select rows by it."""
 
 
 class Experiment(Section):
@@ -467,10 +470,10 @@ class Experiment(Section):
     part: Part = "foundation"
     data: Data
     model: Model
-    parents: list[str] = Field([], description="whose weights it starts from; with start random its teacher")
+    parents: list[str] = Field([], description="experiments that give its weights; with start random its teacher")
     start: Start = Random()
     training: Training
-    seeds: list[Annotated[Whole, Field(ge=0)]] | None = Field(None, min_length=1, description="null: the study's")
+    seeds: list[Annotated[Whole, Field(ge=0)]] | None = Field(None, min_length=1, description="null: the study's seeds")
 
     @model_validator(mode="after")
     def _consistent(self) -> "Experiment":
@@ -481,13 +484,15 @@ class Experiment(Section):
         if distillation == "mutual" and (model.branches < 2 or model.gate != "mean"):
             raise ValueError(
                 "training.distillation mutual needs at least 2 branches, which teach each other, and model.gate mean, "
-                "since no gate learns beside them"
+                "since mutual learning trains no gate"
             )
         self._check_parents()
         if training.selection == "best_validation" and not self.data.validation:
             raise ValueError("training.selection best_validation needs data.validation above 0")
         if training.epochs == 0 and start == "random":
-            raise ValueError("training.epochs 0 leaves a random network; only networks with a past may stay untrained")
+            raise ValueError(
+                "training.epochs 0 leaves a random network; only networks made from trained ones may stay so"
+            )
         if training.epochs == 0 and isinstance(self.start, Masked) and self.start.opens:
             raise ValueError(
                 "training.epochs 0 never opens the prior of start masked; give it at least 1 epoch, or opens: false"
@@ -499,12 +504,12 @@ class Experiment(Section):
         return self
 
     def _check_parents(self) -> None:
-        """Refuse a number of parents, or a shape, that the start cannot use."""
+        """Refuse a number of parents or an architecture that the start cannot use."""
         start, model = self.start.kind, self.model
         if start in JOINING:
             if len(self.parents) < 2 or model.branches != len(self.parents):
                 raise ValueError(
-                    f"start {start} takes at least 2 parents and gives each a branch, "
+                    f"start {start} needs at least 2 parents and makes one branch of each, "
                     f"not {self.parents} with model.branches {model.branches}"
                 )
             wanted = "own" if start == "combine" else "shared"
@@ -519,17 +524,17 @@ class Experiment(Section):
             needed = int(self.training.distillation.kind in TAUGHT)
             why += f" with training.distillation {self.training.distillation.kind}"
         if len(self.parents) != needed:
-            raise ValueError(f"{why} takes {needed or 'no'} parent{'s' * (needed != 1)}, not {self.parents}")
+            raise ValueError(f"{why} needs {needed or 'no'} parent{'s' * (needed != 1)}, not {self.parents}")
         if start in GROWING and (model.gate, model.trunk) != ("learned", "shared"):
             raise ValueError(f"start {start} needs model.gate learned and model.trunk shared")
 
     @property
     def taught(self) -> bool:
-        """Whether its parent is its teacher, and gives it no weights."""
+        """Whether its parent is its teacher and provides no weights."""
         return self.start.kind == "random" and bool(self.parents)
 
     def decisive(self) -> dict[str, Any]:
-        """What of this row decides a run's result, as plain values: all but words, seeds and names of parents."""
+        """The part of this row that decides a run's result, as plain values: all but texts, seeds and parent names."""
         return self.model_dump(mode="json", exclude={"about", "part", "seeds", "parents"})
 
 
@@ -540,21 +545,23 @@ class Parameters(Section):
     description: Words = ""
     device: Literal["cpu", "cuda"]
     threads: Whole = Field(
-        ge=1, le=1_024, description="CPU threads of each run; it decides bits, so it is not the scheduler's"
+        ge=1,
+        le=1_024,
+        description="CPU threads of each run; a result's bits depend on it, so the scheduler must not choose it",
     )
     seeds: list[Annotated[Whole, Field(ge=0)]] = Field(min_length=1)
-    defaults: dict[str, Any] = Field({}, description="merged under every experiment")
-    datasets: dict[Name, Described] = Field({}, description="data of one's own, and what was measured of svhn")
+    defaults: dict[str, Any] = Field({}, description="defaults of every experiment")
+    datasets: dict[Name, Described] = Field({}, description="your own datasets, and the measurements of svhn")
     experiments: dict[Name, dict[str, Any]] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _described(self) -> "Parameters":
         for name, row in self.datasets.items():
-            said = sorted(row.model_fields_set - {"pinned"})
+            described = sorted(row.model_fields_set - {"pinned"})
             if name in DATASETS and not DATASETS[name].measured:
-                raise ValueError(f"datasets.{name} comes with the project, which pins it; give yours another name")
-            if name in DATASETS and said:
-                raise ValueError(f"datasets.{name}.{said[0]}: {name} comes with the project; only pinned is open")
+                raise ValueError(f"datasets.{name} is the project's own dataset; give yours another name")
+            if name in DATASETS and described:
+                raise ValueError(f"datasets.{name}.{described[0]}: {name} is the project's own; only pinned can be set")
             if name not in DATASETS and not (row.source and row.path):
                 missing = "path" if row.source else "source"
                 raise ValueError(f"datasets.{name}.{missing} is missing; source is folder or parquet, path its folder")
@@ -565,7 +572,7 @@ class Parameters(Section):
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds {self.seeds} repeat")
         if "tables" in self.experiments:
-            raise ValueError("experiments.tables would lie where the tables of a study lie; give it another name")
+            raise ValueError("experiments.tables would use the folder of the study's tables; choose another name")
         return self
 
 
@@ -578,7 +585,9 @@ class Overlay(Section):
     threads: Whole | None = Field(None, ge=1, le=1_024)
     seeds: list[Annotated[Whole, Field(ge=0)]] | None = Field(None, min_length=1)
     time_scale: Real = Field(1.0, gt=0, le=1000, description="multiplies epochs, milestones and ramp-up together")
-    only: list[str] | None = Field(None, min_length=1, description="the experiments of this study; null: all")
-    parts: list[Part] | None = Field(None, min_length=1, description="its parts, likewise; with `only`, both count")
-    every_experiment: dict[str, Any] = Field({}, description="merged over every experiment's row")
+    only: list[str] | None = Field(None, min_length=1, description="names of the experiments of this study; null: all")
+    parts: list[Part] | None = Field(
+        None, min_length=1, description="parts of this study; null: all; with `only`, the study has both"
+    )
+    every_experiment: dict[str, Any] = Field({}, description="merged over the row of every experiment")
     experiments: dict[str, dict[str, Any]] = Field({}, description="merged over single rows, last")

@@ -1,1 +1,1 @@
-"""Training: one step, one run, and what it leaves behind."""
+"""Training: one step, one run, and its result."""

@@ -1,4 +1,4 @@
-"""Where a run computes."""
+"""The device of a run: choice, description and free memory."""
 
 import logging
 import platform
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def choose(kind: str) -> torch.device:
-    """The device of that kind, `cpu` or `cuda`.
+    """The device of a kind, `cpu` or `cuda`.
 
     Raises:
         CoopNetError: there is no such device.
@@ -30,7 +30,7 @@ def choose(kind: str) -> torch.device:
 
 
 def _cpu_flags() -> set[str]:
-    """Instruction sets of this CPU, as Linux names them; empty elsewhere."""
+    """Instruction sets of this CPU, as Linux names them; empty on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -39,24 +39,24 @@ def _cpu_flags() -> set[str]:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 in hardware."""
+    """Whether the device has hardware support for bf16 products."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool({"avx512_bf16", "amx_bf16", "bf16", "sve_bf16"} & _cpu_flags())
 
 
 def warn_of_emulation(device: torch.device, precision: str) -> None:
-    """Say so when bf16 was asked for where it is emulated."""
+    """Log a warning if bf16 is requested on a device that emulates it."""
     if precision == "bf16" and not has_bf16(device):
         log.warning(
-            "precision bf16 is emulated on this %s and some 10 times slower than fp32: "
-            "set training.precision: fp32 unless you mean it",
+            "precision bf16 is emulated on this %s and about 10 times slower than fp32: "
+            "set training.precision: fp32 unless this is intended",
             device.type.upper(),
         )
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """What a run was made on, for its record."""
+    """The device of a run, for its record."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return {
@@ -86,36 +86,37 @@ def _cpu_name() -> str:
 
 
 SHORT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "_STATUS_ALLOC_FAILED")
-"""What PyTorch and its libraries say when there is none left, where the type of the error does not tell."""
+"""Phrases of PyTorch and its libraries for exhausted memory, for errors whose type does not show it."""
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """What an error says, in short, if it says that the device, or the machine, has no memory left.
+    """A short reason if an error means that the device or the machine has no memory left, otherwise None.
 
-    Or the error that it came of: a CUDA graph that is cut off while it is recorded fails in its own words.
+    The errors that caused it count too: a CUDA graph that runs out of memory while it is recorded raises an error of
+    its own.
     """
-    said, before = _memory_error(error), error.__cause__ or error.__context__
-    return out_of_memory(before) if said is None and before is not None else said
+    reason, cause = _memory_error(error), error.__cause__ or error.__context__
+    return out_of_memory(cause) if reason is None and cause is not None else reason
 
 
 def _memory_error(error: BaseException) -> str | None:
     sentences = [sentence.rstrip(".") for sentence in " ".join(str(error).split()).split(". ")]
-    telling = [sentence for sentence in sentences if any(words in sentence for words in SHORT_OF_MEMORY)]
+    matching = [sentence for sentence in sentences if any(words in sentence for words in SHORT_OF_MEMORY)]
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        telling += [sentences[0] or type(error).__name__]
-    return telling[0] if telling else None
+        matching += [sentences[0] or type(error).__name__]
+    return matching[0] if matching else None
 
 
 def avoid_broken_kernels(network: nn.Module, device: torch.device) -> None:
-    """Switch oneDNN off for this process where it would get a convolution of the network wrong."""
+    """Switch oneDNN off for this process if it would compute a convolution of the network wrongly."""
     if device.type == "cpu" and kernels.broken(network):
         torch.backends.mkldnn.set_flags(False)
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that a device has left for this process; None where nobody knows.
+    """Bytes of memory that this process can still use on a device; None if unknown.
 
-    On the CPU the least of what Linux calls available, what this process's control group allows, and its own limit.
+    On the CPU: the smallest of Linux's available memory, the limit of this process's control group, and its own limit.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
@@ -132,7 +133,7 @@ def _available() -> list[int]:
 
 
 def _control_groups() -> list[int]:
-    """What the control groups of this process, of either version, leave: limits less what is used for good."""
+    """What each control group of this process (version 1 or 2) leaves: its limit less its unreclaimable use."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -143,17 +144,17 @@ def _control_groups() -> list[int]:
         root = Path("/sys/fs/cgroup") if not kind else Path("/sys/fs/cgroup/memory")
         if kind not in ("", "memory"):
             continue
-        folders = [root / place.strip("/"), root]  # in a container the second is the group itself
+        folders = [root / place.strip("/"), root]  # in a container the second is the group's own folder
         for folder in folders:
             limit, used = (_number(folder / name[bool(kind)]) for name in LIMITS)
             if limit is not None:
-                left.append(max(0, limit - (used or 0) + _forgettable(folder)))
+                left.append(max(0, limit - (used or 0) + _reclaimable(folder)))
                 break
     return left
 
 
 LIMITS = (("memory.max", "memory.limit_in_bytes"), ("memory.current", "memory.usage_in_bytes"))
-"""Files of a control group of version 2 and 1: its limit, and what it uses."""
+"""Files of a control group of version 2 and 1: its limit, and its use."""
 
 
 def _number(path: Path) -> int | None:
@@ -163,8 +164,8 @@ def _number(path: Path) -> int | None:
         return None
 
 
-def _forgettable(folder: Path) -> int:
-    """What a control group holds of files, which the system may forget."""
+def _reclaimable(folder: Path) -> int:
+    """Bytes of a control group's page cache, which the system can reclaim."""
     try:
         lines = (folder / "memory.stat").read_text().splitlines()
     except OSError:

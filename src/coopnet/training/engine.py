@@ -1,4 +1,4 @@
-"""One training step and one pass over a split, with meters that live on the device."""
+"""One training step and one pass over a split, with meters on the device."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from coopnet.data.augment import Draws, Images
-from coopnet.networks.loss import Loss, Teaching, loss, taught_by
+from coopnet.networks.loss import Loss, Teaching, loss, soft_targets
 from coopnet.networks.network import CooperativeNetwork, Outputs
 from coopnet.training.graph import GraphedStep
 from coopnet.training.optimizer import Optimizer
@@ -18,41 +18,41 @@ EVALUATION_BATCH = 1000
 
 
 def evaluation_batch(split: Images) -> int:
-    """Images that are evaluated at once: a thousand of 32×32 pixels, of larger ones as many as take that memory."""
+    """Images per evaluation batch: 1000 of 32×32 pixels; of larger images as many as need the same memory."""
     side = len(split.span)
     return min(EVALUATION_BATCH, max(1, EVALUATION_BATCH * 32 * 32 // side**2))
 
 
 def make_deterministic(threads: int) -> None:
-    """Set PyTorch up so that it computes the same bits every time.
+    """Configure PyTorch to compute the same bits every time.
 
     Args:
-        threads: of the CPU; one thread and two give different bits, so the number belongs to the study.
+        threads: of the CPU; one thread and two give different bits, so the number is part of the study.
     """
-    # cuBLAS reads this when its first handle is made; without it, matrix products may differ between runs.
+    # cuBLAS reads this when its first handle is created; without it, matrix products may differ between runs.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
-    # The same switch as use_deterministic_algorithms(True), which imports the whole compiler on its way (6 s).
+    # The same switch as use_deterministic_algorithms(True), which would also import the whole compiler (6 s).
     torch.set_deterministic_debug_mode("error")
-    # No kernel here reads memory that it has not written, and filling it first took 13 % of a step on a CPU.
+    # No kernel here reads memory before writing it, and filling memory first took 13 % of a step on a CPU.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.allow_tf32 = False  # what is called fp32 is fp32
+    torch.backends.cudnn.allow_tf32 = False  # fp32 must mean fp32
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """Mixed precision for `bf16`, nothing for `fp32`; parameters stay in float32."""
+    """Mixed precision for `bf16`, no change for `fp32`; parameters stay in float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 class Precise:
-    """A network as it computes in a precision: on images [n, 3, 32, 32], forward and backward.
+    """A network in a given precision: on images [n, 3, 32, 32], forward and backward.
 
-    In bf16 all weights of convolutions and linear layers are cast at once, and so are their gradients on the way back.
-    Autocast alone would cast each where its layer comes, which takes a launch per tensor and rounds the same. The gate,
-    which computes in float32, keeps its weights.
+    In bf16 all weights of convolutions and linear layers are cast at once, and so are their gradients in the backward
+    pass. Autocast alone would cast each weight at its layer, with one launch per tensor and the same rounding. The gate
+    computes in float32, so its weights are not cast.
 
     Args:
         network: any mode.
@@ -76,7 +76,7 @@ class Precise:
         torch._foreach_copy_([copy for _, copy in self.cast.values()], [weight for weight, _ in self.cast.values()])
 
     def __call__(self, images: Tensor) -> Outputs:
-        """Forward."""
+        """Forward pass."""
         copies = {name: copy for name, (_, copy) in self.cast.items()}
         with autocast(images.device, self.precision):
             outputs: Outputs = functional_call(self.network, copies, (images,)) if copies else self.network(images)
@@ -84,7 +84,7 @@ class Precise:
 
     @torch.no_grad()
     def return_gradients(self) -> None:
-        """After a backward pass, give each weight the gradient of its copy, in float32."""
+        """After a backward pass, set each weight's gradient to that of its copy, in float32."""
         used = [(weight, copy) for weight, copy in self.cast.values() if copy.grad is not None]
         gradients = [torch.empty_like(weight) for weight, _ in used]
         for (weight, _), gradient in zip(used, gradients, strict=True):
@@ -95,9 +95,10 @@ class Precise:
 
 @contextmanager
 def counted_at_once(network: nn.Module) -> Iterator[None]:
-    """Let every BatchNorm in training mode count this batch, by one launch for all of them instead of one for each.
+    """Count a batch in all BatchNorm layers in training mode, with one launch for all of them instead of one for each.
 
-    Each is to be reached once. A BatchNorm whose average is cumulative needs its count at once and keeps counting.
+    Each layer must run exactly once. A BatchNorm with a cumulative average needs its count during the forward pass, so
+    it counts by itself.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     norms = [norm for norm in norms if norm.training and norm.momentum is not None]
@@ -114,9 +115,9 @@ def counted_at_once(network: nn.Module) -> Iterator[None]:
 
 
 def ranks(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many classes are ranked above the true one: [N, M, C] and [N] → [N, M].
+    """Number of classes ranked above the true one: [N, M, C] and [N] → [N, M].
 
-    Equal logits rank by class index, so that a branch which says nothing (all zero) is not counted as right.
+    Equal logits are ranked by class index, so a branch with constant logits (all zero) does not count as correct.
     """
     index = labels[:, None, None].expand(-1, logits.shape[1], 1)
     true = logits.gather(2, index)
@@ -125,7 +126,7 @@ def ranks(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class Meters:
-    """Sums over images, kept on the device so that no step waits for them.
+    """Sums over images, kept on the device so that no step has to wait for them.
 
     `sums` [3 + 2(B + 1)] float64: loss, cross-entropy, KL, then hits at rank 1 and at rank 5 of each branch and the
     ensemble, over `images` images.
@@ -137,13 +138,13 @@ class Meters:
         self.images = 0
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Reset all sums."""
         self.sums.zero_()
         self.images = 0
 
     @torch.no_grad()
     def add(self, outputs: Outputs, labels: Tensor, losses: Loss) -> None:
-        """Add a batch to the sums, on the device alone: `losses` holds its means. Images are counted by the caller."""
+        """Add a batch to the sums, on the device only. `losses` holds its means; the caller counts the images."""
         rank = ranks(torch.cat([outputs.branches, outputs.ensemble.unsqueeze(1)], dim=1), labels)
         hits = [(rank < k).sum(dim=0).double() for k in (1, 5)]
         self.sums += torch.cat([torch.stack(losses).double() * len(labels), *hits])
@@ -177,11 +178,11 @@ def train_step(
     teacher: CooperativeNetwork | None = None,
 ) -> Tensor:
     """Forward, backward and update on one batch, images [n, 3, 32, 32] and labels [n]; returns its loss, a scalar."""
-    lesson = None if teacher is None else taught(teacher, images, teaching, precision)
+    targets = None if teacher is None else teacher_targets(teacher, images, teaching, precision)
     precise = Precise(network, precision)
     with counted_at_once(network):
         outputs = precise(images)
-    losses = loss(outputs, labels, teaching, lesson)
+    losses = loss(outputs, labels, teaching, targets)
     optimizer.clear_gradients()
     losses.total.backward()
     precise.return_gradients()
@@ -191,9 +192,9 @@ def train_step(
 
 
 @torch.no_grad()
-def taught(teacher: CooperativeNetwork, images: Tensor, teaching: Teaching, precision: str) -> Tensor:
-    """What a teacher, in eval mode, says about these very images: probabilities [n, C]."""
-    return taught_by(Precise(teacher, precision)(images), teaching.temperature)
+def teacher_targets(teacher: CooperativeNetwork, images: Tensor, teaching: Teaching, precision: str) -> Tensor:
+    """Softened probabilities [n, C] of a teacher in eval mode, for the same augmented images."""
+    return soft_targets(Precise(teacher, precision)(images), teaching.temperature)
 
 
 class Evaluation:
@@ -203,7 +204,7 @@ class Evaluation:
         network: any mode; it is left in eval mode.
         split: on the network's device.
         precision: `fp32` or `bf16`.
-        teacher: as the loss asks for; in eval mode.
+        teacher: the teacher that the loss needs, in eval mode; or None.
     """
 
     def __init__(
@@ -219,9 +220,9 @@ class Evaluation:
         self.meters = Meters(network.architecture.branches, device)
         self.step = GraphedStep(self._batch, device)
 
-    @torch.no_grad()  # and not inference_mode: a recording keeps its random state, which no later one could then use
+    @torch.no_grad()  # inference_mode would make a graph's random state unusable for later recordings
     def __call__(self, teaching: Teaching) -> Meters:
-        """Evaluate the network as it is now. Where work is replayed, a weight that changes has to be a tensor."""
+        """Evaluate the network as it is now. If work is replayed, every weight that changes must be a tensor."""
         self.network.eval()
         self.teaching = teaching
         self.meters.clear()
@@ -233,8 +234,8 @@ class Evaluation:
     def _batch(self, indices: Tensor, pixels: Tensor | None = None) -> None:
         images, labels = self.split.plain(indices, pixels), self.split.labels[indices]
         outputs = Precise(self.network, self.precision)(images)
-        lesson = None if self.teacher is None else taught(self.teacher, images, self.teaching, self.precision)
-        self.meters.add(outputs, labels, loss(outputs, labels, self.teaching, lesson))
+        targets = None if self.teacher is None else teacher_targets(self.teacher, images, self.teaching, self.precision)
+        self.meters.add(outputs, labels, loss(outputs, labels, self.teaching, targets))
 
 
 @torch.inference_mode()

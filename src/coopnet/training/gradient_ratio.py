@@ -1,8 +1,8 @@
-"""A learning rate for every module, by how large its gradients are beside those of the last module.
+"""One learning rate per module, by the ratio of the last module's gradients to its own.
 
 The "geometric" rule of the student study that this project follows: with g the mean absolute gradient over all
-elements of a module's parameters, a module's factor is clip(g_last / g, lowest, highest), the last module's is 1.
-Everything stays on the device, so that no step waits for a number.
+elements of a module's parameters, a module's factor is clip(g_last / g, lowest, highest); the last module's is 1.
+All values stay on the device, so that no step has to wait for a number.
 """
 
 import torch
@@ -15,8 +15,8 @@ from coopnet.study.settings import GradientRatio
 def modules(network: CooperativeNetwork) -> dict[str, list[str]]:
     """Parameters by parameterised leaf module, from input to output.
 
-    The order is stem, shared stages, last stage of branch 1 … B, gate linear, gate BatchNorm, classifier 1 … B. A
-    network around another model has its own trunk, rest of the branches and last layers in their places.
+    The order is stem, shared stages, last stage of branch 1 … B, gate linear, gate BatchNorm, classifier 1 … B. In a
+    network around another model, its own trunk, branches and last layers take these places.
     """
     found: dict[str, list[str]] = {}
     classifier = network.architecture.classifier
@@ -26,27 +26,27 @@ def modules(network: CooperativeNetwork) -> dict[str, list[str]]:
 
 
 def _place(name: str, classifier: str) -> int:
-    """Which of the four groups a parameter belongs to; sorting is stable, so each keeps the network's own order.
+    """The group (of four) of a parameter; sorting is stable, so each group keeps the network's own order.
 
     Args:
         name: of the parameter.
-        classifier: name, within a branch, of the layer that makes the logits.
+        classifier: name, within a branch, of the layer that computes the logits.
     """
     if name.startswith("trunk"):
         return 0
     if name.startswith("gate"):
         return 2
-    within = name.split(".", 2)[2]  # the branch
+    within = name.split(".", 2)[2]  # the name within the branch
     return 3 if within.startswith(f"{classifier}.") else 1
 
 
 class ModuleRates:
-    """The factors, how they change, and their mean over an epoch.
+    """The factors, their update rule, and their mean over an epoch.
 
     Attributes:
         modules: names of parameters by module, M of them.
         factors: [M] float32, of the next step.
-        sums: [M] float64, of the factors used since the epoch began.
+        sums: [M] float64, sum of the factors used in this epoch.
         taken: number of steps so far, a scalar.
     """
 
@@ -60,16 +60,16 @@ class ModuleRates:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Count a step that used `factors`; after every k-th one make new ones of its gradients."""
+        """Count a step that used `factors`; after every k-th step compute new factors from its gradients."""
         self.sums += self.factors
         self.taken += 1
         sizes = torch.stack([self._mean_gradient(names) for names in self.modules.values()])
         ratio = torch.nan_to_num(sizes[-1] / sizes, nan=1.0, posinf=torch.inf)
         ratio = ratio.clamp(self.options.lowest, self.options.highest)
-        ratio[-1].fill_(1.0)  # assigned, the number would be copied from the host, and a step would wait for it
+        ratio[-1].fill_(1.0)  # an assignment would copy the number from the host, and the step would wait for it
         smoothing = self.options.smoothing
         new = smoothing * self.factors + (1 - smoothing) * ratio
-        # Chosen on the device, in place: so a step is the same work whether it is due or not, and can be replayed.
+        # Chosen on the device, in place: every step is then the same work, due or not, and can be replayed.
         self.factors.copy_(torch.where(self.taken % self.options.every == 0, new, self.factors))
 
     def _mean_gradient(self, names: list[str]) -> Tensor:
@@ -82,13 +82,13 @@ class ModuleRates:
         return total / sum(self.parameters[name].numel() for name in names)
 
     def row(self, steps: int) -> dict[str, float]:
-        """Means over the `steps` of an epoch as columns of the history, and begin the next."""
+        """Means over the `steps` of an epoch as columns of the history; resets the sums for the next epoch."""
         means = (self.sums / steps).tolist()
         self.sums.zero_()
         return {f"factor_{module}": mean for module, mean in zip(self.modules, means, strict=True)}
 
     def state(self) -> dict[str, Tensor]:
-        """What has to be kept to continue."""
+        """Copies of the state that a resumed run needs."""
         return {name: getattr(self, name).cpu().clone() for name in ("factors", "sums", "taken")}
 
     def restore(self, state: dict[str, Tensor]) -> None:

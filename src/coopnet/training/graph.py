@@ -1,11 +1,11 @@
-"""How work on a batch reaches the device: operation by operation, or on a GPU as one CUDA graph that is replayed.
+"""Work on a batch as single operations, or on a GPU as one CUDA graph that is replayed.
 
 The kernels of small networks take a few microseconds each, less than Python takes to launch the next one. A graph is
-launched whole. It is recorded once and repeats the same kernels on the same memory, so
+launched as a whole. It is recorded once and repeats the same kernels on the same memory. Therefore
 
-- what differs from batch to batch is copied into tensors that stay where they are, and so is any number that changes
-  (`number`), since a graph keeps Python's numbers as they were;
-- each size of batch has a graph of its own: a full one, and the smaller one at the end of an epoch.
+- everything that differs between batches is copied into fixed tensors, and so is any number that changes (`number`),
+  since a graph keeps Python numbers as they were when it was recorded;
+- each batch size has its own graph: the full one, and the smaller one at the end of an epoch.
 
 `COOPNET_LAUNCH` chooses how a GPU gets its work (`coopnet.networks.streams`). The bits are the same either way.
 
@@ -24,20 +24,20 @@ from coopnet.networks.streams import MODES, launch_mode
 from coopnet.training.device import out_of_memory
 
 WARM_UP = 3
-"""Batches that go operation by operation before the recording, so that libraries have their handles and workspaces."""
+"""Batches that run as single operations before the recording, so that libraries create handles and workspaces first."""
 
 
 class Recorder(Protocol):
-    """Keeps some work, to repeat it."""
+    """Records some work and repeats it."""
 
     def warm_up(self, work: Callable[[], None]) -> None:
-        """Do the work where it will be recorded."""
+        """Do the work in the environment of the recording, without recording it."""
 
     def record(self, work: Callable[[], None]) -> None:
-        """Keep the work without doing it."""
+        """Record the work without doing it."""
 
     def replay(self) -> None:
-        """Do what was recorded."""
+        """Do the recorded work."""
 
 
 class CudaGraph:
@@ -57,7 +57,7 @@ class CudaGraph:
     def record(self, work: Callable[[], None]) -> None:
         """Record the work; it must neither wait for the device nor allocate outside PyTorch.
 
-        Nor may another graph be freed meanwhile: those that nobody needs any more are freed before.
+        No other graph may be freed during the recording, so unused graphs are freed before it.
         """
         collecting = gc.isenabled()
         gc.collect()
@@ -75,19 +75,19 @@ class CudaGraph:
 
 
 RECORDERS: dict[str, Callable[[], Recorder]] = {"cuda": CudaGraph}
-"""By type of device; elsewhere a launch costs little beside the work."""
+"""Recorders by type of device; on other devices a launch costs little compared with the work."""
 
 
 def number(value: float, device: torch.device) -> float | Tensor:
-    """A number that may change from batch to batch: where work is replayed, a float32 scalar on the device."""
+    """A number that may change from batch to batch: a float32 scalar on the device if work is replayed there."""
     return torch.tensor(value, dtype=torch.float32, device=device) if device.type in RECORDERS else value
 
 
 class GraphedStep:
-    """Does some work on batch after batch.
+    """Runs some work on batch after batch.
 
     Args:
-        work: takes the tensors of a batch, leaves what it makes in tensors that stay where they are, and never waits.
+        work: receives the tensors of a batch, leaves its results in fixed tensors, and never waits for the device.
         device: of the tensors.
     """
 
@@ -98,10 +98,10 @@ class GraphedStep:
         self.graphs: dict[int, _Graph] = {}
 
     def __call__(self, *batch: Tensor) -> None:
-        """Do the work on a batch.
+        """Run the work on a batch.
 
         Raises:
-            RecordingFailed: the work could not be recorded, and this process can do no more on its GPU.
+            RecordingFailed: the work could not be recorded, and this process can no longer use its GPU.
         """
         if self.recorder is None:
             self.work(*batch)
@@ -113,7 +113,7 @@ class GraphedStep:
 
 
 class _Graph:
-    """Some work on batches of one size, recorded after a few of them."""
+    """Work on batches of one size, recorded after the first few of them."""
 
     def __init__(self, work: Callable[..., None], recorder: Recorder, batch: tuple[Tensor, ...]):
         self.work, self.recorder = work, recorder
@@ -135,7 +135,7 @@ class _Graph:
         try:
             self.recorder.record(self._work)
         except Exception as error:
-            if out_of_memory(error) is not None:  # there would be none in another mode either
+            if out_of_memory(error) is not None:  # another mode would not have more memory
                 raise
             mode = launch_mode()
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

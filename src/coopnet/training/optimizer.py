@@ -1,7 +1,7 @@
-"""SGD and Adam, with their state kept by parameter name, so that a transfer can carry it from network to network.
+"""SGD and Adam with their state by parameter name, so that a transfer can carry it to another network.
 
-The arithmetic is PyTorch's own (the functional form behind `torch.optim`, fused over all tensors). The classes there
-key their state by position, and creating one imports the whole compiler, which costs seconds in every run.
+The arithmetic is PyTorch's own (the functional form behind `torch.optim`, fused over all tensors). The classes of
+`torch.optim` key their state by position, and creating one imports the whole compiler, which costs seconds per run.
 """
 
 from collections.abc import Sequence
@@ -22,27 +22,27 @@ class Optimizer:
     """Updates a network from its gradients.
 
     Attributes:
-        lr: learning rate of the next step; a scalar on the device where steps are replayed.
-        slots: the state, on the network's device: `momentum_buffer` for SGD; `exp_avg`, `exp_avg_sq` and `step` (a
-            scalar per parameter) for Adam.
+        lr: learning rate of the next step; a scalar on the device if steps are replayed.
+        state: on the network's device: `momentum_buffer` for SGD; `exp_avg`, `exp_avg_sq` and `step` (a scalar per
+            parameter) for Adam.
     """
 
     def __init__(
-        self, network: CooperativeNetwork, options: SGD | Adam, slots: OptimizerState, rates: ModuleRates | None = None
+        self, network: CooperativeNetwork, options: SGD | Adam, state: OptimizerState, rates: ModuleRates | None = None
     ):
-        """Start from the state in `slots`; what it lacks is zero, slots of another kind of optimiser are left out.
+        """Start from `state`; missing entries are zero, and state of another kind of optimiser is ignored.
 
-        `rates` multiplies the learning rate of each module by a factor of its own.
+        `rates` multiplies the learning rate of each module by its own factor.
         """
         self.options = options
         self.rates = rates
         self.parameters = dict(network.named_parameters())
         self.lr = number(options.lr, next(iter(self.parameters.values())).device)
         names = ("momentum_buffer",) if isinstance(options, SGD) else ("exp_avg", "exp_avg_sq", "step")
-        self.slots: OptimizerState = {slot: self._filled(slot, slots.get(slot, {})) for slot in names}
+        self.state: OptimizerState = {slot: self._filled(slot, state.get(slot, {})) for slot in names}
 
     def set_lr(self, value: float) -> None:
-        """Set the learning rate of the steps to come, without waiting for those before."""
+        """Set the learning rate of the following steps, without waiting for earlier ones."""
         if isinstance(self.lr, Tensor):
             self.lr.fill_(value)
         else:
@@ -52,13 +52,13 @@ class Optimizer:
     def _filled(self, slot: str, known: dict[str, Tensor]) -> dict[str, Tensor]:
         state = {}
         for name, parameter in self.parameters.items():
-            # Same strides as the parameter, or as a scalar on its device: the fused kernels ask for it.
+            # Strides as those of the parameter, or a scalar on its device: the fused kernels require it.
             tensor = parameter.new_zeros(()) if slot == "step" else torch.zeros_like(parameter)
             state[name] = tensor.copy_(known[name]) if name in known else tensor
         return state
 
     def clear_gradients(self) -> None:
-        """Forget the gradients of the last step."""
+        """Delete the gradients of the last step."""
         for parameter in self.parameters.values():
             parameter.grad = None
 
@@ -73,16 +73,16 @@ class Optimizer:
         self.rates.update()
 
     def _update(self, names: Sequence[str], lr: float | Tensor) -> None:
-        """Update these parameters; a learning rate that is a tensor is read where it lies."""
+        """Update these parameters; a learning rate that is a tensor stays on its device."""
         used = [name for name in names if self.parameters[name].grad is not None]
         parameters: list[Tensor] = [self.parameters[name] for name in used]
         gradients = [parameter.grad for parameter in parameters]
-        state = {slot: [tensors[name] for name in used] for slot, tensors in self.slots.items()}
+        state = {slot: [tensors[name] for name in used] for slot, tensors in self.state.items()}
         if isinstance(self.options, SGD):
             sgd(
                 parameters,
-                gradients,  # type: ignore[arg-type]  # those without a gradient were left out
-                state["momentum_buffer"],  # type: ignore[arg-type]  # a list of tensors is one of optional tensors
+                gradients,  # type: ignore[arg-type]  # parameters without a gradient were left out
+                state["momentum_buffer"],  # type: ignore[arg-type]  # a list of tensors is also a list of optional tensors
                 fused=True,
                 weight_decay=self.options.weight_decay,
                 momentum=self.options.momentum,

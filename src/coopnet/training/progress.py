@@ -1,4 +1,4 @@
-"""Progress that a person can follow: a bar on a terminal, one plain line per epoch in a log."""
+"""Progress of a training: a bar on a terminal, one plain line per epoch in a log."""
 
 import logging
 import time
@@ -18,7 +18,7 @@ class EpochLines:
 
     Args:
         name: of the run.
-        begun: is told once that training begins, with the epoch and how many images of it are done.
+        begun: called once when training begins, with the epoch and the number of its images that are done.
     """
 
     def __init__(self, name: str, begun: Callable[[int, int], None] = lambda epoch, done: None):
@@ -26,16 +26,16 @@ class EpochLines:
         self.epochs = 0
 
     def begin(self, epoch: int, epochs: int, images: int, done: int) -> None:
-        """Remember how many epochs there are."""
+        """Store the number of epochs."""
         if not self.epochs:
             self.begun(epoch, done)
         self.epochs = epochs
 
     def advance(self, images: int) -> None:
-        """Nothing: a log wants no line per batch."""
+        """Do nothing: a log has no line per batch."""
 
     def end(self, row: Row, timing: Row) -> None:
-        """Write the epoch's line."""
+        """Write the line of an epoch."""
         done = int(row["epoch"]) + 1
         left = (self.epochs - done) * (timing["train_seconds"] + timing["evaluation_seconds"])
         split = "test" if "test_top1_ensemble" in row else "training"
@@ -52,7 +52,7 @@ class EpochLines:
 
 
 class Bar(EpochLines):
-    """The lines, with a bar below them that counts the images of the whole run."""
+    """Epoch lines, and below them a bar that counts the images of the whole run."""
 
     def __init__(self, name: str, console: Console, begun: Callable[[int, int], None]):
         super().__init__(name, begun)
@@ -77,7 +77,7 @@ class Bar(EpochLines):
         self.bar.update(self.task, description=description, total=epochs * images, completed=epoch * images + done)
 
     def advance(self, images: int) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         self.seen += images
         self.bar.update(self.task, advance=images, speed=self.seen / (time.monotonic() - self.began))
 
@@ -86,5 +86,5 @@ class Bar(EpochLines):
         self.bar.console.print(line, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Take the bar off the screen."""
+        """Remove the bar from the screen."""
         self.bar.stop()

@@ -1,4 +1,4 @@
-"""Everything that changes with time during a run, as functions of epoch or step."""
+"""Everything that changes during a run, as functions of epoch or step."""
 
 import math
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ class Opening:
 
     Attributes:
         branches: the branches that open, from 0.
-        closed_until: share of the steps before which α is 0.
-        open_from: share of the steps from which α is 1.
+        closed_until: fraction of the steps before which α is 0.
+        open_from: fraction of the steps from which α is 1.
     """
 
     branches: tuple[int, ...]
@@ -41,9 +41,9 @@ class Opening:
 
         Args:
             log_prior: [B], of the network at transfer; branches that do not open keep theirs.
-            steps: length of the training.
+            steps: number of training steps.
         """
-        # The logarithm is taken of α in float32, never of a gate weight; math.log has no value at 0, torch.log has −∞.
+        # The logarithm is that of α in float32, never of a gate weight. torch.log(0) is −∞; math.log(0) raises.
         alphas = torch.tensor([self.alpha(s, steps) for s in range(steps + 1)], dtype=torch.float32)
         table = log_prior.cpu().repeat(steps + 1, 1)
         table[:, list(self.branches)] = torch.log(alphas).unsqueeze(1)
@@ -52,5 +52,5 @@ class Opening:
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Batches of an epoch. A last batch of a single image is left out: BatchNorm has no variance there."""
+    """Batches per epoch. A last batch with a single image is left out, because BatchNorm has no variance there."""
     return math.ceil(images / batch_size) - (images % batch_size == 1)

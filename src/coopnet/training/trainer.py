@@ -1,26 +1,25 @@
-"""One run: a network trained from its start to its last epoch, through any number of interruptions."""
+"""The training of one run from its first to its last epoch, through any number of interruptions."""
 
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from coopnet.data.augment import Images, draw_epoch
-from coopnet.files.errors import TrainingFailed
-from coopnet.networks.loss import Teaching, rampup
 from coopnet.networks.network import CooperativeNetwork
 from coopnet.networks.transfer import OptimizerState, TrainedNetwork
-from coopnet.study.settings import NoDistillation, OnTheFly, Training
+from coopnet.study.settings import Training
 from coopnet.training.device import avoid_broken_kernels, out_of_memory
 from coopnet.training.engine import Evaluation, Meters, batches, train_step
-from coopnet.training.gradient_ratio import ModuleRates
-from coopnet.training.graph import GraphedStep, number
-from coopnet.training.optimizer import Optimizer
+from coopnet.training.failures import divergence, memory_exhausted
+from coopnet.training.graph import GraphedStep
+from coopnet.training.learner import Learner
+from coopnet.training.objective import Objective
 from coopnet.training.schedule import Opening, learning_rate, steps_per_epoch
 
 log = logging.getLogger(__name__)
@@ -29,30 +28,30 @@ Row = dict[str, float]
 
 
 class Interrupted(Exception):
-    """A run was asked to stop; everything it had done is saved."""
+    """A run was asked to stop; its state is saved."""
 
 
 class ResumeState(Protocol):
-    """Where a run keeps what it needs to continue."""
+    """The saved state with which a run continues."""
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What was saved last, or None."""
+        """The state saved last, or None."""
 
     def save(self, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
-        """Replace what was saved before, atomically, now or a little later; the tensors are no longer changed."""
+        """Replace the saved state, atomically, now or a little later; the caller does not change the tensors again."""
 
     def flush(self) -> None:
-        """Return when what was saved last is on disk."""
+        """Return when the state saved last is on disk."""
 
 
 class Progress(Protocol):
-    """Whoever watches."""
+    """Receives the progress of a training."""
 
     def begin(self, epoch: int, epochs: int, images: int, done: int) -> None:
-        """An epoch of `images` begins; `done` of them were trained on before an interruption."""
+        """An epoch of `images` images begins; `done` of them were trained on before an interruption."""
 
     def advance(self, images: int) -> None:
-        """A batch is done."""
+        """A batch of `images` images is done."""
 
     def end(self, row: Row, timing: Row) -> None:
         """An epoch is done."""
@@ -60,16 +59,16 @@ class Progress(Protocol):
 
 @dataclass
 class Task:
-    """What is to be trained on what.
+    """A training: network, data and settings.
 
     Attributes:
-        initial: the network at its start, on `device`, and its optimiser state.
+        initial: the initial network, on `device`, and its optimiser state.
         training: the settings.
-        splits: `training`, `test` and, where there is one, `validation`, on `device`.
+        splits: `training`, `test` and, if there is one, `validation`, on `device`.
         augment: whether training images are cropped and flipped.
         seed: of the order and the augmentation of the images.
-        opening: how the log-prior of new branches opens; None where it is constant.
-        teacher: the network that the loss asks for, on `device`; None where it asks for none.
+        opening: how the log-prior of new branches opens; None if it is constant.
+        teacher: the external teacher of the loss, on `device`; None if it needs none.
     """
 
     initial: TrainedNetwork
@@ -83,25 +82,25 @@ class Task:
 
 @dataclass
 class TrainingResult:
-    """A trained network and how it got there.
+    """A trained network and the history of its training.
 
     Attributes:
-        slots: its optimiser state.
+        optimizer_state: its optimiser state.
         history: one row per epoch.
-        timing: one row per epoch, seconds; kept apart because it is never the same twice.
-        selected_epoch: the epoch (from 0) whose network this is; None if it was not trained.
+        timing: one row per epoch, in seconds; kept apart because it differs each time.
+        selected_epoch: the epoch (from 0) of this network; None if it was not trained.
     """
 
     network: CooperativeNetwork
-    slots: OptimizerState
+    optimizer_state: OptimizerState
     history: list[Row]
     timing: list[Row]
     selected_epoch: int | None
 
 
 @dataclass
-class State:
-    """Where a run is: `step` steps into `epoch`, which has taken `seconds` so far."""
+class Position:
+    """The position in a training: `step` steps into `epoch`, which has taken `seconds` so far."""
 
     epoch: int = 0
     step: int = 0
@@ -109,187 +108,176 @@ class State:
     history: list[Row] = field(default_factory=list)
     timing: list[Row] = field(default_factory=list)
     best_epoch: int | None = None
-    best_score: float = -math.inf
-    best: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def best_score(self) -> float:
+        """Validation accuracy of the best epoch so far."""
+        return -math.inf if self.best_epoch is None else self.history[self.best_epoch][SCORE]
+
+
+SCORE = "validation_top1_ensemble"
+"""The score by which `selection: best_validation` chooses an epoch."""
 
 
 def train(task: Task, memory: ResumeState, progress: Progress, stop: Callable[[], str | None]) -> TrainingResult:
-    """Train to the last epoch, from where `memory` left off.
+    """Train to the last epoch, starting from the state in `memory`.
 
     Args:
-        task: what to do.
-        memory: read once, told the state after every epoch, and flushed at the end, however it comes.
-        progress: is told of every batch and epoch.
-        stop: is asked after every step; a reason makes the run save itself and end.
+        task: network, data and settings.
+        memory: read once, given the state after every epoch, and flushed at the end, also after an error.
+        progress: receives every batch and epoch.
+        stop: called after every step; if it returns a reason, the run saves its state and ends.
 
     Raises:
-        Interrupted: `stop` gave a reason.
-        TrainingFailed: the loss is not a finite number any more, or the device has no memory left; what was saved
-            before is still there.
+        Interrupted: `stop` returned a reason.
+        TrainingFailed: the loss is no longer finite, or the device has no memory left; the state saved before is still
+            there.
     """
-    return _Run(task, memory, progress, stop).run()
+    return Trainer(task, memory, progress, stop).run()
 
 
-class _Run:
-    """The moving parts of `train`."""
+class Trainer:
+    """The epochs of one run."""
 
     def __init__(self, task: Task, memory: ResumeState, progress: Progress, stop: Callable[[], str | None]):
         self.task, self.memory, self.progress, self.stop = task, memory, progress, stop
+        self.training, self.images = task.training, task.splits["training"]
         self.network = task.initial.network
-        self.device = task.splits["training"].labels.device
+        self.device = self.images.labels.device
         avoid_broken_kernels(self.network, self.device)
-        ratio = task.training.schedule.gradient_ratio
-        self.rates = ModuleRates(self.network, ratio, self.device) if ratio else None
-        self.optimizer = Optimizer(self.network, task.training.optimizer, task.initial.slots, self.rates)
+        self.learner = Learner(task.initial, task.training, self.device)
+        gated = self.network.architecture.gate != "none"
+        self.objective = Objective(task.training.distillation, gated, self.device)
         if task.teacher is not None:
             task.teacher.eval()
-        self.images = len(task.splits["training"])
-        self.steps = steps_per_epoch(self.images, task.training.batch_size)
+        self.steps = steps_per_epoch(len(self.images), task.training.batch_size)
         self.meters = Meters(self.network.architecture.branches, self.device)
-        self.losses = torch.zeros(self.steps, device=self.device)  # of this epoch, by step
+        self.losses = torch.zeros(self.steps, device=self.device)  # of this epoch, per step
         self.loss = torch.zeros((), device=self.device)  # of the last step
-        self.weight = number(1.0, self.device)
-        self.launch = GraphedStep(self._step, self.device)
+        self.step = GraphedStep(self._step, self.device)
         self.evaluations = {
             name: Evaluation(self.network, split, task.training.precision, task.teacher)
             for name, split in task.splits.items()
             if name != "training"
         }
-        self.state = State()
         self.log_priors = self._log_priors()
-        self._recall()
+        self.position = Position()
+        self._resume()
 
     def _log_priors(self) -> Tensor | None:
+        """The log-prior of every step, if it changes."""
         if self.task.opening is None:
             return None
         assert self.network.gate is not None
-        total = self.steps * self.task.training.epochs
+        total = self.steps * self.training.epochs
         return self.task.opening.log_priors(self.network.gate.log_prior, total).to(self.device)
 
     def run(self) -> TrainingResult:
-        """All epochs that are left."""
+        """Train the remaining epochs."""
         try:
-            while self.state.epoch < self.task.training.epochs:
-                self._epoch_in_memory()
+            while self.position.epoch < self.training.epochs:
+                self._epoch_within_memory()
         finally:
             self.memory.flush()
-        if self.task.training.selection == "best_validation" and self.state.best:
-            self._restore(self.state.best)
-        selected = self.state.best_epoch if self.task.training.selection == "best_validation" else None
-        if selected is None and self.state.history:
-            selected = len(self.state.history) - 1
-        return TrainingResult(self.network, self.optimizer.slots, self.state.history, self.state.timing, selected)
+        history, selected = self.position.history, self.position.best_epoch
+        if self.training.selection == "best_validation":
+            self.learner.return_to_best()
+        if selected is None and history:
+            selected = len(history) - 1
+        state = self.learner.optimizer.state
+        return TrainingResult(self.network, state, history, self.position.timing, selected)
 
-    def _epoch_in_memory(self) -> None:
+    def _epoch_within_memory(self) -> None:
         try:
             self._epoch()
         except (RuntimeError, MemoryError) as error:
-            said = out_of_memory(error)
-            if said is None:
+            reason = out_of_memory(error)
+            if reason is None:
                 raise
-            raise self._no_memory(said) from error
+            step = self.position.step + 1 if self.position.step < self.steps else None
+            raise memory_exhausted(self.device, reason, self.position.epoch, step, self.steps) from error
 
     def _epoch(self) -> None:
-        training, epoch = self.task.training, self.state.epoch
+        training, epoch = self.training, self.position.epoch
         rate = learning_rate(training.optimizer.lr, training.schedule.milestones, training.schedule.gamma, epoch)
-        self.optimizer.set_lr(rate)
-        weight = self._weight()
-        self.teaching = self._teaching(weight)
+        self.learner.optimizer.set_lr(rate)
+        weight = self.objective.weight(epoch)
+        self.teaching = self.objective.at(weight)
         self._train()
         row: Row = {"epoch": epoch, "lr": rate, "rampup": weight}
         if self.task.opening is not None:
             done = self.steps * (epoch + 1)
-            self._open(done)
+            self._set_log_prior(done)
             row["prior_alpha"] = self.task.opening.alpha(done, self.steps * training.epochs)
-        if self.rates is not None:
-            row |= self.rates.row(self.steps)
+        if self.learner.rates is not None:
+            row |= self.learner.rates.row(self.steps)
         began = time.monotonic()
         self._refuse_divergence()
         row |= self.meters.row("train") | self._evaluate()
-        self._refuse_nonsense(row)
+        for name, value in row.items():
+            if not math.isfinite(value):
+                raise divergence(name, value, epoch, None, self.steps)
         self._finish(row, time.monotonic() - began)
 
-    def _weight(self) -> float:
-        """r, the weight of the distillation in this epoch."""
-        distillation = self.task.training.distillation
-        if isinstance(distillation, OnTheFly):
-            return rampup(self.state.epoch, distillation.rampup)
-        return 0.0 if isinstance(distillation, NoDistillation) else 1.0
-
-    def _teaching(self, weight: float) -> Teaching:
-        """The loss of this epoch."""
-        distillation = self.task.training.distillation
-        if isinstance(distillation, NoDistillation):
-            return Teaching("none", self._gated(), weight=weight)
-        if isinstance(self.weight, Tensor):
-            self.weight.fill_(weight)
-        else:
-            self.weight = weight
-        return Teaching(distillation.kind, self._gated(), distillation.temperature, self.weight)
-
-    def _gated(self) -> bool:
-        return self.network.architecture.gate != "none"
-
     def _train(self) -> None:
-        """The steps of this epoch that are left."""
-        state, training = self.state, self.task.training
+        """Do the remaining steps of this epoch."""
+        position, images = self.position, self.images
         self.network.train()
-        began = time.monotonic() - state.seconds
-        split = self.task.splits["training"]
-        draws = draw_epoch(self.images, self.task.seed, state.epoch, self.device, split.padding)
-        pixels = split.fetched(self._batches_left(draws.order if split.padded is not None else draws.order.cpu()))
-        self.progress.begin(state.epoch, training.epochs, self.images, self.meters.images)
-        for batch in batches(draws, training.batch_size, state.step, self.steps):
+        began = time.monotonic() - position.seconds
+        draws = draw_epoch(len(images), self.task.seed, position.epoch, self.device, images.padding)
+        pixels = images.fetched(self._batches_left(draws.order if images.padded is not None else draws.order.cpu()))
+        self.progress.begin(position.epoch, self.training.epochs, len(images), self.meters.images)
+        for batch in batches(draws, self.training.batch_size, position.step, self.steps):
             its_pixels = next(pixels)
             if self.log_priors is not None:
-                self._open(state.epoch * self.steps + state.step)
-            self.launch(*batch, *its_pixels)
-            self.losses[state.step].copy_(self.loss)
-            state.step += 1
+                self._set_log_prior(position.epoch * self.steps + position.step)
+            self.step(*batch, *its_pixels)
+            self.losses[position.step].copy_(self.loss)
+            position.step += 1
             self.meters.images += len(batch.order)
             self.progress.advance(len(batch.order))
             reason = self.stop()
             if reason:
-                state.seconds = time.monotonic() - began
+                position.seconds = time.monotonic() - began
                 self._refuse_divergence()
                 self._save()
-                raise Interrupted(f"{reason} in epoch {state.epoch}, after step {state.step} of {self.steps}")
+                raise Interrupted(f"{reason} in epoch {position.epoch}, after step {position.step} of {self.steps}")
         if self.device.type == "cuda":
-            torch.cuda.synchronize()  # so that the seconds are those of the work, not of its launch
-        state.seconds = time.monotonic() - began
+            torch.cuda.synchronize()  # the seconds are those of the work, not only of its launch
+        position.seconds = time.monotonic() - began
 
     def _batches_left(self, order: Tensor) -> Iterator[Tensor]:
-        """The batches of this epoch that are left."""
-        size = self.task.training.batch_size
-        for step in range(self.state.step, self.steps):
+        """The remaining batches of this epoch."""
+        size = self.training.batch_size
+        for step in range(self.position.step, self.steps):
             yield order[step * size :][:size]
 
     def _step(self, order: Tensor, offsets: Tensor, flips: Tensor, pixels: Tensor | None = None) -> None:
         """Train on a batch."""
-        split = self.task.splits["training"]
-        images = split.augmented(order, offsets, flips, pixels) if self.task.augment else split.plain(order, pixels)
+        images = self.images
+        batch = images.augmented(order, offsets, flips, pixels) if self.task.augment else images.plain(order, pixels)
         loss = train_step(
             self.network,
-            self.optimizer,
-            images,
-            split.labels[order],
+            self.learner.optimizer,
+            batch,
+            images.labels[order],
             self.teaching,
-            self.task.training.precision,
+            self.training.precision,
             self.meters,
             self.task.teacher,
         )
         self.loss.copy_(loss)
 
-    def _open(self, step: int) -> None:
-        """Set the log-prior of step `step`; copied on the device, so nothing waits."""
+    def _set_log_prior(self, step: int) -> None:
+        """Set the log-prior of step `step`; the copy is on the device, so nothing waits."""
         assert self.log_priors is not None
         assert self.network.gate is not None
         self.network.gate.log_prior.copy_(self.log_priors[step])
 
     def _evaluate(self) -> Row:
-        """Meters of the validation images, and of the test images where it is their turn."""
-        training, row = self.task.training, Row()
-        done = self.state.epoch + 1
+        """Metrics of the validation images, and of the test images if they are due in this epoch."""
+        training, row = self.training, Row()
+        done = self.position.epoch + 1
         due = done == training.epochs or done % training.test_every == 0
         for name in ("validation", "test") if due else ("validation",):
             if name in self.evaluations:
@@ -297,120 +285,47 @@ class _Run:
         return row
 
     def _refuse_divergence(self) -> None:
-        """Look at the loss of every step of this epoch, all at once."""
+        """Check the losses of all steps of this epoch at once."""
         bad = (~torch.isfinite(self.losses)).nonzero()
         if len(bad):
             step = int(bad[0])
-            self._diverged("the training loss", self.losses[step].item(), step + 1)
-
-    def _refuse_nonsense(self, row: Row) -> None:
-        bad = [name for name, value in row.items() if not math.isfinite(value)]
-        if bad:
-            self._diverged(bad[0], row[bad[0]], None)
-
-    def _diverged(self, name: str, value: float, step: int | None) -> NoReturn:
-        where = f", step {step} of {self.steps}" if step else ""
-        raise TrainingFailed(
-            f"{name} is {value} in epoch {self.state.epoch}{where}: training has diverged; lower "
-            "training.optimizer.lr or choose precision: fp32. The state before this epoch is kept.",
-            "diverged",
-            self.state.epoch,
-            step,
-        )
-
-    def _no_memory(self, said: str) -> TrainingFailed:
-        step = self.state.step + 1 if self.state.step < self.steps else None
-        where = f"step {step} of {self.steps}" if step else "while it was evaluated"
-        return TrainingFailed(
-            f"no memory left on {self.device} in epoch {self.state.epoch}, {where}: lower "
-            "training.batch_size or model.width, or let fewer runs share the device "
-            f"({said}). The state before this epoch is kept.",
-            "out_of_memory",
-            self.state.epoch,
-            step,
-        )
+            value = self.losses[step].item()
+            raise divergence("the training loss", value, self.position.epoch, step + 1, self.steps)
 
     def _finish(self, row: Row, evaluation_seconds: float) -> None:
-        """Close the epoch and save."""
-        state = self.state
+        """End the epoch and save the state."""
+        position = self.position
         timing = {
-            "epoch": state.epoch,
-            "train_seconds": round(state.seconds, 3),
+            "epoch": position.epoch,
+            "train_seconds": round(position.seconds, 3),
             "evaluation_seconds": round(evaluation_seconds, 3),
-            "images_per_second": round(self.meters.images / max(state.seconds, 1e-9), 1),
+            "images_per_second": round(self.meters.images / max(position.seconds, 1e-9), 1),
         }
-        state.history.append(row)
-        state.timing.append(timing)
-        if self.task.training.selection == "best_validation" and row["validation_top1_ensemble"] > state.best_score:
-            state.best_epoch, state.best_score = state.epoch, row["validation_top1_ensemble"]
-            state.best = dict(self._snapshot())
-        state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
+        best = position.best_score
+        position.history.append(row)
+        position.timing.append(timing)
+        if self.training.selection == "best_validation" and row[SCORE] > best:
+            position.best_epoch = position.epoch
+            self.learner.keep_as_best()
+        position.epoch, position.step, position.seconds = position.epoch + 1, 0, 0.0
         self.meters.clear()
         self.losses.zero_()
         self._save()
         self.progress.end(row, timing)
 
-    def _snapshot(self) -> Iterator[tuple[str, Tensor]]:
-        """Copies of weights and optimiser state, on the CPU."""
-        for name, tensor in self.network.state_dict().items():
-            yield f"network/{name}", tensor.detach().cpu().clone().contiguous()
-        for slot, tensors in self.optimizer.slots.items():
-            for name, tensor in tensors.items():
-                yield f"slot/{slot}/{name}", tensor.cpu().clone().contiguous()
-
-    def _restore(self, tensors: Mapping[str, Tensor]) -> None:
-        prefix = "network/"
-        weights = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        self.network.load_state_dict(weights)
-        slots: OptimizerState = {}
-        for name, tensor in tensors.items():
-            if name.startswith("slot/"):
-                _, slot, parameter = name.split("/")
-                slots.setdefault(slot, {})[parameter] = tensor
-        self.optimizer = Optimizer(self.network, self.task.training.optimizer, slots, self.rates)
-
     def _save(self) -> None:
-        state = self.state
-        tensors = dict(self._snapshot())
-        tensors |= {"meters": self.meters.sums.cpu().clone(), "losses": self.losses.cpu().clone()}
-        tensors |= {f"best/{name}": tensor for name, tensor in state.best.items()}
-        if self.rates is not None:
-            tensors |= {f"rates/{name}": tensor for name, tensor in self.rates.state().items()}
-        self.memory.save(
-            tensors,
-            {
-                "epoch": state.epoch,
-                "step": state.step,
-                "seconds": state.seconds,
-                "history": state.history,
-                "timing": state.timing,
-                "metered": self.meters.images,
-                "best_epoch": state.best_epoch,
-            },
-        )
+        own = {"meters": self.meters.sums.cpu().clone(), "losses": self.losses.cpu().clone()}
+        self.memory.save(self.learner.state() | own, vars(self.position) | {"metered": self.meters.images})
 
-    def _recall(self) -> None:
+    def _resume(self) -> None:
+        """Continue from the saved state, if there is one."""
         saved = self.memory.load()
         if saved is None:
             return
         tensors, facts = saved
-        self._restore({name: t for name, t in tensors.items() if not name.startswith("best/")})
-        if self.rates is not None:
-            self.rates.restore({name: tensors[f"rates/{name}"] for name in self.rates.state()})
+        self.learner.restore(tensors)
         self.meters.sums.copy_(tensors["meters"])
         self.losses.copy_(tensors["losses"])
         self.meters.images = facts["metered"]
-        best = {name.removeprefix("best/"): t for name, t in tensors.items() if name.startswith("best/")}
-        best_epoch = facts["best_epoch"]
-        score = facts["history"][best_epoch]["validation_top1_ensemble"] if best_epoch is not None else -math.inf
-        self.state = State(
-            epoch=facts["epoch"],
-            step=facts["step"],
-            seconds=facts["seconds"],
-            history=facts["history"],
-            timing=facts["timing"],
-            best_epoch=best_epoch,
-            best_score=score,
-            best=best,
-        )
-        log.info("continuing at epoch %d, step %d", self.state.epoch, self.state.step)
+        self.position = Position(**{name: value for name, value in facts.items() if name != "metered"})
+        log.info("continuing at epoch %d, step %d", self.position.epoch, self.position.step)

@@ -23,7 +23,7 @@ from coopnet.report.tables import (
     overall,
     published,
     reliability,
-    step0,
+    transfer,
     votes,
 )
 
@@ -43,7 +43,7 @@ def build(runs: Sequence[RunFolder], study: StudyInfo, out: Path) -> None:
     """
     finished = _read_all(runs, study)
     lineage = Lineage(finished, study)
-    subjects = (accuracy, step0, growth, merges, diversity, votes, distillation, histories, origins)
+    subjects = (accuracy, transfer, growth, merges, diversity, votes, distillation, histories, origins)
     for subject in (*subjects, published, compute, reliability):
         for name, (columns, rows) in subject.tables(finished, study, lineage).items():
             files.write_rows(out / f"{name}.csv", rows, columns)

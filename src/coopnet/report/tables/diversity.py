@@ -22,7 +22,7 @@ def tables(runs: Sequence[Run], study: StudyInfo, lineage: Lineage) -> Tables:
 
 def _rows(run: Run, lineage: Lineage) -> Iterable[Row]:
     copies = _copies(run, lineage)
-    for stage in ("step0", "final"):
+    for stage in ("at_transfer", "final"):
         for split in ("test", "validation"):
             block = (run.metrics.get(stage) or {}).get(split) or {}
             if "diversity" in block:

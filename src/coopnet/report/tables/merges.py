@@ -1,7 +1,7 @@
 """Networks made of several trained ones, against their parents and the parents trained on: `merges`.
 
 One row per run, all on the test images. The ceiling of a merge is the plain mean of its parents' logits; its control
-is the same mean of the parents trained on. A row that was not trained has its step 0 alone.
+is the same mean of the parents trained on. A row that was not trained is measured at transfer alone.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,8 +33,8 @@ def _columns(runs: Iterable[Run]) -> list[str]:
     branches = max((run.branches for run in runs), default=0)
     return [
         *("experiment", "start", "method", "seed", "parents", "control", "images"),
-        *(f"step0_ensemble_{score}" for score in SCORES),
-        *(f"step0_branch{number}_top1" for number in range(1, branches + 1)),
+        *(f"at_transfer_ensemble_{score}" for score in SCORES),
+        *(f"at_transfer_branch{number}_top1" for number in range(1, branches + 1)),
         *(f"final_ensemble_{score}" for score in SCORES),
         *(f"final_branch_mean_{score}" for score in ACCURACIES),
         *(f"parents_mean_{score}" for score in ACCURACIES),
@@ -46,7 +46,7 @@ def _columns(runs: Iterable[Run]) -> list[str]:
 
 
 def _row(run: Run, lineage: Lineage) -> Row:
-    step0 = run.metrics["step0"]["test"]
+    at_transfer = run.metrics["at_transfer"]["test"]
     control = lineage.control(run)
     row: Row = {
         "experiment": run.experiment,
@@ -55,11 +55,11 @@ def _row(run: Run, lineage: Lineage) -> Row:
         "seed": run.seed,
         "parents": "; ".join(f"{parent.experiment} seed {parent.seed}" for parent in lineage.parents(run)),
         "control": control.name if control else None,
-        "images": step0["images"],
+        "images": at_transfer["images"],
     }
-    row |= _prefixed("step0_ensemble", step0["ensemble"], SCORES)
-    row |= {f"step0_branch{n}_top1": branch["top1"] for n, branch in enumerate(step0["branches"], start=1)}
-    row |= _parents(step0["versus_parents"])
+    row |= _prefixed("at_transfer_ensemble", at_transfer["ensemble"], SCORES)
+    row |= {f"at_transfer_branch{n}_top1": branch["top1"] for n, branch in enumerate(at_transfer["branches"], start=1)}
+    row |= _parents(at_transfer["versus_parents"])
     if run.history:
         final = run.final("test")
         row |= _prefixed("final_ensemble", final["ensemble"], SCORES)

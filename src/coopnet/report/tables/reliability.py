@@ -23,7 +23,7 @@ def tables(runs: Sequence[Run], study: StudyInfo, lineage: Lineage) -> Tables:
 def _bins(runs: Sequence[Run]) -> Iterable[Row]:
     """One row per run, stage and bin, numbered from 1."""
     for run in runs:
-        for stage in ("final", "step0"):
+        for stage in ("final", "at_transfer"):
             if run.metrics.get(stage):
                 bins = run.metrics[stage]["test"]["reliability"]
                 head = {"experiment": run.experiment, "stage": stage}

@@ -19,7 +19,7 @@ LARGE = 100
 TONES = {"supported": "yes", "contradicted": "no"}
 
 SECTIONS = {
-    **{"accuracy": "one", "voting": "one", "curves": "one", "step0": "transfer", "compute": "cost"},
+    **{"accuracy": "one", "voting": "one", "curves": "one", "compute": "cost"},
 }
 """The report's section for each that `claims.yaml` names, where it has another name."""
 

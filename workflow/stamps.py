@@ -1,11 +1,14 @@
-"""Tiny files that tell Snakemake, by their dates, what it has to ask for.
+"""What Snakemake needs to know before it plans: tiny files that tell by their dates what it has to ask for.
 
 Snakemake goes by file times. Its own memory (`.snakemake/metadata`) knows nothing of what another engine or a command
 made, and a clone's files have the dates of the clone. So before every start each run and each step is looked at by
-content (`receipts.py`): its stamp, an input of its rule, is older than every output while all is as the plan has it,
-and new as soon as it is not; and outputs that are as the plan has them are never older than what they were made from.
+content (`coopnet.runs.records`): its stamp, an input of its rule, is older than every output while all is as the plan
+has it, and new as soon as it is not; and outputs that are as the plan has them are never older than what they were made
+from.
 """
 
+import contextlib
+import fcntl
 import logging
 import os
 from collections.abc import Iterable
@@ -15,8 +18,8 @@ from typing import NamedTuple
 from coopnet import files
 from coopnet.files.digests import Digests, remembered
 from coopnet.files.errors import CoopNetError
-from coopnet.runs import receipts, steps
-from coopnet.runs.receipts import Problem
+from coopnet.runs import records, steps
+from coopnet.runs.records import Problem
 from coopnet.runs.steps import Step
 from coopnet.runs.workspace import PREPARED, Workspace, targets
 from coopnet.study import Run, Study
@@ -58,7 +61,7 @@ def refresh(workspace: Workspace, plan: Study) -> Due:
     with remembered(workspace.stamps / plan.name / "digests.json") as digests:
         for run in plan.everything():
             place = run.phase, run.experiment, run.seed
-            problem = receipts.of_run(workspace, plan, run, digests)
+            problem = records.of_run(workspace, plan, run, digests)
             if problem is None:
                 _order(origins(workspace, plan, run), targets(workspace, plan, run).values(), digests)
             evaluation = _look(workspace, steps.evaluate(workspace, plan, run), digests)
@@ -81,7 +84,7 @@ def origins(workspace: Workspace, plan: Study, run: Run) -> list[Path]:
 
 def _look(workspace: Workspace, step: Step, digests: Digests) -> Problem | None:
     """What is wrong with the outputs of a step; where nothing is, they are dated after its inputs."""
-    problem = receipts.of_step(workspace, step, digests)
+    problem = records.of_step(workspace, step, digests)
     if problem is None:
         _order(step.inputs, step.outputs, digests)
     return problem
@@ -115,3 +118,29 @@ def _order(inputs: Iterable[Path], outputs: Iterable[Path], digests: Digests) ->
     for path in outputs:
         if path.stat().st_mtime_ns < newest:
             digests.date(path)
+
+
+def clear_stale(folder: Path) -> int:
+    """Remove what a killed Snakemake left of its locks, unless another one is alive here.
+
+    Every Snakemake holds a lock that dies with its process, shared with the others; who has it alone for a moment knows
+    that whatever lies in `locks/` is nobody's.
+
+    Args:
+        folder: Snakemake's own, `.snakemake`.
+
+    Returns:
+        The descriptor of the lock, to be kept open for as long as the process lives.
+    """
+    folder.mkdir(exist_ok=True)
+    handle = os.open(folder / "alive.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # somebody else is alive, or the file system has no locks
+        pass
+    else:
+        for left in (folder / "locks").glob("*"):
+            left.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_SH)
+    return handle

@@ -1,4 +1,4 @@
-"""Networks right after growth, before any training, beside their parent: `step0` per seed, `step0_mean` over seeds.
+"""Networks at transfer beside their parent: `transfer` per seed, `transfer_mean` over seeds.
 
 Networks of several parents are in `merges`.
 """
@@ -23,18 +23,18 @@ SCALES = (*LOGITS, "exact", *SCORES, *PARENT_SCORES)
 
 
 def tables(runs: Sequence[Run], study: StudyInfo, lineage: Lineage) -> Tables:
-    """Tables `step0` and `step0_mean`."""
+    """Tables `transfer` and `transfer_mean`."""
     rows = list(_rows(runs))
     return {
-        "step0": (("experiment", "start", "seed", "images", *SCALES), rows),
-        "step0_mean": (("experiment", "start", "n", "images", *SCALES), list(_means(rows))),
+        "transfer": (("experiment", "start", "seed", "images", *SCALES), rows),
+        "transfer_mean": (("experiment", "start", "n", "images", *SCALES), list(_means(rows))),
     }
 
 
 def _rows(runs: Sequence[Run]) -> Iterable[Row]:
     """One row per run that began with surgery on one parent: the ensemble's scores on the test images, and its."""
     for run in runs:
-        block = (run.metrics.get("step0") or {}).get("test", {})
+        block = (run.metrics.get("at_transfer") or {}).get("test", {})
         if run.surgery and block.get("versus_parent"):
             yield {
                 "experiment": run.experiment,

@@ -1,12 +1,13 @@
-"""Whether what lies in a workspace is what the plan has, by content and whichever engine made it.
+"""Records beside results: what each result was made from, and whether it still matches the plan.
 
-A run says so itself: its record `run.json` has its key and the digests of its files. What is computed from runs has a
-receipt, left by the command that computed it: digests of what it read and wrote, and the fingerprint of its source.
+There are two kinds. A run's record `run.json` has its key and the digests of its files. The record of a step, such as
+`tables.record.json`, has the digests of the step's inputs and outputs and the fingerprint of the source that decides
+the outputs. Results are compared by content, so either engine may have made them.
 """
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,18 +18,19 @@ from coopnet.runs.steps import Step, command, fingerprint
 from coopnet.runs.workspace import Workspace, targets
 from coopnet.study import Run, Study
 
+RECORD, TIMED = "run.json", "timing.csv"
 TIMING = re.compile(
-    rb"\n|epoch,train_seconds,evaluation_seconds,images_per_second\n"  # nothing but a line where nothing was trained
+    rb"\n|epoch,train_seconds,evaluation_seconds,images_per_second\n"  # only a newline if nothing was trained
     rb"(\d+(,\d+(\.\d+)?){3}\n)+"
 )
-"""What `timing.csv` looks like, of which no record has a digest because it is never the same twice."""
+"""Format of `timing.csv`. Records have no digest of it, because it is different each time."""
 
 
 class Problem(NamedTuple):
-    """Why something has to be made.
+    """Why a result has to be made again.
 
     Attributes:
-        kind: it is `missing`, was made from something else (`stale`), or is not what was made (`damaged`).
+        kind: the result is `missing`, was made from other inputs (`stale`), or was changed afterwards (`damaged`).
         text: a sentence without a full stop.
     """
 
@@ -37,28 +39,41 @@ class Problem(NamedTuple):
 
 
 def of_run(workspace: Workspace, plan: Study, run: Run, digests: Digests) -> Problem | None:
-    """What is wrong with the files of a run; None if they are those that the plan has."""
-    wanted = targets(workspace, plan, run)
-    path = wanted["run.json"]
+    """Compare the files of a run with the plan; None if they match."""
+    return of_files(targets(workspace, plan, run), run.key, run.name, digests)
+
+
+def of_files(paths: Mapping[str, Path], key: str | None, name: str, digests: Digests) -> Problem | None:
+    """Compare files of a run with its record and key; None if they match.
+
+    Args:
+        paths: of the record and of other files, by their names in the record; they may be in any folder.
+        key: the required run key; None for any.
+        name: of the run, for messages.
+        digests: computes digests of files.
+    """
+    path = paths[RECORD]
     try:
-        record = files.read_sealed(path)
+        record = files.read_sealed(path, files.LARGEST_RECORD)
     except CoopNetError as error:
         return Problem("damaged", str(error)) if path.exists() else Problem("missing", f"{path} is missing")
-    if record.get("key") != run.key:
-        return Problem("stale", f"{path} is of other parameters, source or parents than {run.name} has now")
-    listed = {name: digest for name, digest in (record.get("files") or {}).items() if name in wanted}
-    there = {name: path for name, path in wanted.items() if path.is_file()}
+    if key is not None and record.get("key") != key:
+        return Problem("stale", f"{path} was made with other parameters, source or parents than {name} has now")
+    listed = record.get("files")
+    if not isinstance(listed, dict):
+        return Problem("damaged", f"{path} is damaged (not the record of a run)")
+    there = {name: path for name, path in paths.items() if path.is_file()}
     damaged = [str(path) for name, path in there.items() if name in listed and digests(path) != listed[name]]
-    if "timing.csv" in there and not _is_timing(there["timing.csv"]):
-        damaged.append(str(there["timing.csv"]))
+    if TIMED in there and not _is_timing(there[TIMED]):
+        damaged.append(str(there[TIMED]))
     if damaged:
-        return Problem("damaged", f"not what the record of {run.name} names: {', '.join(damaged)}")
-    missing = [str(path) for name, path in wanted.items() if name not in there]
+        return Problem("damaged", f"differs from the record of {name}: {', '.join(damaged)}")
+    missing = [str(path) for name, path in paths.items() if name not in there]
     return Problem("missing", f"missing: {', '.join(missing)}") if missing else None
 
 
 def _is_timing(path: Path) -> bool:
-    """Whether a file is a whole table of seconds."""
+    """Whether a file is a complete table of timings."""
     try:
         return TIMING.fullmatch(path.read_bytes()) is not None
     except OSError:
@@ -66,49 +81,49 @@ def _is_timing(path: Path) -> bool:
 
 
 def of_step(workspace: Workspace, step: Step, digests: Digests) -> Problem | None:
-    """What is wrong with the outputs of a step; None if it would write what is there."""
+    """Compare the outputs of a step with its record and the plan; None if they match."""
     for path in step.outputs:
         if not path.is_file():
             return Problem("missing", f"{path} is missing")
-    receipt = step.record
+    path = step.record
     try:
-        known = files.read_sealed(receipt)
+        known = files.read_sealed(path)
         inputs, outputs = dict(known["inputs"]), dict(known["outputs"])
     except (CoopNetError, KeyError, TypeError, ValueError):
-        return Problem("stale", f"{receipt} does not say what {step.name} was made from")
+        return Problem("stale", f"{path} does not say what {step.name} was made from")
     if known.get("source") != fingerprint(step.source):
-        return Problem("stale", f"{step.name} was made with other source")
+        return Problem("stale", f"{step.name} was made with another version of the source")
     if known.get("words") != step.words or inputs.keys() != set(_names(workspace, step.inputs)):
         return Problem("stale", f"{step.name} was made with other parameters")
     for name, digest in inputs.items():
         if digests(workspace.root / name) != digest:
             return Problem("stale", f"{step.name} was made from another {name}")
     if outputs.keys() != set(_names(workspace, _promised(step))):
-        return Problem("stale", f"{step.name} was made with other source")
+        return Problem("stale", f"{step.name} was made with another version of the source")
     damaged = [name for name, digest in outputs.items() if digests(workspace.root / name) != digest]
-    return Problem("damaged", f"not what {step.name} made: {', '.join(damaged)}") if damaged else None
+    return Problem("damaged", f"changed since {step.name} wrote it: {', '.join(damaged)}") if damaged else None
 
 
 @contextlib.contextmanager
 def making(workspace: Workspace, planned: Callable[[], Step]) -> Iterator[None]:
-    """Leave a receipt for what is computed inside.
+    """Write the record of a step around its computation: inputs are checked before it, the record is written after it.
 
     Args:
-        workspace: where.
-        planned: the step, by what the parameters are when it is called.
+        workspace: of the study.
+        planned: returns the step as the current parameters define it.
 
     Raises:
-        CoopNetError: something that it reads is not what was made; or was changed meanwhile, so that nobody can say
-            what the outputs are; or receipts cannot be written.
+        CoopNetError: an input is damaged, or was changed during the computation, so that the outputs cannot be
+            attributed to it; or records cannot be written.
     """
     step, digests = planned(), Digests()
     before = _digests(workspace, step.inputs, digests)
     _refuse_damaged(workspace, step, digests)
-    receipt = step.record
+    path = step.record
     try:
-        receipt.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
     except OSError as error:
-        raise CoopNetError(f"cannot remove {receipt}: {files.reason(error)}") from error
+        raise CoopNetError(f"cannot remove {path}: {files.reason(error)}") from error
     yield
     after = _digests(workspace, step.inputs, Digests())
     changed = [name for name, digest in after.items() if digest != before[name]]
@@ -119,21 +134,23 @@ def making(workspace: Workspace, planned: Callable[[], Step]) -> Iterator[None]:
 
 
 def _refuse_damaged(workspace: Workspace, step: Step, digests: Digests) -> None:
-    """Refuse inputs that are known to be other than they were made.
+    """Refuse inputs that differ from their records.
 
     Raises:
-        CoopNetError: naming what is damaged, and the command that makes it again.
+        CoopNetError: names the damaged files and the command that makes them again.
     """
     for path in step.records:
-        if wrong := _of_record(path, digests):
-            raise CoopNetError(wrong)
+        there = {one.name: one for one in (path, path.with_name("history.csv")) if one.exists()}
+        problem = of_files({RECORD: path} | there, None, path.parent.name, digests)
+        if problem and problem.kind == "damaged":
+            raise CoopNetError(f"{problem.text}; make that run again (`coopnet train`, or the workflow)")
     for maker, record in step.makers:
         if damaged := _damaged(workspace, record, digests):
-            raise CoopNetError(f"not what {maker} made: {', '.join(damaged)}; run `{command(maker)}` again")
+            raise CoopNetError(f"changed since {maker} wrote it: {', '.join(damaged)}; run `{command(maker)}` again")
 
 
 def _damaged(workspace: Workspace, record: Path, digests: Digests) -> list[str]:
-    """What a step made and now is something else; nothing where its receipt is of other inputs, or does not tell."""
+    """Outputs of a step that were changed later; empty if its record is unreadable or of other inputs."""
     try:
         known = files.read_sealed(record)
         inputs, outputs = dict(known["inputs"]), dict(known["outputs"])
@@ -145,29 +162,9 @@ def _damaged(workspace: Workspace, record: Path, digests: Digests) -> list[str]:
     return [path for path, digest in there.items() if digests(workspace.root / path) != digest]
 
 
-def _of_record(path: Path, digests: Digests) -> str | None:
-    """What is wrong with a run's record and its history; None where nothing speaks against them.
-
-    What is missing is for those to miss who need it.
-    """
-    if not path.exists():
-        return None
-    remedy = "make that run again (`coopnet train`, or the workflow)"
-    try:
-        record = files.read_sealed(path)
-    except CoopNetError as error:
-        return f"{error}; {remedy}"
-    if not isinstance(record.get("files"), dict):
-        return f"{path} is damaged (not the record of a run); {remedy}"
-    history = path.with_name("history.csv")
-    if history.exists() and digests(history) != record["files"].get(history.name):
-        return f"{history} is not the file that {path} names; {remedy}"
-    return None
-
-
 def _promised(step: Step) -> tuple[Path, ...]:
-    """The outputs whose bits are promised: all but wall-clock figures, so that the record has the same bits too."""
-    return tuple(path for path in step.outputs if path.name != "timing.csv")
+    """The outputs that are the same bit for bit each time (all but timings), so that the record is the same too."""
+    return tuple(path for path in step.outputs if path.name != TIMED)
 
 
 def _write(workspace: Workspace, step: Step, inputs: dict[str, Any], digests: Digests) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+import stamps
 from conftest import ROOT
 from coopnet import files, study
 from coopnet.files.digests import Digests, remembered
 from coopnet.files.errors import CoopNetError
-from coopnet.runs import locks, receipts, stamps, steps
+from coopnet.runs import records, steps
 from coopnet.runs.steps import Step
 from coopnet.runs.workspace import Workspace, targets
 from coopnet.study import Run, Study
@@ -48,13 +49,13 @@ def step(workspace: Workspace) -> Step:
 
 def take(workspace: Workspace, step: Step) -> None:
     """Do what the step does."""
-    with receipts.making(workspace, lambda: step):
+    with records.making(workspace, lambda: step):
         step.outputs[0].write_text("".join(path.read_text() for path in step.inputs))
 
 
 def kind(workspace: Workspace, step: Step) -> str | None:
     """What is wrong with a step, in one word."""
-    problem = receipts.of_step(workspace, step, Digests())
+    problem = records.of_step(workspace, step, Digests())
     return problem and problem.kind
 
 
@@ -105,7 +106,7 @@ def test_step_is_refused_when_an_input_is_edited_meanwhile(workspace: Workspace,
     """Nobody can say which of the two the output was made from, so there is no receipt."""
 
     def make() -> None:
-        with receipts.making(workspace, lambda: step):
+        with records.making(workspace, lambda: step):
             step.outputs[0].write_text("ab")
             step.inputs[1].write_text("edited")
 
@@ -119,14 +120,14 @@ def test_step_is_refused_when_parameters_are_edited_meanwhile(workspace: Workspa
     plans = iter([step, Step(**(vars(step) | {"words": "edited"}))])
     with (
         pytest.raises(CoopNetError, match=r"params.yaml or the study was changed"),
-        receipts.making(workspace, lambda: next(plans)),
+        records.making(workspace, lambda: next(plans)),
     ):
         pass
 
 
 def test_step_that_fails_leaves_no_receipt(workspace: Workspace, step: Step) -> None:
     """What a failed command has written is nobody's."""
-    with pytest.raises(ZeroDivisionError), receipts.making(workspace, lambda: step):
+    with pytest.raises(ZeroDivisionError), records.making(workspace, lambda: step):
         raise ZeroDivisionError
     assert kind(workspace, step) == "stale"
 
@@ -165,7 +166,7 @@ def run(plan: Study, workspace: Workspace) -> Run:
 
 def test_run_as_planned_is_current(workspace: Workspace, plan: Study, run: Run) -> None:
     """Its record has the planned key, and its files are those that the record names."""
-    assert receipts.of_run(workspace, plan, run, Digests()) is None
+    assert records.of_run(workspace, plan, run, Digests()) is None
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_damaged_file_of_a_run_is_named(workspace: Workspace, plan: Study, run: 
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    problem = receipts.of_run(workspace, plan, run, Digests())
+    problem = records.of_run(workspace, plan, run, Digests())
     assert problem is not None
     assert problem.kind == "damaged"
     assert str(path) in problem.text
@@ -191,11 +192,11 @@ def test_timing_that_is_no_table_is_damaged(workspace: Workspace, plan: Study, r
     """It has no digest, but nothing that the tables cannot read is taken for it."""
     path = targets(workspace, plan, run)["timing.csv"]
     path.write_text(damaged)
-    problem = receipts.of_run(workspace, plan, run, Digests())
+    problem = records.of_run(workspace, plan, run, Digests())
     assert problem is not None
     assert problem.kind == "damaged"
     path.write_text("\n")  # no epoch
-    assert receipts.of_run(workspace, plan, run, Digests()) is None
+    assert records.of_run(workspace, plan, run, Digests()) is None
 
 
 def test_run_that_lacks_a_file_is_missing(workspace: Workspace, plan: Study, run: Run) -> None:
@@ -203,7 +204,7 @@ def test_run_that_lacks_a_file_is_missing(workspace: Workspace, plan: Study, run
     for path in targets(workspace, plan, run).values():
         content = path.read_bytes()
         path.unlink()
-        problem = receipts.of_run(workspace, plan, run, Digests())
+        problem = records.of_run(workspace, plan, run, Digests())
         assert problem is not None
         assert problem.kind == "missing"
         assert str(path) in problem.text
@@ -214,7 +215,7 @@ def test_record_that_cannot_be_read_is_damaged(workspace: Workspace, plan: Study
     """Half a record is not one of other parameters."""
     path = targets(workspace, plan, run)["run.json"]
     path.write_text(path.read_text()[:20])
-    problem = receipts.of_run(workspace, plan, run, Digests())
+    problem = records.of_run(workspace, plan, run, Digests())
     assert problem is not None
     assert problem.kind == "damaged"
     assert str(path) in problem.text
@@ -226,7 +227,7 @@ def test_run_of_another_key_is_stale(workspace: Workspace, plan: Study, run: Run
     for name, path in targets(workspace, plan, run).items():
         places[name].parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, places[name])
-    problem = receipts.of_run(workspace, plan, plan.run("baseline", 1), Digests())
+    problem = records.of_run(workspace, plan, plan.run("baseline", 1), Digests())
     assert problem is not None
     assert problem.kind == "stale"
     assert "baseline/seed1" in problem.text
@@ -246,7 +247,7 @@ def test_stamps_are_old_only_for_what_is_current(
     assert due.runs == {(one.phase, one.experiment, one.seed) for one in plan.everything()} - {place}
     assert due.evaluations == {place}
     assert current.stat().st_mtime > stamps.LONG_AGO
-    with receipts.making(workspace, lambda: step):
+    with records.making(workspace, lambda: step):
         for path in step.outputs:
             path.write_text("evaluated")
     assert not stamps.refresh(workspace, plan).evaluations
@@ -322,15 +323,15 @@ def test_locks_of_the_dead_are_cleared_and_those_of_the_living_kept(tmp_path: Pa
     left = tmp_path / "locks" / "0.input.lock"
     left.parent.mkdir()
     left.touch()
-    first = locks.clear_stale(tmp_path)
+    first = stamps.clear_stale(tmp_path)
     assert not left.exists()
     left.touch()  # its own
-    second = locks.clear_stale(tmp_path)
+    second = stamps.clear_stale(tmp_path)
     assert left.exists()
     os.close(first)
-    third = locks.clear_stale(tmp_path)
+    third = stamps.clear_stale(tmp_path)
     assert left.exists()  # the second is alive
     os.close(second)
     os.close(third)
-    os.close(locks.clear_stale(tmp_path))
+    os.close(stamps.clear_stale(tmp_path))
     assert not left.exists()
