@@ -359,7 +359,7 @@ def test_clear_refusals(tmp_path: Path) -> None:
         Workload({"baseline": small("baseline")}, {"train": 16, "test": 1}, 1, 1).check()
     runs = study.load(ROOT, "mini").runs
     for name in ("one3_to_5_masked", "baseline_gradient_ratio"):
-        with pytest.raises(CoopNetError, match="not for the reference"):
+        with pytest.raises(CoopNetError, match="not possible with the reference"):
             curves.check(runs[name, 0])
     curves.check(runs["one3", 0])
 

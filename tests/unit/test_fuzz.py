@@ -378,7 +378,7 @@ DOCUMENTS: dict[str, tuple[bytes, str]] = {
                     | {f"e{i}": CHAIN | {"parents": [f"e{i - 1}"]} for i in range(1, 300)}
                 }
             ),
-            "is 100 generations down already",
+            "is 100 generations deep already",
         ),
         "combinations of combinations": (
             yaml.safe_dump(

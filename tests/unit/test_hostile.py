@@ -102,7 +102,7 @@ def test_a_name_that_is_taken_is_refused(name: str, tmp_path: Path) -> None:
 
 def test_an_experiment_does_not_lie_where_the_tables_lie(tmp_path: Path) -> None:
     """`results/<study>/tables` is taken."""
-    with pytest.raises(CoopNetError, match="give it another name"):
+    with pytest.raises(CoopNetError, match="choose another name"):
         study.load(write(tmp_path, BASE | {"experiments": {"tables": {"about": "x"}}}))
 
 
@@ -113,7 +113,7 @@ def test_the_command_line_leaves_its_folder_alone(command: str, tmp_path: Path) 
     (tmp_path / "victim/tables").mkdir(parents=True)
     done = subprocess.run([BIN / "coopnet", command, "../../victim"], cwd=root, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.startswith("coopnet: error: there is no study '../../victim': a name has small letters")
+    assert done.stderr.startswith("coopnet: error: there is no study '../../victim': a name must be small letters")
     assert done.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.rglob("*")].count("tables") == 1
     assert not (tmp_path / "reports").exists()

@@ -410,8 +410,8 @@ def test_long_lists_are_cut(tmp_path: Path, content: dict[str, Any]) -> None:
         ({}, "no 'state_dict'"),
         ([1, 2], "no 'state_dict'"),
         ({"state_dict": {}}, "is empty"),
-        ({"state_dict": torch.zeros(2)}, "is empty or no dictionary"),
-        ({"state_dict": {"conv1.weight": 3.0}}, "1 that are no tensors (conv1.weight)"),
+        ({"state_dict": torch.zeros(2)}, "is empty or not a dictionary"),
+        ({"state_dict": {"conv1.weight": 3.0}}, "1 that are not tensors (conv1.weight)"),
         ({"state_dict": {"features.0.weight": torch.zeros(2)}}, "not of the lan2018 layout"),
     ],
 )

@@ -303,7 +303,7 @@ def test_what_is_no_network_of_ours_is_refused(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CoopNetError, match=r"no params\.yaml"):
         coopnet.load("mini/one3/seed0")
-    with pytest.raises(CoopNetError, match="not a network of ours"):
+    with pytest.raises(CoopNetError, match="not a CoopNet network"):
         coopnet.load(tmp_path)
     (tmp_path / "model.json").write_text("{}")
     with pytest.raises(CoopNetError, match="no record of a network"):
@@ -328,7 +328,7 @@ def test_what_is_no_network_of_ours_is_refused(tmp_path: Path, monkeypatch: pyte
         (lambda: coopnet.grow(small(3), 5, how="bigger"), "unknown start"),
         (lambda: coopnet.grow(small(3), 5, how="masked", noise=0.1), "for how='split'"),
         (lambda: coopnet.grow(small(3), 5, optimizer=torch.optim.SGD(small(3).parameters())), "no parameter"),
-        (lambda: coopnet.expand(small(3), 5), "grow it"),
+        (lambda: coopnet.expand(small(3), 5), "use grow"),
         (lambda: coopnet.merge([small(1)]), "two networks"),
         (lambda: coopnet.merge([small(1), small(1)]), "pass images="),
         (lambda: coopnet.merge([small(1), small(2)], how="first"), "has 2 branches"),
