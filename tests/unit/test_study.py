@@ -857,7 +857,8 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
             f"{MERGED}.parents": ["one1", "resnet110_baseline", "one1"],
         },
         [
-            f"{MERGED}.parents: resnet110_baseline has data.dataset cifar10, its child cifar100; both must have the same value"
+            f"{MERGED}.parents: resnet110_baseline has data.dataset cifar10, its child cifar100; "
+            "both must have the same value"
         ],
     ),
     "combination with a deeper network": (
