@@ -130,9 +130,9 @@ def check(study: StudyName) -> None:
 @app.command()
 def plan(
     study: StudyName = "full",
-    measure: Annotated[bool, typer.Option("--measure", help="first measure this machine on a few steps")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="first measure a few steps on this machine")] = False,
 ) -> None:
-    """Say what a study takes before it runs, by phase: networks, FLOPs, hours, disk, and what is finished already."""
+    """Show the cost of a study by phase: networks, FLOPs, hours, disk, and the finished part. Nothing is run."""
     from coopnet.commands import plan as command
 
     command.show(_workspace(), study, measure=measure)
@@ -415,7 +415,9 @@ app.add_typer(
 @runs.command("list")
 def list_runs(
     study: StudyName = "full",
-    watch: Annotated[bool, typer.Option("--watch", help="follow them: epoch, images/s, accuracy, time left")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="follow running ones: epoch, images/s, accuracy, time left")
+    ] = False,
 ) -> None:
     """List the runs of a study: state, distinguishing settings, key, date and machine of each."""
     if watch:

@@ -303,7 +303,7 @@ def test_neighbour_edited_during_training_is_not_recorded(made: Project) -> None
         made.edit({"experiments": {"baseline": {"training": {"batch_size": 25}}}})
         ended = started.end()
     assert ended.code != 0
-    assert "parameters of tiny were edited while this was made" in ended.said
+    assert "parameters of tiny were edited while its results were made" in ended.said
     assert "up to date" not in made.status("baseline/seed0")
     assert made.trained() == ["baseline/seed0", "slower/seed0"]
     made.make("dvc")
