@@ -41,7 +41,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Path:
         ("claims tiny", "numpy scipy"),
         ("tables tiny", "numpy scipy"),
         ("report tiny", "matplotlib numpy pandas PIL pyarrow scipy scipy.stats seaborn typst"),
-        ("timing tiny", "numpy pandas pyarrow scipy"),
+        ("timing tiny", "numpy pandas pyarrow"),
         ("prepare digits --out digits", "numpy pandas PIL pyarrow scipy scipy.stats sklearn"),
         ("prepare cifar100 --source parquet --root nowhere", "numpy PIL pyarrow"),
     ],

@@ -23,21 +23,13 @@ from coopnet.runs.store import VARIABLE, Store
 from coopnet.runs.workspace import Workspace
 from coopnet.study import costs
 from finished_fixture import Home, made_once
-from test_pipeline import call, make_workspace, prepared
-
-__all__ = ["prepared"]
+from tiny_fixture import call
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A finished study, and one whose runs were interrupted."""
     return made_once(tmp_path_factory).copy(tmp_path_factory.mktemp("copy"))
-
-
-@pytest.fixture
-def workspace(tmp_path: Path, prepared: Path) -> Path:
-    """A workspace in which nothing was made yet."""
-    return make_workspace(tmp_path / "workspace", prepared)
 
 
 def test_plan_says_what_is_finished_and_what_the_rest_takes(finished: Home, monkeypatch: pytest.MonkeyPatch) -> None:
