@@ -441,7 +441,7 @@ def test_each_damaged_output_is_named(made: Project, damage: Callable[[bytes], b
 
 
 def test_second_clone_with_other_cores_makes_the_same_bytes(beginning: Project, made: Project) -> None:
-    """13. From an empty store, on one core: every metrics file, table and report equals that of two cores, to the bit."""
+    """13. From an empty store, on one core: every metrics file, table and report equals that of two cores."""
     clone = beginning.clone(made.root.parent / "clone")
     clone.snakemake(cores=1)
     assert clone.trained() == EVERYTHING

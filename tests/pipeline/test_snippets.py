@@ -12,7 +12,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 @pytest.mark.parametrize("page", ["library", "export", "backbone"])
 def test_snippets_run(page: str, tmp_path: Path) -> None:
-    """Python in one process, as a reader would type it; commands as they stand."""
+    """Python snippets run in one process, as a reader would type them; commands run as they are."""
     text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
     snippets = re.findall(r"^```(python|sh)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     assert len(snippets) == text.count("\n```") // 2
