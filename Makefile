@@ -1,10 +1,12 @@
 # `make demo` and `make test` are all that a newcomer needs; both install the environment on their first run.
 PYTHON ?= python3
+# Which wheels of PyTorch: those of the lock, by hash; or cpu, cu126, cu130, …, which uv takes from PyTorch's own index.
+TORCH ?= lock
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN = .venv/bin
 READY = .venv/ready
 
-.PHONY: setup demo demo-all test test-slow mutants check audit bench same-bits report restore lock clean
+.PHONY: setup demo demo-all test test-slow mutants check audit bench same-bits report docs schemas lock clean
 
 setup: $(READY)
 
@@ -14,18 +16,25 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+ifeq ($(TORCH),lock)
 	$(BIN)/python -m uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
+else
+	awk '/^[^ #]/ {torch = /^(torch|torchvision|triton)==|^(cuda|nvidia)-/} !torch' requirements.lock > .venv/others.lock
+	$(BIN)/python -m uv pip sync --quiet --compile-bytecode --python $(BIN)/python .venv/others.lock
+	$(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps \
+		--torch-backend $(TORCH) $$(grep -oE '^(torch|torchvision)==[^ ;]+' requirements.lock)
+endif
 	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $(READY)
 
 # One run per core at a time: each has one thread, and more threads than cores would be much slower.
 demo: $(READY)
 	$(BIN)/snakemake --cores $(CORES) --config study=demo
-	@echo "The report: reports/demo/index.html (and report.pdf beside it)"
+	@$(BIN)/coopnet answer demo
 
 demo-all: $(READY)
 	$(BIN)/snakemake --cores $(CORES) --config study=demo_all
-	@echo "The report: reports/demo_all/index.html (and report.pdf beside it)"
+	@$(BIN)/coopnet answer demo_all
 
 test: $(READY)
 	$(BIN)/pytest --numprocesses 2 --dist worksteal
@@ -61,9 +70,14 @@ STUDY ?= mini
 report: $(READY)
 	$(BIN)/coopnet report $(STUDY)
 
-# All that DVC recorded for STUDY, from its remote.
-restore: $(READY)
-	$(BIN)/coopnet restore $(STUDY)
+# The site of docs/, in build/docs: offline, every warning an error. Open build/docs/index.html.
+docs: $(READY)
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --fresh-env -d build/doctrees docs build/docs
+	@echo "The site: build/docs/index.html"
+
+# The JSON schemas by which editors complete and check params.yaml and overlays.
+schemas: $(READY)
+	$(BIN)/python docs/reference.py
 
 lock: $(READY)
 	$(BIN)/python -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 \

@@ -37,6 +37,7 @@ onstart:
 onsuccess:
     refuse_edited()
     record()
+    say_next()
 
 
 onerror:

@@ -18,9 +18,9 @@ LONGEST = 2_000  # characters of an error message
 
 EXTRAS = {
     "study": [
+        "fontTools",
         "jinja2",
         "matplotlib",
-        "networkx",
         "pandas",
         "pyarrow",
         "scipy",
@@ -86,6 +86,11 @@ def _workspace() -> Workspace:
     return Workspace(Path())
 
 
+def _then(words: str) -> None:
+    """Say at the end of a command where to look next."""
+    logging.getLogger(__name__).info("next: %s", words)
+
+
 def _version(asked: bool) -> None:
     if asked:
         print(__version__)
@@ -110,6 +115,7 @@ def prepare(
     from coopnet.commands import prepare as command
 
     command.prepare(_workspace(), dataset, source, root, out)
+    _then("`coopnet plan STUDY` says what a study takes, `snakemake --cores N --config study=STUDY` makes it")
 
 
 @app.command()
@@ -118,6 +124,7 @@ def check(study: StudyName) -> None:
     from coopnet.commands import check as command
 
     command.check(_workspace(), study)
+    _then(f"`coopnet plan {study}` says what it takes")
 
 
 @app.command()
@@ -154,6 +161,8 @@ def train(
         command.go_on(failed, ["train", study, experiment, str(seed), *options], left)
     if evaluated and not code:  # a separate process would double the start-up time
         evaluate(study, experiment, seed, at_transfer=False)
+    elif not code:
+        _then(f"`coopnet evaluate {study} {experiment} {seed}` computes its metrics")
     raise typer.Exit(code)
 
 
@@ -171,6 +180,8 @@ def transfer(
     made = command.transfer(_workspace(), study, experiment, seed, key)
     if evaluated:
         evaluate(study, experiment, seed, at_transfer=made.at_transfer)
+    elif made.at_transfer:
+        _then(f"`coopnet train {study} {experiment} {seed}` trains it on")
 
 
 @app.command()
@@ -183,7 +194,8 @@ def evaluate(
     """Compute a run's metrics and votes from its saved logits."""
     from coopnet.commands import evaluate as command
 
-    command.evaluate(_workspace(), study, experiment, seed, at_transfer=at_transfer)
+    folder = command.evaluate(_workspace(), study, experiment, seed, at_transfer=at_transfer)
+    _then(f"{folder / 'metrics.json'} has its metrics; `coopnet runs {study}` says what is missing still")
 
 
 @app.command()
@@ -192,6 +204,7 @@ def tables(study: StudyName) -> None:
     from coopnet.commands import report as command
 
     command.tables(_workspace(), study)
+    _then(f"{_workspace().tables(study)} has the tables; `coopnet claims {study}` decides the claims")
 
 
 @app.command()
@@ -200,6 +213,7 @@ def claims(study: StudyName) -> None:
     from coopnet.commands import claims as command
 
     command.claims(_workspace(), study)
+    _then(f"{_workspace().claims(study)} has the ledger; `coopnet report {study}` makes the report")
 
 
 @app.command()
@@ -208,14 +222,31 @@ def report(study: StudyName) -> None:
     from coopnet.commands import report as command
 
     command.report(_workspace(), study)
+    _then(f"`coopnet answer {study}` says what was found, and where the pages are")
 
 
 @app.command()
-def timing(study: StudyName) -> None:
+def answer(study: StudyName = "full") -> None:
+    """Print what the report of a study found, and where it lies."""
+    from coopnet.commands import answer as command
+
+    command.answer(_workspace(), study)
+
+
+@app.command()
+def timing(
+    study: StudyName,
+    latency: Annotated[bool, typer.Option("--latency", help="first measure each network's latency here")] = False,
+) -> None:
     """Make the timing page of a study. Timings differ each time, so they are separate from the report."""
     from coopnet.commands import report as command
 
+    if latency:
+        from coopnet.commands import latency as clock
+
+        clock.measure(_workspace(), study)
     command.timing(_workspace(), study)
+    _then(f"open {_workspace().report(study) / 'timing.html'}")
 
 
 @app.command(name="import")
@@ -228,6 +259,7 @@ def import_checkpoint(
     from coopnet.commands import import_checkpoint as command
 
     command.import_checkpoint(checkpoint, layout, out)
+    _then(f"a row of params.yaml with `start: {{kind: imported, path: {out}}}` starts from it")
 
 
 @app.command()
@@ -450,9 +482,9 @@ def show_benchmark() -> None:
 # Help ----------------------------------------------------------------------------------------------------------------
 
 PANELS = {
-    "A run": ("prepare", "train", "evaluate", "import", "runs"),
-    "A study": ("plan", "tables", "claims", "report", "timing", "bench"),
-    "Recording in DVC": ("stages", "source", "record", "restore"),
+    "A run": ("prepare", "train", "transfer", "evaluate", "import", "runs"),
+    "A study": ("check", "plan", "tables", "claims", "report", "answer", "timing", "bench"),
+    "Recording in DVC": ("record",),
 }
 """Groups of `coopnet --help`, for commands that do not set their group themselves."""
 

@@ -1,4 +1,4 @@
-"""Before and during a study: its cost, its progress, and Snakemake's short job lines."""
+"""Before and while a study runs: what it takes, how far it is, and how little Snakemake says of each job."""
 
 import csv
 import json
@@ -23,21 +23,13 @@ from coopnet.runs.store import VARIABLE, Store
 from coopnet.runs.workspace import Workspace
 from coopnet.study import costs
 from finished_fixture import Home, made_once
-from test_pipeline import call, make_workspace, prepared
-
-__all__ = ["prepared"]
+from tiny_fixture import call
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A finished study, and one with interrupted runs."""
+    """A finished study, and one whose runs were interrupted."""
     return made_once(tmp_path_factory).copy(tmp_path_factory.mktemp("copy"))
-
-
-@pytest.fixture
-def workspace(tmp_path: Path, prepared: Path) -> Path:
-    """A workspace without results."""
-    return make_workspace(tmp_path / "workspace", prepared)
 
 
 def test_plan_says_what_is_finished_and_what_the_rest_takes(finished: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +46,7 @@ def test_plan_says_what_is_finished_and_what_the_rest_takes(finished: Home, monk
 
 
 def test_speed_is_what_the_timings_of_the_store_say(finished: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Operations per training image times images per second; runs of another machine are ignored."""
+    """Operations of a training image, times images a second; of another machine's runs nothing is taken."""
     entries, plan = finished.store, finished.plan()
     found = speed.finished_here(entries, "cpu")
     trained = [run for run in plan.runs.values() if run.row.training.epochs]
@@ -71,7 +63,7 @@ def test_speed_is_what_the_timings_of_the_store_say(finished: Home, monkeypatch:
 
 
 def test_bytes_are_those_of_the_files(finished: Home) -> None:
-    """The disk space in a plan agrees with the runs, within a twentieth and a few records."""
+    """The disk that a plan names is what the runs then take, within a twentieth and some records."""
     for run in finished.plan().everything():
         folder = finished.workspace.run(finished.plan(), run)
         written = sum(path.stat().st_size for path in folder.iterdir() if path.suffix == ".safetensors")
@@ -81,7 +73,7 @@ def test_bytes_are_those_of_the_files(finished: Home) -> None:
 
 
 def test_a_run_that_is_trained_is_seen(tmp_path: Path) -> None:
-    """A live process has epoch, images per second, accuracy and time left; a dead one has nothing."""
+    """Epoch, images a second, accuracy and time left, of a process that lives; nothing of one that is gone."""
     entries, told = Store(tmp_path), []
 
     class Other:
@@ -106,7 +98,7 @@ def test_a_run_that_is_trained_is_seen(tmp_path: Path) -> None:
 
 
 def test_a_dead_process_trains_nothing(tmp_path: Path) -> None:
-    """A killed process is detected at once on this machine, and after minutes of silence on another one."""
+    """A killed process of this machine is seen at once, one of another machine after some minutes of silence."""
     entries = Store(tmp_path)
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
@@ -126,7 +118,7 @@ def test_a_dead_process_trains_nothing(tmp_path: Path) -> None:
 
 
 def test_watch_shows_every_state(finished: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Finished, running, interrupted and waiting runs are read from the store only; in a pipe, once."""
+    """Finished, running, interrupted and waiting runs, from the store alone; in a pipe once."""
     plan, entries = finished.plan("unfinished"), finished.store
     first, second = plan.runs.values()
     assert len(watch.look(finished.workspace, finished.plan(), entries, set()).finished) == 3
@@ -141,7 +133,7 @@ def test_watch_shows_every_state(finished: Home, monkeypatch: pytest.MonkeyPatch
 
 
 def test_commands_speak(workspace: Path, tmp_path: Path) -> None:
-    """`plan` and `runs --watch` for a study without results, in a pipe, say what to do next."""
+    """`plan` and `runs --watch` of a study of which nothing was made, in a pipe, and what to do next."""
     store = str(tmp_path / "store")
     told = call(workspace, "coopnet", "plan", "tiny", store=store)
     assert told.returncode == 0, told.stderr
@@ -152,7 +144,7 @@ def test_commands_speak(workspace: Path, tmp_path: Path) -> None:
 
 
 def test_snakemake_says_a_line_of_each_job(workspace: Path) -> None:
-    """A job is one line with its phase and run, without paths; the total cost is printed before."""
+    """A job is a line with its phase and its run, without paths; what all will take is said before."""
     done = call(workspace, "snakemake", "--dry-run", "--cores", "2", "--config", "study=tiny")
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
@@ -164,7 +156,7 @@ def test_snakemake_says_a_line_of_each_job(workspace: Path) -> None:
 
 
 def test_plan_of_every_study_adds_up() -> None:
-    """Each network of each study is counted in one phase."""
+    """Each network of each study is in one phase."""
     for name in study.names(ROOT):
         plan = study.load(ROOT, name)
         found = plans.of(Workspace(ROOT), plan)

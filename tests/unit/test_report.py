@@ -165,7 +165,7 @@ def test_transfer_counts_and_exactness(made: tuple[Path, Path]) -> None:
         assert float(found["relative_difference"]) == pytest.approx(relative)
 
 
-def test_transfer_is_about_surgery_only(made: tuple[Path, Path]) -> None:
+def test_transfer_is_about_transfers_only(made: tuple[Path, Path]) -> None:
     """The control, which inherits a whole network, is not listed as a start."""
     starts = {row["start"] for row in rows(made[0] / "transfer_mean.csv")}
     assert starts == {"zero_pad", "zero_output", "masked", "split"}
@@ -728,6 +728,18 @@ def test_timing_is_a_page_of_its_own(made: tuple[Path, Path], tmp_path: Path) ->
     text = Text((tmp_path / "timing.html").read_text(encoding="utf-8"))
     assert text.tables["timing-table"][1] == ["baseline", "0", "20", "210.0", "30.0", "950"]
     assert "210.0" not in Text((made[1] / "index.html").read_text(encoding="utf-8")).text
+
+
+def test_latency_is_shown_where_it_was_measured(made: tuple[Path, Path], tmp_path: Path) -> None:
+    """On the page of timings, with the machine; without a measurement the page says nothing of it."""
+    tables = copied(made[0], tmp_path)
+    timing.render(tables, tmp_path)
+    assert "latency" not in (tmp_path / "timing.html").read_text(encoding="utf-8")
+    (tables / "latency.csv").write_text("experiment,batch_1_ms,batch_64_ms,machine\nbaseline,2.5,64,A box\n")
+    timing.render(tables, tmp_path)
+    text = Text((tmp_path / "timing.html").read_text(encoding="utf-8"))
+    assert text.tables["latency-table"][-1] == ["baseline", "2.50", "64.00", "1,000"]
+    assert "Latency of each network on A box" in text.text
 
 
 # PDF and figures ---------------------------------------------------------------------------------------

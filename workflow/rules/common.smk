@@ -175,6 +175,16 @@ def record():
         subprocess.run(["coopnet", "record", STUDY.name, "--if-possible"])
 
 
+def say_next():
+    """Say at the end where to look."""
+    if not UNDER_DVC:
+        name = STUDY.name
+        print(
+            f"next: `coopnet runs {name}` lists its runs; with its report made, `coopnet answer {name}` says what was found",
+            file=sys.stderr,
+        )
+
+
 def refuse_edited():
     """Fail if DVC would record parameters with which not all results were made.
 

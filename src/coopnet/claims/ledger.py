@@ -116,7 +116,7 @@ def _corrected(entry: dict[str, Any], p: float | None) -> Decision:
     """An entry with what Holm's correction over the whole ledger leaves of it.
 
     A claim that could not be decided was meant to be tested all the same, and has its share in the correction: a
-    failure must not make the others look surer.
+    failure must not make the others look more certain.
     """
     if entry["p"] is None:
         return Decision.model_validate(entry)

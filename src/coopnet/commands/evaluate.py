@@ -14,8 +14,11 @@ from coopnet.runs.workspace import EVALUATED, Workspace
 from coopnet.study import Run, Study
 
 
-def evaluate(workspace: Workspace, name: str, experiment: str, seed: int, *, at_transfer: bool = False) -> None:
+def evaluate(workspace: Workspace, name: str, experiment: str, seed: int, *, at_transfer: bool = False) -> Path:
     """Write `votes.csv`, `outcomes.safetensors` and `metrics.json` of a run, or of the network at its transfer.
+
+    Returns:
+        Their folder.
 
     Raises:
         CoopNetError: logits are missing, damaged or not finite, or the run was made with other parameters.
@@ -28,6 +31,7 @@ def evaluate(workspace: Workspace, name: str, experiment: str, seed: int, *, at_
         run = run.transfer
     with records.making(workspace, lambda: steps.evaluate(workspace, plan, run)):
         _evaluate(workspace, plan, run)
+    return workspace.run(plan, run)
 
 
 def _evaluate(workspace: Workspace, plan: Study, run: Run) -> None:

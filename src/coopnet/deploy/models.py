@@ -70,15 +70,20 @@ class Model:
         size = self.preprocessing.size
         images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
         taken = self.taken(images)
-        times: list[float] = []
-        for _ in range(WARM_UP):
-            self.run(taken)
-        began = time.perf_counter()
-        while len(times) < REPEATS and (len(times) < WARM_UP or time.perf_counter() - began < SECONDS):
-            start = time.perf_counter()
-            self.run(taken)
-            times.append(time.perf_counter() - start)
-        return 1000 * float(np.median(times))
+        return milliseconds(lambda: self.run(taken))
+
+
+def milliseconds(call: Callable[[], object]) -> float:
+    """How long a call takes, the median of up to `REPEATS`."""
+    times: list[float] = []
+    for _ in range(WARM_UP):
+        call()
+    began = time.perf_counter()
+    while len(times) < REPEATS and (len(times) < WARM_UP or time.perf_counter() - began < SECONDS):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return 1000 * float(np.median(times))
 
 
 def open_model(where: str | os.PathLike[str], branches: Sequence[int] | None = None) -> Model:

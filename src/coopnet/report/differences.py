@@ -20,9 +20,9 @@ from coopnet.report.runs import mean, std
 GROUPS = {
     "one": "ONE: against the plain network",
     "ablation": "ONE: against ONE without one of its parts",
-    "growth": "Growth: against the parent trained on",
-    "merging": "Merging: against the plain ensemble of the parents trained on",
-    "expansion": "Expansion: against the parent trained on",
+    "growth": "Growth: against the continued-training control",
+    "merging": "Merging: against the plain ensemble of the controls",
+    "expansion": "Expansion: against the continued-training control",
     "distillation": "Part 3: against the same network trained alone",
 }
 """Groups of experiments by what their control is, in the order in which a report shows them."""

@@ -5,14 +5,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from coopnet import files
 from coopnet.files.errors import CoopNetError
-from coopnet.report import ledger
 from coopnet.report.published import PROTOCOL
+
+if TYPE_CHECKING:
+    from coopnet.report.ledger import Claim
 
 PARTS = {
     "foundation": "Step 1: ONE and growth",
@@ -45,7 +47,7 @@ class Tables:
     """A study's tables, read back: `study` and `claims` from JSON, the others as data frames."""
 
     study: Mapping[str, Any]
-    claims: list[ledger.Claim]
+    claims: "list[Claim]"
     runs: pd.DataFrame
     accuracy: pd.DataFrame
     transfer: pd.DataFrame
@@ -172,6 +174,8 @@ def load(folder: Path) -> Tables:
     Raises:
         CoopNetError: a table or the ledger is missing or damaged.
     """
+    from coopnet.report import ledger  # and with it SciPy, which the page of timings does without
+
     names = [name for name in Tables.__dataclass_fields__ if name not in ("study", "claims")]
     study = files.read_json(folder / "study.json")
     claims = ledger.load(folder.parent / "claims.json", study["name"])

@@ -8,7 +8,7 @@ from coopnet.report.runs import Run, StudyInfo
 
 
 class Control(NamedTuple):
-    """A run's parents trained on as long as it, without surgery.
+    """The continued-training control of a run: its parents, trained for as long as it, without a transfer.
 
     Attributes:
         singles: each parent, continued with the run's own training.
@@ -63,7 +63,7 @@ class Lineage:
         parents = self.parents(run)
         found = [self._continued.get((parent.key, _training(run))) for parent in parents]
         singles = [single for single in found if single]
-        if not run.surgery or not singles or len(singles) < len(parents):
+        if not run.transferred or not singles or len(singles) < len(parents):
             return None
         if len(singles) == 1:
             return Control(singles, singles[0])

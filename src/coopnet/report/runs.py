@@ -17,7 +17,7 @@ SCORES = ("top1", "top5", "nll", "ece")
 """Top-1 and top-5 accuracy (%), negative log-likelihood (nats), expected calibration error (%, 15 bins)."""
 
 UNCHANGED = ("random", "continue", "imported")
-"""Starts without surgery: fresh weights, or those of a parent or a checkpoint as they are."""
+"""Starts without a transfer: fresh weights, or those of a parent or a checkpoint as they are."""
 
 Scores = dict[str, float]
 
@@ -110,8 +110,8 @@ class Run:
         return str(self.row["start"]["kind"])
 
     @property
-    def surgery(self) -> bool:
-        """Whether it began with surgery."""
+    def transferred(self) -> bool:
+        """Whether it began with a transfer."""
         return self.start not in UNCHANGED
 
     @property
@@ -261,11 +261,11 @@ def _check_history(history: Sequence[Mapping[str, str]], planned: int) -> None:
 
 
 def _check_timing(timing: Sequence[Mapping[str, str]], epochs: int) -> None:
-    """Refuse what is no time; that it is the right one nobody can tell, and no other figure depends on it."""
+    """Check the form of the timings. Their values cannot be checked, and no other figure depends on them."""
     measured = [float(line[key]) for line in timing for key in ("train_seconds", "evaluation_seconds")]
     measured += [float(line["images_per_second"]) for line in timing]
     if len(timing) != epochs or not all(math.isfinite(value) and value >= 0 for value in measured):
-        raise ValueError(f"timing.csv has no times of {epochs} epochs")
+        raise ValueError(f"timing.csv does not have the seconds of {epochs} epochs")
 
 
 def _check_votes(votes: Sequence[Mapping[str, str]], branches: int) -> None:

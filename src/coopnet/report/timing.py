@@ -23,11 +23,13 @@ def render(tables: Path, out: Path) -> None:
         CoopNetError: a table is missing or damaged.
     """
     study = files.read_json(tables / "study.json")
-    files.write_text(out / "timing.html", html(study, read_table(tables / "timing.csv")))
+    measured = tables / "latency.csv"
+    latency = read_table(measured) if measured.is_file() else None
+    files.write_text(out / "timing.html", html(study, read_table(tables / "timing.csv"), latency))
 
 
-def html(study: dict[str, Any], times: pd.DataFrame) -> str:
-    """The page `timing.html`: wall-clock times of every run."""
+def html(study: dict[str, Any], times: pd.DataFrame, latency: pd.DataFrame | None = None) -> str:
+    """The page `timing.html`: wall-clock times of every run, and latencies where they were measured."""
     columns = [
         Column("Experiment", numeric=False),
         Column("Seed"),
@@ -52,4 +54,34 @@ def html(study: dict[str, Any], times: pd.DataFrame) -> str:
     caption = "Timing. Seconds of wall-clock time per run, and training images per second, averaged over the run."
     table = Table("timing-table", caption, columns, rows, "timing.csv")
     seconds = sum(row["train_seconds"] + row["evaluation_seconds"] for row in records(times))
-    return page.fill("timing.html.j2", study=study, table=table, hours=number(seconds / 3600))
+    tables = [table] if latency is None else [table, _latency(latency)]
+    return page.fill("timing.html.j2", study=study, tables=tables, hours=number(seconds / 3600))
+
+
+def _latency(measured: pd.DataFrame) -> Table:
+    """How long each network takes for a batch, beside where its accuracy and its operations stand."""
+    batches = [str(column) for column in measured if str(column).startswith("batch_")]
+    labels = [f"batch of {column.split('_')[1]}" for column in batches]
+    columns = [
+        Column("Experiment", numeric=False),
+        *(Column(label, "milliseconds") for label in labels),
+        Column("images a second"),
+    ]
+    largest = batches[-1]
+    size = int(largest.split("_")[1])
+    rows = [
+        Row(
+            [
+                Cell(row["experiment"], tone="code"),
+                *(Cell(number(row[column])) for column in batches),
+                Cell(number(1000 * size / row[largest], 0)),
+            ]
+        )
+        for row in records(measured)
+    ]
+    machine = "; ".join(dict.fromkeys(measured["machine"]))
+    caption = (
+        f"Latency of each network on {machine}. The whole ensemble, median of repeated calls with random weights; "
+        f"images a second are those of the {labels[-1]}. Accuracy and operations stand in the report, under cost."
+    )
+    return Table("latency-table", caption, columns, rows, "latency.csv")

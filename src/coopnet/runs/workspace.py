@@ -28,6 +28,9 @@ GATHERED = ("records.json", "metrics.json", "scores.json", "outcomes.safetensors
 """What is gathered from all runs: records, metrics, accuracies, and which test images each network classifies
 correctly. Claims and report are made from these files and the tables."""
 
+LATENCY = "latency.csv"
+"""Beside the tables, where somebody measured it: how long each network takes on a machine."""
+
 REPORT = ("index.html", "report.pdf", "appendix.pdf", "report.md", "claims.md", "figures/overview.png")
 """The files of a report, except its other figures."""
 

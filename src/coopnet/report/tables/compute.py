@@ -1,7 +1,7 @@
 """What networks cost: parameters, and the floating-point operations of using and of training them: `compute`.
 
 One row per experiment. Operations are those of convolutions and matrix products, a multiply-add counted as two. Of a
-training only its steps are counted, neither tests in between nor surgery.
+training only its steps are counted, neither tests in between nor the transfer.
 """
 
 from collections.abc import Sequence

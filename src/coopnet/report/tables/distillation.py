@@ -94,7 +94,7 @@ def _together(run: Run, split: str, score: str) -> float:
 def _method(run: Run, lineage: Lineage) -> str:
     if run.plain_ensemble:
         return f"plain ensemble of {run.branches} networks"
-    if run.surgery:
+    if run.transferred:
         return run.start
     if run.start == "continue":
         return "trained on"

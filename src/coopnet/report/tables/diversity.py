@@ -44,6 +44,6 @@ def _copies(run: Run, lineage: Lineage) -> list[str]:
         return []
     (parent,) = lineage.parents(run)
     numbers = range(parent.branches + 1, run.branches + 1)
-    # Without a list of donors, the parent's branches are copied in turn (`surgery.default_donors`).
+    # Without a list of donors, the parent's branches are copied in turn (`transfer.default_donors`).
     donors = run.row["start"].get("donors") or [(number - 1) % parent.branches + 1 for number in numbers]
     return [f"{donor}-{number}" for donor, number in zip(donors, numbers, strict=True)]

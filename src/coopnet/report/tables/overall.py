@@ -42,7 +42,9 @@ def _experiment(experiment: Mapping[str, Any], runs: Sequence[Run]) -> Row:
     own = next(run for run in runs if run.experiment == experiment["name"])
     words = _words(experiment)
     images = words["images"] | {"test": own.metrics["final"]["test"]["images"]}
-    return words | {"branches": own.branches, "epochs": len(own.history), "images": images}
+    names = (own.record.get("data") or {}).get("class_names")  # of one's own data
+    classes = {"class_names": list(names)} if names else {}
+    return words | classes | {"branches": own.branches, "epochs": len(own.history), "images": images}
 
 
 def _words(experiment: Mapping[str, Any]) -> Row:

@@ -32,10 +32,10 @@ def tables(runs: Sequence[Run], study: StudyInfo, lineage: Lineage) -> Tables:
 
 
 def _rows(runs: Sequence[Run]) -> Iterable[Row]:
-    """One row per run that began with surgery on one parent: the ensemble's scores on the test images, and its."""
+    """One row per run that began with a transfer from one parent: the ensemble's scores on the test images, and its."""
     for run in runs:
         block = (run.metrics.get("at_transfer") or {}).get("test", {})
-        if run.surgery and block.get("versus_parent"):
+        if run.transferred and block.get("versus_parent"):
             yield {
                 "experiment": run.experiment,
                 "start": run.start,

@@ -1,6 +1,10 @@
 "use strict";
 // Without this script everything is readable. With it, long tables can be sorted and filtered, and a link to a row that
 // is folded away unfolds it.
+// On a telephone long tables begin folded.
+if (matchMedia("screen and (max-width: 40rem)").matches) {
+  for (const box of document.querySelectorAll("details.long")) box.open = false;
+}
 const unfold = () => {
   const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
   for (let box = target; box; box = box.parentElement) if (box.tagName === "DETAILS") box.open = true;

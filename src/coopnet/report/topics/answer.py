@@ -27,8 +27,12 @@ ROWS = 24
 """Rows of the first figure, at most: of more, those that no claim names are left to the table of results."""
 
 ASKED = {
-    "growth": ("Growth against its control", "way to grow", "the parent trained on for as long"),
-    "merging": ("Merging", "merged or combined network", "the plain ensemble of its parents trained on for as long"),
+    "growth": ("Growth against its control", "way to grow", "the continued-training control"),
+    "merging": (
+        "Merging",
+        "merged or combined network",
+        "the plain ensemble of its parents’ continued-training controls",
+    ),
     "one": ("ONE against the baseline", "network of ONE", "the plain network"),
     "distillation": ("Part 3", "ensemble or student", "the same network trained alone"),
 }
@@ -261,6 +265,11 @@ def sure(tables: Tables) -> list[str]:
         "Numbers are differences of test top-1 in percentage points, mean over seeds, with 95 % intervals. Seeds are "
         "paired within a lineage where the networks share one."
     ]
+    if any(one.group in ("growth", "merging", "expansion") for one in differences(tables)):
+        sentences.append(
+            "The continued-training control is the parent, trained for as long as its child and without the transfer: "
+            "what it gains is not a gain by growing or merging."
+        )
     if tested:
         sentences.append(
             f"{count(len(tested), 'verdict')} {'is' if len(tested) == 1 else 'are'} decided by a test; "

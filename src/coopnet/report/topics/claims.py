@@ -1,5 +1,6 @@
 """The ledger of claims: grouped by question, each claim with its variants and its top-5; and how each was decided."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from coopnet.claims.inference import LEVEL
 from coopnet.report.document import Cell, Column, Row, Section, Table
 from coopnet.report.frames import Tables
 from coopnet.report.ledger import SCORES, SYMBOLS, Claim
+from coopnet.report.topics import cells
 from coopnet.report.wording import DOT, MINUS, count, listing, number
 
 SOURCE = "../claims.json"
@@ -63,7 +65,7 @@ def section(tables: Tables, titles: Mapping[str, str]) -> Section | None:
     decisions = [decision for claim in claims for decision in claim.decisions]
     sentences = [" ".join([*_verdicts(claims, decisions), *_certainty(decisions)])]
     groups = by_question(claims)
-    items = [_question(number, members, titles) for number, members in groups.items()]
+    items = [_question(number, members, titles, tables.names) for number, members in groups.items()]
     return Section("claims", "The ledger of claims", sentences, [*items, _summary(groups), _parts(decisions)])
 
 
@@ -139,7 +141,7 @@ def _counts(members: Sequence[Claim]) -> list[tuple[str, str]]:
     ]
 
 
-def _question(number: int, members: Sequence[Claim], titles: Mapping[str, str]) -> Table:
+def _question(number: int, members: Sequence[Claim], titles: Mapping[str, str], names: Sequence[str]) -> Table:
     """One question of the page: its claims, a line each."""
     columns = [
         Column("", numeric=False),
@@ -151,7 +153,7 @@ def _question(number: int, members: Sequence[Claim], titles: Mapping[str, str]) 
         ),
         Column("Rests on", numeric=False),
     ]
-    rows = [Row(line(claim, titles), anchor(claim)) for claim in members]
+    rows = [Row(line(claim, titles, names), anchor(claim)) for claim in members]
     caption = f"Claims on question {number}."
     title = f"{number}. {_asked(number, members)}"
     return Table(
@@ -184,14 +186,20 @@ def _inline(cell: Cell) -> Cell:
     return replace(cell, text=f"{cell.text}, {cell.detail}" if cell.detail else cell.text, detail="")
 
 
-def line(claim: Claim, titles: Mapping[str, str]) -> list[Cell]:
-    """The cells of a claim: number, text, verdict and estimate for each score, and the section it rests on."""
+def line(claim: Claim, titles: Mapping[str, str], names: Sequence[str] = ()) -> list[Cell]:
+    """The cells of a claim: number, text, verdict and estimate for each score, and what it rests on.
+
+    That is a section, and the experiments among `names` that it compares, each with the row that has its results.
+    """
     by_score = {decision.score: decision for decision in claim.decisions}
     first = by_score.get("top1") or by_score.get(None)
     rests = Cell("–")
     place = SECTIONS.get(claim.section, claim.section)
-    if place in titles:
-        rests = Cell(titles[place].split(":")[0], link=place)
+    compared = {word for part in claim.main.parts for word in re.findall(r"\w+", part.text)}
+    links = [(titles[place].split(":")[0], place)] if place in titles else []
+    links += [(name, cells.anchor(name)) for name in names if name in compared]
+    if links:
+        rests = Cell("", links=links)
     return [
         Cell(claim.number),
         Cell(claim.text, DOT.join([claim.source, *_remarks(claim.decisions)])),

@@ -64,7 +64,8 @@ def section(tables: Tables) -> Section:
     sentence = (
         "Floating-point operations (FLOPs) of convolutions and matrix products, counted while the network runs; a "
         "multiply-add is two. A training image costs forward, backward and the forward of a teacher from outside. Not "
-        "counted are normalisation, activations, the optimiser, tests during training, and the transfer."
+        "counted are normalisation, activations, the optimiser, tests during training, and the transfer. Seconds, and "
+        "latency where it was measured, are on the page of timings."
     )
     pictures = [] if points(tables).empty else [_picture(tables)]
     return Section("cost", "Cost against accuracy", [sentence], [*pictures, _table(tables)])

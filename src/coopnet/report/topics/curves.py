@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -82,7 +83,7 @@ def pictures(tables: Tables, figure: str) -> list[Picture]:
     dotted = ", the parent’s final accuracy as a dotted line" if any(family.parent for family in found) else ""
     caption = (
         f"{FIGURES[figure]} Ensemble top-1, means over seeds: lines are the training images’ running accuracy of every "
-        f"epoch, marks the test images{dotted}."
+        f"epoch, with all seeds as a band, marks the test images{dotted}."
     )
     return [Picture(figure, caption, f"Final test top-1: {ends}.", "history.csv")]
 
@@ -114,21 +115,27 @@ def _panel(axes: Axes, history: pd.DataFrame, family: Family) -> None:
     axes.set_title(f"{family.title} (top-1, %)")
     if family.parent is not None:
         axes.axhline(family.parent, color=INK, linestyle=":", linewidth=1.1)
+    own = history[history["experiment"].isin(family.names)]
+    own = own.assign(epochs=own["epoch"] + 1)  # epochs trained; the history counts from 0
+    colours = {name: colour for name, (colour, _) in zip(family.names, LINES, strict=False)}
+    sns.lineplot(
+        own[own["split"] == "train"],
+        x="epochs",
+        y="top1_ensemble",
+        hue="experiment",
+        hue_order=family.names,
+        palette=colours,
+        errorbar=("pi", 100),  # all seeds
+        err_kws={"alpha": 0.18, "linewidth": 0},
+        linewidth=1.3,
+        legend=False,
+        ax=axes,
+    )
+    axes.set(xlabel="", ylabel="")
     handles = []
     for name, (colour, shape) in zip(family.names, LINES, strict=False):
-        own = history[history["experiment"] == name]
-        for split in ("train", "test"):
-            mean = own[own["split"] == split].groupby("epoch")["top1_ensemble"].mean()
-            line = split == "train"
-            axes.plot(
-                mean.index + 1,  # epochs trained; the history counts from 0
-                mean,
-                color=colour,
-                linewidth=1.3 if line else 0,
-                marker=None if line else shape,
-                mfc=PAPER,
-                markersize=4,
-            )
+        mean = own[(own["experiment"] == name) & (own["split"] == "test")].groupby("epochs")["top1_ensemble"].mean()
+        axes.plot(mean.index, mean, color=colour, linewidth=0, marker=shape, mfc=PAPER, markersize=4)
         handles.append(Line2D([], [], color=colour, marker=shape, mfc=PAPER, ms=4, lw=1.3, label=name))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))

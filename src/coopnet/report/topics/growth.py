@@ -42,7 +42,7 @@ def _sentence(tables: Tables, rows: list[dict[str, Any]]) -> str:
     named = f" ({listing(controls)})" if len(controls) <= cells.FEW else ""
     above = sum(one.estimate > 0 for one in against)
     return (
-        f"Each network is paired with its own parent and with the control made from that parent{named}, seed by seed. "
+        f"Each network is compared with its parent and with its continued-training control{named}, seed by seed. "
         f"Of {count(len(against), 'network')} with a control, {above} {'is' if above == 1 else 'are'} above it; the "
         f"differences are {between([one.estimate for one in against])} points of top-1."
     )

@@ -26,14 +26,14 @@ def section(tables: Tables) -> Section | None:
     if not tables.merges.empty:
         sentences.append(
             "Several trained networks become branches of one. What they have to beat is the plain mean of their "
-            "logits: at transfer that of the parents as they are, after fine-tuning that of the parents trained on "
-            f"(the control). {_starts(tables)}".strip()
+            "logits: at transfer that of the parents as they are, after fine-tuning that of their continued-training "
+            f"controls. {_starts(tables)}".strip()
         )
         sentences += lengths(tables.experiments, tables.merges["experiment"])
         items += [picture(tables), _table(tables)]
     if expanded:
         sentences.append(
-            "Expansion makes several branches out of a network with one; its control is that network trained on."
+            "Expansion makes several branches out of a network with one; its control is that one, trained for as long."
         )
         items.append(growth.table(tables, expanded, "expansion-table", "Expansion, after fine-tuning."))
     items += curves.pictures(tables, "curves_merging")
@@ -53,7 +53,7 @@ def lengths(experiments: Sequence[Mapping[str, Any]], merges: Iterable[str]) -> 
     if len(set(epochs.values())) < 2:
         return []
     named = listing(f"{name} has {count(number_of, 'epoch')}" for name, number_of in epochs.items())
-    return [f"What is merged was not trained equally long: {named}; a gain over the shorter ones is partly that."]
+    return [f"The merged networks were not trained equally long: {named}; a gain over the shorter ones is partly that."]
 
 
 def _starts(tables: Tables) -> str:

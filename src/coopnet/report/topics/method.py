@@ -52,7 +52,11 @@ TERMS = (
     ("baseline", "the plain network: one branch, no gate, cross-entropy alone"),
     ("transfer", "building a network’s first weights out of trained ones: growing, expanding, merging, combining"),
     ("at transfer", "measured right after the transfer, before any training"),
-    ("control", "the parent trained on with the same schedule and no transfer: what a gain by transfer has to beat"),
+    (
+        "continued-training control",
+        "the parent, trained with the same schedule as its child and without the transfer: what a gain by transfer has "
+        "to beat",
+    ),
     ("exact", "the largest difference of logits is at most 10⁻⁶ of the largest logit (float32, evaluation mode)"),
     ("chance level", "accuracy of guessing: 100 % divided by the number of classes"),
     (
@@ -75,12 +79,13 @@ def section(tables: Tables) -> Section:
     if grown:
         sentences.append(
             "A trained network with three branches is grown into one with five in four ways, and then fine-tuned. Only "
-            "a gain over the control, the parent trained on for as long without growth, is a gain by growth."
+            "a gain over the continued-training control, the parent trained for as long without growth, is a gain by "
+            "growth."
         )
     sentences.append(
-        f"Networks are residual networks {cite('resnet')}, for images as those of CIFAR {cite('cifar')}. Intervals "
-        f"combine the spread over seeds with the choice of test images {cite('bootstrap')}; beside each verdict stands "
-        f"what Holm’s correction over the whole ledger leaves of it {cite('holm')}."
+        f"Networks are residual networks {cite('resnet')}, for images like those of CIFAR {cite('cifar')}. Intervals "
+        f"combine the spread over seeds with the choice of test images {cite('bootstrap')}; each verdict says whether "
+        f"it survives Holm’s correction over the whole ledger {cite('holm')}."
     )
     items = [figure for figure, _ in figures(tables).values()]
     return Section("method", "Method", sentences, list(items), TERMS)

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coopnet.report.document import Cell, Column, Row, Section, Table
-from coopnet.report.frames import Tables
+from coopnet.report.frames import Tables, dataset
 from coopnet.report.topics import cells
 from coopnet.report.wording import DOT, count, listing, span
 
 SHORT = 12
 """Digits of a digest that are shown."""
+CLASSES = 20
+"""Names of classes that are shown, of somebody's own data."""
 
 
 def section(tables: Tables) -> Section:
@@ -47,10 +49,18 @@ def _card(tables: Tables) -> Table:
         ("Numerics’ source, SHA-256", _each(str(run["numerics"])[:SHORT] + "…" for run in runs)),
         *((f"Data, {name}", DOT.join(_cut(part) for part in digest.split("; "))) for name, digest in digests.items()),
     ]
+    classes = {dataset(row): row["class_names"] for row in tables.experiments if row.get("class_names")}
+    facts += [(f"Classes, {name}", _named(words)) for name, words in classes.items()]
     columns = [Column("", numeric=False), Column("Value", numeric=False, wide=True)]
     rows = [Row([Cell(label), Cell(value)]) for label, value in facts]
     caption = "Provenance. Digests are cut short; the file has every run in full."
     return Table("provenance-table", caption, columns, rows, "provenance.csv")
+
+
+def _named(classes: Sequence[str]) -> str:
+    """The first classes by name, in the order of their labels, and how many more there are."""
+    more = len(classes) - CLASSES
+    return ", ".join(classes[:CLASSES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _each(values: Any) -> str:
