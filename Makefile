@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that a newcomer needs; both install the environment on their first run.
 PYTHON ?= python3
-# Which wheels of PyTorch: those of the lock, by hash; or cpu, cu126, cu130, …, which uv takes from PyTorch's own index.
+# Wheels of PyTorch: `lock` for those of the lock, by hash; or cpu, cu126, cu130, … from PyTorch's own index.
 TORCH ?= lock
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN = .venv/bin
@@ -70,12 +70,12 @@ STUDY ?= mini
 report: $(READY)
 	$(BIN)/coopnet report $(STUDY)
 
-# The site of docs/, in build/docs: offline, every warning an error. Open build/docs/index.html.
+# The documentation site in build/docs, built offline with warnings as errors. Open build/docs/index.html.
 docs: $(READY)
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --fresh-env -d build/doctrees docs build/docs
 	@echo "The site: build/docs/index.html"
 
-# The JSON schemas by which editors complete and check params.yaml and overlays.
+# The JSON schemas with which editors complete and check params.yaml and overlays.
 schemas: $(READY)
 	$(BIN)/python docs/reference.py
 
