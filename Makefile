@@ -79,9 +79,10 @@ docs: $(READY)
 schemas: $(READY)
 	$(BIN)/python docs/reference.py
 
+# What `dev` needs, which is all but the heavier clients of experiment trackers.
 lock: $(READY)
 	$(BIN)/python -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
-		--all-extras pyproject.toml -o requirements.lock
+		--extra dev pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf .venv .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis logs

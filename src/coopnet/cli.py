@@ -32,6 +32,9 @@ EXTRAS = {
     "pipeline": ["dvc", "snakemake"],
     "export": ["onnx", "onnxruntime", "onnxscript"],
     "timm": ["timm"],
+    "tensorboard": ["tensorboard"],
+    "trackio": ["trackio"],
+    "mlflow": ["mlflow"],
 }
 """Optional libraries, by the extra that installs them."""
 
@@ -249,6 +252,21 @@ def timing(
         clock.measure(_workspace(), study)
     command.timing(_workspace(), study)
     _then(f"open {_workspace().report(study) / 'timing.html'}")
+
+
+@app.command(name="log")
+def log_study(
+    study: StudyName,
+    to: Annotated[str, typer.Option("--to", help="tensorboard, trackio or mlflow")],
+    place: Annotated[
+        str | None,
+        typer.Option(help="a folder for tensorboard (default: logs/tensorboard/STUDY); a tracking URI for mlflow"),
+    ] = None,
+) -> None:
+    """Send histories and scores of a study to an experiment tracker, from its tables; nothing is trained."""
+    from coopnet.commands import report as command
+
+    command.log_study(_workspace(), study, to, place)
 
 
 @app.command(name="import")
