@@ -217,7 +217,7 @@ def _made(tables: Tables) -> list[Answer]:
     rows = tables.experiments
     kinds = (
         ("trained from scratch", [row for row in rows if row["start"] == "random"]),
-        ("trained on", [row for row in rows if row["start"] in ("continue", "imported")]),
+        ("trained further", [row for row in rows if row["start"] in ("continue", "imported")]),
         ("grown or expanded", [r for r in rows if len(r["parents"]) == 1 and r["start"] not in ("random", "continue")]),
         ("merged, combined or averaged", [r for r in rows if len(r["parents"]) > 1 and r["start"] != "random"]),
     )

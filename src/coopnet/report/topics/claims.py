@@ -197,7 +197,7 @@ def line(claim: Claim, titles: Mapping[str, str], names: Sequence[str] = ()) -> 
     place = SECTIONS.get(claim.section, claim.section)
     compared = {word for part in claim.main.parts for word in re.findall(r"\w+", part.text)}
     links = [(titles[place].split(":")[0], place)] if place in titles else []
-    links += [(name, cells.anchor(name)) for name in names if name in compared]
+    links += [(name, cells.anchor(name)) for name in names if name in compared and claim.main.ran]
     if links:
         rests = Cell("", links=links)
     return [
