@@ -63,7 +63,7 @@ report: $(READY)
 
 # All that DVC recorded of STUDY, from its remote.
 restore: $(READY)
-	$(BIN)/coopnet restore $(STUDY)
+	$(BIN)/dvc pull --with-deps $(if $(filter full,$(STUDY)),report,studies/dvc.yaml:report@$(STUDY))
 
 lock: $(READY)
 	$(BIN)/python -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 \

@@ -277,6 +277,7 @@ def record(
             logging.getLogger(__name__).info("not recorded: %s", error)
             return
     command.record(_workspace(), study)
+    _then("commit the lock that DVC wrote; `dvc push` copies what it recorded to its remote")
 
 
 # Networks outside of a study ----------------------------------------------------------------------------------------
@@ -426,6 +427,7 @@ def list_runs(
     from coopnet.commands import runs as command
 
     command.show(_workspace(), study)
+    _then(f"`coopnet runs {study} --watch` follows them, `coopnet plan {study}` says what is left")
 
 
 @runs.command("gc")
@@ -482,7 +484,7 @@ def show_benchmark() -> None:
 PANELS = {
     "A run": ("prepare", "train", "evaluate", "import", "runs"),
     "A study": ("plan", "tables", "claims", "report", "answer", "timing", "bench"),
-    "Recording in DVC": ("stages", "source", "record", "restore"),
+    "Recording in DVC": ("record",),
 }
 """Groups of `coopnet --help`, for commands that do not set their group themselves."""
 
