@@ -75,6 +75,10 @@ docs: $(READY)
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --fresh-env -d build/doctrees docs build/docs
 	@echo "The site: build/docs/index.html"
 
+# All that DVC recorded of STUDY, from its remote.
+restore: $(READY)
+	$(BIN)/dvc pull --with-deps $(if $(filter full,$(STUDY)),report,studies/dvc.yaml:report@$(STUDY))
+
 # The JSON schemas with which editors complete and check params.yaml and overlays.
 schemas: $(READY)
 	$(BIN)/python docs/reference.py

@@ -297,6 +297,7 @@ def record(
             logging.getLogger(__name__).info("not recorded: %s", error)
             return
     command.record(_workspace(), study)
+    _then("commit the lock that DVC wrote; `dvc push` copies what it recorded to its remote")
 
 
 # Networks outside of a study ----------------------------------------------------------------------------------------
@@ -448,6 +449,7 @@ def list_runs(
     from coopnet.commands import runs as command
 
     command.show(_workspace(), study)
+    _then(f"`coopnet runs {study} --watch` follows them, `coopnet plan {study}` says what is left")
 
 
 @runs.command("gc")
@@ -503,7 +505,7 @@ def show_benchmark() -> None:
 
 PANELS = {
     "A run": ("prepare", "train", "transfer", "evaluate", "import", "runs"),
-    "A study": ("check", "plan", "tables", "claims", "report", "answer", "timing", "bench"),
+    "A study": ("check", "plan", "tables", "claims", "report", "answer", "timing", "log", "bench"),
     "Recording in DVC": ("record",),
 }
 """Groups of `coopnet --help`, for commands that do not set their group themselves."""

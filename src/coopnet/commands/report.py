@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def tables(workspace: Workspace, name: str) -> None:
-    """Gather the results of all runs into `results/<study>/tables`; of those that failed, why they did.
+    """Gather the results of all runs into `results/<study>/tables`; of failed runs, the reason.
 
     Raises:
         CoopNetError: a run is missing, damaged, or was made with other parameters than the plan has; or all failed; or
