@@ -245,7 +245,7 @@ def _command(command: Any, name: str, level: str) -> Iterator[str]:
         shown = _option(one) if one in options else _argument(one)
         default = one.default not in (None, False) and one.show_default and not one.required
         remark = f"; default: `{one.default}`" if default else ""
-        yield f"| `{shown}` | {_cell(_capital(one.help or HELP.get(one.name, '')))}{remark} |"
+        yield f"| `{shown}` | {_cell(one.help or HELP.get(one.name, ''))}{remark} |"
 
 
 HELP = {"seed": "whole number, which names the run", "repetitions": "how often each is measured"}
@@ -284,8 +284,15 @@ def _table(block: str) -> str:
     for item in re.split(r"(?m)^- ", rest)[1:]:
         text = " ".join(item.split())
         promise, tests = text.partition(": `test_")[::2]
-        rows.append(f"| {_cell(_capital(promise))}. | {f'`test_{tests}'.replace(', ', '<br>')} |")
+        names = re.findall(r"`([^`]+)`", f"`test_{tests}")
+        rows.append(f"| {_cell(_capital(promise))}. | {'<br>'.join(map(_breakable, names))} |")
     return "\n".join([heading, "", "| promise | test |", "| --- | --- |", *rows, "", ""])
+
+
+def _breakable(name: str) -> str:
+    """Code that may be broken between its words."""
+    parts = re.sub("(_|::)", r"\1<wbr>", name)
+    return f'<code class="docutils literal notranslate">{parts}</code>'
 
 
 PARTS: Mapping[str, Callable[[], str]] = {"parameters": parameters, "commands": commands}

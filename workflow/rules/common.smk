@@ -129,7 +129,7 @@ def time_limit(wildcards, resources):
     return f"--max-minutes {max(runtime - 5, runtime / 2):g}" if runtime else ""
 
 
-# What Snakemake says of a job, in place of all its paths.
+# The line that Snakemake prints for a job, instead of all its paths.
 OF_RUN = "{rule}: {wildcards.experiment}/seed{wildcards.seed} (threads: {threads}, GPUs: {resources.gpu})"
 
 TRAIN = (
@@ -176,29 +176,29 @@ def record():
 
 
 def say_next():
-    """Say at the end where to look."""
+    """Print the next commands at the end."""
     if not UNDER_DVC:
         name = STUDY.name
         print(
-            f"next: `coopnet runs {name}` lists its runs; with its report made, `coopnet answer {name}` says what was found",
+            f"next: `coopnet runs {name}` lists its runs; after the report is made, `coopnet answer {name}` prints its findings",
             file=sys.stderr,
         )
 
 
 def refuse_edited():
-    """Fail where DVC would record parameters that not all of this was made with.
+    """Fail if DVC would record parameters with which not all results were made.
 
-    DVC reads the parameters when a stage has ended. What the stage made before an edit was made without that edit.
+    DVC reads the parameters at the end of a stage. Results made before an edit do not include that edit.
     """
     if UNDER_DVC and decisive(read_study()) != decisive(STUDY):
         sys.exit(
-            f"error: parameters of {STUDY.name} were edited while this was made, so DVC does not record it. "
-            "What was trained is kept in the run store; run the same command again"
+            f"error: parameters of {STUDY.name} were edited while its results were made, so DVC does not record them. "
+            "Trained runs are kept in the run store; run the same command again"
         )
 
 
 def decisive(study):
-    """Whatever decides the results of a study: the keys of its runs, and the words in its tables."""
+    """Everything that decides the results of a study: the keys of its runs, and the texts in its tables."""
     return [run.key for run in study.everything()], steps.tables(WORKSPACE, study).words
 
 
