@@ -1,5 +1,6 @@
 """The library: what is grown, shipped and saved by calls on networks, of the study and of anybody."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,44 @@ def test_loss_is_that_of_the_study() -> None:
     expected = loss(outputs, LABELS, Teaching("on_the_fly", True, 2.0, criterion.weight)).total
     assert torch.equal(criterion(outputs, LABELS), expected)
     assert not torch.equal(coopnet.CooperativeLoss(2.0, rampup=0)(outputs, LABELS), expected)
+
+
+@pytest.mark.parametrize("kind", ["study", "convolutional"])
+def test_network_is_trained_as_any_other_module(tmp_path: Path, kind: str) -> None:
+    """Compiled or data-parallel it has the plain network's gradients; autocast keeps logits and weights in float32."""
+    plain_one = network_of(kind, 3, 0).train()
+    images, criterion = torch.randn(6, 3, 32, 32) if kind == "study" else IMAGES, coopnet.CooperativeLoss(rampup=0)
+
+    def trained(network: nn.Module) -> tuple[Tensor, list[Tensor]]:
+        copied.zero_grad()
+        value = criterion(network(images), LABELS)
+        value.backward()
+        return value.detach(), [
+            parameter.grad.clone() for parameter in copied.parameters() if parameter.grad is not None
+        ]
+
+    copied = copy.deepcopy(plain_one)
+    expected, gradients = trained(copied)
+    assert len(gradients) == len(list(copied.parameters()))
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        for wrapped_as in (
+            nn.parallel.DistributedDataParallel,
+            lambda network: torch.compile(network, backend="aot_eager", fullgraph=True),
+        ):
+            copied = copy.deepcopy(plain_one)
+            value, others = trained(wrapped_as(copied))
+            torch.testing.assert_close(value, expected)
+            torch.testing.assert_close(others, gradients, atol=1e-5, rtol=1e-4)
+    finally:
+        torch.distributed.destroy_process_group()
+    copied = copy.deepcopy(plain_one)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = copied(images)
+        value = criterion(outputs, LABELS)
+    assert {outputs.branches.dtype, outputs.gate.dtype, value.dtype} == {torch.float32}
+    torch.testing.assert_close(value.detach(), expected, rtol=0.02, atol=0.02)
+    value.backward()
 
 
 @settings(max_examples=12, deadline=None)
