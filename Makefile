@@ -75,13 +75,18 @@ docs: $(READY)
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --fresh-env -d build/doctrees docs build/docs
 	@echo "The site: build/docs/index.html"
 
+# All that DVC recorded of STUDY, from its remote.
+restore: $(READY)
+	$(BIN)/dvc pull --with-deps $(if $(filter full,$(STUDY)),report,studies/dvc.yaml:report@$(STUDY))
+
 # The JSON schemas with which editors complete and check params.yaml and overlays.
 schemas: $(READY)
 	$(BIN)/python docs/reference.py
 
+# What `dev` needs, which is all but the heavier clients of experiment trackers.
 lock: $(READY)
 	$(BIN)/python -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
-		--all-extras pyproject.toml -o requirements.lock
+		--extra dev pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf .venv .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis logs

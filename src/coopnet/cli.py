@@ -32,6 +32,9 @@ EXTRAS = {
     "pipeline": ["dvc", "snakemake"],
     "export": ["onnx", "onnxruntime", "onnxscript"],
     "timm": ["timm"],
+    "tensorboard": ["tensorboard"],
+    "trackio": ["trackio"],
+    "mlflow": ["mlflow"],
 }
 """Optional libraries, by the extra that installs them."""
 
@@ -251,6 +254,21 @@ def timing(
     _then(f"open {_workspace().report(study) / 'timing.html'}")
 
 
+@app.command(name="log")
+def log_study(
+    study: StudyName,
+    to: Annotated[str, typer.Option("--to", help="tensorboard, trackio or mlflow")],
+    place: Annotated[
+        str | None,
+        typer.Option(help="a folder for tensorboard (default: logs/tensorboard/STUDY); a tracking URI for mlflow"),
+    ] = None,
+) -> None:
+    """Send histories and scores of a study to an experiment tracker, from its tables; nothing is trained."""
+    from coopnet.commands import report as command
+
+    command.log_study(_workspace(), study, to, place)
+
+
 @app.command(name="import")
 def import_checkpoint(
     checkpoint: Annotated[Path, typer.Argument(help="a .pth.tar file of the published implementation")],
@@ -279,6 +297,7 @@ def record(
             logging.getLogger(__name__).info("not recorded: %s", error)
             return
     command.record(_workspace(), study)
+    _then("commit the lock that DVC wrote; `dvc push` copies what it recorded to its remote")
 
 
 # Networks outside of a study ----------------------------------------------------------------------------------------
@@ -430,6 +449,7 @@ def list_runs(
     from coopnet.commands import runs as command
 
     command.show(_workspace(), study)
+    _then(f"`coopnet runs {study} --watch` follows them, `coopnet plan {study}` says what is left")
 
 
 @runs.command("gc")
@@ -485,7 +505,7 @@ def show_benchmark() -> None:
 
 PANELS = {
     "A run": ("prepare", "train", "transfer", "evaluate", "import", "runs"),
-    "A study": ("check", "plan", "tables", "claims", "report", "answer", "timing", "bench"),
+    "A study": ("check", "plan", "tables", "claims", "report", "answer", "timing", "log", "bench"),
     "Recording in DVC": ("record",),
 }
 """Groups of `coopnet --help`, for commands that do not set their group themselves."""

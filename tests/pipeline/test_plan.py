@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -15,12 +16,12 @@ import pytest
 
 from conftest import ROOT
 from coopnet import study
+from coopnet.commands import latency, watch
 from coopnet.commands import plan as plans
-from coopnet.commands import watch
 from coopnet.runs import live, speed
 from coopnet.runs.live import Live, Pulse
 from coopnet.runs.store import VARIABLE, Store
-from coopnet.runs.workspace import Workspace
+from coopnet.runs.workspace import LATENCY, Workspace
 from coopnet.study import costs
 from finished_fixture import Home, made_once
 from tiny_fixture import call
@@ -161,3 +162,45 @@ def test_plan_of_every_study_adds_up() -> None:
         plan = study.load(ROOT, name)
         found = plans.of(Workspace(ROOT), plan)
         assert found.total.runs == len(list(plan.everything()))
+
+
+def test_answer_is_what_the_report_found() -> None:
+    """The findings of the committed report, as letters, and the path of the page."""
+    for report in sorted((ROOT / "reports").glob("*/report.md")):
+        told = call(ROOT, "coopnet", "answer", report.parent.name)
+        assert told.returncode == 0, told.stderr
+        lines = told.stdout.splitlines()
+        assert lines[-1].startswith(f"The report: reports/{report.parent.name}/index.html")
+        found = [line for line in report.read_text(encoding="utf-8").splitlines() if line.startswith("- **")]
+        answers = lines[:-1]
+        assert answers
+        for line, answer in zip(found, answers, strict=False):
+            assert re.sub(r"\W", "", line) == re.sub(r"\W", "", answer)
+        assert "\\" not in told.stdout
+
+
+def test_latency_is_measured_without_any_run(workspace: Path) -> None:
+    """Every experiment of a study, on a named machine, for one image and for 64; in a file of its own."""
+    latency.measure(Workspace(workspace), "tiny")
+    with (Workspace(workspace).tables("tiny") / LATENCY).open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [row["experiment"] for row in rows] == list(study.load(workspace, "tiny").experiments)
+    for row in rows:
+        assert float(row["batch_1_ms"]) > 0
+        assert float(row["batch_64_ms"]) > 0
+        assert row["machine"]
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("prepare", "digits", "--out", "digits"), "next: `coopnet plan STUDY`"),
+        (("train", "tiny", "one3", "0"), "next: `coopnet evaluate tiny one3 0`"),
+        (("train", "tiny", "one3", "0", "--evaluate"), "metrics.json has its metrics"),
+    ],
+)
+def test_a_command_says_where_to_look_next(workspace: Path, command: tuple[str, ...], words: str) -> None:
+    """The last line of what it says."""
+    done = call(workspace, "coopnet", *command)
+    assert done.returncode == 0, done.stderr
+    assert words in done.stderr.splitlines()[-1]

@@ -94,6 +94,18 @@ def test_claims_lead_to_their_rows_and_rows_to_their_records(report: Path) -> No
     assert {f"claim-{number}" for number in stated} <= set(page.ids)
 
 
+def test_claims_lead_to_the_experiments_that_they_compare(report: Path) -> None:
+    """From the row of a claim to the rows of all experiments whose results decide it."""
+    source, results = source_of(report), ROOT / "results" / report.name
+    names = {row["name"] for row in json.loads((results / "tables/study.json").read_text())["experiments"]}
+    for entry in json.loads((results / "claims.json").read_text()):
+        if entry["verdict"] in ("not run", "not decided"):
+            continue
+        row = source.partition(f'<tr id="claim-{entry["number"]}">')[2].partition("</tr>")[0]
+        compared = {word for part in entry["parts"] for word in re.findall(r"\w+", part["text"])} & names
+        assert {f"#run-{name}" for name in compared} <= set(re.findall(r'href="([^"]*)"', row)), entry["id"]
+
+
 def test_style_and_script_are_those_that_the_policy_knows(report: Path) -> None:
     """There is one style and one script, with the policy's digests; the policy allows nothing else."""
     source = source_of(report)
@@ -184,6 +196,8 @@ frame.addEventListener("load", () => {
   document.body.textContent = "MEASURED" + JSON.stringify({
     page: page.documentElement.scrollWidth, wide: wide.slice(0, 5), smallest: Math.min(...letters),
     tables: tables.map((node) => node.querySelector("table").id), height: page.documentElement.scrollHeight,
+    folded: page.querySelectorAll("details.long:not([open])").length,
+    unfolded: page.querySelectorAll("details.long[open]").length,
     paper: colours(page.body, "backgroundColor"), ink: colours(page.body, "color"),
     text: colours(page.querySelector("svg text"), "fill"), buttons: page.querySelectorAll("thead button").length,
   }) + "END";
@@ -224,6 +238,17 @@ def test_nothing_sticks_out_and_every_letter_is_legible(report: Path, width: int
     assert float(str(found["smallest"])) >= 9
     assert found["tables"] == []
     assert int(str(found["buttons"])) > 0  # the script ran: tables can be sorted
+
+
+@browser
+@pytest.mark.parametrize("width", [390, 1400])
+def test_long_tables_are_folded_on_a_telephone_alone(report: Path, width: int, tmp_path: Path) -> None:
+    """On a telephone they are a line each, so that the report has at most 25 screens; on a desk they are open."""
+    found = measured(report, width, tmp_path)
+    folded, unfolded = int(str(found["folded"])), int(str(found["unfolded"]))
+    assert folded + unfolded > 0
+    assert (unfolded if width == 390 else folded) == 0
+    assert width > 390 or int(str(found["height"])) <= 25 * 844
 
 
 @browser

@@ -55,7 +55,7 @@ def _evaluate(workspace: Workspace, plan: Study, run: Run) -> None:
 
 
 def compare(run: Run, said: Saved, parents: Sequence[Saved]) -> dict[str, Any]:
-    """A network beside its parents on the same images, under the name that says what they are to it."""
+    """Compare a network with its parents on the same images; the key names the relation (`versus_parent`, …)."""
     if not parents:
         return {}
     if run.row.start.kind == "random":  # no weights from its parent, so it is its teacher

@@ -64,7 +64,7 @@ def normalised(one: Saved, images: np.ndarray) -> Iterable[Tensor]:
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Any]:
-    """A bar on a terminal, for work of more than a moment; yields what is told of each part that is done."""
+    """A progress bar on a terminal; yields a function that is called with the size of each finished part."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -77,7 +77,7 @@ def state(
 
 
 def reasons(run: Run, record: Mapping[str, Any]) -> list[str]:
-    """In what a record differs from the plan: settings with what they were, then source, data and parents."""
+    """The differences of a record from the plan: settings with their former values, then source, data and parents."""
     planned, made = dict(_flat(run.row.decisive())), dict(_flat(record.get("row") or {}))
     changed = [f"{key} was {made.get(key)}" for key in planned | made if planned.get(key) != made.get(key)]
     changed += [f"{key} was {record.get(key)}" for key in ("seed", "threads") if record.get(key) != getattr(run, key)]
@@ -91,7 +91,7 @@ def reasons(run: Run, record: Mapping[str, Any]) -> list[str]:
 
 
 def _made(run: Run, record: Path, entries: Store) -> str:
-    """On which device it was made, and when, which only the store knows; nothing of a run that is not there."""
+    """The device that made a run, and the date, which only the store knows; a dash where there is no such run."""
     stored = entries.folder(run.key)
     made = [path for path in (record, stored / "run.json") if files.read_field(path, "key") == run.key]
     if not made:

@@ -1,4 +1,4 @@
-"""How far each experiment is from its own control: what the first screen, the figure there and the tables share.
+"""Difference of each experiment to its own control, for the first screen, its figure and the tables.
 
 Where the ledger compares the same two networks, estimate, interval and verdict are the ledger's. Otherwise the interval
 is Student's t over the seeds' paired differences, which is about these test images alone; one seed or two give none.
@@ -68,7 +68,7 @@ def differences(tables: Tables) -> list[Difference]:
 
 
 def of_ensembles(tables: Tables) -> dict[str, Difference]:
-    """By experiment, the ensemble's difference to its control; what only an ablation compares it with is none."""
+    """The ensemble's difference to its control, by experiment. The other network of an ablation is not a control."""
     found: dict[str, Difference] = {}
     for one in differences(tables):
         if one.label == one.experiment and one.group != "ablation":

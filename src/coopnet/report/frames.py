@@ -78,7 +78,7 @@ class Tables:
 
     @property
     def lost(self) -> list[dict[str, Any]]:
-        """Experiments that have no results left, like `experiments` but without what results alone tell."""
+        """Experiments without any result, like `experiments`, but without the fields that need results."""
         return list(self.study.get("lost", []))
 
     @property

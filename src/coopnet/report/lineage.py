@@ -59,7 +59,7 @@ class Lineage:
         return next(iter(self.origins(run)), None) if run.start == "random" else None
 
     def control(self, run: Run) -> Control | None:
-        """Its parents trained on with the same training, distillation apart; None unless all of them were."""
+        """Its parents, trained further by the same settings but for distillation; None unless all of them were."""
         parents = self.parents(run)
         found = [self._continued.get((parent.key, _training(run))) for parent in parents]
         singles = [single for single in found if single]

@@ -198,7 +198,7 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def _check_identity(run: RunFolder, row: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-    """A run's record names no experiment, because rows that agree share a run; its settings say whose it is."""
+    """Compare a run's settings with its row. Its record names no experiment, because equal rows share a run."""
     for key in ("key", "data", "parameters", "device", "libraries", "code"):
         record[key]
     if record["seed"] != run.seed:

@@ -8,7 +8,7 @@ GROWTH = {
     "zero_output": "as zero_pad, new classifiers zero too (published proof)",
     "masked": "new branches fresh, switched off by log-prior −∞",
     "split": "new branches are copies that share their donors' weight",
-    "continue": "the parent as it is, trained on",
+    "continue": "the parent as it is, trained further",
     "imported": "an imported checkpoint",
 }
 TRUNKS = {

@@ -12,7 +12,7 @@ from coopnet.report.tables.overall import training_images
 from coopnet.report.tables.rows import Row, Tables
 
 COUNTED = ("parameters", "inference_flops", "step_flops")
-"""Of a network, an image through it, and a training image; counted before, not here, where nothing loads torch."""
+"""The counts of a network. They are counted by `networks.flops`, which needs torch; the tables do without it."""
 
 
 def tables(runs: Sequence[Run], study: StudyInfo, lineage: Lineage) -> Tables:

@@ -136,7 +136,7 @@ def _alone(run: Run, runs: Sequence[Run]) -> list[Run]:
 
 
 def _protocol(run: Run) -> str:
-    """Data, kind of network and training, but for what a student and its teacher differ in."""
+    """Data, network and training, without the settings in which a student and its teacher may differ."""
     model = {key: run.row["model"].get(key) for key in ("family", "depth", "block", "width")}
     training = {key: value for key, value in run.row["training"].items() if key not in ("distillation", "test_every")}
     return json.dumps([run.row["data"], model, training], sort_keys=True)

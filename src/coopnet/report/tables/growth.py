@@ -1,4 +1,4 @@
-"""A network of one parent against that parent, and against the parent trained on: `growth` and `growth_mean`."""
+"""A network of one parent against that parent, and its continued-training control: `growth` and `growth_mean`."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,7 +1,7 @@
-"""Networks made of several trained ones, against their parents and the parents trained on: `merges`.
+"""Networks made of several trained ones, against their parents and the continued-training controls: `merges`.
 
 One row per run, all on the test images. The ceiling of a merge is the plain mean of its parents' logits; its control
-is the same mean of the parents trained on. A row that was not trained is measured at transfer alone.
+is the same mean of the continued-training controls. A row that was not trained is measured at transfer alone.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -84,7 +84,7 @@ def _parents(versus: Mapping[str, Any]) -> Row:
 
 
 def _control(control: Control) -> Row:
-    """The same of the parents trained on."""
+    """The same of the continued-training controls."""
     finals = [single.final("test")["ensemble"] for single in control.singles]
     row = _prefixed("control_mean", {s: digits(mean([f[s] for f in finals])) for s in ACCURACIES}, ACCURACIES)
     if control.ensemble:

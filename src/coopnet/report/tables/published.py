@@ -117,7 +117,7 @@ def _measured(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _protocol(theirs: Mapping[str, str | None], ours: Mapping[str, str]) -> Row:
-    """Both protocols side by side, which of their parts differ, and of which nobody has said how it was."""
+    """Both protocols side by side, the parts in which they differ, and the parts that the source does not state."""
     pairs: Row = {f"{name}_theirs": theirs[name] for name in PROTOCOL}
     pairs |= {f"{name}_ours": ours.get(name) for name in PROTOCOL}
     differs = [name for name in PROTOCOL if ours and theirs[name] and theirs[name] != ours[name]]

@@ -1,4 +1,4 @@
-"""How often ensembles are right where they are how sure, on the test images: `reliability`.
+"""Accuracy of the ensembles by bin of confidence, on the test images: `reliability`.
 
 One row per experiment, stage and bin of confidence, pooled over seeds: images are added up, means weighted by them.
 """

@@ -5,6 +5,9 @@
 if (matchMedia("screen and (max-width: 40rem)").matches) {
   for (const box of document.querySelectorAll("details.long")) box.open = false;
 }
+addEventListener("beforeprint", () => {
+  for (const box of document.querySelectorAll("details.long")) box.open = true;
+});
 const unfold = () => {
   const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
   for (let box = target; box; box = box.parentElement) if (box.tagName === "DETAILS") box.open = true;

@@ -36,7 +36,7 @@ ASKED = {
     "one": ("ONE against the baseline", "network of ONE", "the plain network"),
     "distillation": ("Part 3", "ensemble or student", "the same network trained alone"),
 }
-"""Of the groups of differences that the first screen speaks of: what is asked, what is compared, and with what."""
+"""The groups of differences on the first screen: the question, what is compared, and its control."""
 
 
 def decides(tables: Tables) -> bool:
@@ -213,11 +213,11 @@ def _not_run(tables: Tables, section: str) -> bool:
 
 
 def _made(tables: Tables) -> list[Answer]:
-    """Of a study that decides nothing: that everything ran, and what there is now."""
+    """The findings of a study that decides nothing: everything ran, and which networks there are."""
     rows = tables.experiments
     kinds = (
         ("trained from scratch", [row for row in rows if row["start"] == "random"]),
-        ("trained on", [row for row in rows if row["start"] in ("continue", "imported")]),
+        ("trained further", [row for row in rows if row["start"] in ("continue", "imported")]),
         ("grown or expanded", [r for r in rows if len(r["parents"]) == 1 and r["start"] not in ("random", "continue")]),
         ("merged, combined or averaged", [r for r in rows if len(r["parents"]) > 1 and r["start"] != "random"]),
     )

@@ -31,7 +31,7 @@ def name(row: Mapping[str, Any]) -> Cell:
 
 
 def counted(tables: Tables, experiment: str, n: int) -> Cell:
-    """How many seeds count, and of how many where some are lost: `2`, below it `of 3: 1 failed`."""
+    """The number of seeds with results, and of all planned ones where some failed: `2`, below it `of 3: 1 failed`."""
     losses = [loss for loss in tables.losses if loss["experiment"] == experiment]
     if not losses:
         return Cell(str(n))

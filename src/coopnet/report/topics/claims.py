@@ -86,7 +86,7 @@ def anchor(claim: Claim) -> str:
 
 
 def _verdicts(claims: Sequence[Claim], decisions: Sequence[Decision]) -> list[str]:
-    """How many verdicts of each kind there are; what was tested and what was counted are never added up."""
+    """The number of verdicts of each kind; tested and counted verdicts are never added up."""
     several = " (claims about accuracy are decided for top-1 and for top-5)" if len(decisions) > len(claims) else ""
     questions = count(len(by_question(claims)), "question")
     sentences = [f"{count(len(claims), 'claim')} on {questions} have {count(len(decisions), 'verdict')}{several}."]
@@ -197,7 +197,7 @@ def line(claim: Claim, titles: Mapping[str, str], names: Sequence[str] = ()) -> 
     place = SECTIONS.get(claim.section, claim.section)
     compared = {word for part in claim.main.parts for word in re.findall(r"\w+", part.text)}
     links = [(titles[place].split(":")[0], place)] if place in titles else []
-    links += [(name, cells.anchor(name)) for name in names if name in compared]
+    links += [(name, cells.anchor(name)) for name in names if name in compared and claim.main.ran]
     if links:
         rests = Cell("", links=links)
     return [
@@ -210,7 +210,7 @@ def line(claim: Claim, titles: Mapping[str, str], names: Sequence[str] = ()) -> 
 
 
 def _remarks(decisions: Sequence[Decision]) -> list[str]:
-    """Notes, and what is missing; with its score where it is not the same for all."""
+    """Notes, and what is missing; the score is named where the note is about one score alone."""
     remarks = {decision.score: _remark(decision) for decision in decisions}
     if len(set(remarks.values())) == 1:
         return [remark] if (remark := next(iter(remarks.values()))) else []
@@ -239,7 +239,7 @@ def _verdict(statement: Outcome, detail: str = "") -> Cell:
 
 
 def _estimate(measured: Outcome, more: str = "") -> Cell:
-    """A value, its interval below it; a dash where nothing was measured or what was is infinite."""
+    """A value with its interval below it; a dash where nothing was measured, or the value is infinite."""
     if measured.verdict in UNDECIDED:
         return Cell("–")
     value = "–" if measured.estimate is None else _amount(measured.estimate, measured.unit)
@@ -262,7 +262,7 @@ def _amount(value: float, unit: str) -> str:
 
 
 def _value(value: float, unit: str) -> str:
-    """Counts have no places unless they are means; differences have their sign; a change is a share, in percent."""
+    """A value as text: counts without decimals unless they are means, differences with a sign, changes in percent."""
     signed = unit != "images"
     match unit:
         case "images" | "epochs":

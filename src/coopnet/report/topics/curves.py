@@ -126,7 +126,7 @@ def _panel(axes: Axes, history: pd.DataFrame, family: Family) -> None:
         hue_order=family.names,
         palette=colours,
         errorbar=("pi", 100),  # all seeds
-        err_kws={"alpha": 0.18, "linewidth": 0},
+        err_kws={"alpha": 0.1, "linewidth": 0},
         linewidth=1.3,
         legend=False,
         ax=axes,

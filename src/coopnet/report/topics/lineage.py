@@ -26,8 +26,8 @@ def section(tables: Tables) -> Section:
     alone = [name for name in tables.names if generations[name] == 0 and name not in children]
     columns = [Column(label, numeric=False, wide=place > 0) for place, label in enumerate(GENERATIONS[: last + 1])]
     caption = (
-        "Lineage. A network stands in the column after its parents’, or its teacher’s; (control) is the parent "
-        "trained on, (student) learns from a teacher and starts from nothing."
+        "Lineage. A network stands in the column after its parents’, or its teacher’s; (control) is the "
+        "continued-training control of a parent, (student) learns from a teacher and starts from nothing."
     )
     born = sum(place > 0 for place in generations.values())
     sentence = (

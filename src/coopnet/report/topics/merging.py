@@ -1,4 +1,4 @@
-"""Networks made of several trained ones, and single branches expanded into several: at transfer, and trained on."""
+"""Networks made of several trained ones, and single branches expanded into several: at transfer, and fine-tuned."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -88,8 +88,8 @@ def picture(tables: Tables) -> Picture:
     return Picture(
         "merging",
         "From transfer to the end. Test top-1 of each ensemble at transfer (open) and after fine-tuning (filled), "
-        "beside the plain logit ensemble of its parents (short line) and of the parents trained on (long line, the "
-        "control).",
+        "beside the plain logit ensemble of its parents (short line), and that of the controls (long "
+        "line).",
         f"Against the control after fine-tuning: {finding or 'not trained'}.",
         "merges.csv",
     )
@@ -165,7 +165,7 @@ def _table(tables: Tables) -> Table:
         rows.append(Row(line, more=more))
     caption = (
         "Merging and combining. Test accuracy at transfer, beside the plain logit ensemble of the parents, and after "
-        "fine-tuning, against the parents trained on: their plain ensemble (the control), and their mean alone."
+        "fine-tuning, against the continued-training controls: their plain ensemble, and their mean alone."
     )
     return Table("merging-table", caption, columns, rows, "merges.csv")
 

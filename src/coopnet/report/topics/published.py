@@ -160,7 +160,7 @@ def _score(row: Mapping[str, Any]) -> str:
 
 
 def _circumstances(row: Mapping[str, Any], side: str) -> str:
-    """Over how many runs, and which epoch was picked on what, where one was."""
+    """The number of runs, and how the reported epoch was selected, if it was."""
     runs, epoch = row[f"runs_{side}"], row[f"epoch_{side}"]
     words = [f"n = {runs}"] if isinstance(runs, str) else []
     words += [_own("epoch", epoch)] if isinstance(epoch, str) and epoch != "last" else []
