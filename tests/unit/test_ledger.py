@@ -213,7 +213,7 @@ def test_notes_stand_with_the_score_that_they_are_about(page: Page) -> None:
 
 
 def test_every_link_leads_to_a_section_of_the_page(page: Page) -> None:
-    """A claim leads to its section, where the report has it, and to the rows of what it compares."""
+    """A claim links to its section, if the report has it, and to the rows of the compared experiments."""
     known = {"accuracy": "one", "transfer": "transfer", "curves": "one", "growth": "growth"}
     sections = {entry["claim"]: entry["section"] for entry in synthetic.claims()}
     sections_linked = [link for link in page.links if not link.startswith("#run-")]
