@@ -1,24 +1,33 @@
-# `make demo` and `make test` are all a newcomer needs; both set up on their first run.
+# `make demo` and `make test` are all that a newcomer needs; both install the environment on their first run.
 PYTHON ?= python3
+# Which wheels of PyTorch: those of the lock, by hash; or cpu, cu126, cu130, …, which uv takes from PyTorch's own index.
+TORCH ?= lock
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN = .venv/bin
 READY = .venv/ready
 
-.PHONY: setup demo demo-all test test-slow mutants check audit bench same-bits report restore lock clean
+.PHONY: setup demo demo-all test test-slow mutants check audit bench same-bits report docs schemas lock clean
 
 setup: $(READY)
 
-# uv installs exactly what the lock names, checked by hash, from whatever index pip and uv are configured for. Compiled
-# at once, because where Python may not write bytecode (as in many containers) each process would compile torch anew: 4 s.
+# uv installs exactly the versions in the lock, checked by hash, from the index that pip and uv are configured for. Python
+# files are compiled at once: where Python cannot write bytecode (many containers), each process would compile torch: 4 s.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+ifeq ($(TORCH),lock)
 	$(BIN)/python -m uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
+else
+	awk '/^[^ #]/ {torch = /^(torch|torchvision|triton)==|^(cuda|nvidia)-/} !torch' requirements.lock > .venv/others.lock
+	$(BIN)/python -m uv pip sync --quiet --compile-bytecode --python $(BIN)/python .venv/others.lock
+	$(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps \
+		--torch-backend $(TORCH) $$(grep -oE '^(torch|torchvision)==[^ ;]+' requirements.lock)
+endif
 	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $(READY)
 
-# As many runs side by side as there are cores: each has one thread, and more threads than cores would be slower by far.
+# One run per core at a time: each has one thread, and more threads than cores would be much slower.
 demo: $(READY)
 	$(BIN)/snakemake --cores $(CORES) --config study=demo
 	@$(BIN)/coopnet answer demo
@@ -33,7 +42,7 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/pytest --numprocesses 2 --dist worksteal -m slow
 
-# Errors in the science, one at a time, and whether its tests notice them: make mutants ARGS="networks/loss.py --sample 20"
+# Mutation test of the science: make one error at a time and check that a test fails. make mutants ARGS="networks/loss.py --sample 20"
 mutants: $(READY)
 	$(BIN)/python tests/slow/mutants.py --jobs $(CORES) $(ARGS)
 
@@ -44,26 +53,31 @@ check: $(READY)
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
-# Hashes, licences and known vulnerabilities of the dependencies; fails with Error 3 where the last cannot be looked up.
+# Hashes, licences and known vulnerabilities of the dependencies; fails with Error 3 if vulnerabilities cannot be looked up.
 audit: $(READY)
 	.ci/audit
 
-# Speed beside the plain loop in benchmarks/, on the GPU if there is one; wants a machine that does nothing else.
+# Speed compared with the plain loop in benchmarks/, on the GPU if there is one; needs an otherwise idle machine.
 bench: $(READY)
 	$(BIN)/coopnet bench
 
-# After an edit of the numerics that changes no bit: prove it, so that what was trained before stays valid.
+# After an edit of the numerics that changes no bit: prove that, so that earlier results stay valid.
 same-bits: $(READY)
 	$(BIN)/python -m benchmarks.same_bits
 
-# The report of STUDY from its tables and its ledger alone: no data, no checkpoints, no logits.
+# The report of STUDY from its tables and its ledger only, without data, checkpoints or logits.
 STUDY ?= mini
 report: $(READY)
 	$(BIN)/coopnet report $(STUDY)
 
-# All that DVC recorded of STUDY, from its remote.
-restore: $(READY)
-	$(BIN)/dvc pull --with-deps $(if $(filter full,$(STUDY)),report,studies/dvc.yaml:report@$(STUDY))
+# The site of docs/, in build/docs: offline, every warning an error. Open build/docs/index.html.
+docs: $(READY)
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --fresh-env -d build/doctrees docs build/docs
+	@echo "The site: build/docs/index.html"
+
+# The JSON schemas by which editors complete and check params.yaml and overlays.
+schemas: $(READY)
+	$(BIN)/python docs/reference.py
 
 lock: $(READY)
 	$(BIN)/python -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 \

@@ -1,7 +1,7 @@
 # The flow of a study: data → training → transfer → fine-tuning → tables → claims → report.
 #   snakemake --cores 8 --resources gpu=1       the full study (params.yaml)
-#   snakemake --cores 2 --config study=demo     another one (studies/demo.yaml)
-#   snakemake --cores 8 transfer                one phase, with what it needs; phases are the rules below
+#   snakemake --cores 2 --config study=demo     another study (studies/demo.yaml)
+#   snakemake --cores 8 transfer                one phase and its prerequisites; phases are the rules below
 
 
 include: "workflow/rules/common.smk"
@@ -12,7 +12,7 @@ include: "workflow/rules/finetune.smk"
 include: "workflow/rules/report.smk"
 
 
-# On a cluster these stay where Snakemake runs: the first may need the network, the others take seconds.
+# On a cluster these rules run where Snakemake runs: `prepare` may need the network, the others take seconds.
 localrules:
     prepare,
     prepare_dataset,

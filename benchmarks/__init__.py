@@ -1,4 +1,4 @@
-"""How fast the training loop is, beside a plain one, and whether both learn alike. Run by `coopnet bench`."""
+"""Speed of the training loop compared with a plain one, and whether both learn alike. Run by `coopnet bench`."""
 
 import os
 
@@ -7,5 +7,5 @@ SIDES = ("ours", "reference")
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,11 +1,11 @@
-"""What travels to a machine where nothing can be installed, and what comes back from it.
+"""Bundles for a machine where nothing can be installed, and the results that come back from it.
 
     python -m benchmarks.bundle take --data FOLDER --out build/gpu
     python -m benchmarks.bundle bring FOLDER
 
 `take` makes tar files that are small enough to be copied one at a time: source, missing wheels, the Parquet shards of
-CIFAR-100, and what earlier visits left unfinished. `bring` puts what came back into this checkout and its run store.
-Neither needs more than Python's standard library and pip; `take` uses git as well.
+CIFAR-100, and unfinished runs of earlier sessions. `bring` unpacks the results into this checkout and its run store.
+Both need only Python's standard library and pip; `take` also uses git.
 """
 
 import argparse
@@ -22,23 +22,23 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ("src", "benchmarks", "tests", "params.yaml", "studies", "pyproject.toml")
-"""What is needed of the checkout."""
+"""The parts of the checkout that are needed."""
 
 WHEELS = ("pydantic", "pydantic-core", "annotated-types", "typing-inspection")
-"""Packages that the machine lacks."""
+"""Packages that are missing on the machine."""
 
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 LARGE = ("logits.safetensors", "model.safetensors", "optimizer.safetensors")
-"""Files of a run that are not copied as results; the run store has them all."""
+"""Files of a run that are not copied as results, because the run store contains them."""
 
 COMMIT = "COMMIT"
-"""A file with the commit of the source, for provenance where there is no git."""
+"""A file with the commit of the source, for provenance without git."""
 
 MIB = 2**20
 PART = 15 * MIB
-"""Bytes of a file that is brought back."""
+"""Bytes per file that is brought back."""
 PARTS = 7
-"""Most files that are brought back, one place left for the log."""
+"""Most files that are brought back; one more is left for the log."""
 
 PREFIX = "results.tar.gz."
 
@@ -62,7 +62,7 @@ def source(commit: Path) -> list[Item]:
     """The committed source, and the file that names its commit, which is written to `commit`.
 
     Raises:
-        SystemExit: the checkout differs from its commit in what is taken along.
+        SystemExit: the checkout has uncommitted changes in these files.
     """
     changed = git("status", "--porcelain", "--", *SOURCE)
     if changed:
@@ -73,12 +73,12 @@ def source(commit: Path) -> list[Item]:
 
 
 def git(*arguments: str) -> str:
-    """What git says about the checkout."""
+    """The output of a git command in the checkout."""
     return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def wheels(folder: Path, python: str) -> list[Item]:
-    """The missing packages, in the versions that are installed here, as wheels for that Python on x86-64 Linux."""
+    """The missing packages, in the versions installed here, as wheels for that Python on x86-64 Linux."""
     wanted = [f"{name}=={version(name)}" for name in WHEELS]
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.whl"):
@@ -91,7 +91,7 @@ def wheels(folder: Path, python: str) -> list[Item]:
 
 
 def earlier(study: str, store: Path) -> list[Item]:
-    """What lies here of a study: small results, unfinished state, and the finished runs that others start from."""
+    """The local files of a study: small results, unfinished state, and the finished runs that others start from."""
     results = ROOT / "checkpoints" / study
     items = [Item(p, p.relative_to(ROOT).as_posix()) for p in every_file(results) if p.name not in LARGE]
     items += [Item(p, f"store/{p.relative_to(store)}") for p in every_file(store / "unfinished")]
@@ -101,7 +101,7 @@ def earlier(study: str, store: Path) -> list[Item]:
 
 
 def needed(study: str) -> list[str]:
-    """Keys of the parents of runs that part B would make and that are not done."""
+    """Keys of the parents of runs that part B would make and that are not done yet."""
     from benchmarks.gpu import done, in_order_of_worth
     from coopnet import study as studies
 
@@ -111,15 +111,15 @@ def needed(study: str) -> list[str]:
 
 
 def every_file(folder: Path) -> Iterator[Path]:
-    """All files below a folder, sorted; none where there is no such folder."""
+    """All files below a folder, sorted; none if the folder does not exist."""
     yield from sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def packed(items: Iterable[Item], limit: int) -> list[list[Item]]:
-    """Items in bundles of at most `limit` bytes each, in their order: a new one begins where the next does not fit.
+    """Distribute items, in order, over bundles of at most `limit` bytes; a full bundle is followed by a new one.
 
     Raises:
-        SystemExit: a single item is larger than that.
+        SystemExit: a single item is larger than the limit.
     """
     bundles: list[list[Item]] = [[]]
     room = limit - 10_240  # the end of a tar file
@@ -135,21 +135,21 @@ def packed(items: Iterable[Item], limit: int) -> list[list[Item]]:
     return bundles
 
 
-# And back
+# Results
 
 
 class Split(io.RawIOBase):
-    """A file to write to that is cut into parts: `<folder>/<prefix>00`, `01` and so on."""
+    """A writable file that is cut into parts: `<folder>/<prefix>00`, `01` and so on."""
 
     def __init__(self, folder: Path, size: int = PART):
         self.folder, self.size, self.paths, self.part = folder, size, list[Path](), io.BytesIO()
 
     def writable(self) -> bool:
-        """It is."""
+        """True."""
         return True
 
     def write(self, data: "bytes | memoryview") -> int:  # type: ignore[override]
-        """Write to the part at hand, and begin others where it is full."""
+        """Write to the current part, and begin a new one when it is full."""
         rest = memoryview(data)
         while len(rest):
             room = self.size - self.part.tell()
@@ -160,7 +160,7 @@ class Split(io.RawIOBase):
         return len(data)
 
     def flush_part(self) -> None:
-        """Put the part at hand on disk and begin the next."""
+        """Write the current part to disk and begin the next."""
         if self.part.tell():
             path = self.folder / f"{PREFIX}{len(self.paths):02}"
             path.write_bytes(self.part.getvalue())
@@ -169,7 +169,7 @@ class Split(io.RawIOBase):
 
 
 def send_back(out: Path, groups: Iterable[Sequence[Item]], part: int = PART, parts: int = PARTS) -> list[str]:
-    """Pack groups of files, the most important first, into files of at most `part` bytes, at most `parts` of them.
+    """Pack groups of files, most important first, into at most `parts` files of at most `part` bytes.
 
     Returns:
         A line for each group that did not fit; a group is packed whole or not at all.
@@ -177,7 +177,7 @@ def send_back(out: Path, groups: Iterable[Sequence[Item]], part: int = PART, par
     out.mkdir(parents=True, exist_ok=True)
     left, missing = part * parts - 65_536, []
     split = Split(out, part)
-    # Weights do not get smaller, whatever the effort.
+    # Level 1 is enough, because weights hardly compress.
     with gzip.GzipFile(fileobj=split, mode="wb", compresslevel=1) as zipped, tarfile.open(None, "w|", zipped) as tar:
         for group in groups:
             size = sum(item.size for item in group)
@@ -192,14 +192,15 @@ def send_back(out: Path, groups: Iterable[Sequence[Item]], part: int = PART, par
 
 
 def bring_back(folder: Path, root: Path, store: Path) -> list[str]:
-    """Put what came back where it belongs: `store/` into the run store, everything else into the checkout.
+    """Unpack results: `store/` into the run store, everything else into the checkout.
 
     Raises:
-        SystemExit: there is nothing, or a part is missing.
+        SystemExit: there are no results, or a part is missing.
     """
     paths = sorted(folder.glob(f"{PREFIX}*"))
     if not paths or [path.name for path in paths] != [f"{PREFIX}{i:02}" for i in range(len(paths))]:
-        sys.exit(f"error: {folder} has not all parts {PREFIX}00, {PREFIX}01 …: {[path.name for path in paths]}")
+        found = [path.name for path in paths]
+        sys.exit(f"error: {folder} does not have all parts {PREFIX}00, {PREFIX}01 …, only {found}")
     names = []
     whole = io.BytesIO(b"".join(path.read_bytes() for path in paths))
     with tarfile.open(fileobj=whole, mode="r:gz") as tar:
@@ -213,7 +214,7 @@ def bring_back(folder: Path, root: Path, store: Path) -> list[str]:
 
 
 def unzip_wheels(root: Path) -> Path:
-    """Put the wheels of a bundle where Python can import them; a wheel of pure files needs no installer."""
+    """Unpack the wheels of a bundle to where Python can import them; wheels of pure files need no installer."""
     site = root / "site"
     for wheel in sorted((root / "wheels").glob("*.whl")):
         with zipfile.ZipFile(wheel) as files:
@@ -225,20 +226,20 @@ def unzip_wheels(root: Path) -> Path:
 
 
 def take(data: Path, out: Path, study: str, limit: float, python: str) -> None:
-    """Make the bundles and say how large they are.
+    """Make the bundles and print their sizes.
 
     Args:
         data: folder of the Parquet shards of CIFAR-100.
         out: folder for the bundles.
-        study: what lies here of it goes along.
-        limit: MiB of a bundle.
+        study: its local files are included.
+        limit: MiB per bundle.
         python: version of the machine's Python.
     """
     from coopnet.runs import store
 
     shards = sorted(data.glob("*.parquet"))
     if {path.name.split("-")[0] for path in shards} != {"train", "test"}:
-        sys.exit(f"error: {data} has not both train-*.parquet and test-*.parquet, and nothing else of that kind")
+        sys.exit(f"error: {data} must have train-*.parquet and test-*.parquet, and no other Parquet files")
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob("bundle*.tar"):
         old.unlink()
@@ -255,7 +256,7 @@ def take(data: Path, out: Path, study: str, limit: float, python: str) -> None:
 
 
 def bring(folder: Path) -> None:
-    """Put what came back into this checkout and its run store."""
+    """Unpack results into this checkout and its run store."""
     from coopnet.runs import store
 
     for name in bring_back(folder, ROOT, store.default_place(ROOT)):
@@ -266,14 +267,14 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bundle", description=(__doc__ or "").partition("\n")[0])
     commands = parser.add_subparsers(required=True)
-    taking = commands.add_parser("take", help="make the bundles and say how large they are")
+    taking = commands.add_parser("take", help="make the bundles and print their sizes")
     taking.add_argument("--data", type=Path, required=True, help="folder of the Parquet shards of CIFAR-100")
     taking.add_argument("--out", type=Path, default=Path("build/gpu"), help="folder for the bundles (%(default)s)")
-    taking.add_argument("--study", default="full", help="what lies here of it goes along (%(default)s)")
-    taking.add_argument("--limit", type=float, default=64, help="MiB of a bundle (%(default)s)")
+    taking.add_argument("--study", default="full", help="its local files are included (%(default)s)")
+    taking.add_argument("--limit", type=float, default=64, help="MiB per bundle (%(default)s)")
     taking.add_argument("--python", default="3.12", help="version of the machine's Python (%(default)s)")
     taking.set_defaults(command=take)
-    bringing = commands.add_parser("bring", help="put what came back into this checkout and its run store")
+    bringing = commands.add_parser("bring", help="unpack results into this checkout and its run store")
     bringing.add_argument("folder", type=Path)
     bringing.set_defaults(command=bring)
     arguments = vars(parser.parse_args())

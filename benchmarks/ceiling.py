@@ -1,4 +1,4 @@
-"""What the machine could do at most, measured, and what of it a training step must ask for at least."""
+"""The measured limits of the machine, and the least work that a training step needs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,10 +16,10 @@ ELEMENT = {"bf16": 2, "fp32": 4, "tf32": 4}
 """Bytes of a number in memory."""
 
 SIDE = {"cpu": 2048, "cuda": 8192}
-"""Of the square matrices."""
+"""Rows and columns of the matrices."""
 
 COPIED = 256 * 2**20
-"""Bytes; several times what any cache holds."""
+"""Bytes; several times the size of any cache."""
 
 TRIES = 7
 
@@ -52,7 +52,7 @@ def _tf32(allowed: bool) -> Iterator[None]:
 
 
 def _rate(work: Callable[[], object], amount: int, device: torch.device) -> dict[str, Any]:
-    """Amount per second, in each of some tries; the first call, which warms up, is left out."""
+    """Amount per second in each of some tries, after a first call for warm-up."""
     calls = 20 if device.type == "cuda" else 1
     work()
     samples = []
@@ -65,13 +65,14 @@ def _rate(work: Callable[[], object], amount: int, device: torch.device) -> dict
 
 
 def traffic(row: Experiment, precision: str) -> float:
-    """Bytes that a training image must move through memory at least, for a row and its batch size.
+    """Least number of bytes that a training image must move through memory, for a row and its batch size.
 
-    Of the activations only what convolutions and linear layers read and write is counted, once each: forward their
-    input and their output; backward the output's gradient, the input again, and the input's gradient. All between
-    them (BatchNorm, ReLU, sums, pooling) is taken to be fused into them, and nothing to stay in a cache from one layer
-    to the next. Of the parameters, shared by the images of a batch: read forward and backward, their gradient
-    written; then the optimiser reads parameter, gradient and momentum and writes parameter and momentum, in float32.
+    Of the activations only the inputs and outputs of convolutions and linear layers are counted, once each: forward,
+    their input and output; backward, the output's gradient, the input again, and the input's gradient. Everything
+    between them (BatchNorm, ReLU, sums, pooling) is assumed to be fused into them, and nothing to stay in a cache from
+    one layer to the next. Parameters are shared by the images of a batch: they are read forward and backward, and their
+    gradient is written; then the optimiser reads parameter, gradient and momentum and writes parameter and momentum, in
+    float32.
     """
     network, counted = build(architecture(row), 0), [0]
 
@@ -85,6 +86,6 @@ def traffic(row: Experiment, precision: str) -> float:
     with torch.no_grad():
         network.eval()(images)
     element = ELEMENT[precision]
-    activations = element * (counted[0] - images.numel()) / len(images)  # nobody asks for the gradient of an image
+    activations = element * (counted[0] - images.numel()) / len(images)  # the gradient of the images is not computed
     parameters = trainable_parameters(network) * (2 * element + 6 * ELEMENT["fp32"])
     return activations + parameters / row.training.batch_size

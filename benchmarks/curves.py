@@ -1,10 +1,10 @@
-"""Whether both loops learn alike: their curves, seed by seed, on the settings of a row of a study.
+"""Whether both loops learn alike: their curves, seed by seed, with the settings of a row of a study.
 
-The rule. Three figures of each seed are compared: the training loss of the last epoch, the training loss in the mean
-over all epochs, and the final top-1 on the test images. With standard deviations s over n seeds, the standard error of
-a difference of means is √(s²/n of ours + s²/n of the reference's); two means agree if they differ by at most 2 of it.
-`within_spread` says that both losses do. The two loops start from the same weights for the same seed and differ in
-the order and the augmentation of the images, in layout and, where ours is given another one, in precision.
+The rule: three figures of each seed are compared: the training loss of the last epoch, the mean training loss over all
+epochs, and the final top-1 on the test images. With standard deviations s over n seeds, the standard error of a
+difference of means is √(s²/n of ours + s²/n of the reference's). Two means agree if they differ by at most 2 standard
+errors. `within_spread` says that both losses agree. The two loops start from the same weights for the same seed. They
+differ in the order and the augmentation of the images, in memory layout and, if ours has another one, in precision.
 """
 
 import csv
@@ -32,24 +32,24 @@ from coopnet.training.trainer import Row
 
 LOSS, TOP1 = "train_loss", "test_top1_ensemble"
 ERRORS = 2.0
-"""Standard errors by which two means may differ."""
+"""Standard errors by which two means may differ and still agree."""
 
 
 class Watcher:
-    """Says how each epoch went."""
+    """Reports each epoch."""
 
     def __init__(self, name: str, say: Callable[[str], None]):
         self.name, self.say, self.epochs = name, say, 0
 
     def begin(self, epoch: int, epochs: int, images: int, done: int) -> None:
-        """Remember how many epochs there are."""
+        """Store the number of epochs."""
         self.epochs = epochs
 
     def advance(self, images: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def end(self, row: Row, timing: Row) -> None:
-        """Say it."""
+        """Report an epoch."""
         self.say(f"{self.name}  epoch {int(row['epoch']) + 1}/{self.epochs}  loss {row[LOSS]:.3f}")
 
 
@@ -57,7 +57,7 @@ def check(run: Run) -> None:
     """Refuse a row that the reference cannot train.
 
     Raises:
-        CoopNetError: it starts from other weights, has a teacher from outside or more than plain SGD.
+        CoopNetError: it starts from other weights, has an external teacher, or needs more than plain SGD.
     """
     training = run.row.training
     if (
@@ -68,16 +68,16 @@ def check(run: Run) -> None:
         or training.schedule.gradient_ratio is not None
     ):
         raise CoopNetError(
-            f"{run.experiment} is not for the reference, which trains by SGD from random weights and without a teacher "
-            "from outside; choose a row such as baseline, one3 or one5"
+            f"{run.experiment} is not possible with the reference, which trains by SGD from random weights and without "
+            "an external teacher; choose a row such as baseline, one3 or one5"
         )
 
 
 def history(path: Path, run: Run) -> list[Row]:
-    """The history of a finished run of ours.
+    """The history of a finished run of our loop.
 
     Raises:
-        CoopNetError: it is missing, or of another number of epochs.
+        CoopNetError: it is missing, or has another number of epochs.
     """
     if not path.is_file():
         raise CoopNetError(f"{path} is missing; train {run.name} first")
@@ -89,7 +89,7 @@ def history(path: Path, run: Run) -> list[Row]:
 
 
 def train(run: Run, arrays: Arrays, device: torch.device, threads: int, say: Callable[[str], None]) -> list[Row]:
-    """The reference on the settings of a run, from the weights that this run begins with."""
+    """Train the reference with the settings and the initial weights of a run."""
     switch("reference", threads)
     row = run.row
     return reference.train(
@@ -106,7 +106,7 @@ def train(run: Run, arrays: Arrays, device: torch.device, threads: int, say: Cal
 def train_ours(
     run: Run, precision: str, arrays: Arrays, device: torch.device, threads: int, say: Callable[[str], None]
 ) -> list[Row]:
-    """Our trainer on the settings of a run, but in this precision."""
+    """Train our loop with the settings of a run, but in this precision."""
     switch("ours", threads)
     training = tested_last(run.row.training).model_copy(update={"precision": precision})
     row = run.row.model_copy(update={"training": training})
@@ -115,25 +115,25 @@ def train_ours(
 
 
 def tested_last(training: Training) -> Training:
-    """The settings, with test images looked at after the last epoch alone."""
+    """The settings, with an evaluation on test images only after the last epoch."""
     return training.model_copy(update={"test_every": training.epochs})
 
 
 def parts(run: Run, arrays: Arrays) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The training and test images of a run, out of those of its dataset."""
+    """The training and test images of a run, from those of its dataset."""
     data, (images, labels) = run.row.data, arrays["train"]
     chosen = split(labels, validation=data.validation, subset=data.training_subset, seed=data.split_seed)
     return {"train": (images[chosen.training], labels[chosen.training]), "test": arrays["test"]}
 
 
 def compare(ours: Mapping[int, Sequence[Row]], others: Mapping[int, Sequence[Row]]) -> dict[str, Any]:
-    """Histories of both by seed, compared by the rule.
+    """Compare histories of both loops, by seed, with the rule above.
 
     Raises:
-        CoopNetError: one seed alone, which has no spread.
+        CoopNetError: there is only one seed, which has no spread.
     """
     if len(ours) < 2:
-        raise CoopNetError("one seed has no spread to compare with; give the experiment at least 2 seeds")
+        raise CoopNetError("one seed has no standard deviation; give the experiment at least 2 seeds")
     comparisons = {
         "last_epoch_loss": _compare(ours, others, partial(_loss, -1)),
         "mean_loss": _compare(ours, others, lambda rows: fmean(row[LOSS] for row in rows)),
@@ -157,7 +157,7 @@ def _compare(
     others: Mapping[int, Sequence[Row]],
     figure: Callable[[Sequence[Row]], float],
 ) -> dict[str, Any]:
-    """One figure of each seed: means, standard deviations, their difference and its standard error."""
+    """Compare one figure of each seed: means, standard deviations, their difference and its standard error."""
     compared: dict[str, Any] = {}
     for loop, histories in (("ours", ours), ("reference", others)):
         values = [figure(histories[seed]) for seed in sorted(histories)]

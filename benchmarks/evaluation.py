@@ -1,10 +1,10 @@
-"""What everything after training costs: a study of synthetic logits, evaluated, decided and reported.
+"""The cost of everything after training: a study of synthetic logits is evaluated, decided and reported.
 
     python -m benchmarks.evaluation [--experiments 30] [--seeds 3] [--images 10000] [--epochs 300]
 
-The rows are those of `params.yaml` with three or five branches on CIFAR-100, and what they descend from. Their logits
-are drawn, so that the accuracies mean nothing; the files have the form and the size of the full study's, and all that
-reads them is the real code. Prints seconds of wall clock and of the processor, and the peak of memory, by stage.
+The rows are those of `params.yaml` with three or five branches on CIFAR-100, and their ancestors. Their logits are
+random, so the accuracies mean nothing. The files have the form and the size of the full study's, and the code that
+reads them is the real one. Prints seconds of wall clock and processor, and peak memory, by stage.
 """
 
 import argparse
@@ -36,12 +36,12 @@ CLASSES = 100
 
 
 def main() -> None:
-    """Make the study in a temporary folder, run each stage once, print what it took."""
+    """Make the study in a temporary folder, run each stage once, and print its cost."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     for name, default in (("experiments", 30), ("seeds", 3), ("images", 10_000), ("epochs", 300)):
         parser.add_argument(f"--{name}", type=int, default=default)
     asked = parser.parse_args()
-    # As Snakemake does for jobs of a thread each; NumPy is loaded by now and has to be told otherwise.
+    # Snakemake does the same for jobs with one thread. NumPy is already loaded, so its limit has to be set as well.
     os.environ |= {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
     with tempfile.TemporaryDirectory() as folder, threadpool_limits(limits=1):
         workspace = Workspace(Path(folder))
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def stages(workspace: Workspace, plan: Study) -> dict[str, Callable[[], None]]:
-    """What follows training, in its order; each imports what it needs when it begins, and pays for that."""
+    """The stages after training, in order; each imports what it needs when it begins, and its time includes that."""
 
     def evaluate() -> None:
         with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:
@@ -81,15 +81,15 @@ def stages(workspace: Workspace, plan: Study) -> dict[str, Callable[[], None]]:
 
 
 def _evaluate(root: Path, run: Run) -> None:
-    """Evaluate a run, in one of as many processes as there are cores: the workflow has as many jobs at once."""
+    """Evaluate a run in one of several processes: one per core, like the jobs of the workflow."""
     from coopnet.commands import evaluate as command
 
     command.evaluate(Workspace(root), NAME, run.experiment, run.seed, at_transfer=run.at_transfer)
 
 
 def measure(name: str, stage: Callable[[], None]) -> dict[str, Any]:
-    """Run a stage; its seconds, and the largest memory of any one process until its end."""
-    wall, cpu = time.perf_counter(), sum(os.times()[:4])  # of this process and of those it started
+    """Run a stage; return its seconds, and the peak memory of any single process until its end."""
+    wall, cpu = time.perf_counter(), sum(os.times()[:4])  # of this process and its children
     stage()
     peaks = [resource.getrusage(whose).ru_maxrss for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return {
@@ -101,7 +101,7 @@ def measure(name: str, stage: Callable[[], None]) -> dict[str, Any]:
 
 
 def prepare(root: Path, experiments: int, seeds: int, epochs: int) -> Study:
-    """A workspace with the project's claims and figures, and a study of so many experiments."""
+    """A workspace with the project's claims and figures, and a study of this many experiments."""
     for name in ("params.yaml", "claims.yaml", "figures.yaml"):
         shutil.copy(ROOT / name, root)
     only = choose(study.load(ROOT), experiments)
@@ -112,7 +112,7 @@ def prepare(root: Path, experiments: int, seeds: int, epochs: int) -> Study:
 
 
 def choose(plan: Study, count: int) -> list[str]:
-    """So many experiments, none without its parent, and none with more than one."""
+    """Choose this many experiments; each has at most one parent, which is included."""
     chosen: list[str] = []
     for name, row in plan.experiments.items():
         wanted = row.data.dataset == "cifar100" and row.model.branches in (3, 5) and len(row.parents) < 2
@@ -123,7 +123,7 @@ def choose(plan: Study, count: int) -> list[str]:
 
 
 def write(workspace: Workspace, plan: Study, run: Run, images: int) -> None:
-    """The files of a finished run, as far as anything after training reads them."""
+    """Write the files of a finished run that later stages read."""
     place = targets(workspace, plan, run)
     generator = np.random.default_rng([*run.key.encode()])
     splits = {"test": images} | ({"validation": run.row.data.validation} if run.row.data.validation else {})
@@ -151,9 +151,9 @@ def write(workspace: Workspace, plan: Study, run: Run, images: int) -> None:
 
 
 def logits(run: Run, split: str, images: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
-    """Logits of noise with the true class raised in all branches together, [N, B, C], a gate [N, B] and labels [N]."""
+    """Random logits with a higher true class in all branches, [N, B, C], a gate [N, B] and labels [N]."""
     branches = run.row.model.branches
-    # Of all runs the same images; what grew is compared with its parent.
+    # All runs have the same images; grown networks are compared with their parents.
     labels = np.random.default_rng(images).integers(0, CLASSES, images)
     shared = generator.normal(0, 2, (images, 1, CLASSES)) + generator.normal(0, 1, (images, branches, CLASSES))
     shared[np.arange(images), :, labels] += 6

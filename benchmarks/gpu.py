@@ -3,9 +3,9 @@
     python3 -m benchmarks.gpu a --out OUT                # 190 s: is it right, and how fast is it?
     python3 -m benchmarks.gpu b --out OUT --seconds 530  # the rest: runs of the study, chosen by what A measured
 
-Both run in the folder into which the bundles of `benchmarks.bundle` were unpacked, or in a checkout. A leaves logs, the
-outcome of the tests, speeds and a profile; B reads its summary, `results/bench/gpu_first.json`. B leaves all that it
-made in files of at most 15 MiB, which `python -m benchmarks.bundle bring OUT` puts in place at home.
+Both run in the folder into which the bundles of `benchmarks.bundle` were unpacked, or in a checkout. A writes logs, the
+results of the tests, speeds and a profile; B reads its summary, `results/bench/gpu_first.json`. B writes all its
+results in files of at most 15 MiB, which `python -m benchmarks.bundle bring OUT` unpacks at home.
 """
 
 import argparse
@@ -25,24 +25,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks import bundle
 
-if TYPE_CHECKING:  # pydantic is only there once the wheels are unpacked
+if TYPE_CHECKING:  # pydantic is missing until the wheels are unpacked
     from coopnet.study import Run, Study
 
 FOLDER = Path(__file__).parent.parent
 FIRST = FOLDER / "results" / "bench" / "gpu_first.json"
-"""What part A found out."""
+"""The measurements of part A."""
 TIME_IS_UP = 75
-"""Exit code of `coopnet train` at its time limit, and of a command that was cut off here."""
+"""Exit code of `coopnet train` at its time limit, and of a command that was stopped here."""
 MODES = ("graph", "serial", "eager")
-"""Ways in which work reaches the device, the fastest first; see `coopnet.training.graph`."""
+"""Launch modes of a GPU, fastest first; see `coopnet.training.graph`."""
 GRACE = 10.0
-"""Seconds that whatever is asked to stop has for it."""
+"""Seconds that a command has to stop after it was asked to."""
 RESERVE = 30.0
-"""Seconds before the end of part B at which its runs save themselves and stop."""
+"""Seconds before the end of part B at which its runs save their state and stop."""
 START = 20.0
-"""Seconds that a run takes beside its epochs, as estimated: imports, recording, logits, checkpoint, metrics."""
+"""Estimated seconds of a run besides its epochs: imports, recording, logits, checkpoint, metrics."""
 WORTH_BEGINNING = 60.0
-"""Seconds for which a run is begun that cannot be finished; its state is brought back."""
+"""Least number of seconds for which a run is begun although it cannot be finished; its state is brought back."""
 
 WORTH = (
     *("one3", "baseline", "one3_to_5_split", "one3_to_5_masked", "one3_to_5_zero_output", "one3_to_5_zero_pad"),
@@ -54,7 +54,7 @@ PARTS = ("foundation", "step2")
 
 
 class Slice:
-    """The time that is left."""
+    """The remaining time."""
 
     def __init__(self, seconds: float):
         self.end = time.monotonic() + seconds
@@ -67,23 +67,23 @@ class Slice:
     def run(
         self, *command: str, most: float = 1e9, log: Path | None = None, environment: Mapping[str, str] | None = None
     ) -> int:
-        """Exit code of a command of this Python, which is asked to stop when its time is up, and then killed.
+        """Run a command of this Python and return its exit code; when its time is up it is terminated, then killed.
 
         Args:
-            command: what follows `python`.
-            most: seconds that it may take, if the slice has them.
-            log: takes what it says; None: this process's output.
+            command: the arguments of `python`.
+            most: seconds that it may take, if they are left.
+            log: file for its output; None: this process's output.
             environment: of the command.
         """
         print("$", *command, flush=True)
         end = time.monotonic() + min(most, self.left)
-        with log.open("ab") if log else nullcontext() as said:
+        with log.open("ab") if log else nullcontext() as output:
             process = subprocess.Popen(
                 [sys.executable, *command],
                 cwd=FOLDER,
                 env=environment,
-                stdout=said,
-                stderr=subprocess.STDOUT if said else None,
+                stdout=output,
+                stderr=subprocess.STDOUT if output else None,
             )
             try:
                 return process.wait(max(end - GRACE - time.monotonic(), 1))
@@ -98,7 +98,7 @@ class Slice:
 
 
 def ready() -> dict[str, str]:
-    """Make the package and its wheels importable, here and in the environment that is returned."""
+    """Make the package and its wheels importable, in this process and in the returned environment."""
     paths = [str(FOLDER / "src"), str(FOLDER), str(bundle.unzip_wheels(FOLDER))]
     sys.path[:0] = [path for path in paths if path not in sys.path]
     before = os.environ.get("PYTHONPATH")
@@ -115,15 +115,15 @@ def ready() -> dict[str, str]:
 
 
 def a(out: Path, device: str, seconds: float, images: int, test_images: int, jobs: int) -> int:
-    """Environment, GPU tests, speed of three models, a profile, and runs side by side; the exit code.
+    """Environment, GPU tests, speed of three models, a profile, and parallel runs; returns the exit code.
 
     Args:
-        out: folder for what is brought back.
-        device: cuda, or cpu to try it.
-        seconds: of all of it.
-        images: training images of an epoch.
-        test_images: of an epoch.
-        jobs: runs side by side.
+        out: folder for files that are brought back.
+        device: cuda, or cpu to test this script.
+        seconds: total time.
+        images: training images per epoch.
+        test_images: test images per epoch.
+        jobs: number of parallel runs.
     """
     piece, environment, out = Slice(seconds), ready(), out.absolute()
     out.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def a(out: Path, device: str, seconds: float, images: int, test_images: int, job
 
 
 def describe(path: Path, environment: Mapping[str, str]) -> None:
-    """Write down what machine this is; nothing here may fail."""
+    """Write a description of the machine; errors of the commands are recorded too."""
     commands = [["nvidia-smi"], ["nvidia-smi", "-L"], ["which", "nvidia-cuda-mps-control"], ["nproc"], ["free", "-g"]]
     commands += [[sys.executable, "-m", "pip", "list", "--format", "freeze"]]
     commands += [[sys.executable, "-c", "import torch; print(torch.__config__.show())"]]
@@ -159,39 +159,39 @@ def describe(path: Path, environment: Mapping[str, str]) -> None:
         for command in commands:
             try:
                 done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=30)
-                said = done.stdout + done.stderr
+                output = done.stdout + done.stderr
             except (OSError, subprocess.TimeoutExpired) as error:
-                said = f"{error}\n"
-            file.write(f"$ {' '.join(command)}\n{said}\n")
+                output = f"{error}\n"
+            file.write(f"$ {' '.join(command)}\n{output}\n")
 
 
 def test_command(junit: Path) -> list[str]:
-    """The GPU tests alone: others would test a foreign Python, not the GPU."""
+    """The command of the GPU tests; other tests would test this machine's Python and not the GPU."""
     command = ["-m", "pytest", "-p", "no:cacheprovider", "-k", "gpu", f"--junitxml={junit}", *gpu_tests()]
     if importlib.util.find_spec("xdist"):
         command += ["-n", "5"]
-    if importlib.util.find_spec("pytest_timeout"):  # a graph that hangs holds on to the thread, so the process is ended
+    if importlib.util.find_spec("pytest_timeout"):  # a hanging graph blocks its thread, so the process is ended
         command += ["--timeout", "60", "--timeout-method", "thread"]
     return command
 
 
 def gpu_tests() -> list[str]:
-    """The files that have some."""
+    """The files with GPU tests."""
     found = sorted((FOLDER / "tests").rglob("test_graph.py")) + sorted((FOLDER / "tests").rglob("test_gpu.py"))
     return [str(path.relative_to(FOLDER)) for path in found]
 
 
 def mode_that_works(junit: Path, device: str) -> tuple[str, list[str]]:
-    """The fastest way to launch all of whose tests passed, and the names of the tests that failed.
+    """The fastest launch mode whose tests all passed, and the names of the failed tests.
 
-    The first parameter of such a test is the way it tests. Without any outcome nothing is recorded.
+    The first parameter of such a test is its launch mode. Without test results the mode is `eager`, without recording.
     """
     if device != "cuda":
         return MODES[-1], []
     try:
         cases = list(ET.parse(junit).getroot().iter("testcase"))
     except (OSError, ET.ParseError):
-        return MODES[-1], ["the tests left no outcome"]
+        return MODES[-1], ["the tests have no results"]
     bad = [case.get("name", "") for case in cases if any(e.tag in ("failure", "error") for e in case)]
     passed = {case.get("name", "") for case in cases if not len(case)}
 
@@ -213,15 +213,15 @@ def read(path: Path) -> Any:
 
 
 class Pace(NamedTuple):
-    """How fast networks train on this machine.
+    """The training speed of networks on this machine.
 
     Attributes:
         branches: of the measured networks, ascending.
         images_per_second: of each, in training, alone.
         evaluation_seconds: of each, after an epoch.
-        lanes: how many runs were measured side by side; 1 if none were.
-        ratio: their speed together by that of one alone.
-        way: in which they shared the device.
+        lanes: number of parallel runs that were measured; 1 if none were.
+        ratio: their total speed relative to one run alone.
+        way: how they shared the device.
     """
 
     branches: list[int]
@@ -233,7 +233,7 @@ class Pace(NamedTuple):
 
     @classmethod
     def read(cls, summary: Mapping[str, Any]) -> "Pace":
-        """What part A measured."""
+        """The measurements of part A."""
         models = sorted(summary["speed"]["models"].values(), key=lambda model: model["branches"])
         speeds = [model["images_per_second"] for model in models]
         own = cls([model["branches"] for model in models], speeds, [model["evaluation_seconds"] for model in models])
@@ -244,19 +244,19 @@ class Pace(NamedTuple):
         return own
 
     def epoch(self, branches: int, images: int) -> float:
-        """Seconds of an epoch of a network with its evaluation, alone; between measured networks on a line."""
+        """Seconds of an epoch with its evaluation, for one run alone; interpolated between measured networks."""
         seconds = [
             images / speed + more for speed, more in zip(self.images_per_second, self.evaluation_seconds, strict=True)
         ]
         return interpolated(branches, self.branches, seconds)
 
     def slowdown(self, lanes: int) -> float:
-        """By how much a run takes longer beside the others."""
+        """Factor by which a run takes longer beside the others."""
         return 1.0 if lanes == 1 else self.lanes / self.ratio
 
 
 def interpolated(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
-    """A value on the line through the two points next to it; beyond the last, on theirs."""
+    """Linear interpolation between the two nearest points; extrapolation beyond the last ones."""
     if len(xs) == 1:
         return ys[0]
     i = max(1, min(len(xs) - 1, sum(known < x for known in xs)))
@@ -264,7 +264,7 @@ def interpolated(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
 
 
 class Job(NamedTuple):
-    """A run that is to be made: its key, those of its parents, and the seconds that it takes alone."""
+    """A run to be made: its key, those of its parents, and the seconds that it takes alone."""
 
     key: str
     parents: frozenset[str]
@@ -272,13 +272,13 @@ class Job(NamedTuple):
 
 
 def next_job(jobs: Sequence[Job], finished: set[str], seconds: float, slowdown: float) -> Job | None:
-    """The first whose parents are there and which can be finished in that time."""
+    """The first job whose parents are finished and which can be finished in that time."""
     fitting = (job for job in jobs if job.parents <= finished and job.seconds * slowdown <= seconds)
     return next(fitting, None)
 
 
 def finishing(jobs: Sequence[Job], finished: set[str], seconds: float, lanes: int, slowdown: float) -> list[bool]:
-    """Which of the jobs end in that time if so many are made at once, each begun only if it can be finished."""
+    """Which jobs end in that time with this number of parallel lanes, if each is begun only if it can be finished."""
     todo, have, now = list(jobs), set(finished), 0.0
     working: list[tuple[float, str]] = []
     while True:
@@ -292,13 +292,13 @@ def finishing(jobs: Sequence[Job], finished: set[str], seconds: float, lanes: in
 
 
 def best_lanes(jobs: Sequence[Job], finished: set[str], seconds: float, pace: Pace) -> int:
-    """How many to make at once so that the worthiest are finished, and then as many as can be."""
+    """The number of lanes with which the most important jobs are finished, and then as many others as possible."""
     choices = {n: finishing(jobs, finished, seconds, n, pace.slowdown(n)) for n in sorted({1, pace.lanes})}
     return max(choices, key=lambda lanes: (choices[lanes], -lanes))
 
 
 def in_order_of_worth(plan: "Study") -> list["Run"]:
-    """The runs that part B makes, each after what it is made from: those of `WORTH` seed by seed, then the others."""
+    """The runs of part B, each after its ancestors: those of `WORTH` seed by seed, then the others."""
     chosen: dict[tuple[str, str, int], Run] = {}
 
     def add(run: "Run") -> None:
@@ -328,7 +328,7 @@ def done(plan: "Study", run: "Run") -> bool:
 
 
 def epochs_done(place: Path, key: str) -> int:
-    """Epochs of a run whose state lies in a store; of several machines' the most advanced."""
+    """Finished epochs of a run with saved state in a store; with states of several machines the highest number."""
     found = [0]
     for path in (place / "unfinished" / key).glob("*/state.json"):
         try:
@@ -339,7 +339,7 @@ def epochs_done(place: Path, key: str) -> int:
 
 
 def jobs_of(plan: "Study", pace: Pace, place: Path) -> tuple[list[Job], set[str]]:
-    """What is to be made of a study, and the keys of what is done."""
+    """The runs of a study that are due, and the keys of finished ones."""
     from coopnet.data.datasets import DATASETS
 
     runs, jobs = in_order_of_worth(plan), []
@@ -355,7 +355,7 @@ def jobs_of(plan: "Study", pace: Pace, place: Path) -> tuple[list[Job], set[str]
 
 
 def forecast(pace: Pace, seconds: float = 480.0) -> Iterator[str]:
-    """What part B could finish of each study for GPUs, so that one can be chosen."""
+    """How much of each GPU study part B could finish, as a help to choose one."""
     from coopnet import study
     from coopnet.runs import store
 
@@ -374,11 +374,11 @@ def forecast(pace: Pace, seconds: float = 480.0) -> Iterator[str]:
 
 
 def b(out: Path, seconds: float, name: str, data: Path) -> int:
-    """Make runs of a study, in order of worth, as far as they can be finished, and pack all there is; the exit code.
+    """Make runs of a study, most important first, as time allows, and pack all results; returns the exit code.
 
     Args:
-        out: folder for what is brought back.
-        seconds: of all of it.
+        out: folder for files that are brought back.
+        seconds: total time.
         name: of the study.
         data: folder of the Parquet shards.
     """
@@ -418,8 +418,8 @@ def b(out: Path, seconds: float, name: str, data: Path) -> int:
         failed = work_off(piece, jobs, finished, lanes, pace.slowdown(lanes), lambda job: make(job, own))
     for line in bundle.send_back(out, groups(plan, place)):
         print(f"left behind: {line}")
-    said = log.read_text().splitlines()
-    print("\n".join([line for line in said if "epoch" in line][-3 * lanes :]))
+    lines = log.read_text().splitlines()
+    print("\n".join([line for line in lines if "epoch" in line][-3 * lanes :]))
     for key in failed:
         print(f"failed: {runs[key].name}; see runs.log")
     return 1 if failed else 0
@@ -433,9 +433,10 @@ def work_off(
     slowdown: float,
     make: Callable[[Job], int],
 ) -> list[str]:
-    """Make jobs, several at once; return the keys of those that failed.
+    """Run jobs in parallel; return the keys of failed ones.
 
-    A job is begun if it can be finished. At the end, where none can, the first that may begin is: its state is kept.
+    A job is begun if it can be finished. When no job can be finished, the first possible one is begun: its state is
+    kept.
     """
     todo, have, failed = list(jobs), set(finished), list[str]()
     working: dict[Future[int], Job] = {}
@@ -459,7 +460,7 @@ def work_off(
 
 
 def groups(plan: "Study", place: Path) -> Iterator[list[bundle.Item]]:
-    """What is brought back, the most important first: results, unfinished state, then finished runs of the store."""
+    """The files to bring back, most important first: results, unfinished state, then finished runs of the store."""
     small = [FOLDER / "results" / "bench", FOLDER / "checkpoints" / plan.name]
     paths = [path for folder in small for path in bundle.every_file(folder) if path.name not in bundle.LARGE]
     yield [bundle.Item(path, path.relative_to(FOLDER).as_posix()) for path in paths]
@@ -471,23 +472,25 @@ def groups(plan: "Study", place: Path) -> Iterator[list[bundle.Item]]:
 
 
 def main() -> int:
-    """Read the command line, by the standard library alone: typer may need what the wheels bring."""
+    """Read the command line with the standard library only, because typer may need packages from the wheels."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").partition("\n")[0])
     parts = parser.add_subparsers(required=True)
     first = parts.add_parser("a", help=(a.__doc__ or "").partition(";")[0])
-    first.add_argument("--device", default="cuda", help="cuda, or cpu to try it (%(default)s)")
-    first.add_argument("--seconds", type=float, default=190, help="of all of it (%(default)s)")
-    first.add_argument("--images", type=int, default=50_000, help="training images of an epoch (%(default)s)")
-    first.add_argument("--test-images", type=int, default=10_000, help="of an epoch (%(default)s)")
-    first.add_argument("--jobs", type=int, default=3, help="runs side by side (%(default)s)")
+    first.add_argument("--device", default="cuda", help="cuda, or cpu to test this script (%(default)s)")
+    first.add_argument("--seconds", type=float, default=190, help="total time (%(default)s)")
+    first.add_argument("--images", type=int, default=50_000, help="training images per epoch (%(default)s)")
+    first.add_argument("--test-images", type=int, default=10_000, help="test images per epoch (%(default)s)")
+    first.add_argument("--jobs", type=int, default=3, help="parallel runs (%(default)s)")
     first.set_defaults(part=a)
     second = parts.add_parser("b", help=(b.__doc__ or "").partition(";")[0])
-    second.add_argument("--seconds", type=float, default=530, help="of all of it (%(default)s)")
-    second.add_argument("--study", dest="name", default="full", help="or one of shorter runs (%(default)s)")
+    second.add_argument("--seconds", type=float, default=530, help="total time (%(default)s)")
+    second.add_argument(
+        "--study", dest="name", default="full", help="the study; or one with shorter runs (%(default)s)"
+    )
     second.add_argument("--data", type=Path, default=FOLDER / "shards", help="folder of the Parquet shards")
     second.set_defaults(part=b)
     for part in (first, second):
-        part.add_argument("--out", type=Path, required=True, help="folder for what is brought back")
+        part.add_argument("--out", type=Path, required=True, help="folder for files that are brought back")
     arguments = vars(parser.parse_args())
     return arguments.pop("part")(**arguments)
 

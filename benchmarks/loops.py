@@ -1,6 +1,6 @@
-"""The loops that are compared, each behind the same few arguments.
+"""The compared loops, with a common interface.
 
-The reference is imported where it runs: its libraries take memory that ours does without.
+The reference is imported when it runs, because its libraries need memory that ours does not.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,27 +27,27 @@ SEED = 0
 
 
 class Nowhere:
-    """Memory of a run that nobody will continue."""
+    """Saved state of a run that will not be resumed."""
 
     def load(self) -> None:
         """Nothing was saved."""
 
     def save(self, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
-        """Forget."""
+        """Discard the state."""
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """Do nothing."""
 
 
 def constants(row: Experiment) -> dict[str, list[float]]:
-    """By what a row normalises its images."""
+    """The normalisation constants of a row."""
     return normalization(DATASETS[row.data.dataset], row.data.normalization)
 
 
 def task(row: Experiment, arrays: Arrays, device: torch.device, *, seed: int = SEED, weights: int = SEED) -> Task:
-    """What our trainer is given for a row: everything on its device, as `coopnet train` puts it there.
+    """The input of our trainer for a row, with everything on the device, as in `coopnet train`.
 
-    `seed` is that of order and augmentation, `weights` that of the network.
+    `seed` is the seed of order and augmentation, `weights` that of the network.
     """
     network = build(architecture(row), weights).to(device).to(memory_format=torch.channels_last)
     mean, std = constants(row)["mean"], constants(row)["std"]
@@ -58,12 +58,12 @@ def task(row: Experiment, arrays: Arrays, device: torch.device, *, seed: int = S
 
 
 def ours(row: Experiment, arrays: Arrays, device: torch.device, progress: Progress) -> None:
-    """The trainer itself."""
+    """Our trainer."""
     train(task(row, arrays, device), Nowhere(), progress, lambda: None)
 
 
 def plain(row: Experiment, arrays: Arrays, device: torch.device, progress: Progress) -> None:
-    """The reference, from the same weights."""
+    """The reference, with the same initial weights."""
     from benchmarks import reference
 
     network = build(architecture(row), SEED).to(device)
@@ -76,13 +76,13 @@ LOOPS: dict[str, Callable[[Experiment, Arrays, torch.device, Progress], None]] =
     "reference": plain,
     "free": ours,
 }
-"""By name; `free` is ours with algorithms that may differ from run to run."""
+"""Loops by name; `free` is ours with algorithms that may differ from run to run."""
 
 
 def switch(loop: str, threads: int) -> None:
-    """Set PyTorch up for one of the loops: ours is deterministic, the others take what is fastest.
+    """Configure PyTorch for one of the loops: ours is deterministic, the others use the fastest algorithms.
 
-    The reference has PyTorch's defaults otherwise, so on a GPU its convolutions compute in TF32.
+    Otherwise the reference has PyTorch's defaults, so on a GPU its convolutions compute in TF32.
     """
     make_deterministic(threads)
     if loop != "ours":
@@ -93,14 +93,14 @@ def switch(loop: str, threads: int) -> None:
 
 
 def precision(loop: str, row: Experiment, device: torch.device) -> str:
-    """In what a loop multiplies: `bf16`, `fp32`, or the `tf32` that PyTorch makes of fp32 convolutions on a GPU."""
+    """Precision of a loop's products: `bf16`, `fp32`, or `tf32`, PyTorch's default for convolutions on a GPU."""
     if loop != "reference":
         return row.training.precision
     return "tf32" if device.type == "cuda" else "fp32"
 
 
 class _Optimizer(Optimizer):
-    """Tells when it was called, and so when forward and backward were done."""
+    """Reports its calls, which mark the end of forward and backward pass."""
 
     laps: Laps
 
@@ -115,7 +115,7 @@ class _Optimizer(Optimizer):
 
 
 class _Meters(Meters):
-    """Tells when it has counted."""
+    """Reports the end of its update."""
 
     laps: Laps
 
@@ -125,7 +125,7 @@ class _Meters(Meters):
 
 
 def our_laps(row: Experiment, arrays: Arrays, device: torch.device, laps: Laps) -> None:
-    """An epoch of our training steps, one by one: the same step as the trainer's, watched from inside."""
+    """An epoch of our training steps with a timer; each step is the trainer's own."""
     todo, training = task(row, arrays, device), row.training
     network, split = todo.initial.network.train(), todo.splits["training"]
     optimizer = _Optimizer(network, training.optimizer, {})
@@ -146,7 +146,7 @@ def our_laps(row: Experiment, arrays: Arrays, device: torch.device, laps: Laps) 
 
 
 def reference_laps(row: Experiment, arrays: Arrays, device: torch.device, laps: Laps) -> None:
-    """An epoch of the reference; `data` is the time it waits for its workers."""
+    """An epoch of the reference; `data` is the time spent waiting for its workers."""
     from benchmarks import reference
 
     network = build(architecture(row), SEED).to(device)

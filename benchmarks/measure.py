@@ -1,4 +1,4 @@
-"""Both loops on all models, side by side, and what follows from their times."""
+"""Measurements of both loops on all models, in alternation, and the figures computed from them."""
 
 import gc
 import os
@@ -19,17 +19,17 @@ from coopnet.training.device import describe
 from coopnet.training.graph import RECORDERS
 
 LAP_STEPS = 3
-"""Measured steps from which the shares of time are taken."""
+"""Number of steps for the shares of time."""
 
 
 class Sample(NamedTuple):
     """One epoch of a loop.
 
     Attributes:
-        images_per_second: of training, after the warm-up.
+        images_per_second: training speed after the warm-up.
         evaluation_seconds: after the last step.
-        epoch_seconds: of all of it.
-        peak: bytes that tensors had on a GPU at most; None on the CPU.
+        epoch_seconds: of the whole epoch.
+        peak: peak bytes of tensors on a GPU; None on the CPU.
     """
 
     images_per_second: float
@@ -43,15 +43,15 @@ Samples = Mapping[tuple[str, str], Sequence[Sample]]
 
 
 def run(workload: Workload, device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure everything.
+    """Make all measurements.
 
     Args:
         workload: what to run.
-        device: on what.
-        say: is told what is being done.
+        device: on which to run it.
+        say: called with a description of each measurement.
 
     Returns:
-        What `results/bench/<kind>.json` holds.
+        The content of `results/bench/<kind>.json`.
     """
     workload.check()
     machine = describe_machine(workload, device)
@@ -94,7 +94,7 @@ def run(workload: Workload, device: torch.device, say: Callable[[str], None]) ->
 
 
 def describe_machine(workload: Workload, device: torch.device) -> dict[str, Any]:
-    """What all this is measured on, and how busy it was before."""
+    """The machine, and its load before the measurement."""
     libraries = provenance.libraries() | {name: version(name) for name in ("torchvision", "pillow")}
     return {
         "device": describe(device),
@@ -108,7 +108,7 @@ def describe_machine(workload: Workload, device: torch.device) -> dict[str, Any]
 
 
 def measure_ceilings(rows: Mapping[str, Experiment], device: torch.device, threads: int) -> dict[str, Any]:
-    """Matrix products per second in every precision that is used, and bandwidth."""
+    """Matrix products per second in every precision in use, and memory bandwidth."""
     switch("ours", threads)
     used = sorted({precision(loop, row, device) for row in rows.values() for loop in SIDES})
     products = {kind: ceiling.matrix_products(device, kind) for kind in used}
@@ -118,7 +118,7 @@ def measure_ceilings(rows: Mapping[str, Experiment], device: torch.device, threa
 def repeat(
     rows: Mapping[str, Experiment], workload: Workload, device: torch.device, say: Callable[[str], None]
 ) -> dict[tuple[str, str], list[Sample]]:
-    """All samples. The loops alternate, and take turns in going first, so that a drift of the machine hits both."""
+    """All samples. The loops alternate, and alternate in going first, so that a drift of the machine affects both."""
     arrays = {name: synthetic(row, workload.images) for name, row in rows.items()}
     samples: dict[tuple[str, str], list[Sample]] = {}
     for repetition in range(workload.repetitions):
@@ -131,15 +131,15 @@ def repeat(
 
 
 def order(models: Iterable[str], repetition: int) -> list[tuple[str, str]]:
-    """Models and loops of a repetition; every other one runs backwards."""
+    """Models and loops of a repetition; every second one is in reverse order."""
     pairs = [(model, loop) for model in models for loop in (*SIDES, *(("free",) if model == PRICED else ()))]
     return pairs[::-1] if repetition % 2 else pairs
 
 
 def measure(loop: str, row: Experiment, arrays: Arrays, device: torch.device, warmup: int) -> Sample:
-    """One epoch with its evaluation, from fresh weights.
+    """One epoch with its evaluation, from new weights.
 
-    Where ours records a step to replay it, that is its second epoch: what is recorded once is no part of an epoch.
+    If our loop records a step to replay it, the second epoch is measured: the recording is not part of an epoch.
     """
     if loop != "reference" and device.type in RECORDERS:
         row = row.model_copy(update={"training": row.training.model_copy(update={"epochs": 2})})
@@ -154,16 +154,16 @@ def measure(loop: str, row: Experiment, arrays: Arrays, device: torch.device, wa
 
 
 def peak(loop: str, row: Experiment, samples: Sequence[Sample], threads: int) -> int:
-    """Bytes: of tensors on a GPU, of a whole process of its own on the CPU."""
+    """Peak bytes: of tensors on a GPU; of a separate process on the CPU."""
     on_gpu = [sample.peak for sample in samples if sample.peak is not None]
     return max(on_gpu) if on_gpu else memory.on_cpu(loop, row, threads)
 
 
 def shares(loop: str, row: Experiment, workload: Workload, device: torch.device) -> dict[str, float]:
-    """Shares of a step: data, forward with the loss, backward, optimiser, metrics.
+    """Shares of a step's time: data, forward with the loss, backward, optimiser, metrics.
 
-    The device is waited for after each part, so what usually overlaps does not, and nothing is captured: shares, and
-    no seconds, are what this tells.
+    The timer waits for the device after each part, so parts that usually overlap do not, and nothing is captured. So
+    only the shares are meaningful, not the seconds.
     """
     switch(loop, workload.threads)
     laps = Laps(device, workload.warmup)
@@ -173,13 +173,13 @@ def shares(loop: str, row: Experiment, workload: Workload, device: torch.device)
 
 
 def ratio(samples: Samples, model: str) -> dict[str, Any]:
-    """Our speed by the reference's of the same repetition: the median, and all of them."""
+    """Our speed relative to the reference's in the same repetition: the median, and all ratios."""
     ratios = spread(relative(samples[model, "ours"], samples[model, "reference"]))
     return {"ratio": ratios["median"], "ratios": ratios}
 
 
 def price(samples: Samples) -> dict[str, Any]:
-    """Our speed without deterministic algorithms by that with them; empty where the row was not run."""
+    """Our speed without deterministic algorithms relative to that with them; empty if that was not measured."""
     if (PRICED, "free") not in samples:
         return {}
     free, ours = samples[PRICED, "free"], samples[PRICED, "ours"]
@@ -189,7 +189,7 @@ def price(samples: Samples) -> dict[str, Any]:
 
 
 def relative(one: Sequence[Sample], other: Sequence[Sample]) -> list[float]:
-    """Speed of one loop by that of another, repetition by repetition."""
+    """Speed of one loop relative to another, per repetition."""
     return [a.images_per_second / b.images_per_second for a, b in zip(one, other, strict=True)]
 
 
@@ -202,7 +202,7 @@ def figures(
     workload: Workload,
     device: torch.device,
 ) -> dict[str, Any]:
-    """What follows from a loop's times on a model."""
+    """Figures computed from a loop's times on a model."""
     own, row, first = samples[model, loop], rows[model], next(iter(rows))
     speed = spread([sample.images_per_second for sample in own])
     kind = precision(loop, row, device)
@@ -222,10 +222,10 @@ def figures(
 
 
 def epoch(samples: Sequence[Sample], workload: Workload) -> dict[str, Any]:
-    """Seconds of a whole epoch with its evaluation: measured, or scaled up from fewer images and named so.
+    """Seconds of a whole epoch with its evaluation: measured, or scaled from fewer images and named accordingly.
 
-    Scaled seconds have the speed after the warm-up, and evaluation in proportion to its images; the start of the
-    reference's workers for its test images, a fraction of a second, is scaled with them.
+    Scaled seconds use the speed after the warm-up, and scale evaluation by its number of images. That also scales the
+    start of the reference's workers for its test images, a fraction of a second.
     """
     if workload.images == EPOCH:
         return {"epoch_seconds": spread([sample.epoch_seconds for sample in samples])}

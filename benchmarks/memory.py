@@ -1,4 +1,4 @@
-"""Peak memory of a loop, in a process of its own: `python -m benchmarks.memory`, told by JSON on its input."""
+"""Peak memory of a loop, in a separate process: `python -m benchmarks.memory` reads its task as JSON from stdin."""
 
 import json
 import resource
@@ -16,13 +16,13 @@ from coopnet.files.errors import CoopNetError
 from coopnet.study.settings import Experiment
 
 STEPS = 3
-"""After which no step needs more than those before it."""
+"""After this many steps no further step needs more memory."""
 
 
 def on_cpu(loop: str, row: Experiment, threads: int, images: int = EPOCH["train"]) -> int:
-    """Bytes that a fresh process had in memory at most while it trained: libraries, images and all.
+    """Peak bytes of a new process during training: libraries, images and everything else.
 
-    The reference's workers are processes of their own and not counted.
+    The reference's workers are separate processes and are not counted.
     """
     asked = {"loop": loop, "row": row.model_dump(mode="json"), "threads": threads, "images": images}
     command = [sys.executable, "-m", "benchmarks.memory"]
@@ -34,7 +34,7 @@ def on_cpu(loop: str, row: Experiment, threads: int, images: int = EPOCH["train"
 
 
 def main() -> None:
-    """Run a few steps and print the peak."""
+    """Run a few steps and print the peak memory."""
     asked = json.load(sys.stdin)
     row = Experiment.model_validate(asked["row"])
     switch(asked["loop"], asked["threads"])
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def peak() -> int:
-    """Bytes that this process has had at most.
+    """Peak bytes of this process.
 
     On Linux `getrusage` would report the peak of the process that started this one, if that was higher.
     """

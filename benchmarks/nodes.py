@@ -1,10 +1,10 @@
-"""What a training step launches, counted without a GPU, and how many nodes its CUDA graph would have, estimated.
+"""The operations of a training step, counted without a GPU, and an estimate of the nodes of its CUDA graph.
 
     python -m benchmarks.nodes
 
-Operations are counted: those that reach PyTorch's dispatcher, views and memory that is only set aside left out. Nodes
-are estimated from them, by the kernels that PyTorch 2.11 launches for each on a GPU as its source has it; what cuDNN
-adds of its own is a guess that `python -m benchmarks.gpu a` replaces by a profile.
+Operations that reach PyTorch's dispatcher are counted, except views and mere allocations. Nodes are estimated from the
+number of kernels that PyTorch 2.11 launches for each operation on a GPU, according to its source. The additional
+kernels of cuDNN are a guess, which `python -m benchmarks.gpu a` replaces by a profile.
 """
 
 from collections import Counter
@@ -25,28 +25,28 @@ from coopnet.training.optimizer import Optimizer
 
 FOLDER = Path(__file__).parent.parent
 WAITS = ("_local_scalar_dense", "nonzero", "item", "equal", "is_nonzero", "masked_select", "unique", "bincount")
-"""Operations whose result, or its shape, the host has to wait for."""
+"""Operations for whose result, or its shape, the host has to wait."""
 
 KERNELS = {
-    "convolution_backward": 5,  # of the input and of the weight, and what cuDNN clears, reduces or transposes for them
+    "convolution_backward": 5,  # gradients of input and weight, and cuDNN's clearing, reduction and transposition
     "native_batch_norm": 3,  # statistics, running averages, elementwise
     "_native_batch_norm_legit": 3,
     "native_batch_norm_backward": 2,  # sums, elementwise
     "nll_loss_forward": 2,
     "nll_loss_backward": 2,
 }
-"""Kernels of an operation on a GPU, where it is not one."""
+"""Kernels of an operation on a GPU, if there is not exactly one."""
 
 
 class Census(TorchDispatchMode):
-    """Counts what is launched: operations by name, but for views of tensors and memory that is only set aside."""
+    """Counts launched operations by name, except views and mere allocations."""
 
     def __init__(self) -> None:
         super().__init__()
         self.launched: Counter[str] = Counter()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do it and count it."""
+        """Run an operation and count it."""
         name = function.overloadpacket.__name__
         if name in WAITS:
             raise RuntimeError(f"{name} waits for the device, which a graph cannot")
@@ -56,7 +56,7 @@ class Census(TorchDispatchMode):
 
 
 def count(name: str, precision: str, images: int = 8) -> Counter[str]:
-    """Operations of a training step of a row of `params.yaml`, by name; how many images it has changes none."""
+    """Operations of a training step of a row of `params.yaml`, by name; they do not depend on the number of images."""
     make_deterministic(1)
     row, device = study.load(FOLDER).experiments[name], torch.device("cpu")
     network = build(architecture(row), 0).to(memory_format=torch.channels_last).train()
@@ -72,7 +72,7 @@ def count(name: str, precision: str, images: int = 8) -> Counter[str]:
 
 
 def nodes(launched: Counter[str]) -> int:
-    """Estimated nodes of a graph of these operations."""
+    """Estimated number of nodes in a graph of these operations."""
     return sum(KERNELS.get(name, 1) * number for name, number in launched.items())
 
 

@@ -1,10 +1,10 @@
-"""The loop that ours is measured against: PyTorch as it is commonly written, and as the published ONE code writes it.
+"""The loop with which ours is compared: PyTorch as it is commonly written, and as the published ONE code writes it.
 
-What it shares with github.com/Lan1991Xu/ONE_NeurIPS2018 (`cifar_one.py`): images decoded, cropped, flipped and
-normalised one by one by torchvision in a `DataLoader` of 4 workers; float32 in the default memory layout; a call of
-the criterion for each branch; meters read on the host in every step; test images in batches of 100 by the same loop;
-cuDNN free to choose its algorithms. It has the published loss, which is ours as well, and starts from the same
-network, so that their curves can be compared. What it leaves out is the progress bar and the checkpoint.
+In common with github.com/Lan1991Xu/ONE_NeurIPS2018 (`cifar_one.py`): images are decoded, cropped, flipped and
+normalised one by one by torchvision in a `DataLoader` with 4 workers; float32 in the default memory layout; one call of
+the criterion per branch; meters are read on the host in every step; test images in batches of 100 by the same loop;
+cuDNN chooses its algorithms freely. It has the published loss, which is also ours, and starts from the same network, so
+that the curves can be compared. It has no progress bar and no checkpoint.
 """
 
 import warnings
@@ -28,10 +28,10 @@ TEST_BATCH = 100
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """Images in memory, turned into tensors one by one as torchvision's CIFAR classes do."""
+    """Images in memory, converted to tensors one by one as in torchvision's CIFAR classes."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, transform: Callable[[Image.Image], Tensor]):
-        """Keep uint8 images [N, 32, 32, 3], labels [N] and what makes a tensor of one image."""
+        """Store uint8 images [N, 32, 32, 3], labels [N], and the transform of an image to a tensor."""
         self.images, self.labels, self.transform = images, labels, transform
 
     def __len__(self) -> int:
@@ -57,7 +57,7 @@ class AverageMeter:
         self.sum, self.count = 0.0, 0
 
     def update(self, value: float, n: int) -> None:
-        """Count the mean of `n` images."""
+        """Add the mean of `n` images."""
         self.sum += value * n
         self.count += n
 
@@ -77,7 +77,7 @@ def accuracy(logits: Tensor, labels: Tensor, top: Sequence[int] = (1, 5)) -> lis
 def objective(
     outputs: Outputs, ensemble: Tensor, labels: Tensor, gated: bool, temperature: float, weight: float
 ) -> Tensor:
-    """Σ CE(branch) + CE(ensemble) + r·T²·Σ KL(ensemble ‖ branch), a call of the criterion for each term."""
+    """Σ CE(branch) + CE(ensemble) + r·T²·Σ KL(ensemble ‖ branch), with one call of the criterion per term."""
     cross_entropy, divergence = nn.CrossEntropyLoss(), nn.KLDivLoss(reduction="batchmean")
     branches = outputs.branches.unbind(dim=1)
     total = torch.stack([cross_entropy(branch, labels) for branch in branches]).sum()
@@ -100,7 +100,7 @@ class Meters:
         self.hits = {(k, name): AverageMeter() for k in (1, 5) for name in names}
 
     def update(self, outputs: Outputs, ensemble: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """Count a batch."""
+        """Add a batch."""
         self.loss.update(loss.item(), len(labels))
         named = {f"branch{b + 1}": branch for b, branch in enumerate(outputs.branches.unbind(dim=1))}
         for name, logits in (named | {"ensemble": ensemble}).items():
@@ -108,27 +108,27 @@ class Meters:
                 self.hits[k, name].update(value, len(labels))
 
     def row(self, prefix: str) -> Row:
-        """Means under the names that the history has for them."""
+        """Means under the names of the history's columns."""
         hits = {f"{prefix}_top{k}_{name}": meter.average for (k, name), meter in self.hits.items()}
         return {f"{prefix}_loss": self.loss.average} | hits
 
 
 def _no_lap(part: str) -> None:
-    """Nobody wants to know where the time goes."""
+    """No timing."""
 
 
 class Loop:
     """A network, its optimiser and its loss.
 
     Args:
-        network: on its device, as `coopnet.networks.network.build` made it.
-        training: its settings; `precision` is not looked at.
-        lap: is told when a part of a step is done: `data`, `forward`, `metrics`, `backward`, `optimiser`.
+        network: on its device, built by `coopnet.networks.network.build`.
+        training: its settings, except `precision`.
+        lap: called when a part of a step is done: `data`, `forward`, `metrics`, `backward`, `optimiser`.
     """
 
     def __init__(self, network: CooperativeNetwork, training: Training, lap: Callable[[str], None] = _no_lap):
         options, distillation = training.optimizer, training.distillation
-        assert isinstance(options, SGD), "the published code trains by SGD alone"
+        assert isinstance(options, SGD), "the published code trains with SGD only"
         self.network, self.training, self.lap = network, training, lap
         self.device = next(network.parameters()).device
         self.gated = network.architecture.gate != "none"
@@ -142,14 +142,14 @@ class Loop:
         )
 
     def loss(self, outputs: Outputs, ensemble: Tensor, labels: Tensor, epoch: int) -> Tensor:
-        """What is minimised in an epoch."""
+        """The loss in an epoch."""
         if self.distillation is None:
             return objective(outputs, ensemble, labels, self.gated, 1.0, 0.0)
         weight = rampup(epoch, self.distillation.rampup)
         return objective(outputs, ensemble, labels, self.gated, self.distillation.temperature, weight)
 
     def train(self, loader: DataLoader[tuple[Tensor, int]], epoch: int, progress: Progress) -> Row:
-        """One epoch."""
+        """Train one epoch."""
         self.network.train()
         meters = Meters(self.network.architecture.branches)
         for batch in loader:
@@ -196,17 +196,17 @@ def train(
     """Train a network to its last epoch.
 
     Args:
-        network: at its start, on the device to train on.
-        training: the settings, by SGD.
-        arrays: uint8 images [N, 32, 32, 3] and labels [N] of `train` and, if it is to be evaluated, `test`.
+        network: the initial network, on the device to train on.
+        training: the settings, with SGD.
+        arrays: uint8 images [N, 32, 32, 3] and labels [N] of `train` and, for evaluation, `test`.
         constants: `mean` and `std` of the normalisation.
         augment: whether training images are cropped and flipped.
-        seed: of PyTorch's global generator, from which order and augmentation are drawn.
-        progress: is told of every batch and epoch.
+        seed: of PyTorch's global generator, which determines order and augmentation.
+        progress: receives every batch and epoch.
         lap: as in `Loop`.
 
     Returns:
-        One row per epoch, columns as in our history; test columns in the epochs that `test_every` names.
+        One row per epoch, with columns as in our history; test columns only in the epochs of `test_every`.
     """
     torch.manual_seed(seed)
     loop = Loop(network, training, lap)
@@ -214,7 +214,7 @@ def train(
     pictures = {
         name: Pictures(*arrays[name], transform(mean, std, augment and name == "train")) for name in sorted(arrays)
     }
-    # On fewer than 4 cores PyTorch advises fewer workers; the published number is what is measured.
+    # With fewer than 4 cores PyTorch advises fewer workers; the published number is kept here.
     warnings.filterwarnings("ignore", "This DataLoader will create")
     loader = DataLoader(pictures["train"], batch_size=training.batch_size, shuffle=True, num_workers=WORKERS)
     schedule = training.schedule

@@ -1,7 +1,7 @@
-"""Prove that this version of the numerics computes the bits of the first one, and enter it: `make same-bits`.
+"""Prove that this version of the numerics computes the bits of the first one, and record that: `make same-bits`.
 
-A run of every kind is trained by the source as it is and by the source as it was when the version was new whose
-results are still in use. Keys, weights, optimiser state, histories and logits have to be equal to the bit.
+One run of every kind is trained by the current source, and by the source of the first version whose results are still
+in use. Keys, weights, optimiser state, histories and logits must be equal bit for bit.
 """
 
 import io
@@ -27,16 +27,16 @@ VERSION = """
 from pathlib import Path
 try:
     from coopnet.study import numerics
-except ImportError:  # before the package had rooms
+except ImportError:  # before the package had subpackages
     from coopnet import numerics
 package = Path(numerics.__file__).parents[numerics.__name__.count(".") - 1]
 print(getattr(numerics, "source_version", lambda package: numerics.source_hash())(package))
 """
-"""Prints the version of the numerics on the path, whatever it computes the same bits as; the first knew no other."""
+"""Prints the exact version of the numerics on the path. The first version had no notion of equal versions."""
 
 
 def run_python(source: Path, folder: Path, *arguments: str) -> str:
-    """Output of Python with the package that lies in `source`."""
+    """Run Python with the package in `source`, and return its output."""
     environment = os.environ | {"PYTHONPATH": str(source), "COOPNET_STORE": str(folder / "store")}
     done = subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True
@@ -45,7 +45,7 @@ def run_python(source: Path, folder: Path, *arguments: str) -> str:
 
 
 def check_out(version: str, folder: Path) -> bool:
-    """Unpack the newest commit that has this version of the numerics, to the letter; False where there is none."""
+    """Unpack the newest commit with exactly this version of the numerics; False if there is none."""
     places = ["src/coopnet/numerics.py", "src/coopnet/study/numerics.py", "src/coopnet/study/numerics.json"]
     commits = subprocess.run(
         ["git", "log", "--format=%H", "--", *places], cwd=ROOT, capture_output=True, text=True, check=True
@@ -64,11 +64,11 @@ def check_out(version: str, folder: Path) -> bool:
 
 
 def trained(source: Path, folder: Path, first: Path) -> dict[str, Any]:
-    """Key and digests of a run of every kind, by name, trained by the package in `source`."""
+    """Train one run of every kind with the package in `source`; return keys and digests by name."""
     overlay = yaml.safe_load((first / "studies/demo_all.yaml").read_text())
     overlay["every_experiment"]["data"] |= {"training_subset": 200, "augmentation": "crop_flip"}
-    overlay["time_scale"] = 0.022  # of others the first version rounded the end of `one1` to where its rate drops
-    for row in overlay["experiments"].values():  # narrower networks crash the first version where there is no AVX512
+    overlay["time_scale"] = 0.022  # others make the first version end `one1` at its learning-rate drop
+    for row in overlay["experiments"].values():  # narrower networks crash the first version without AVX512
         if "width" in row.get("model", {}):
             row["model"]["width"] = max(8, row["model"]["width"])
     (folder / "studies").mkdir(parents=True)
@@ -80,9 +80,10 @@ def trained(source: Path, folder: Path, first: Path) -> dict[str, Any]:
 
 
 def differences(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
-    """The runs whose keys, files or tensors differ, and in which ones; runs that one version alone has.
+    """The runs whose keys, files or tensors differ, and in what; and the runs that only one version has.
 
-    What a network says at transfer was once kept of every run with a parent; it is compared where both have it.
+    Earlier versions kept the logits at transfer for every run with a parent; they are compared if both versions have
+    them.
     """
     different = [f"{run}: only one version has it" for run in sorted(now.keys() ^ then.keys())]
     for run in sorted(now.keys() & then.keys()):
@@ -96,17 +97,17 @@ def differences(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
 
 
 def main() -> int:
-    """Train, compare, and enter the version if nothing differs."""
+    """Train, compare, and record the version if nothing differs."""
     own, known = numerics.own_version(), numerics.same_bits()
     first = next(iter(known.values()))
     entry = json.dumps({own: first}, indent=2, sort_keys=True) + "\n"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        # A copy, so that nobody edits the source meanwhile; it already has the entry, which its keys depend on.
+        # A copy, so that edits of the source have no effect; it already has the entry, on which its keys depend.
         copy = Path(shutil.copytree(ROOT / "src", folder / "now"))
         (copy / LOCK.relative_to(ROOT / "src")).write_text(entry, encoding="utf-8")
         if not check_out(first, folder):
-            print(f"the history that is here does not reach back to version {first} (a shallow clone)", file=sys.stderr)
+            print(f"the git history does not contain version {first} (a shallow clone)", file=sys.stderr)
             return 1
         then = trained(folder / "then" / "src", folder / "old", folder / "then")
         now = trained(copy, folder / "new", folder / "then")

@@ -1,11 +1,11 @@
-"""Several runs on one device: side by side against one after another, and whether their bits stay the same.
+"""Several runs on one device: in parallel against one after another, and whether their bits stay the same.
 
     python -m benchmarks.sharing --device cuda --counts 1,2,4,8
 
-Each run is a process of its own, as it is under Snakemake, and trains the same network from the same seed. On a GPU
-they take turns, or run at once through NVIDIA's Multi-Process Service (MPS), which is started and stopped here. All
-begin their measured epochs together, after an epoch that is not measured; the time is that of the last to have trained.
-What was measured of one way stays when the other is cut off, and the same command goes on with that one.
+Each run is a separate process, as under Snakemake, and trains the same network from the same seed. On a GPU the
+processes take turns, or run at once through NVIDIA's Multi-Process Service (MPS), which is started and stopped here.
+All begin their measured epochs together, after one epoch that is not measured; the time ends with the last run. If the
+measurement of one way is interrupted, that of the other is kept, and the same command continues.
 """
 
 import hashlib
@@ -45,21 +45,21 @@ class Starter:
     """Waits for the start signal after the first epoch."""
 
     def begin(self, epoch: int, epochs: int, images: int, done: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def advance(self, images: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def end(self, row: Row, timing: Row) -> None:
-        """Be ready, once."""
+        """Report readiness after the first epoch, and wait for the start signal."""
         if row["epoch"] == 0:
             print(READY, end="", flush=True)
             if sys.stdin.readline() != GO:
-                sys.exit("nobody waits for this run any more")
+                sys.exit("the process that waited for this run has ended")
 
 
 def work() -> None:
-    """Be one of the runs: told what to do in a line of JSON; says how far it is, then the digest of its weights."""
+    """Run as a worker: read the task as a line of JSON, report progress, then print the digest of the weights."""
     asked = json.loads(sys.stdin.readline())
     row, device = Experiment.model_validate(asked["row"]), choose(asked["device"])
     switch("ours", asked["threads"])
@@ -72,7 +72,7 @@ def work() -> None:
 
 
 def side_by_side(runs: int, asked: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[float, set[str]]:
-    """Seconds of some runs at once, and the digests of their weights.
+    """Seconds of some parallel runs, and the digests of their weights.
 
     Raises:
         CoopNetError: one of them failed.
@@ -82,12 +82,12 @@ def side_by_side(runs: int, asked: Mapping[str, Any], environment: Mapping[str, 
     workers = [subprocess.Popen(command, env=dict(environment), **pipes) for _ in range(runs)]
     try:
         for worker in workers:
-            _tell(worker, json.dumps(asked) + "\n")
-        _hear(workers, READY, "before its first epoch was done")
+            _send(worker, json.dumps(asked) + "\n")
+        _expect(workers, READY, "before its first epoch was done")
         began = perf_counter()
         for worker in workers:
-            _tell(worker, GO)
-        _hear(workers, TRAINED, "while it was measured")
+            _send(worker, GO)
+        _expect(workers, TRAINED, "while it was measured")
         seconds = perf_counter() - began
         digests = {worker.stdout.readline().strip() for worker in workers}  # type: ignore[union-attr]
         for worker in workers:
@@ -100,17 +100,17 @@ def side_by_side(runs: int, asked: Mapping[str, Any], environment: Mapping[str, 
     return seconds, digests
 
 
-def _tell(worker: "subprocess.Popen[str]", line: str) -> None:
+def _send(worker: "subprocess.Popen[str]", line: str) -> None:
     assert worker.stdin is not None
     worker.stdin.write(line)
     worker.stdin.flush()
 
 
-def _hear(workers: "Sequence[subprocess.Popen[str]]", line: str, when: str) -> None:
-    """Wait until all of them have said it.
+def _expect(workers: "Sequence[subprocess.Popen[str]]", line: str, when: str) -> None:
+    """Wait until all workers have printed a line.
 
     Raises:
-        CoopNetError: one ended instead.
+        CoopNetError: a worker ended or printed something else.
     """
     if any(worker.stdout.readline() != line for worker in workers):  # type: ignore[union-attr]
         raise CoopNetError(f"one of {len(workers)} runs side by side failed {when}; see above")
@@ -118,7 +118,7 @@ def _hear(workers: "Sequence[subprocess.Popen[str]]", line: str, when: str) -> N
 
 @contextmanager
 def mps() -> Iterator[dict[str, str]]:
-    """NVIDIA's Multi-Process Service, started for the while; gives the environment of its clients.
+    """Run NVIDIA's Multi-Process Service meanwhile; yields the environment of its clients.
 
     Raises:
         CoopNetError: it is not installed, or does not start.
@@ -132,48 +132,49 @@ def mps() -> Iterator[dict[str, str]]:
         try:
             yield environment
         finally:
-            with suppress(CoopNetError):  # what was measured counts all the same
-                _control(control, environment, told="quit\n")
+            with suppress(CoopNetError):  # the measurement is valid even if this fails
+                _control(control, environment, request="quit\n")
 
 
-def _control(control: str, environment: Mapping[str, str], *options: str, told: str = "") -> None:
-    """Start MPS or tell it something.
+def _control(control: str, environment: Mapping[str, str], *options: str, request: str = "") -> None:
+    """Start MPS, or send it a request.
 
-    What it says goes into a file: a service that keeps a pipe open would be waited for.
+    Its output goes to a file, because a service that keeps a pipe open would block this process.
 
     Raises:
-        CoopNetError: it does not do it, or not in half a minute.
+        CoopNetError: it fails, or does not answer in half a minute.
     """
-    with tempfile.TemporaryFile("w+") as said:
+    with tempfile.TemporaryFile("w+") as output:
         try:
             code = subprocess.run(
-                [control, *options], input=told, env=environment, stdout=said, stderr=said, text=True, timeout=30
+                [control, *options], input=request, env=environment, stdout=output, stderr=output, text=True, timeout=30
             ).returncode
         except subprocess.TimeoutExpired:
             code = -1
         if code:
-            said.seek(0)
-            raise CoopNetError(f"{' '.join((control, *options))}: {said.read().strip() or 'failed, or gave no answer'}")
+            output.seek(0)
+            reason = output.read().strip() or "failed, or gave no answer"
+            raise CoopNetError(f"{' '.join((control, *options))}: {reason}")
 
 
 @contextmanager
 def turns() -> Iterator[dict[str, str]]:
-    """Nothing is started: processes take turns on the device."""
+    """Start nothing: processes take turns on the device."""
     yield dict(os.environ)
 
 
 WAYS: dict[str, Callable[[], AbstractContextManager[dict[str, str]]]] = {"turns": turns, "mps": mps}
-"""To share a device; each gives the environment of the processes that do."""
+"""Ways to share a device; each yields the environment of the processes."""
 
 
 def ways_on(device: torch.device) -> list[str]:
-    """The ways that there are to share it, the best first: MPS on a GPU where its program is, and turns."""
+    """The possible ways to share a device, best first: MPS on a GPU if it is installed, and turns."""
     return ["mps", "turns"] if device.type == "cuda" and shutil.which(CONTROL) else ["turns"]
 
 
 @contextmanager
 def shared(way: str) -> Iterator[dict[str, str]]:
-    """The environment of processes that share a device in that way; if its service does not start they take turns."""
+    """The environment of processes that share a device this way; if MPS does not start, they take turns."""
     with ExitStack() as stack:
         try:
             environment = stack.enter_context(WAYS[way]())
@@ -184,14 +185,14 @@ def shared(way: str) -> Iterator[dict[str, str]]:
 
 
 def measure(way: str, counts: Sequence[int], asked: Mapping[str, Any], repetitions: int) -> dict[str, Any]:
-    """All counts of runs in one way to share, the repetitions one after another.
+    """Measure all counts of runs for one way to share, one repetition after another.
 
     Returns:
         `runs.<count>`: `images_per_second` of all runs together, with its spread, and `ratio` to one run alone in the
-        same way; `bits`: digests of the weights that the runs ended with, one if all are the same.
+        same way; `bits`: digests of the final weights, one if all are the same.
 
     Raises:
-        CoopNetError: one of the runs failed, or the way is not to be had.
+        CoopNetError: one of the runs failed, or the way is not available.
     """
     measured = (asked["epochs"] - 1) * asked["images"]["train"]
     samples: dict[int, list[float]] = {count: [] for count in counts}
@@ -211,7 +212,7 @@ def measure(way: str, counts: Sequence[int], asked: Mapping[str, Any], repetitio
 
 
 def unfinished(path: Path, settings: Mapping[str, Any], ways: Sequence[str]) -> dict[str, Any]:
-    """The ways that were measured with these settings when another way was cut off."""
+    """The ways already measured with these settings by an interrupted measurement."""
     if not path.is_file():
         return {}
     known = files.read_json(path)
@@ -222,12 +223,12 @@ def unfinished(path: Path, settings: Mapping[str, Any], ways: Sequence[str]) -> 
 
 def main(
     device: str = "cuda",
-    counts: Annotated[str, typer.Option(help="runs side by side, the first of them alone")] = "1,2,4,8",
-    images: Annotated[int, typer.Option(help="training images of an epoch")] = EPOCH["train"],
+    counts: Annotated[str, typer.Option(help="numbers of parallel runs, beginning with one")] = "1,2,4,8",
+    images: Annotated[int, typer.Option(help="training images per epoch")] = EPOCH["train"],
     test_images: int = EPOCH["test"],
-    epochs: Annotated[int, typer.Option(min=2, help="of each run, the first is not measured")] = 4,
+    epochs: Annotated[int, typer.Option(min=2, help="epochs of each run; the first is not measured")] = 4,
     repetitions: int = 2,
-    threads: Annotated[int, typer.Option(help="of PyTorch in each run")] = 1,
+    threads: Annotated[int, typer.Option(help="threads of PyTorch in each run")] = 1,
     out: Path = RESULT,
     best_way: Annotated[bool, typer.Option("--best-way", help="stop after the first way that works")] = False,
     worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
@@ -236,7 +237,7 @@ def main(
     if worker:
         work()
         return
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # and stop what was started
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that started processes are stopped
     where = choose(device)
     row = one_epoch(study.load(FOLDER).experiments[PRICED], where)
     row = row.model_copy(update={"training": row.training.model_copy(update={"epochs": epochs})})
@@ -251,7 +252,7 @@ def main(
             try:
                 report["ways"][way] = measure(way, settings["counts"], asked, repetitions)
             except CoopNetError as error:
-                if way == "turns":  # which need nothing that a machine may lack
+                if way == "turns":  # turns need no service, so this is a real error
                     sys.exit(f"error: {error}")
                 report["ways"][way] = {"error": str(error)}
             bits = {digest for found in report["ways"].values() for digest in found.get("bits", ())}

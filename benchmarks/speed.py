@@ -1,8 +1,8 @@
-"""Images per second of our loop alone on a plain network, three and five branches, and a profile of three branches.
+"""Images per second of our loop on a plain network, three and five branches, and a profile of three branches.
 
     python -m benchmarks.speed --out FOLDER
 
-Leaves `speed.json` and then `profile.txt`. `coopnet bench` measures more, beside a plain loop, and takes longer.
+Writes `speed.json` and then `profile.txt`. `coopnet bench` measures more, compares with a plain loop, and takes longer.
 """
 
 from pathlib import Path
@@ -20,16 +20,16 @@ from coopnet.training.device import choose, describe
 
 FOLDER = Path(__file__).parent.parent
 PROFILED = 10
-"""Full batches of the profile."""
+"""Number of full batches in the profile."""
 
 
 def main(
     out: Annotated[Path, typer.Option(help="folder for the results")],
     device: str = "cuda",
-    images: Annotated[int, typer.Option(help="training images of an epoch")] = EPOCH["train"],
+    images: Annotated[int, typer.Option(help="training images per epoch")] = EPOCH["train"],
     test_images: int = EPOCH["test"],
 ) -> None:
-    """Measure the second epoch of each network, in which nothing is recorded any more, and write it down."""
+    """Measure the second epoch of each network, which is free of recordings, and write the results."""
     where = choose(device)
     switch("ours", 1)
     rows = {name: one_epoch(study.load(FOLDER).experiments[name], where) for name in MODELS}

@@ -1,4 +1,4 @@
-"""The figures as tables: the same cells on the terminal and in Markdown."""
+"""The figures as tables, with the same cells on the terminal and in Markdown."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ SCALED = "epoch_seconds_scaled_from_fewer_images"
 
 
 class Cells(NamedTuple):
-    """A table: what it is called, its columns and its rows."""
+    """A table: its title, columns and rows."""
 
     title: str
     columns: Sequence[str]
@@ -28,7 +28,7 @@ def tables(report: Mapping[str, Any]) -> list[Cells]:
 
 
 def speed(report: Mapping[str, Any]) -> Cells:
-    """Images per second and what they cost."""
+    """Images per second, and relative cost."""
     rows = []
     for model, loop, own in _sides(report):
         ratios = report["models"][model]["ratios"]
@@ -42,7 +42,7 @@ def speed(report: Mapping[str, Any]) -> Cells:
 
 
 def ceilings(report: Mapping[str, Any]) -> Cells:
-    """How near the loops come to what the machine was measured to do."""
+    """How close the loops come to the measured limits of the machine."""
     rows, bound = [], report["ceiling"]
     for model, loop, own in _sides(report):
         share, kind = own["share_of_ceiling"], own["precision"]
@@ -53,7 +53,7 @@ def ceilings(report: Mapping[str, Any]) -> Cells:
 
 
 def parts(report: Mapping[str, Any]) -> Cells:
-    """Where the time of a step goes."""
+    """Shares of a step's time."""
     rows = [
         [model, loop, *(_percent(own["time_shares"].get(part, 0.0)) for part in PARTS)]
         for model, loop, own in _sides(report)
@@ -62,10 +62,10 @@ def parts(report: Mapping[str, Any]) -> Cells:
 
 
 def circumstances(report: Mapping[str, Any]) -> str:
-    """One paragraph on what was measured how on what."""
+    """One paragraph about the machine and the settings of the measurement."""
     machine, settings = report["machine"], report["settings"]
     images = settings["images"]
-    said = [
+    sentences = [
         f"{machine['device']['name']}, {count(machine['cores'], 'core')}, {count(machine['threads'], 'thread')}, "
         f"PyTorch {machine['libraries']['torch']}, load {number(machine['load_average_before'][0])} before.",
         f"Medians (lowest to highest) of {count(settings['repetitions'], 'repetition')} with "
@@ -74,33 +74,33 @@ def circumstances(report: Mapping[str, Any]) -> str:
     ]
     if report["deterministic"]:
         priced = report["deterministic"]
-        said.append(
+        sentences.append(
             f"Without deterministic algorithms ours is {_spread(priced['prices'])} times as fast on {priced['model']}."
         )
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 def agreement(curves: Mapping[str, Any]) -> str:
-    """One paragraph on whether the loss curves agree."""
-    said = []
+    """One paragraph about whether the loss curves agree."""
+    comparisons = []
     for name, one in curves["comparisons"].items():
         places = 3 if "loss" in name else 2
         ours, other = (_deviation(one[loop], places) for loop in SIDES)
         difference = number(one["difference"], places, sign=True)
         error = number(one["standard_error"], places)
-        said.append(
+        comparisons.append(
             f"{name.replace('_', ' ')} {ours} against {other} (difference {difference}, standard error {error})"
         )
     verdict = "agree within" if curves["within_spread"] else "differ by more than"
     row, seeds = f"`{curves['study']}/{curves['experiment']}`", count(len(curves["seeds"]), "seed")
     return (
         f"Ours in {curves['precision']} against the reference on {row}, {curves['device']['name']}, {seeds}: "
-        f"{listing(said)}; the loss curves {verdict} the spread of seeds.\n"
+        f"{listing(comparisons)}; the loss curves {verdict} the spread of seeds.\n"
     )
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """Everything, for README and documentation."""
+    """Everything as Markdown, for README and documentation."""
     blocks = [circumstances(report)]
     for table in tables(report):
         lines = [table.columns, ["---"] * len(table.columns), *table.rows]
@@ -109,7 +109,7 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def show(report: Mapping[str, Any], console: Console) -> None:
-    """Everything, on a terminal."""
+    """Print everything on a terminal."""
     console.print(circumstances(report), highlight=False)
     for cells in tables(report):
         table = Table(*cells.columns, title=cells.title, title_justify="left")
@@ -119,7 +119,7 @@ def show(report: Mapping[str, Any], console: Console) -> None:
 
 
 def _sides(report: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Model, loop and what was measured, fewest branches first."""
+    """Model, loop and measurement, fewest branches first."""
     models = sorted(report["models"], key=lambda name: report["models"][name]["ours"]["flops_per_image"])
     for model in models:
         for loop in SIDES:

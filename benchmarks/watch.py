@@ -1,4 +1,4 @@
-"""Clocks that wait for the device before they look."""
+"""Timers that wait for the device before they read the clock."""
 
 import time
 from collections.abc import Sequence
@@ -11,31 +11,31 @@ from coopnet.training.trainer import Row
 
 
 class Enough(Exception):
-    """As many steps were run as were asked for."""
+    """The requested number of steps has been run."""
 
 
 def now(device: torch.device) -> float:
-    """Seconds, when all that was launched on the device is done."""
+    """Seconds, after everything launched on the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def spread(samples: Sequence[float]) -> dict[str, Any]:
-    """Median, lowest and highest of some samples, and the samples."""
+    """Median, lowest and highest of some samples, and the samples themselves."""
     return {"median": median(samples), "lowest": min(samples), "highest": max(samples), "samples": list(samples)}
 
 
 class Stopwatch:
-    """Watches the last epoch of either loop.
+    """Measures the last epoch of either loop.
 
-    It waits for the device four times: when the epoch begins, after `warmup` steps, after the last step and at the
-    end. Speed is measured between the second and the third: what is chosen, compiled or captured in the first steps,
-    and the start of the reference's workers, are in the seconds of the epoch alone.
+    It waits for the device four times: when the epoch begins, after `warmup` steps, after the last step and at the end.
+    Speed is measured between the second and the third time. So the selection, compilation or capture of kernels in the
+    first steps, and the start of the reference's workers, only count in the seconds of the epoch.
 
     Args:
-        device: what to wait for.
-        warmup: steps that speed is not measured in.
+        device: the device to wait for.
+        warmup: steps that are excluded from the speed.
         limit: steps after which `Enough` is raised; None: run to the end.
     """
 
@@ -43,7 +43,7 @@ class Stopwatch:
         self.device, self.warmup, self.limit = device, warmup, limit
 
     def begin(self, epoch: int, epochs: int, images: int, done: int) -> None:
-        """The epoch begins; what was seen of those before is forgotten."""
+        """An epoch begins; measurements of earlier epochs are discarded."""
         self.images = images
         self.steps = self.seen = self.unmeasured = 0
         self.begun = self.warm = now(self.device)
@@ -70,17 +70,17 @@ class Stopwatch:
 
     @property
     def evaluation_seconds(self) -> float:
-        """Everything in the epoch that came after its last step."""
+        """Seconds of the epoch after its last step."""
         return self.ended - self.trained
 
     @property
     def epoch_seconds(self) -> float:
-        """The whole epoch."""
+        """Seconds of the whole epoch."""
         return self.ended - self.begun
 
 
 class Laps:
-    """Adds up the seconds of each part of a step, the first `warmup` steps left out; waits for the device each time."""
+    """Sums the seconds of each part of a step, except in the first `warmup` steps; waits for the device each time."""
 
     def __init__(self, device: torch.device, warmup: int):
         self.device, self.warmup, self.steps = device, warmup, 0
@@ -104,7 +104,7 @@ class Laps:
         self.last = now(self.device)
 
     def end(self, row: Row, timing: Row) -> None:
-        """Nothing is left to measure."""
+        """Do nothing."""
 
     def shares(self) -> dict[str, float]:
         """Each part's share of the time of a step."""

@@ -1,4 +1,4 @@
-"""What is run: rows of the study on images that nobody has to download."""
+"""The workload: rows of the study on synthetic images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from coopnet.study.settings import Experiment
 from coopnet.training.device import has_bf16
 
 MODELS = ("baseline", "one3", "one5")
-"""Rows of `params.yaml`: a plain network, and 3 and 5 branches; the first is what the others are compared with."""
+"""Rows of `params.yaml`: a plain network, and 3 and 5 branches; the first one is the baseline of the costs."""
 
 PRICED = "one3"
 """The row that also runs without deterministic algorithms."""
@@ -30,18 +30,18 @@ DEFAULTS: dict[str, dict[str, int]] = {
     "cpu": {"train": 9 * 128, "test": 1000, "warmup": 1, "repetitions": 5},
     "cuda": {**EPOCH, "warmup": 20, "repetitions": 5},
 }
-"""Images, steps and repetitions by kind of device: some ten minutes on two cores, whole epochs on a GPU."""
+"""Images, steps and repetitions by kind of device: about ten minutes on two cores, whole epochs on a GPU."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """How much is run.
+    """The size of a measurement.
 
     Attributes:
-        rows: of the study, by name; the first is what costs are relative to.
-        images: `train` and `test` images of a repetition.
-        warmup: steps at the beginning of a repetition that no speed is measured in.
-        repetitions: of everything.
+        rows: of the study, by name; costs are relative to the first one.
+        images: `train` and `test` images per repetition.
+        warmup: steps at the beginning of a repetition that are excluded from the speed.
+        repetitions: of all measurements.
         threads: of PyTorch on the CPU, the same for both loops.
     """
 
@@ -52,17 +52,17 @@ class Workload:
     threads: int = field(default_factory=lambda: cores())
 
     def check(self) -> None:
-        """Refuse a number of images that leaves nothing to measure.
+        """Refuse a number of images that leaves no step to measure.
 
         Raises:
-            CoopNetError: there is no step after the warm-up, or the last batch is a single image.
+            CoopNetError: there is no step after the warm-up, or the last batch has a single image.
         """
         for row in self.rows.values():
             batch, images = row.training.batch_size, self.images["train"]
             if images <= self.warmup * batch or images % batch == 1:
                 raise CoopNetError(
                     f"--images {images}: {count(self.warmup, 'step')} of {batch} images warm up and are not measured; "
-                    f"ask for more, and not for a last batch of one, for example --images {(self.warmup + 8) * batch}"
+                    f"use more, without a last batch of one image, for example --images {(self.warmup + 8) * batch}"
                 )
 
 
@@ -79,7 +79,7 @@ def architecture(row: Experiment) -> Architecture:
 
 
 def synthetic(row: Experiment, images: Mapping[str, int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Noise in the shape of a row's dataset: what an image shows makes no step slower or faster."""
+    """Random images in the shape of a row's dataset; the content of an image does not change the speed of a step."""
     generator, classes = np.random.default_rng(0), DATASETS[row.data.dataset].classes
     return {
         name: (generator.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8), generator.integers(0, classes, n))

@@ -1,10 +1,9 @@
-"""What Snakemake needs to know before it plans: tiny files that tell by their dates what it has to ask for.
+"""Stamps: small files whose dates tell Snakemake, before it plans, which runs and steps have to be made.
 
-Snakemake goes by file times. Its own memory (`.snakemake/metadata`) knows nothing of what another engine or a command
-made, and a clone's files have the dates of the clone. So before every start each run and each step is looked at by
-content (`coopnet.runs.records`): its stamp, an input of its rule, is older than every output while all is as the plan
-has it, and new as soon as it is not; and outputs that are as the plan has them are never older than what they were made
-from.
+Snakemake compares file dates. Its own metadata (`.snakemake/metadata`) does not cover files made by another engine or
+a command, and the files of a clone have the dates of the clone. So before every start each run and each step is checked
+by content (`coopnet.runs.records`). The stamp of a rule is one of its inputs. It is older than every output while the
+results match the plan, and new as soon as they do not. Outputs that match the plan are never older than their inputs.
 """
 
 import contextlib
@@ -26,15 +25,15 @@ from coopnet.study import Run, Study
 
 log = logging.getLogger(__name__)
 
-LONG_AGO = 315532800.0  # 1980: older than any output
+LONG_AGO = 315532800.0  # the year 1980: older than any output
 
 
 class Due(NamedTuple):
     """What a study still needs, by phase, experiment and seed.
 
     Attributes:
-        runs: those that are not as planned: to be taken from the run store, or trained.
-        evaluations: of the others, those whose evaluation alone is not.
+        runs: runs that do not match the plan: they are copied from the run store, or trained.
+        evaluations: of all other runs, those whose evaluation does not match the plan.
     """
 
     runs: set[tuple[str, str, int]]
@@ -47,12 +46,12 @@ def of_run(workspace: Workspace, plan: Study, phase: str, experiment: str, seed:
 
 
 def of_step(workspace: Workspace, name: str) -> Path:
-    """The stamp of a step that reads all runs, by its name: `mini/tables`."""
+    """The stamp of a step that reads all runs, e.g. `mini/tables`."""
     return workspace.stamps / name
 
 
 def refresh(workspace: Workspace, plan: Study) -> Due:
-    """Date the stamps of all runs and steps of a study, name what is damaged, and return what is to be done.
+    """Update the stamps of all runs and steps of a study, warn of damaged files, and return what has to be made.
 
     Raises:
         CoopNetError: the stamps cannot be written.
@@ -63,18 +62,18 @@ def refresh(workspace: Workspace, plan: Study) -> Due:
             place = run.phase, run.experiment, run.seed
             problem = records.of_run(workspace, plan, run, digests)
             if problem is None:
-                _order(origins(workspace, plan, run), targets(workspace, plan, run).values(), digests)
-            evaluation = _look(workspace, steps.evaluate(workspace, plan, run), digests)
+                _date_after(origins(workspace, plan, run), targets(workspace, plan, run).values(), digests)
+            evaluation = _check(workspace, steps.evaluate(workspace, plan, run), digests)
             if problem or evaluation:
                 (due.runs if problem else due.evaluations).add(place)
             _mark(of_run(workspace, plan, *place), problem, evaluation)
         for step in steps.of_all_runs(workspace, plan):
-            _mark(of_step(workspace, step.name), _look(workspace, step, digests))
+            _mark(of_step(workspace, step.name), _check(workspace, step, digests))
     return due
 
 
 def origins(workspace: Workspace, plan: Study, run: Run) -> list[Path]:
-    """The files that a run is made from, and compared with: images, and records of its transfer and its parents."""
+    """The files that a run is made from and compared with: images, and records of its transfer and its parents."""
     made_before = (*run.sources, *run.parents)
     records = list(dict.fromkeys(workspace.run(plan, one) / "run.json" for one in made_before))
     if run.row.start.kind == "imported":
@@ -82,18 +81,18 @@ def origins(workspace: Workspace, plan: Study, run: Run) -> list[Path]:
     return [workspace.prepared(run.row.data.dataset) / name for name in PREPARED] + records
 
 
-def _look(workspace: Workspace, step: Step, digests: Digests) -> Problem | None:
-    """What is wrong with the outputs of a step; where nothing is, they are dated after its inputs."""
+def _check(workspace: Workspace, step: Step, digests: Digests) -> Problem | None:
+    """The problem of a step's outputs; if there is none, the outputs are dated after the inputs."""
     problem = records.of_step(workspace, step, digests)
     if problem is None:
-        _order(step.inputs, step.outputs, digests)
+        _date_after(step.inputs, step.outputs, digests)
     return problem
 
 
 def _mark(stamp: Path, *found: Problem | None) -> None:
-    """Date a stamp long ago if there is no problem, now if there is.
+    """Date a stamp long ago if there is no problem, and now if there is one.
 
-    Now, and not when it was first seen: what lies there may have been put there since, by `git checkout` for one.
+    The date is now, not that of the first detection: files may have appeared since, for example by `git checkout`.
 
     Raises:
         CoopNetError: it cannot be written.
@@ -105,15 +104,15 @@ def _mark(stamp: Path, *found: Problem | None) -> None:
     try:
         if not (stamp.is_file() and stamp.stat().st_size):
             stamp.parent.mkdir(parents=True, exist_ok=True)
-            # Of an empty file Snakemake looks at the checksum, not at the date.
+            # For an empty file Snakemake compares the checksum instead of the date.
             stamp.write_text("stamp\n", encoding="utf-8")
         os.utime(stamp, (LONG_AGO, LONG_AGO) if not problems else None)
     except OSError as error:
         raise CoopNetError(f"cannot write {stamp}: {files.reason(error)}") from error
 
 
-def _order(inputs: Iterable[Path], outputs: Iterable[Path], digests: Digests) -> None:
-    """Date outputs after inputs where they are not."""
+def _date_after(inputs: Iterable[Path], outputs: Iterable[Path], digests: Digests) -> None:
+    """Date outputs now if they are older than the newest input."""
     newest = max((path.stat().st_mtime_ns for path in inputs if path.exists()), default=0)
     for path in outputs:
         if path.stat().st_mtime_ns < newest:
@@ -121,22 +120,22 @@ def _order(inputs: Iterable[Path], outputs: Iterable[Path], digests: Digests) ->
 
 
 def clear_stale(folder: Path) -> int:
-    """Remove what a killed Snakemake left of its locks, unless another one is alive here.
+    """Remove locks that a killed Snakemake left, unless another Snakemake is running here.
 
-    Every Snakemake holds a lock that dies with its process, shared with the others; who has it alone for a moment knows
-    that whatever lies in `locks/` is nobody's.
+    Every Snakemake holds a shared lock that ends with its process. A process that gets the lock exclusively
+    for a moment knows that no other one is running, so all files in `locks/` are stale.
 
     Args:
-        folder: Snakemake's own, `.snakemake`.
+        folder: Snakemake's own folder, `.snakemake`.
 
     Returns:
-        The descriptor of the lock, to be kept open for as long as the process lives.
+        The descriptor of the lock, to be kept open as long as the process lives.
     """
     folder.mkdir(exist_ok=True)
     handle = os.open(folder / "alive.lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # somebody else is alive, or the file system has no locks
+    except OSError:  # another Snakemake is running, or the file system has no locks
         pass
     else:
         for left in (folder / "locks").glob("*"):

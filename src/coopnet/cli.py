@@ -18,9 +18,9 @@ LONGEST = 2_000  # characters of an error message
 
 EXTRAS = {
     "study": [
+        "fontTools",
         "jinja2",
         "matplotlib",
-        "networkx",
         "pandas",
         "pyarrow",
         "scipy",
@@ -130,9 +130,9 @@ def check(study: StudyName) -> None:
 @app.command()
 def plan(
     study: StudyName = "full",
-    measure: Annotated[bool, typer.Option("--measure", help="first measure this machine on a few steps")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="first measure a few steps on this machine")] = False,
 ) -> None:
-    """Say what a study takes before it runs, by phase: networks, FLOPs, hours, disk, and what is finished already."""
+    """Show the cost of a study by phase: networks, FLOPs, hours, disk, and the finished part. Nothing is run."""
     from coopnet.commands import plan as command
 
     command.show(_workspace(), study, measure=measure)
@@ -416,7 +416,9 @@ app.add_typer(
 @runs.command("list")
 def list_runs(
     study: StudyName = "full",
-    watch: Annotated[bool, typer.Option("--watch", help="follow them: epoch, images/s, accuracy, time left")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="follow running ones: epoch, images/s, accuracy, time left")
+    ] = False,
 ) -> None:
     """List the runs of a study: state, distinguishing settings, key, date and machine of each."""
     if watch:
@@ -482,8 +484,8 @@ def show_benchmark() -> None:
 # Help ----------------------------------------------------------------------------------------------------------------
 
 PANELS = {
-    "A run": ("prepare", "train", "evaluate", "import", "runs"),
-    "A study": ("plan", "tables", "claims", "report", "answer", "timing", "bench"),
+    "A run": ("prepare", "train", "transfer", "evaluate", "import", "runs"),
+    "A study": ("check", "plan", "tables", "claims", "report", "answer", "timing", "bench"),
     "Recording in DVC": ("record",),
 }
 """Groups of `coopnet --help`, for commands that do not set their group themselves."""

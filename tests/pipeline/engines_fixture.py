@@ -77,6 +77,7 @@ TARGET = f"studies/dvc.yaml:report@{NAME}"
 OWN_WORDS = {
     **{f"GIT_{who}_{what}": "tests@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
     "OMP_NUM_THREADS": "1",
+    "COOPNET_SAVE_SECONDS": "0",  # every epoch is on disk before the next begins
 }
 
 

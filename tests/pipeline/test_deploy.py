@@ -153,7 +153,7 @@ def test_network_around_ones_own_model_is_exported_in_python(
     for wrong, said in (
         ({"test": (arrays.images / 255, arrays.labels)}, "images uint8"),
         ({"test": (arrays.images, arrays.labels + 1)}, "labels 1 to 10 are not those of 10 classes"),
-        ({"format": "safetensors"}, r"kept by coopnet\.save"),
+        ({"format": "safetensors"}, r"saved with coopnet\.save"),
         ({"class_names": names[:9]}, "9 class names"),
     ):
         with pytest.raises(CoopNetError, match=said):
@@ -277,7 +277,7 @@ def test_difference_is_paired() -> None:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("export nothing --ensemble --out x", "nothing is not a network of ours"),
+        ("export nothing --ensemble --out x", "nothing is not a CoopNet network"),
         ("export three --out x", "say what to take"),
         ("export three --branch 4 --out x", "from 1 to 3"),
         ("export three --branches one --out x", "no list of numbers"),
@@ -286,7 +286,7 @@ def test_difference_is_paired() -> None:
         ("export three --branch 1 --out three", "not empty"),
         ("export three --branch 1 --data digit --out x", "did you mean 'digits'"),
         ("export data --branch 1 --out x", "no model.json"),
-        ("predict three nowhere.png", "nowhere.png is not there"),
+        ("predict three nowhere.png", "nowhere.png does not exist"),
         ("predict three data", "holds no image"),
         ("grow three --branches 2 --out x", "cannot grow 3"),
         ("grow three --branches 5 --donors 4,1 --out x", "donors among branches 1 to 3"),
@@ -312,7 +312,7 @@ def test_extra_that_is_not_installed_is_named(
     """With the command that brings it."""
     monkeypatch.setitem(sys.modules, missing, None)
     done = run(workspace, "export", "three", "--branch", "1", "--out", str(tmp_path / "x"), code=1)
-    assert f"needs {missing}; pip install 'coopnet[export]'" in done.stderr
+    assert f"needs {missing}; install it with pip install 'coopnet[export]'" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -164,9 +164,9 @@ def test_failed_run_leaves_a_record_until_it_is_made(wild: Workspace) -> None:
 
 def test_what_is_no_failure_of_training_leaves_no_record(wild: Workspace) -> None:
     """A missing parent, and a stop at the time limit."""
-    with pytest.raises(CoopNetError, match="one3/seed0 of study tiny is not there"):
+    with pytest.raises(CoopNetError, match="one3/seed0 of study tiny is missing"):
         train_command.transfer(wild, "tiny", "one3_to_5_split", 0, None)
-    with pytest.raises(CoopNetError, match="one3_to_5_split/seed0 at transfer of study tiny is not there"):
+    with pytest.raises(CoopNetError, match="one3_to_5_split/seed0 at transfer of study tiny is missing"):
         train_command.train(wild, "tiny", "one3_to_5_split", 0, None, None)
     edit(wild.root, {"experiments": {"one3": {"training": {"optimizer": {"lr": 0.1}}}}})
     assert train_command.train(wild, "tiny", "one3", 0, None, 0.0) == train_command.TIME_IS_UP

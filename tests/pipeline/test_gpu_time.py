@@ -56,7 +56,7 @@ def test_fastest_mode_whose_tests_passed_is_taken(
 
 def test_tests_without_outcome_count_as_failed(tmp_path: Path) -> None:
     """A process that hung and was ended leaves no report; nothing is recorded then."""
-    assert gpu.mode_that_works(tmp_path / "none.xml", "cuda") == ("eager", ["the tests left no outcome"])
+    assert gpu.mode_that_works(tmp_path / "none.xml", "cuda") == ("eager", ["the tests have no results"])
 
 
 # What is made, and in which order
@@ -245,7 +245,7 @@ def test_what_is_sent_back_is_cut_into_parts_and_put_together(tmp_path: Path) ->
     for name, path in {"a": "home/results/a", "b": "home/results/b", "d": "store/runs/key/d"}.items():
         assert (tmp_path / path).read_bytes() == made[name].path.read_bytes()
     parts[1].unlink()
-    with pytest.raises(SystemExit, match="has not all parts"):
+    with pytest.raises(SystemExit, match="does not have all parts"):
         bundle.bring_back(tmp_path / "out", tmp_path / "home", tmp_path / "store")
 
 
@@ -386,4 +386,4 @@ def test_run_that_nobody_waits_for_ends() -> None:
     command = [sys.executable, "-m", "benchmarks.sharing", "--worker"]
     done = subprocess.run(command, cwd=gpu.FOLDER, input=json.dumps(asked) + "\n", capture_output=True, text=True)
     assert (done.stdout, done.returncode) == (sharing.READY, 1)
-    assert "nobody waits for this run any more" in done.stderr
+    assert "the process that waited for this run has ended" in done.stderr

@@ -9,7 +9,7 @@ import pytest
 from tiny_fixture import make_workspace
 
 HEAVY = {
-    *("matplotlib", "networkx", "numpy", "pandas", "PIL", "pyarrow", "scipy", "scipy.stats", "seaborn", "sklearn"),
+    *("matplotlib", "numpy", "pandas", "PIL", "pyarrow", "scipy", "scipy.stats", "seaborn", "sklearn"),
     *("torch", "torchvision", "typst"),
 }
 
@@ -40,7 +40,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Path:
         ("evaluate tiny one3 0", "numpy scipy"),
         ("claims tiny", "numpy scipy"),
         ("tables tiny", "numpy scipy"),
-        ("report tiny", "matplotlib networkx numpy pandas PIL pyarrow scipy scipy.stats seaborn typst"),
+        ("report tiny", "matplotlib numpy pandas PIL pyarrow scipy scipy.stats seaborn typst"),
         ("timing tiny", "numpy pandas pyarrow"),
         ("prepare digits --out digits", "numpy pandas PIL pyarrow scipy scipy.stats sklearn"),
         ("prepare cifar100 --source parquet --root nowhere", "numpy PIL pyarrow"),

@@ -59,7 +59,7 @@ def test_commit_of_source_without_git_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(provenance, "_git", lambda *asked: None)
     assert (provenance.code()["commit"], provenance.code()["modified"]) == ("c0ffee" * 6 + "c0ff", None)
     monkeypatch.setenv(provenance.COMMIT, "main")
-    with pytest.raises(CoopNetError, match="COOPNET_COMMIT is 'main'; set it to all hexadecimal digits of a commit"):
+    with pytest.raises(CoopNetError, match="COOPNET_COMMIT is 'main'; set it to the full hexadecimal hash of a commit"):
         provenance.code()
     monkeypatch.delenv(provenance.COMMIT)
     assert provenance.code()["commit"] is None

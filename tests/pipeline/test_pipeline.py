@@ -87,12 +87,12 @@ def test_child_of_a_missing_or_stale_parent_is_refused(workspace: Path) -> None:
     """Nothing grows out of a network that is not there, or not the one of the plan; the message names it."""
     refused = transfer(workspace, "one3_to_5_split")
     assert refused.returncode == 1
-    assert refused.stderr.startswith("one3/seed0 of study tiny is not there")
+    assert refused.stderr.startswith("one3/seed0 of study tiny is missing")
     assert "coopnet train tiny one3 0" in refused.stderr
     train(workspace, "one3")
     refused = train(workspace, "one3_to_5_split")
     assert refused.returncode == 1
-    assert refused.stderr.startswith("one3_to_5_split/seed0 at transfer of study tiny is not there")
+    assert refused.stderr.startswith("one3_to_5_split/seed0 at transfer of study tiny is missing")
     assert "coopnet transfer tiny one3_to_5_split 0" in refused.stderr
     assert "transfers nothing" in transfer(workspace, "one3_continued").stderr
     edit(workspace, lambda study: study.update(experiments={"one3": {"training": {"batch_size": 40}}}))
@@ -149,7 +149,7 @@ def test_damaged_parent_is_noticed(workspace: Path, name: str, own_store: Path) 
     shutil.rmtree(workspace / "checkpoints/tiny/transfer")
     refused = transfer(workspace, "one3_to_5_split")
     assert refused.returncode == 1
-    assert "one3/seed0 of study tiny is not there, is damaged" in refused.stderr
+    assert "one3/seed0 of study tiny is missing, is damaged" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

@@ -38,7 +38,7 @@ STUDY: dict[str, Any] = {**TINY, "only": ROOTS + CHILDREN, "time_scale": 0.007, 
 SNAKEMAKE = ("snakemake", "--cores", "2", "--config", "study=tiny")
 
 EXPECTED = (
-    "is not there, is damaged, or was made with other parameters",
+    "is missing, is damaged, or was made with other parameters",
     "were edited while it was trained",
     "was damaged while it was written",
     "has no experiment|is not .*of study|unknown|no run|seeds",

@@ -1,4 +1,4 @@
-"""The official CIFAR archive in small: made as the published one is, from any images."""
+"""A small version of the official CIFAR archive, in the same format, from any images."""
 
 import gzip
 import hashlib
@@ -20,13 +20,13 @@ UNREACHABLE = "http://127.0.0.1:9/toy"
 
 
 def batch(arrays: Arrays) -> dict[str, Any]:
-    """What a batch holds: pixels channels first, labels as a list, and words."""
+    """The content of a batch: pixels with channels first, labels as a list, and strings."""
     rows = np.ascontiguousarray(arrays.images.transpose(0, 3, 1, 2)).reshape(len(arrays.labels), 3072)
     return {"batch_label": "of a test", "data": rows, "labels": arrays.labels.tolist()}
 
 
 def pack(members: Mapping[str, bytes]) -> bytes:
-    """An archive of files, the same bytes whenever it is made."""
+    """An archive of files, with the same bytes each time."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as packed:
         for name, content in members.items():
@@ -37,7 +37,7 @@ def pack(members: Mapping[str, bytes]) -> bytes:
 
 
 def archive(splits: Mapping[str, Arrays]) -> bytes:
-    """The archive of a dataset, training images in two batches."""
+    """The archive of a dataset, with training images in two batches."""
     train, half = splits["train"], len(splits["train"].labels) // 2
     batches = {
         "data_batch_1": Arrays(train.images[half:], train.labels[half:]),
@@ -48,7 +48,7 @@ def archive(splits: Mapping[str, Arrays]) -> bytes:
 
 
 class _Python2(pickle._Pickler):  # type: ignore[misc,name-defined]  # the pure one, whose methods can be replaced
-    """Writes bytes as Python 2 did, in which the official batches were made."""
+    """Writes bytes like Python 2, with which the official batches were made."""
 
     dispatch: ClassVar = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
 
@@ -67,7 +67,7 @@ def dump(content: Any) -> bytes:
 
 
 def published(content: bytes, url: str = UNREACHABLE) -> SimpleNamespace:
-    """What torchvision knows of an archive."""
+    """The facts that torchvision has about an archive."""
     return SimpleNamespace(
         url=url,
         filename=NAME,

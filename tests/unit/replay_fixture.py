@@ -1,9 +1,9 @@
-"""A recorder for the CPU that repeats work as a CUDA graph does: the same operations, on the same memory.
+"""A recorder for the CPU that repeats work like a CUDA graph: the same operations on the same memory.
 
-It keeps every operation that reaches PyTorch's dispatcher, with the very tensors it read and wrote. A replay runs each
-again and puts what it makes where the recording put it. So a Python number that should have changed, a branch taken by
-a value, or a tensor that was replaced instead of filled goes wrong here as it would in a graph; and an operation that
-a graph cannot hold, because it waits for the device, is refused.
+It records every operation that reaches PyTorch's dispatcher, with the tensors that it read and wrote. A replay runs
+each operation again and writes its results into the recorded memory. So a Python number that should have changed, a
+branch that depends on a value, or a tensor that was replaced instead of filled fails here as it would in a graph. An
+operation that a graph cannot contain, because it waits for the device, is refused.
 """
 
 from collections.abc import Callable
@@ -17,30 +17,30 @@ from benchmarks.nodes import Census
 
 
 class Tape(Census):
-    """Writes down what is dispatched, with all tensors."""
+    """Records what is dispatched, with all tensors."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do it and write it down."""
+        """Run an operation and record it."""
         made = super().__torch_dispatch__(function, types, args, kwargs)
         self.calls.append((function, args, kwargs or {}, made))
         return made
 
 
 def storages(values: Any) -> set[int]:
-    """Of all tensors in a structure."""
+    """The storages of all tensors in a structure."""
     return {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(values) if isinstance(leaf, Tensor)}
 
 
 class Replayer:
-    """A recorder, as `coopnet.training.launch` asks for.
+    """A recorder, as `coopnet.training.graph` needs it.
 
     Attributes:
-        made: all of them, in the order they were made.
-        replays: how often the work was repeated.
+        made: all recorders, in order of their creation.
+        replays: number of replays.
     """
 
     made: ClassVar[list["Replayer"]] = []
@@ -55,17 +55,17 @@ class Replayer:
         work()
 
     def record(self, work: Callable[[], None]) -> None:
-        """Write the work down. Unlike a graph it does it at that, so the first replay has nothing left to do.
+        """Record the work. Unlike a graph this also runs the work, so the first replay does nothing.
 
-        A graph that is recorded in inference mode leaves the random state in it, and no other can be recorded outside
-        of it any more (https://github.com/pytorch/pytorch/issues/166792).
+        A graph recorded in inference mode keeps the random state, and no other graph can then be recorded outside
+        inference mode (https://github.com/pytorch/pytorch/issues/166792).
         """
         assert not torch.is_inference_mode_enabled()
         with self.tape:
             work()
 
     def replay(self) -> None:
-        """Do again what was written down, into the same memory."""
+        """Repeat the recorded work on the same memory."""
         self.replays += 1
         if self.replays > 1:
             with torch.no_grad():
@@ -74,7 +74,7 @@ class Replayer:
 
 
 def again(function: Any, args: Any, kwargs: Any, made: Any) -> None:
-    """Repeat an operation; what is no view of its inputs, and was not changed in place, is put where it was."""
+    """Repeat an operation; results that are neither views of inputs nor in place are written to their old memory."""
     for old, new in zip(tree_leaves(made), tree_leaves(function(*args, **kwargs)), strict=True):
         if isinstance(old, Tensor) and not storages(old) & storages((args, kwargs)):
             old.copy_(new)
@@ -88,9 +88,9 @@ class Repeater:
         work()
 
     def record(self, work: Callable[[], None]) -> None:
-        """Keep it."""
+        """Store the work."""
         self.work = work
 
     def replay(self) -> None:
-        """Do it."""
+        """Run the work."""
         self.work()

@@ -1,4 +1,4 @@
-"""A synthetic study with known numbers, in the files that real runs leave behind."""
+"""A synthetic study with known numbers, in the file formats of real runs."""
 
 import hashlib
 import itertools
@@ -15,15 +15,15 @@ from coopnet.study import merge
 IMAGES = 10_000
 EPOCHS, TUNING = 20, 7
 MODULES = ("trunk.stem.0", "trunk.stages.0.0.conv1", "branches.0.stage.0.conv1", "gate.linear", "branches.0.classifier")
-"""Modules with a learning rate of their own, where a row has them; the factor of the p-th (from 1) is p / 2."""
+"""Modules with their own learning rate, in rows that have them; the factor of the p-th (from 1) is p / 2."""
 
 
 @dataclass(frozen=True)
 class Row:
     """One experiment: `top1` is the final ensemble accuracy of seed 0; each further seed adds 0.5 points.
 
-    A plain ensemble has the mean of its parents plus `PLAIN` instead. `parent` is one name, or several with commas;
-    `settings` are laid over all else.
+    A plain ensemble has the mean of its parents plus `PLAIN` instead. `parent` is one name, or several separated by
+    commas; `settings` override everything else.
     """
 
     name: str
@@ -56,7 +56,7 @@ ROWS = (
 TAUGHT = {"distillation": {"kind": "soft_labels", "temperature": 1.0}}
 PLAIN_ENSEMBLE = {"model": {"trunk": "own"}, "training": {"epochs": 0}}
 LONG = {"epochs": EPOCHS, "optimizer": {"lr": 0.1}, "schedule": {"milestones": [10, 15]}}
-"""Training of a student, which starts from nothing though it has a parent."""
+"""Training of a student, which starts from random weights although it has a parent."""
 ALL_PARTS = (
     *ROWS,
     Row("one5_holdout", "one5 with images kept.", 5, 46.1, part="variants", settings={"data": {"validation": 2000}}),
@@ -122,18 +122,18 @@ ALL_PARTS = (
 """A study with every part and every kind of row."""
 
 CHANGED = {"zero_pad": 812}
-"""Predictions that differ from the parent's at transfer, for seed 0; 10 more for each further seed; 0 elsewhere."""
+"""Predictions that differ from the parent's at transfer, for seed 0; 10 more per further seed; 0 in all other rows."""
 DIFFERENCE = {"zero_pad": 4.2, "zero_output": 5.5, "split": 3.8e-6}
 ECE_SHIFT = {"zero_pad": 6.5, "zero_output": 8.0}
 LARGEST_LOGIT = 20.0
 PLAIN, PROBABILITIES = 2.0, 0.25
-"""Points by which a plain ensemble's mean of logits beats its networks, and its mean of probabilities that."""
+"""Points by which a plain ensemble's mean of logits exceeds its networks, and its mean of probabilities that."""
 MERGE_LOSS = {"refit": 1.0, "first": 20.0, "matched": 28.0, "mean": 38.0}
-"""Points that the ensemble of a merge, at transfer, lies below the mean of its parents."""
+"""Points by which the ensemble of a merge, at transfer, is below the mean of its parents."""
 SURE, UNSURE = 97.0, 17.0
-"""Confidence (%) in the two bins that have images, the 15th and the 3rd."""
+"""Confidence (%) in the two non-empty bins, the 15th and the 3rd."""
 COPIES = {"at_transfer": 3.0, "final": 2.0}
-"""Disagreement (%) of a copy and its donor; of branches 1 and 2 that are no copies it is 21.2, of i and j 20 + i.j."""
+"""Disagreement (%) of a copy and its donor; otherwise it is 21.2 for branches 1 and 2, and 20 + i.j for i and j."""
 
 
 # The study -----------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ REASON = "the training loss is nan in epoch 3, step 2 of 94: training has diverg
 def without(
     runs: Sequence[RunFolder], study: StudyInfo, failed: Collection[tuple[str, int]]
 ) -> tuple[list[RunFolder], StudyInfo]:
-    """What is left of a study when some runs fail: nothing that descends from them is there either."""
+    """The remaining study when some runs fail, without those runs and their descendants."""
     parents = {row["name"]: [parent["experiment"] for parent in row["parents"]] for row in study.experiments}
     losses: dict[tuple[str, int], Loss] = {}
     for name, seed in ((row["name"], seed) for row in study.experiments for seed in row["seeds"]):
@@ -182,7 +182,7 @@ def without(
 
 
 def _compute(rows: Sequence[Row], row: Row) -> dict[str, int]:
-    """1000 FLOPs for each branch and image; three times that for a step, and a teacher's on top."""
+    """1000 FLOPs per branch and image; three times that per step, plus those of a teacher."""
     trained = resolved(row)["training"]["epochs"] > 0
     taught = [other.branches for other in rows if other.name in row.parents and row.start == "random"]
     step = 3000 * row.branches + 1000 * sum(taught) if trained else 0
@@ -190,7 +190,7 @@ def _compute(rows: Sequence[Row], row: Row) -> dict[str, int]:
 
 
 def parameters(branches: int) -> int:
-    """Of a network."""
+    """Number of parameters of a network."""
     return 20_000 + 55_000 * branches
 
 
@@ -231,7 +231,7 @@ def top1(name: str, seed: int) -> float:
 
 
 def resolved(row: Row) -> dict[str, Any]:
-    """All settings of a row."""
+    """All settings of a row, with defaults filled in."""
     settings = {
         "data": {
             "dataset": "cifar100",
@@ -285,7 +285,7 @@ FEW = {"basis": "too few seeds", "p": None}
 
 
 def _part(text: str, kind: str, verdict: str, values: Sequence[float] | None, **more: Any) -> dict[str, Any]:
-    """A part that was tested; `values` are estimate, lower and upper bound, or the estimate alone."""
+    """A tested part; `values` are estimate, lower and upper bound, or only the estimate."""
     estimate, *interval = values or [None]
     head = {"text": text, "kind": kind, "verdict": verdict, "estimate": estimate, "interval": interval or None}
     p = 0.4 if verdict == "inconclusive" else 0.02
@@ -377,17 +377,17 @@ class Made:
 
     @property
     def branches(self) -> int:
-        """How many it has."""
+        """Number of branches."""
         return int(self.row["model"]["branches"])
 
     @property
     def start(self) -> str:
-        """How its weights began."""
+        """Kind of the start."""
         return str(self.row["start"]["kind"])
 
     @property
     def epochs(self) -> int:
-        """How long it is trained."""
+        """Number of epochs."""
         return int(self.row["training"]["epochs"])
 
     @property
@@ -438,7 +438,7 @@ def _scores(value: float, ece: float) -> dict[str, float]:
 
 
 def _block(run: Made, stage: str, accuracy: float, ece: float) -> dict[str, Any]:
-    """Branch b is 1 + 0.2·(b − 1) points behind the ensemble; a single branch is the ensemble.
+    """Branch b is 1 + 0.2·(b − 1) points below the ensemble; a single branch is the ensemble.
 
     The branches of a plain ensemble are its parents.
     """
@@ -455,7 +455,7 @@ def _block(run: Made, stage: str, accuracy: float, ece: float) -> dict[str, Any]
 
 
 def _reliability(accuracy: float, ece: float) -> list[dict[str, Any]]:
-    """Two of fifteen bins have images, as many as give the accuracy; both are surer than right by the error."""
+    """Two of fifteen bins have images, in numbers that give the accuracy; both have that error in confidence."""
     sure = min(max((accuracy + ece - UNSURE) / (SURE - UNSURE), 0.0), 1.0)
     images = {3: IMAGES - round(IMAGES * sure), 15: round(IMAGES * sure)}
     bins = []
@@ -476,7 +476,7 @@ def _diversity(run: Made, stage: str) -> dict[str, Any]:
 
 
 def _versus(run: Made, inherited: float) -> dict[str, Any]:
-    """The comparison with what it comes from, by the name that says what that is."""
+    """The comparison with its parents or its teacher, under the name of that comparison."""
     if not run.parents:
         return {}
     if run.start == "random":
@@ -514,9 +514,9 @@ def _metrics(run: Made) -> dict[str, Any]:
 
 
 def _votes(run: Made) -> list[dict[str, Any]]:
-    """A vote of k of B branches is 2 / k − 2 / B points behind that of all.
+    """A vote of k of B branches is 2 / k − 2 / B points below that of all.
 
-    A subset with branch 1 gains 0.3 points on validation images and loses as much on test images.
+    A subset with branch 1 gains 0.3 points on validation images and loses 0.3 points on test images.
     """
     lines = []
     for split in ("test", "validation") if run.row["data"]["validation"] else ("test",):

@@ -1,4 +1,4 @@
-"""The first screen: which sentence follows from which verdicts, and what the figure beside them shows."""
+"""The first screen of the report: which sentence follows from which verdicts, and what its figure shows."""
 
 import math
 import statistics
@@ -22,7 +22,7 @@ from coopnet.study import read_yaml
 
 
 def one(name: str, estimate: float, n: int = 3, group: str = "growth", **verdicts: str) -> Difference:
-    """A difference whose interval is half a point to each side."""
+    """A difference whose interval extends half a point to each side."""
     interval = (estimate - 0.5, estimate + 0.5) if n >= 3 else None
     return Difference(group, name, name, "control", estimate, interval, n, verdicts, 0.5, ["4a"])
 
@@ -36,14 +36,14 @@ def said(*found: Difference) -> str:
 
 
 def test_a_gain_is_said_with_number_and_interval() -> None:
-    """The network comes first, then what it was compared with."""
+    """The sentence names the network first, then what it is compared with."""
     assert said(one("split", 1.25, better="supported")) == (
         "split (+1.25 [+0.75,\u00a0+1.75]) is more accurate than the control."
     )
 
 
 def test_no_gain_is_said_before_losses_and_what_is_undecided() -> None:
-    """A loss, what is not worse than the margin, what is undecided, and what has too few seeds, in this order."""
+    """The order is: a loss, a difference within the margin, undecided ones, and those with too few seeds."""
     sentence = said(
         one("open", 0.1, better="inconclusive"),
         one("few", 9.0, n=1, better="inconclusive"),
@@ -60,26 +60,26 @@ def test_no_gain_is_said_before_losses_and_what_is_undecided() -> None:
 
 
 def test_a_loss_outweighs_that_it_is_small() -> None:
-    """Not worse than the margin allows, and still shown to be less accurate: that is said."""
+    """A difference within the margin that is significantly below 0 is reported as a loss."""
     assert "less accurate" in said(one("both", -0.3, not_worse="supported", better="contradicted"))
 
 
 def test_many_undecided_are_named_without_numbers() -> None:
-    """Where something else is decided; where nothing is, the numbers stay."""
+    """Numbers of undecided differences are shown only if nothing is decided."""
     several = [one(f"open{place}", 0.1, better="inconclusive") for place in range(3)]
     assert said(*several).count("[") == 3
     assert said(*several, one("gain", 2.0, better="supported")).endswith("undecided are open0, open1 and open2.")
 
 
 def test_too_few_seeds_give_no_number() -> None:
-    """A difference of one seed never stands on the first screen."""
+    """A difference of one seed never appears on the first screen."""
     sentence = said(one("few", 9.0, n=1), one("two", 8.0, n=2))
     assert sentence == "Undecided: every way to grow was compared with the control on fewer than 3 seeds."
     assert said() == ""
 
 
 def test_predictions_are_counted() -> None:
-    """What changes none is named first; the others with their share of the images."""
+    """Starts that change no prediction come first; the others have their share of the images."""
     rows = [
         _row("one3", None, 3),
         *(_row(f"grown_{kind}", kind, 5) for kind in ("zero_pad", "masked", "split")),
@@ -107,7 +107,7 @@ def _counted(name: str, value: float) -> Any:
 
 
 def test_every_claim_has_a_question_and_a_section() -> None:
-    """Every number of `claims.yaml` has its question in words, and every section that it names is one of the report."""
+    """Every number of `claims.yaml` has a question in words, and the sections that it names are those of a report."""
     stated = read_yaml(ROOT / "claims.yaml").values()
     topics = {module.__name__.rpartition(".")[2] for module in content.TOPICS}
     for claim in stated:
@@ -130,13 +130,13 @@ def test_every_claim_has_a_question_and_a_section() -> None:
     ],
 )
 def test_what_a_part_compares(text: str, pair: tuple[str, ...] | None) -> None:
-    """Two networks at the end of their training, or nothing."""
+    """The two networks at the end of their training, or None."""
     assert ledger.pair(cast(Part, SimpleNamespace(text=text))) == pair
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tables of the four ways to grow with three seeds, and a ledger that compares one of them with its control."""
+    """Tables of the four kinds of growth with three seeds, and a ledger that compares one of them with its control."""
     root = tmp_path_factory.mktemp("answer")
     runs, info = synthetic.write_study(root / "runs", seeds=(0, 1, 2))
     tables.build(runs, info, root / "tables")
@@ -147,7 +147,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_ledger_s_numbers_win_and_others_are_student_s_t(study: Path) -> None:
-    """Where a claim compares the same two, its estimate and interval stand; the rest is t over paired seeds."""
+    """If a claim makes the same comparison, its estimate and interval are used; otherwise Student's t over seeds."""
     found = differences.of_ensembles(load(study))
     split, masked = found["one3_to_5_split"], found["one3_to_5_masked"]
     assert (split.estimate, split.interval, split.verdicts) == (1.23, (0.4, 2.1), {"better": "supported"})
@@ -162,7 +162,7 @@ def test_the_ledger_s_numbers_win_and_others_are_student_s_t(study: Path) -> Non
 
 
 def test_fewer_than_three_seeds_have_no_interval(tmp_path: Path) -> None:
-    """Nor a place in the first figure."""
+    """They are not in the first figure either."""
     runs, info = synthetic.write_study(tmp_path / "runs", seeds=(0, 1))
     tables.build(runs, info, tmp_path / "tables")
     files.write_json(tmp_path / "claims.json", [])
@@ -172,7 +172,7 @@ def test_fewer_than_three_seeds_have_no_interval(tmp_path: Path) -> None:
 
 
 def test_the_figure_names_its_finding(study: Path) -> None:
-    """Its alternative text states each network and its difference, by what was decided."""
+    """Its alternative text names each network and its difference, in the order of the verdicts."""
     picture, draw = answer.overview(load(study)) or pytest.fail("no figure")
     assert "more accurate: one3_to_5_split +1.23" in picture.alt
     assert "no claim asks: one3_to_5_zero_pad" in picture.alt
@@ -184,7 +184,7 @@ def test_the_figure_names_its_finding(study: Path) -> None:
 
 
 def test_a_study_without_enough_seeds_is_short(study: Path, tmp_path: Path) -> None:
-    """It says that everything ran, what was made, that nothing is decided, and what to do next; and has no ledger."""
+    """The report says that everything ran, what was made, that nothing is decided, and what to do next; no ledger."""
     (tmp_path / "tables").symlink_to(study)
     (entry,) = [e for e in synthetic.claims() if e["claim"] == "embedding"]
     files.write_json(tmp_path / "claims.json", [entry])

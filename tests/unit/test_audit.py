@@ -28,7 +28,7 @@ KNOWN = {"name": "left", "version": "1.0", "vulns": [{"id": "X-1", "aliases": ["
 
 
 def test_every_line_of_the_lock_is_pinned_by_hash() -> None:
-    """The lock has one version and hashes for each package, and says nothing of where they come from."""
+    """The lock has one version and hashes for each package, and no addresses of indexes."""
     text = (ROOT / "requirements.lock").read_text()
     assert list(audit.unpinned(text)) == []
     assert len([line for line in text.splitlines() if line[:1].isalnum()]) > 100
@@ -75,12 +75,12 @@ def test_line_that_pins_nothing_is_named(line: str) -> None:
     ],
 )
 def test_licences_are_joined_as_they_say(license: str, allowed: bool) -> None:
-    """AND and `;` ask for all licences, OR for one of them."""
+    """AND and `;` require all licences, OR one of them."""
     assert audit.permitted(license, {"A", "B"}) is allowed
 
 
 def test_licence_that_is_not_on_the_list_needs_an_exception_with_a_reason() -> None:
-    """An exception holds for one package and the licence it had, and wants a reason."""
+    """An exception is valid for one package with its licence at that time, and requires a reason."""
     package = {"Name": "Left", "Version": "1.0", "License": "C"}
     policy: dict[str, Any] = {"allow": ["A"], "exceptions": {"left": {"license": "C", "reason": "why"}}}
     assert list(audit.unlicensed([package], policy)) == []
@@ -101,7 +101,7 @@ def test_licences_of_all_that_is_installed_are_allowed() -> None:
 
 
 def test_vulnerability_is_accepted_with_a_reason_until_a_day() -> None:
-    """A known vulnerability is an error unless it is listed, by any of its names, with a reason and a day to come."""
+    """A known vulnerability is an error unless it is listed, by any of its names, with a reason and a future date."""
     (said,) = audit.vulnerable([KNOWN], [], TODAY)
     assert said == "left 1.0 has X-1; fixed in 1.1: run `make lock`"
     for name in ("X-1", "Y-1"):
@@ -115,7 +115,7 @@ def test_vulnerability_is_accepted_with_a_reason_until_a_day() -> None:
 
 @pytest.fixture
 def service() -> Iterator[str]:
-    """A service on this machine that knows of one vulnerability, in `left`, as OSV's protocol says it."""
+    """A local service that knows one vulnerability, in `left`, with OSV's protocol."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -138,7 +138,7 @@ def service() -> Iterator[str]:
 
 
 def call(folder: Path, address: str, policy: str = "") -> subprocess.CompletedProcess[str]:
-    """The audit of a small lock by a service."""
+    """Run the audit of a small lock with a service."""
     (folder / "lock").write_text(LOCK)
     (folder / "policy").write_text((ROOT / "audit.toml").read_text() + policy)
     options = "--lock", folder / "lock", "--policy", folder / "policy", "--service", address
@@ -146,7 +146,7 @@ def call(folder: Path, address: str, policy: str = "") -> subprocess.CompletedPr
 
 
 def test_known_vulnerability_fails_the_audit(tmp_path: Path, service: str) -> None:
-    """With a service that answers, a finding is exit code 1 and names the package; an accepted one is 0."""
+    """A finding gives exit code 1 and names the package; an accepted one gives 0."""
     done = call(tmp_path, service)
     assert done.returncode == 1
     assert "left 1.0 has X-1; fixed in 1.1" in done.stderr
@@ -157,7 +157,7 @@ def test_known_vulnerability_fails_the_audit(tmp_path: Path, service: str) -> No
 
 
 def test_no_network_is_loud(tmp_path: Path) -> None:
-    """Without a service the audit says that nothing was looked up, and its exit code is one of its own."""
+    """Without a service the audit says that nothing was looked up, and has its own exit code for that."""
     done = call(tmp_path, "http://127.0.0.1:9/query")
     assert done.returncode == 3
     assert "NOT CHECKED for known vulnerabilities" in done.stderr

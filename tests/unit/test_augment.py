@@ -1,4 +1,4 @@
-"""What a network sees of an image: normalised by the right constants, padded with black, cropped, and mirrored."""
+"""The input of a network: images are normalised with the right constants, padded with black, cropped and mirrored."""
 
 import dataclasses
 
@@ -16,19 +16,19 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def pixels() -> np.ndarray:
-    """300 images whose channels have different means and spreads, as those of photographs have."""
+    """300 images whose channels have different means and standard deviations, like those of photographs."""
     generator = np.random.default_rng(0)
     noise = generator.normal([60, 120, 180], [10, 20, 30], (300, 32, 32, 3))
     return noise.clip(0, 255).astype(np.uint8)
 
 
 def held(pixels: np.ndarray, constants: dict[str, list[float]]) -> Images:
-    """These images on the CPU, labelled by their place."""
+    """These images on the CPU; the label of an image is its index."""
     return Images(pixels, np.arange(len(pixels)), constants["mean"], constants["std"], CPU)
 
 
 def test_constants_of_a_dataset_give_every_channel_mean_0_and_deviation_1(pixels: np.ndarray) -> None:
-    """The constants stand in the order of the channels, red first: no channel takes those of another."""
+    """The constants are in the order of the channels, red first: no channel uses those of another one."""
     share = pixels.reshape(-1, 3) / 255
     mean, std = share.mean(axis=0), share.std(axis=0)
     dataset = dataclasses.replace(DATASETS["cifar100"], mean=tuple(mean.tolist()), std=tuple(std.tolist()))
@@ -39,7 +39,7 @@ def test_constants_of_a_dataset_give_every_channel_mean_0_and_deviation_1(pixels
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "digits"])
 def test_constants_are_those_of_the_dataset_or_of_the_published_code(name: str) -> None:
-    """`dataset` takes each dataset's own; `lan2018` the published ones, whatever the dataset."""
+    """`dataset` uses each dataset's own constants; `lan2018` uses the published ones for every dataset."""
     dataset = DATASETS[name]
     assert normalization(dataset, "dataset") == {"mean": list(dataset.mean), "std": list(dataset.std)}
     published = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]}
@@ -47,7 +47,7 @@ def test_constants_are_those_of_the_dataset_or_of_the_published_code(name: str) 
 
 
 def windows(pixels: np.ndarray, index: int, top: int, left: int, flip: bool) -> np.ndarray:
-    """Image `index` as NumPy crops it out of its black frame of 4 pixels, [32, 32, 3]."""
+    """Image `index`, cropped with NumPy from its black frame of 4 pixels, [32, 32, 3]."""
     frame = np.zeros((40, 40, 3), np.uint8)
     frame[4:36, 4:36] = pixels[index]
     window = frame[top : top + 32, left : left + 32]
@@ -56,7 +56,7 @@ def windows(pixels: np.ndarray, index: int, top: int, left: int, flip: bool) -> 
 
 @pytest.mark.parametrize(("top", "left", "flip"), [(0, 8, True), (5, 2, False), (4, 4, True), (8, 0, False)])
 def test_augmented_image_is_a_window_of_the_padded_one(pixels: np.ndarray, top: int, left: int, flip: bool) -> None:
-    """Rows from `top`, columns from `left`, mirrored left to right where it is drawn so, and normalised afterwards."""
+    """Rows from `top`, columns from `left`, mirrored left to right if drawn, and normalised afterwards."""
     constants = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.25, 0.125]}
     images = held(pixels, constants)
     draws = torch.tensor([7, 3]), torch.tensor([[top, left], [4, 4]]), torch.tensor([flip, False])
@@ -69,13 +69,13 @@ def test_augmented_image_is_a_window_of_the_padded_one(pixels: np.ndarray, top: 
 
 
 def differing(draws: list[Tensor]) -> bool:
-    """Whether no two of these are the same."""
+    """Whether all of these are different."""
     return all(not torch.equal(one, other) for i, one in enumerate(draws) for other in draws[:i])
 
 
 @pytest.mark.parametrize("part", ["order", "offsets", "flips"])
 def test_draws_depend_on_seed_and_epoch_and_on_nothing_else(part: str) -> None:
-    """The same seed and epoch draw the same again, other seeds and other epochs draw otherwise."""
+    """The same seed and epoch give the same draws; other seeds and other epochs give different ones."""
     torch.manual_seed(1)
     first = getattr(draw_epoch(200, 3, 5, CPU), part)
     torch.manual_seed(2)
@@ -84,7 +84,7 @@ def test_draws_depend_on_seed_and_epoch_and_on_nothing_else(part: str) -> None:
 
 
 def test_draws_are_pinned() -> None:
-    """What a seed draws never changes: results made with it would be stale without a change of key."""
+    """The draws of a seed never change: otherwise earlier results would be stale without a change of key."""
     draws = draw_epoch(5, 3, 7, CPU)
     assert draws.order.tolist() == [1, 4, 0, 2, 3]
     assert draws.offsets.tolist() == [[5, 3], [5, 3], [6, 2], [1, 3], [8, 1]]
@@ -92,7 +92,7 @@ def test_draws_are_pinned() -> None:
 
 
 def test_draws_are_uniform() -> None:
-    """Rows and columns are drawn apart from each other, each of 9 × 9 crops about equally often, half are mirrored."""
+    """Rows and columns are independent, each of the 9 × 9 crops is about equally frequent, and half are mirrored."""
     draws = draw_epoch(81_000, 0, 0, CPU)
     assert torch.equal(draws.order.sort().values, torch.arange(81_000))
     crops = torch.bincount(9 * draws.offsets[:, 0] + draws.offsets[:, 1], minlength=81)
@@ -103,7 +103,7 @@ def test_draws_are_uniform() -> None:
 
 
 def test_split_has_a_label_for_every_image(pixels: np.ndarray) -> None:
-    """Labels stay beside their images, as the integers that the loss asks for; length is the number of images."""
+    """Labels stay with their images, as integers for the loss; the length is the number of images."""
     images = Images(pixels, np.arange(300).astype(np.uint16)[::-1], [0.5] * 3, [0.25] * 3, CPU)
     assert len(images) == 300
     assert images.labels.dtype == torch.int64

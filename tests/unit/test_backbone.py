@@ -1,4 +1,4 @@
-"""Any model as trunk and branches: what is cut computes the same, grows exactly, and what cannot be cut is refused."""
+"""Any model as trunk and branches: a cut model computes the same and grows exactly; impossible cuts are refused."""
 
 import itertools
 
@@ -47,7 +47,7 @@ class Convolutional(nn.Module):
 
 
 class Tokens(nn.Module):
-    """A small transformer over patches, with an argument that nobody passes and a check of the images' size."""
+    """A small transformer over patches, with an unused optional argument and a check of the image size."""
 
     def __init__(self, depth: int = 3):
         super().__init__()
@@ -77,7 +77,7 @@ def model_of(kind: str, size: int, seed: int) -> tuple[nn.Module, str]:
 
 
 def wrapped(kind: str, size: int, seed: int, branches: int, gate: str = "learned") -> CooperativeNetwork:
-    """A cooperative network out of such a model, as after some training."""
+    """A cooperative network from such a model, in a state as after some training."""
     model, split = model_of(kind, size, seed)
     network = wrap(model, split, branches=branches, classes=5, gate=gate, seed=seed, example=IMAGES)
     network.train()
@@ -91,7 +91,7 @@ def wrapped(kind: str, size: int, seed: int, branches: int, gate: str = "learned
 
 
 def logits(network: nn.Module) -> Tensor:
-    """Of the ensemble, in eval mode."""
+    """Logits of the ensemble, in eval mode."""
     with torch.no_grad():
         return network.eval()(IMAGES).ensemble
 
@@ -116,7 +116,7 @@ def test_growth_of_any_model_is_exact(kind: str, size: int, before: int, new: in
 
 @pytest.mark.parametrize(("kind", "averaged"), [("convolutional", (2, 3)), ("tokens", (1,))])
 def test_copied_branch_is_the_model(kind: str, averaged: tuple[int, ...]) -> None:
-    """Branch 1 computes what the model computes, to the bit; the others part from it; the model stays as it was."""
+    """Branch 1 computes the same bits as the model; the others differ from it; the model is unchanged."""
     model, split = model_of(kind, 2, 3)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     network = wrap(model, split, branches=3, classes=7, weights="copied", noise=0.2, example=IMAGES).eval()
@@ -129,7 +129,7 @@ def test_copied_branch_is_the_model(kind: str, averaged: tuple[int, ...]) -> Non
 
 
 def test_fresh_branches_differ_and_the_trunk_is_kept() -> None:
-    """By default branches begin anew, each for itself, on the trunk of the model; a seed repeats them."""
+    """By default each branch starts from its own new weights, on the trunk of the model; a seed reproduces them."""
     model, split = model_of("convolutional", 2, 0)
     network, again = (wrap(model, split, branches=2, classes=5, seed=4, example=IMAGES) for _ in range(2))
     state = network.state_dict()
@@ -141,7 +141,7 @@ def test_fresh_branches_differ_and_the_trunk_is_kept() -> None:
 
 
 def test_gate_averages_over_tokens_and_over_space() -> None:
-    """The weights are those of a gate that reads the mean of all tokens, or of all places."""
+    """The weights are those of a gate that reads the mean over all tokens, or over all positions."""
     for kind, over in (("tokens", 1), ("convolutional", (2, 3))):
         network = wrapped(kind, 1, 1, 3)
         assert network.gate is not None
@@ -151,7 +151,7 @@ def test_gate_averages_over_tokens_and_over_space() -> None:
 
 
 def test_modules_keep_their_own_modes() -> None:
-    """Dropout inside a branch works in training and not in eval mode, whatever the mode of the wrapped model was."""
+    """Dropout inside a branch is active in training and inactive in eval mode, whatever mode the model was in."""
     torch.manual_seed(0)
     network = wrap(Convolutional(dropout=0.5).eval(), "blocks.1", branches=2, classes=7, example=IMAGES)
     network.train()
@@ -162,7 +162,7 @@ def test_modules_keep_their_own_modes() -> None:
 
 
 def test_combined_wrapped_networks_are_the_mean_of_their_logits() -> None:
-    """Under a mean gate, each on its own trunk."""
+    """With a mean gate, each network on its own trunk."""
     parents = [TrainedNetwork(wrapped("convolutional", 1, 0, 1, "none"), {}) for _ in range(2)]
     with torch.no_grad():
         for parameter in parents[1].network.parameters():
@@ -174,7 +174,7 @@ def test_combined_wrapped_networks_are_the_mean_of_their_logits() -> None:
 
 @pytest.mark.parametrize(("trunk", "same"), [("refit", True), ("first", False)])
 def test_refit_finds_what_a_branch_read_from_its_own_trunk(trunk: str, same: bool) -> None:
-    """A network and its twin with reordered channels, merged by refit, have branches that compute the same."""
+    """A network and a copy with reordered channels, merged by refit, have branches that compute the same."""
     torch.manual_seed(0)
     model = Convolutional((5, 6, 8))
     parents = [wrap(model, "blocks", branches=1, classes=7, gate="none", weights="copied", example=IMAGES)]
@@ -200,7 +200,7 @@ def test_refit_finds_what_a_branch_read_from_its_own_trunk(trunk: str, same: boo
 
 
 def test_what_transfer_cannot_do_with_any_model_is_refused() -> None:
-    """Permutations are known of the study's networks alone; a refit needs convolutions that read the trunk."""
+    """Permutations are defined only for the study's networks; a refit needs convolutions that read the trunk."""
     options = {"reestimate": False, "gate_rows": "uniform", "seed": 0, "images": lambda: [IMAGES], "ridge": 1e-4}
     for kind, trunk, said in (("convolutional", "matched", "residual networks"), ("tokens", "refit", "convolutions")):
         parents = [TrainedNetwork(wrapped(kind, 1, 0, 1), {})] * 2
@@ -212,7 +212,7 @@ def test_what_transfer_cannot_do_with_any_model_is_refused() -> None:
 
 
 def test_splits_that_work_are_named() -> None:
-    """A refusal names them, and each of them works."""
+    """An error message lists them, and each of them works."""
     model, _ = model_of("convolutional", 2, 0)
     with pytest.raises(
         CoopNetError, match=r"'blocks\.1\.conv2': 2 values are computed before.*work: blocks, blocks\.1"
@@ -255,14 +255,14 @@ class Moody(Convolutional):
     ],
 )
 def test_what_cannot_be_cut_is_refused(model: nn.Module, split: str, said: str) -> None:
-    """One line that says why."""
+    """The error is one line with the reason."""
     with pytest.raises(CoopNetError, match=said) as refusal:
         wrap(model, split, branches=2, classes=7, example=IMAGES)
     assert "\n" not in str(refusal.value)
 
 
 def test_models_of_libraries_are_built_by_name() -> None:
-    """With fresh weights for each branch, the same ones for the same seed, and from a record as from its name."""
+    """Each branch has fresh weights, the same ones for the same seed, from a record as from its name."""
     backbone = library_backbone("torchvision", "resnet18", "layer4", branches=2, classes=10, size=32)
     network = build(backbone, seed=1)
     again = build(backbone_from_dict(backbone.to_dict()), seed=1)

@@ -1,4 +1,4 @@
-"""The benchmark: the reference does what ours does, and what is reported follows from what was measured."""
+"""The benchmark: the reference computes the same as our loop, and the report follows from the measurements."""
 
 import dataclasses
 import json
@@ -49,7 +49,7 @@ def small(name: str) -> Experiment:
 
 
 def batch(row: Experiment, n: int = BATCH) -> tuple[Tensor, Tensor]:
-    """Some images as they are, normalised, and their labels."""
+    """Some normalised images without augmentation, and their labels."""
     split = Images(*synthetic(row, {"train": n})["train"], constants(row)["mean"], constants(row)["std"], CPU)
     return split.plain(torch.arange(n)), split.labels
 
@@ -62,7 +62,7 @@ def teaching(row: Experiment, epoch: int) -> Teaching:
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
-    """A whole report at the smallest size, without the processes that memory is measured in."""
+    """A complete report at the smallest size, without the processes that measure memory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ceiling, "SIDE", {"cpu": 64})
         patch.setattr(ceiling, "COPIED", 2**16)
@@ -77,7 +77,7 @@ def report() -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["baseline", "one3"])
 @pytest.mark.parametrize("epoch", [0, 40, 80])
 def test_reference_minimises_our_loss(name: str, epoch: int) -> None:
-    """On the same images, from the same weights, both losses are the same number, at every stage of the ramp-up."""
+    """For the same images and weights both losses are the same number, at every stage of the ramp-up."""
     row = small(name)
     network, (images, labels) = build(architecture(row), 0), batch(row)
     outputs = network(images)
@@ -87,7 +87,7 @@ def test_reference_minimises_our_loss(name: str, epoch: int) -> None:
 
 @pytest.mark.parametrize("name", ["baseline", "one3"])
 def test_reference_takes_our_steps(name: str) -> None:
-    """After two steps on the same images weights are the same but for rounding, and have moved; so are the meters."""
+    """After two steps on the same images the weights have moved and are equal up to rounding, and so are the meters."""
     row, silence = small(name), watch.Stopwatch(CPU)
     make_deterministic(1)
     images, labels = batch(row, 2 * BATCH)
@@ -109,7 +109,7 @@ def test_reference_takes_our_steps(name: str) -> None:
 
 
 def test_reference_sees_the_images_that_we_see() -> None:
-    """An image as it is has the same pixels in both; every crop that the reference draws is one of our 162."""
+    """Without augmentation an image has the same pixels in both; each crop of the reference is one of our 162."""
     row = small("baseline")
     arrays, mean, std = synthetic(row, {"train": 1})["train"], constants(row)["mean"], constants(row)["std"]
     split = Images(*arrays, mean, std, CPU)
@@ -125,7 +125,7 @@ def test_reference_sees_the_images_that_we_see() -> None:
 
 
 def test_reference_learns_and_evaluates_like_ours() -> None:
-    """On images that are easy to tell apart its loss falls over the epochs and its test columns are those of ours."""
+    """On images that are easy to distinguish its loss falls over the epochs, and its test columns are those of ours."""
     row = small("one3")
     training = row.training.model_copy(update={"epochs": 2, "test_every": 2})
     arrays = synthetic(row, {"train": 4 * BATCH, "test": 10})
@@ -140,7 +140,7 @@ def test_reference_learns_and_evaluates_like_ours() -> None:
 
 
 def test_both_loops_start_from_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever loop is run, the network that it is given has the bits of the other's."""
+    """Both loops receive networks with the same bits."""
     row, given = small("one3"), []
 
     def caught(network: CooperativeNetwork, *rest: Any, **named: Any) -> None:
@@ -154,7 +154,7 @@ def test_both_loops_start_from_the_same_weights(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_ours_is_deterministic_and_the_others_are_free() -> None:
-    """The switch of determinism is on for ours alone, and on again afterwards."""
+    """Deterministic algorithms are on only for our loop, and on again afterwards."""
     try:
         for loop, mode in (("reference", 0), ("free", 0), ("ours", 2)):
             switch(loop, 1)
@@ -177,7 +177,7 @@ def test_speed_leaves_the_warm_up_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_speed_is_that_of_the_last_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a first epoch took is forgotten: 20 images in 6 s, and 3 s of evaluation, by hand."""
+    """Earlier epochs do not count: 20 images in 6 s, and 3 s of evaluation, by hand."""
     times = iter([0.0, 50.0, 100.0, 190.0, 200.0, 204.0, 210.0, 213.0])
     monkeypatch.setattr(watch, "now", lambda device: next(times))
     clock = watch.Stopwatch(CPU, warmup=1)
@@ -190,7 +190,7 @@ def test_speed_is_that_of_the_last_epoch(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_epoch_in_which_steps_are_recorded_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where ours replays its steps it trains for two epochs, of which the second counts; the reference for one."""
+    """If our loop replays its steps it trains for two epochs, and the second one counts; the reference needs one."""
     asked: list[tuple[str, int]] = []
 
     def loop(name: str) -> Any:
@@ -215,14 +215,14 @@ def test_epoch_in_which_steps_are_recorded_is_not_measured(monkeypatch: pytest.M
 
 
 def test_loops_take_turns_in_going_first() -> None:
-    """Every repetition runs the same, and every other one the other way round."""
+    """Every repetition runs the same pairs, every second one in reverse order."""
     one, two, three = (measure.order(["baseline", "one3"], repetition) for repetition in range(3))
     assert one == three == two[::-1]
     assert {loop for _, loop in one} == {"ours", "reference", "free"}
 
 
 def test_traffic_is_that_of_every_convolution() -> None:
-    """Bytes of a training image of ResNet-8, layer by layer by hand."""
+    """Bytes of a training image of ResNet-8, calculated layer by layer by hand."""
     row, w = small("baseline"), WIDTH
     shapes = [(3 * 1024, w * 1024), (w * 1024, w * 1024), (w * 1024, w * 1024)]
     for inputs, outputs in ((w * 1024, 2 * w * 256), (2 * w * 256, 4 * w * 64)):
@@ -235,7 +235,7 @@ def test_traffic_is_that_of_every_convolution() -> None:
 
 
 def test_memory_is_that_of_a_process_of_its_own() -> None:
-    """It is at least that of the padded images, and not that of this process, however much this one has had."""
+    """It is at least the size of the padded images, and does not include the memory of this process."""
     images, ballast = 20_000, torch.ones(2**30, dtype=torch.uint8)
     used = memory.on_cpu("ours", small("baseline"), 1, images)
     assert images * (32 * 32 + 40 * 40) * 3 < used < memory.peak()
@@ -243,7 +243,7 @@ def test_memory_is_that_of_a_process_of_its_own() -> None:
 
 
 def test_report_has_what_it_promises(report: dict[str, Any]) -> None:
-    """Every figure of every model and loop, each with its spread, and the machine."""
+    """Every figure of every model and loop, each with its spread, and the description of the machine."""
     assert report.keys() == {"machine", "settings", "ceiling", "models", "deterministic"}
     assert report["models"].keys() == {"baseline", "one3"}
     for model in report["models"].values():
@@ -265,7 +265,7 @@ def test_report_has_what_it_promises(report: dict[str, Any]) -> None:
 
 
 def test_ratios_follow_from_the_speeds_beside_them(report: dict[str, Any]) -> None:
-    """Ratio, price and cost are medians of quotients of the samples stored in the same report."""
+    """Ratio, price and cost are medians of quotients of samples in the same report."""
 
     def speeds(model: str, loop: str) -> list[float]:
         samples: list[float] = report["models"][model][loop]["images_per_second"]["samples"]
@@ -290,7 +290,7 @@ def test_ratios_follow_from_the_speeds_beside_them(report: dict[str, Any]) -> No
 
 
 def test_scaled_epoch_says_so() -> None:
-    """100 images/s and 2 s for 1,000 test images: 520 s, by hand, under a name that says it was scaled."""
+    """100 images/s and 2 s for 1,000 test images: 520 s, by hand, under a name that says that it is scaled."""
     rows = {"baseline": small("baseline")}
     sample = measure.Sample(100.0, 2.0, 9.0, None)
     few = Workload(rows, {"train": 500, "test": 1000}, 1, 1)
@@ -301,7 +301,7 @@ def test_scaled_epoch_says_so() -> None:
 
 
 def test_tables_show_the_figures(report: dict[str, Any]) -> None:
-    """A row for each model and loop in each table, with the median of the report; the same bytes every time."""
+    """One row per model and loop in each table, with the median of the report; the same bytes every time."""
     text = tables.markdown(report)
     assert text == tables.markdown(json.loads(json.dumps(report)))
     for model in report["models"]:
@@ -313,7 +313,7 @@ def test_tables_show_the_figures(report: dict[str, Any]) -> None:
 
 
 def workspace(folder: Path) -> Workspace:
-    """A folder with the study and the benchmark, and an older result."""
+    """A folder with the study and the benchmark, and an earlier result."""
     shutil.copy(ROOT / "params.yaml", folder)
     (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
     (folder / "results/bench").mkdir(parents=True)
@@ -322,7 +322,7 @@ def workspace(folder: Path) -> Workspace:
 
 
 def test_interruption_leaves_the_older_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever presses Ctrl-C in the midst of it keeps the file as it was, and no other file appears."""
+    """An interruption with Ctrl-C leaves the file unchanged and creates no other file."""
 
     def interrupted(*asked: Any) -> None:
         raise KeyboardInterrupt
@@ -341,7 +341,7 @@ def test_interruption_leaves_the_older_result(tmp_path: Path, monkeypatch: pytes
 def test_result_is_written_and_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is measured replaces the older file whole, and `show` prints its tables."""
+    """The measurement replaces the earlier file as a whole, and `show` prints its tables."""
     monkeypatch.setattr(measure, "run", lambda *asked: report)
     place = workspace(tmp_path)
     bench.run(place, "cpu", None, None, None)
@@ -352,14 +352,14 @@ def test_result_is_written_and_shown(
 
 
 def test_clear_refusals(tmp_path: Path) -> None:
-    """Without benchmarks/, with too few images, and with rows that the reference cannot train."""
+    """Errors without benchmarks/, with too few images, and for rows that the reference cannot train."""
     with pytest.raises(CoopNetError, match="there is no benchmarks/"):
         bench.show(Workspace(tmp_path))
     with pytest.raises(CoopNetError, match="--images 16: 1 step of 16 images"):
         Workload({"baseline": small("baseline")}, {"train": 16, "test": 1}, 1, 1).check()
     runs = study.load(ROOT, "mini").runs
     for name in ("one3_to_5_masked", "baseline_gradient_ratio"):
-        with pytest.raises(CoopNetError, match="not for the reference"):
+        with pytest.raises(CoopNetError, match="not possible with the reference"):
             curves.check(runs[name, 0])
     curves.check(runs["one3", 0])
 
@@ -393,7 +393,7 @@ def test_curves_are_compared_by_the_rule() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_curves_of_ours_are_those_of_the_study_in_that_precision(precision: str) -> None:
-    """Trained for a comparison, a run has the history that the study gives it, but for precision and test images."""
+    """A run that is trained for a comparison has the history of the study, except for precision and test images."""
     run = study.load(ROOT, "mini").runs["one3", 1]
     model = run.row.model.model_copy(update={"depth": 8, "width": WIDTH})
     training = run.row.training.model_copy(update={"epochs": 2, "batch_size": BATCH, "precision": precision})
@@ -421,14 +421,14 @@ def test_curves_of_ours_are_those_of_the_study_in_that_precision(precision: str)
 
 
 def committed() -> list[str]:
-    """Measurements in the repository."""
+    """The measurements in the repository."""
     listed = subprocess.run(["git", "ls-files", "results/bench"], cwd=ROOT, capture_output=True, text=True).stdout
     return sorted(listed.split())
 
 
 @pytest.mark.parametrize("name", committed())
 def test_documentation_shows_the_committed_measurements(name: str) -> None:
-    """Every committed measurement stands word for word between its marks in the README or a page of the docs."""
+    """Every committed measurement appears verbatim between its marks in the README or a page of the docs."""
     render = tables.agreement if Path(name).name.startswith("curves") else tables.markdown
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
     shown = [page.read_text().partition(f"<!-- {name} -->\n")[2].partition("<!-- end -->")[0] for page in pages]

@@ -1,4 +1,4 @@
-"""How much NLL and ECE may rise at transfer, for the calibration to be kept, is what claims.yaml says."""
+"""The tolerances of NLL and ECE at transfer, within which the calibration is kept, are those of claims.yaml."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ TOLERANCE = {"nll": 0.001, "ece": 0.05}
 
 @pytest.mark.parametrize("factor", [1, 10])
 def test_a_rise_beyond_the_tolerance_is_not_kept(tmp_path: Path, factor: int) -> None:
-    """In three equal networks a rise of 0.9 tolerances is kept and one of 1.1 is not, whatever the tolerance is."""
+    """For three equal networks an increase of 0.9 tolerances is kept and one of 1.1 is not, for any tolerance."""
     workspace, plan = made(tmp_path, by_branches)
     claims = yaml.safe_load((ROOT / "claims.yaml").read_text())
     claim = claims["masked_keeps_calibration"]
@@ -38,7 +38,7 @@ def test_a_rise_beyond_the_tolerance_is_not_kept(tmp_path: Path, factor: int) ->
 
 
 def test_tolerances_of_this_project_are_small() -> None:
-    """Every start is held to the same: 0.001 nats and 0.05 points."""
+    """Every start has the same tolerances: 0.001 nats and 0.05 points."""
     claims = yaml.safe_load((ROOT / "claims.yaml").read_text())
     found = [part["tolerance"] for claim in claims.values() for part in claim["parts"] if "tolerance" in part]
     assert found == [TOLERANCE] * 5

@@ -1,4 +1,4 @@
-"""The claims ledger decides what it says it decides."""
+"""The claims ledger decides by its stated rules."""
 
 import math
 import re
@@ -77,7 +77,7 @@ def flat(low: float, high: float, n: int = 3) -> Estimate:
     ],
 )
 def test_verdict_of_an_interval(kind: Any, low: float, high: float, verdict: str) -> None:
-    """As the regions say; p says the same, and with two seeds nothing is concluded, whatever the interval."""
+    """The verdict follows from the regions, and p agrees; two seeds decide nothing, whatever the interval."""
     target = [1.0, 2.0] if kind == "about" else None
     tested = Judgement(flat(low, high), kind, 0.5, target)
     part = tested.part("a comparison", target)
@@ -90,7 +90,7 @@ def test_verdict_of_an_interval(kind: Any, low: float, high: float, verdict: str
 
 
 def test_a_vague_gain_supports_no_size() -> None:
-    """An interval of 0.1 to 4 holds "2.5 to 3" and much else; only one within reach from both sides supports it."""
+    """An interval of 0.1 to 4 contains "2.5 to 3" and much else; only an interval close to it supports that size."""
     assert Judgement(flat(0.1, 4), "about", 0.5, [2.5, 3.0]).verdict == "inconclusive"
     assert Judgement(flat(2.1, 3.4), "about", 0.5, [2.5, 3.0]).verdict == "supported"
 
@@ -106,18 +106,18 @@ def test_a_vague_gain_supports_no_size() -> None:
     ],
 )
 def test_gain_of_another_size_is_said_to_be_one(low: float, high: float, note: str) -> None:
-    """What contradicts the size of a gain says how it does."""
+    """A verdict against the claimed size of a gain says in what way."""
     assert Judgement(flat(low, high), "about", 0.5, [1.0, 2.0]).part("", [1.0, 2.0]).note == note
 
 
 def better(low: float, high: float, n: int = 3) -> Judged:
-    """A part that is tested, with a 95 % interval."""
+    """A tested part with a 95 % interval."""
     tested = Judgement(flat(low, high, n), "better")
     return tested.part(f"{low} to {high}"), tested
 
 
 def counted(verdict: Any) -> Judged:
-    """A part that was counted."""
+    """A counted part."""
     return Part(text="", kind="less_compute", verdict=verdict, basis="counted", estimate=1.0, n=1), None
 
 
@@ -127,7 +127,7 @@ def concluded(parts: Sequence[Judged]) -> Outcome:
 
 
 def test_conjunction_is_supported_by_its_weakest_part() -> None:
-    """All have to be supported; p, estimate and interval are those of the part that is the least certain."""
+    """All parts must be supported; p, estimate and interval are those of the least certain part."""
     sure, less = better(3, 5), better(0.1, 2)
     assert concluded([sure, less]) == Outcome(**{name: getattr(less[0], name) for name in Outcome.model_fields})
     maybe = better(-0.5, 2)
@@ -136,7 +136,7 @@ def test_conjunction_is_supported_by_its_weakest_part() -> None:
 
 
 def test_conjunction_is_refuted_at_the_price_of_all_parts() -> None:
-    """Of four parts one is below 0: p counts four times, and the interval is that of 98.75 %, which says the same."""
+    """One of four parts is below 0: its p counts four times, and the interval has level 98.75 %, which agrees."""
     parts = [better(1, 3), better(1, 2), better(-0.5, 1), better(-2, -0.7)]
     found, p = conjunction(parts), parts[3][0].p
     assert p is not None
@@ -150,7 +150,7 @@ def test_conjunction_is_refuted_at_the_price_of_all_parts() -> None:
 
 
 def test_conjunction_with_what_was_counted() -> None:
-    """A count refutes by itself, supports only beside what is tested, and has no p value."""
+    """A count alone can refute; it supports only beside a tested part, and it has no p value."""
     tested = better(0.1, 2)
     assert (concluded([counted("supported"), tested]).basis, concluded([counted("supported"), tested]).p) == (
         "tested",
@@ -163,7 +163,7 @@ def test_conjunction_with_what_was_counted() -> None:
 
 
 def test_conjunction_with_too_few_seeds() -> None:
-    """One part of two seeds leaves the whole open, unless another refutes it."""
+    """A part with two seeds leaves the whole undecided, unless another part refutes it."""
     few = better(3, 4, n=2)
     assert (concluded([better(1, 2), few]).verdict, concluded([better(1, 2), few]).basis) == (
         "inconclusive",
@@ -173,7 +173,7 @@ def test_conjunction_with_too_few_seeds() -> None:
 
 
 def test_conjunction_of_what_has_not_run() -> None:
-    """A missing or lost part decides all."""
+    """One missing or lost part decides the whole."""
     missing = Part(text="", kind="better", verdict="not run", missing=["one3"]), None
     lost = Part(text="", kind="better", verdict="not decided", lost=["one3/seed0 diverged"]), None
     assert concluded([better(1, 2), missing, lost]).verdict == "not run"
@@ -187,7 +187,7 @@ interval = st.tuples(st.floats(-3, 3), st.floats(0.01, 3), st.integers(2, 5))
 @given(st.lists(interval, min_size=1, max_size=5))
 @settings(max_examples=100, deadline=None)
 def test_verdict_p_value_and_interval_of_a_claim_agree(parts: list[tuple[float, float, int]]) -> None:
-    """Whatever the parts: decided exactly where p ≤ 0.05, and on the side on which the interval lies."""
+    """For any parts: the claim is decided exactly if p ≤ 0.05, and on the side of the interval."""
     found = conjunction([better(low, low + width, n) for low, width, n in parts])
     outcome = Outcome.model_validate({key: value for key, value in found.items() if key != "level"})
     if outcome.p is None:
@@ -203,7 +203,7 @@ def test_verdict_p_value_and_interval_of_a_claim_agree(parts: list[tuple[float, 
 
 
 def test_holm_by_hand() -> None:
-    """The smallest of four counts four times, the next three times; none falls below the one before, none tops 1."""
+    """The smallest of four p values counts four times, the next three times; they never decrease or exceed 1."""
     assert holm([0.04, None, 0.01, 0.03, 0.6]) == pytest.approx([0.09, None, 0.04, 0.09, 0.6])
     assert holm([0.5, 0.9]) == [1, 1]
     assert holm([None, None]) == [None, None]
@@ -212,7 +212,7 @@ def test_holm_by_hand() -> None:
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 @settings(max_examples=50, deadline=None)
 def test_holm_is_its_step_down(p_values: list[float]) -> None:
-    """Rejected at 5 % are exactly those that the step-down procedure rejects."""
+    """The claims rejected at 5 % are exactly those that the step-down procedure rejects."""
     order = sorted(range(len(p_values)), key=lambda place: p_values[place])
     rejected = set()
     for k, place in enumerate(order):
@@ -224,7 +224,7 @@ def test_holm_is_its_step_down(p_values: list[float]) -> None:
 
 
 def unbounded(ends: tuple[float | None, float | None]) -> tuple[float, float]:
-    """Both ends, infinite where there is none."""
+    """Both ends, infinite if there is none."""
     low, high = ends
     return -math.inf if low is None else low, math.inf if high is None else high
 
@@ -234,7 +234,7 @@ COMMITTED = sorted(ROOT.glob("results/*/claims.json"))
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
 def test_committed_verdicts_agree_with_their_p_values_and_intervals(path: Path) -> None:
-    """In every committed ledger a tested verdict is decided exactly where p ≤ 0.05 and no edge is in the interval."""
+    """In every committed ledger a tested verdict is decided exactly if p ≤ 0.05 and no edge is in the interval."""
     decisions = [one for claim in ledger.load(path, path.parent.name) for one in claim.decisions]
     tested = [one for whole in decisions for one in (whole, *whole.parts) if one.basis == "tested"]
     assert tested
@@ -250,7 +250,7 @@ def test_committed_verdicts_agree_with_their_p_values_and_intervals(path: Path) 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
 def test_committed_verdicts_say_how_they_were_reached(path: Path) -> None:
-    """What has no p value is no test: counted, of too few seeds, or not run; and Holm's correction agrees."""
+    """A verdict without a p value is not a test: it is counted, has too few seeds, or was not run; Holm agrees."""
     decisions = [one for claim in ledger.load(path, path.parent.name) for one in claim.decisions]
     corrected = holm([1.0 if one.verdict == "not decided" else one.p for one in decisions])
     for one, p in zip(decisions, corrected, strict=True):
@@ -299,7 +299,7 @@ def names(runs: Sequence[Run]) -> list[str]:
     ],
 )
 def test_pairs_are_of_one_lineage(full: Study, first: str, second: str, third: list[str]) -> None:
-    """The third replicate goes with its own parents, its own control, its own members, and with no other's."""
+    """The third replicate is paired with its own parents, control and members, and with no others."""
     found = pair(of(full, first), of(full, second))
     assert found.paired
     assert names(found.of) == [f"{first}/seed{k}" for k in range(3)]
@@ -318,7 +318,7 @@ def test_half_related_networks_are_refused(full: Study) -> None:
     [("one3", "baseline"), ("one3_to_5_split", "one5"), ("one3", "baseline_ensemble3"), ("one5", "one5_holdout")],
 )
 def test_equal_seeds_alone_pair_nothing(full: Study, first: str, second: str) -> None:
-    """Networks with no common ancestor stand side by side, all of them."""
+    """Networks without a common ancestor are independent groups."""
     found = pair(of(full, first), of(full, second))
     assert not found.paired
     assert names([run for group in found.than for run in group]) == names(of(full, second))
@@ -329,19 +329,19 @@ def test_equal_seeds_alone_pair_nothing(full: Study, first: str, second: str) ->
 
 
 def test_cost_until_target_by_hand() -> None:
-    """Ten epochs at 1 and two at 5: reached in the 3rd, in the 11th, never, which costs all of them."""
+    """Ten epochs at cost 1 and two at cost 5: the target is reached in the 3rd, in the 11th, or never (full cost)."""
     price = np.array([1.0] * 10 + [5.0] * 2)
     rising = np.arange(12.0)
     assert [costs.until(rising, target, price) for target in (2, 10, 11.5)] == [(3, True), (15, True), (20, False)]
 
 
 def curves(ends: Sequence[float], epochs: int, price: float = 1.0) -> Curves:
-    """One curve per seed, which rises evenly from 0 to its end."""
+    """One curve per seed, which rises linearly from 0 to its end."""
     return Curves(np.outer(ends, np.arange(1, epochs + 1) / epochs), np.full(epochs, price))
 
 
 def test_two_stages_against_one() -> None:
-    """Two stages that reach 20 in their 3rd epoch, where one stage needs 5: two fewer, and 6 / 15 of the price."""
+    """Two stages that reach 20 in their 3rd epoch; one stage needs 5: two epochs fewer, and 6 / 15 of the cost."""
     two = Curves(np.tile([5.0, 10, 20, 30], (3, 1)), np.array([2.0, 2, 2, 3]))
     one = Curves(np.tile([4.0, 8, 12, 16, 20], (3, 1)), np.full(5, 3.0))
     epochs = costs.to_target(two._replace(price=np.ones(4)), one._replace(price=np.ones(5)), ratio=False)
@@ -355,7 +355,7 @@ def test_two_stages_against_one() -> None:
 
 
 def test_cost_varies_with_every_seed() -> None:
-    """The jackknife's variance by hand: leaving out the fast, the middle and the slow seed moves the crossing."""
+    """The jackknife's variance by hand: leaving out the fast, the middle or the slow seed moves the crossing."""
     of, than = curves([60.0, 40.0, 20.0], 60), curves([20.0, 20.0, 20.0], 10)
     # The mean ends at 40, so it reaches 20 in epoch 30; without one seed it ends at 30, 40 or 50: epoch 40, 30 or 24.
     found = costs.to_target(of, than, ratio=False)
@@ -364,7 +364,7 @@ def test_cost_varies_with_every_seed() -> None:
 
 
 def test_target_that_is_never_reached() -> None:
-    """What never gets there costs at least all of its epochs: more refutes lower cost, fewer do not support it."""
+    """A target that is never reached costs at least all epochs: more refute lower cost, fewer do not support it."""
     slow, target = curves([8.0, 8.0, 8.0], 20), curves([10.0, 10.0, 10.0], 15)
     assert Judgement(costs.to_target(slow, target, ratio=False), "fewer_epochs").verdict == "contradicted"
     short = costs.to_target(curves([8.0, 8.0, 8.0], 5), target, ratio=False)
@@ -451,7 +451,7 @@ def read(folder: Path, content: Any) -> list[entries.Stated]:
     ],
 )
 def test_bad_claims_are_refused_by_name(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    """One line that names the file, the claim and what is wrong with it."""
+    """One line names the file, the claim and the mistake."""
     with pytest.raises(CoopNetError) as error:
         read(tmp_path, {"a_claim": GOOD | change})
     assert message in str(error.value)
@@ -460,7 +460,7 @@ def test_bad_claims_are_refused_by_name(tmp_path: Path, change: dict[str, Any], 
 
 
 def test_claims_of_this_project_are_whole() -> None:
-    """Numbers 1 to 22 are all there, in order, none twice, and each rests on a section that reports can have."""
+    """Numbers 1 to 22 are all present, in order and once, and each refers to a section that reports can have."""
     stated = entries.read(ROOT / "claims.yaml", ROWS)
     numbers = [claim.claim.number for claim in stated]
     assert len(set(numbers)) == len(numbers)
@@ -472,7 +472,7 @@ def test_claims_of_this_project_are_whole() -> None:
 
 
 def test_every_child_is_compared_with_its_control() -> None:
-    """Of the experiments that claims 4, 8 and 9 are about, each is compared with its parent and with its control."""
+    """Each experiment of claims 4, 8 and 9 is compared with its parent and with its control."""
     stated = entries.read(ROOT / "claims.yaml", ROWS)
     compared: dict[str, set[str]] = {}
     for claim in stated:
@@ -486,7 +486,7 @@ def test_every_child_is_compared_with_its_control() -> None:
 
 
 def test_shorter_parents_are_named_beside_every_merge_of_them() -> None:
-    """A gain of what joins one1 is partly a matter of length, so each claim about one says how long one1 is trained."""
+    """A gain of a merge of one1 is partly due to more training, so each claim about one states the length of one1."""
     for claim in entries.read(ROOT / "claims.yaml", ROWS):
         joined = [part.of.experiment for part in claim.parts if len(ROWS[part.of.experiment].parents) > 1]
         if any("one1" in ROWS[name].parents for name in joined):
@@ -507,9 +507,9 @@ OVERLAY = {
 
 
 def made(folder: Path, share: Callable[[Run, str], float], seeds: int = 3) -> tuple[Workspace, Study]:
-    """A workspace whose runs are right on the first `share` of 200 images in top-1, and on all in top-5.
+    """A workspace whose runs classify the first `share` of 200 images correctly in top-1, and all in top-5.
 
-    At transfer a network is what the parent is, with one prediction changed, and an NLL that is 0.01 nats higher.
+    At transfer a network equals its parent, except for one changed prediction and an NLL that is 0.01 nats higher.
     """
     for name in ("params.yaml", "claims.yaml"):
         (folder / name).write_text((ROOT / name).read_text())
@@ -530,7 +530,7 @@ def made(folder: Path, share: Callable[[Run, str], float], seeds: int = 3) -> tu
 
 
 def write_run(folder: Path, run: Run, share: Callable[[Run, str], float]) -> None:
-    """What `coopnet evaluate` leaves of a run, and its history."""
+    """Write the output of `coopnet evaluate` for a run, and its history."""
 
     def ranks(model: str, of: Run = run) -> np.ndarray:
         return np.where(np.arange(IMAGES) < round(share(of, model) * IMAGES), 0, 1)
@@ -556,18 +556,18 @@ def write_run(folder: Path, run: Run, share: Callable[[Run, str], float]) -> Non
 
 
 def ledger_of(workspace: Workspace) -> dict[str, dict[str, Any]]:
-    """The entries of `claims.json` by id, made anew."""
+    """The entries of a new `claims.json` by id."""
     command.claims(workspace, "tiny")
     return {entry["id"]: entry for entry in files.read_json(workspace.root / "results/tiny/claims.json")}
 
 
 def by_branches(run: Run, model: str) -> float:
-    """More branches are better, a child is better than its parent by 5 points, branch 1 is worse than the others."""
+    """More branches are better, a child is 5 points better than its parent, and branch 1 is worse than the others."""
     return 0.4 + 0.05 * run.row.model.branches + 0.05 * bool(run.parents) - 0.05 * (model == "branch1")
 
 
 def test_ledger_of_known_networks(tmp_path: Path) -> None:
-    """Five points more for 100 points of images: estimates, verdicts and what stands beside them, by hand."""
+    """Five points per 100 points of images: estimates, verdicts and further values, calculated by hand."""
     workspace, _ = made(tmp_path, by_branches)
     found = ledger_of(workspace)
     branch = found["one_branch_over_baseline/top1"]
@@ -589,7 +589,7 @@ def test_ledger_of_known_networks(tmp_path: Path) -> None:
 
 
 def test_ledger_of_the_opposite(tmp_path: Path) -> None:
-    """Where fewer branches are better, what says otherwise is contradicted."""
+    """If fewer branches are better, claims to the contrary are contradicted."""
     workspace, _ = made(tmp_path, lambda run, model: 1 - by_branches(run, model))
     found = ledger_of(workspace)
     assert found["one_branch_over_baseline/top1"]["verdict"] == "contradicted"
@@ -598,7 +598,7 @@ def test_ledger_of_the_opposite(tmp_path: Path) -> None:
 
 
 def test_missing_experiments_are_not_run(tmp_path: Path) -> None:
-    """A claim about experiments that the study lacks has no number at all, and says which they are."""
+    """A claim about experiments that the study lacks has no number, and names them."""
     workspace, plan = made(tmp_path, by_branches)
     for entry in ledger_of(workspace).values():
         assert (entry["verdict"] == "not run") == bool(entry["missing"])
@@ -611,7 +611,7 @@ def test_missing_experiments_are_not_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_few_seeds_conclude_nothing(tmp_path: Path, seeds: int) -> None:
-    """Nothing sampled is more than inconclusive, and says of which networks alone it speaks."""
+    """Nothing sampled is more than inconclusive, and the entry names the networks that it is limited to."""
     workspace, _ = made(tmp_path, by_branches, seeds)
     found = [entry for entry in ledger_of(workspace).values() if entry["verdict"] != "not run"]
     assert found
@@ -622,7 +622,7 @@ def test_few_seeds_conclude_nothing(tmp_path: Path, seeds: int) -> None:
 
 
 def test_what_a_start_keeps_is_counted_or_tested(tmp_path: Path) -> None:
-    """One changed prediction in one of three networks refutes; 0.01 nats more do where seeds agree, one seed cannot."""
+    """One changed prediction in one of three networks refutes; 0.01 nats more refute only if several seeds agree."""
     workspace, plan = made(tmp_path, by_branches)
     found = ledger_of(workspace)
     changed = found["masked_keeps_predictions/top1"]
@@ -654,7 +654,7 @@ def test_what_a_start_keeps_is_counted_or_tested(tmp_path: Path) -> None:
 
 
 def test_ledger_is_the_same_every_time(tmp_path: Path) -> None:
-    """The same results give the same bytes, and a claim's numbers do not depend on the claims beside it."""
+    """The same results give the same bytes, and a claim's numbers do not depend on other claims."""
     workspace, _ = made(tmp_path, by_branches)
     whole = ledger_of(workspace)
     first = (tmp_path / "results/tiny/claims.json").read_bytes()
@@ -677,7 +677,7 @@ def damage(path: Path) -> None:
 
 
 def test_damaged_results_are_refused_by_name(tmp_path: Path) -> None:
-    """Another run's metrics, outcomes cut short, no table of FLOPs: one line that names the file and the remedy."""
+    """Metrics of another run, truncated outcomes, a missing table of FLOPs: one line names the file and the remedy."""
     workspace, plan = made(tmp_path, by_branches)
     results = workspace.results(plan.name)
     gathered = files.read_json(results / "metrics.json")
@@ -706,7 +706,7 @@ def test_damaged_results_are_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_epochs_until_the_target_are_read_from_histories(tmp_path: Path, seeds: int) -> None:
-    """Both reach 10 · epoch in the same epoch, so neither costs less; one seed alone has no interval of seeds."""
+    """Both reach 10 · epoch in the same epoch, so neither costs less; a single seed has no interval over seeds."""
     workspace, _ = made(tmp_path, by_branches, seeds)
     parts = [{"kind": "fewer_epochs", "of": "one3_holdout", "than": "one5_holdout"}]
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"fast": GOOD | {"parts": parts}}))
@@ -717,7 +717,7 @@ def test_epochs_until_the_target_are_read_from_histories(tmp_path: Path, seeds: 
 
 
 def test_less_compute_is_counted(tmp_path: Path) -> None:
-    """A ratio of counted FLOPs with all ancestors decides without sampling, however few seeds there are."""
+    """A ratio of counted FLOPs, including all ancestors, decides without sampling, for any number of seeds."""
     workspace, plan = made(tmp_path, by_branches, seeds=1)
     parts = [{"kind": "less_compute", "of": "one3", "than": "one5"}]
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"cheap": GOOD | {"parts": parts}}))

@@ -1,4 +1,4 @@
-"""What a study takes is known before it runs: operations as they are counted, bytes as they are written."""
+"""The cost of a study before it runs: operations equal the counted ones, bytes equal the written ones."""
 
 import math
 from dataclasses import replace
@@ -41,7 +41,7 @@ def kinds() -> list[str]:
 
 @pytest.mark.parametrize("name", kinds())
 def test_operations_and_parameters_are_those_that_are_counted(name: str) -> None:
-    """The closed form is what PyTorch's counter counts, for every kind of network, loss and teacher of the study."""
+    """The closed form agrees with PyTorch's counter for every kind of network, loss and teacher of the study."""
     run = small(PLAN.run(name, PLAN.seeds(name)[0]))
     row, data = run.row, run.dataset
     known, cost = costs.network(row.model, data.classes, data.size), costs.cost(run)
@@ -56,14 +56,14 @@ def test_operations_and_parameters_are_those_that_are_counted(name: str) -> None
 
 
 def test_networks_of_other_libraries_have_no_closed_form() -> None:
-    """They are left out and named, not guessed."""
+    """They are left out and listed, and not guessed."""
     run = PLAN.run("baseline", 0)
     other = run.row.model.model_validate(WRAPPED)
     assert costs.cost(replace(run, row=run.row.model_copy(update={"model": other}))) is None
 
 
 def test_time_here_is_that_of_the_nearest_network_measured_alike() -> None:
-    """Twice the operations take twice as long; another precision or another size does not decide."""
+    """Twice the operations take twice as long; measurements with another precision or size are ignored."""
     run = PLAN.run("one3", 0)
     cost = costs.cost(run)
     assert cost is not None
@@ -74,7 +74,7 @@ def test_time_here_is_that_of_the_nearest_network_measured_alike() -> None:
 
 
 def test_estimate_for_an_h100_is_its_rule() -> None:
-    """No operations: launches alone. A teacher's convolutions are launched forward only."""
+    """Without operations only launches count. A teacher's convolutions are launched forward only."""
     cost = costs.Cost(1, 0, 0, steps=100, batches=0, convolutions=30, taught=0, disk=0)
     assert math.isclose(speed.h100(cost, "bf16"), 100 * 30 * 17 * 3e-6)
     taught = cost._replace(taught=30)
@@ -83,7 +83,7 @@ def test_estimate_for_an_h100_is_its_rule() -> None:
 
 
 def test_a_few_steps_are_measured_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The trainer itself, on random images; the next plan knows the speed without torch."""
+    """The trainer itself is measured on random images; the next plan knows the speed without torch."""
     from coopnet.runs.workspace import Workspace
 
     monkeypatch.setattr(speed, "SECONDS", 0.0)

@@ -1,4 +1,4 @@
-"""One step and one evaluation: what is computed from a batch, and what is summed over batches."""
+"""One step and one evaluation: the computation on a batch, and the sums over batches."""
 
 import os
 from typing import Any
@@ -36,13 +36,13 @@ def network(branches: int = 2, seed: int = 0, gate: str = "learned") -> Cooperat
 
 
 def test_ranks_do_not_reward_silence() -> None:
-    """All-equal logits rank by class index: only class 0 is right at rank 1, as argmax would have it."""
+    """Equal logits are ranked by class index: only class 0 is correct at rank 1, as with argmax."""
     rank = ranks(torch.zeros(10, 1, 10), torch.arange(10))
     assert rank[:, 0].tolist() == list(range(10))
 
 
 def test_ranks_are_places_in_a_stable_sort() -> None:
-    """The rank of the true class is its place when classes are sorted by falling logit, equal ones by index."""
+    """The rank of the true class is its position when classes are sorted by falling logit, equal ones by index."""
     generator = torch.Generator().manual_seed(0)
     said = torch.randint(0, 4, (200, 3, 7), generator=generator).float()  # few values, so that many are equal
     labels = torch.randint(0, 7, (200,), generator=generator)
@@ -60,7 +60,7 @@ def some(images: int, seed: int = 0) -> tuple[Outputs, Tensor]:
 
 
 def test_meters_are_means_over_images() -> None:
-    """Two batches of different sizes: each image counts once; accuracies of branches and ensemble in percent."""
+    """With two batches of different sizes each image counts once; accuracies of branches and ensemble are percent."""
     meters = Meters(2, CPU)
     both = [some(10, 1), some(30, 2)]
     for outputs, labels in both:
@@ -85,7 +85,7 @@ def test_meters_are_means_over_images() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_evaluation_does_not_depend_on_the_batches(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
-    """Means are over images, also when the last batch is smaller; a second evaluation begins anew."""
+    """Means are over images, also if the last batch is smaller; a second evaluation starts from zero."""
     net, images = network(), split(50, 0)
     rows = []
     for size in (1000, 16, 16):
@@ -105,7 +105,7 @@ def test_evaluation_does_not_depend_on_the_batches(monkeypatch: pytest.MonkeyPat
 
 
 def test_evaluation_of_a_student_compares_it_with_its_teacher() -> None:
-    """The divergence is that from the teacher's softened probabilities of the same images."""
+    """The divergence is that from the teacher's softened probabilities for the same images."""
     student, teacher, images = network(1, gate="none"), network(2, 1).eval(), split(20, 0)
     teaching = Teaching("knowledge", False, 2.0)
     row = Evaluation(student, images, "fp32", teacher)(teaching).row("x")
@@ -119,7 +119,7 @@ def test_evaluation_of_a_student_compares_it_with_its_teacher() -> None:
 
 
 def test_saved_logits_are_those_of_every_image_in_eval_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Branch logits [N, B, C] and gate weights [N, B] in the split's order, whatever the batches."""
+    """Branch logits [N, B, C] and gate weights [N, B] in the split's order, for any batch size."""
     monkeypatch.setattr(engine, "EVALUATION_BATCH", 16)
     net, images = network().train(), split(40, 0)
     saved = logits(net, images)
@@ -153,7 +153,7 @@ def test_step_is_gradient_descent_on_the_loss(precision: str) -> None:
 
 
 def test_step_of_a_student_learns_from_what_its_teacher_says() -> None:
-    """The soft labels of a step are the teacher's, of the very images of the step."""
+    """The soft labels of a step are the teacher's for the same augmented images."""
     net, reference, teacher = network(1, gate="none").train(), network(1, gate="none").train(), network(2, 1).eval()
     images, teaching = split(12, 0), Teaching("soft_labels", False, 2.0)
     pixels, options = images.plain(torch.arange(12)), SGD(kind="sgd", lr=0.1)
@@ -166,7 +166,7 @@ def test_step_of_a_student_learns_from_what_its_teacher_says() -> None:
 
 
 def test_batches_are_the_epoch_in_its_order() -> None:
-    """Parts of the draws, in order, with offsets and flips of the same images; any stretch of steps can be had."""
+    """Parts of the draws, in order, with offsets and flips of the same images, from any step to any other."""
     draws = draw_epoch(50, 0, 0, CPU)
     steps = steps_per_epoch(50, 16)
     whole = list(batches(draws, 16, 0, steps))
@@ -179,7 +179,7 @@ def test_batches_are_the_epoch_in_its_order() -> None:
 
 
 def test_everything_is_deterministic_and_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The switches that decide bits are set: threads, deterministic kernels, no search for kernels, no TF32."""
+    """All switches that affect bits are set: threads, deterministic kernels, no kernel search, no TF32."""
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     backends: Any = torch.backends
     backends.cudnn.benchmark = backends.cudnn.allow_tf32 = backends.cuda.matmul.allow_tf32 = True

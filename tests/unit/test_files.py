@@ -1,4 +1,4 @@
-"""Files are whole or not there: nothing half-written is ever taken for a result."""
+"""Files are complete or missing: nothing half-written is accepted as a result."""
 
 import contextlib
 import csv
@@ -28,7 +28,7 @@ def names(folder: Path) -> list[str]:
 
 
 def refusal(action: Callable[[], object]) -> str:
-    """The message with which it is refused, which is one line."""
+    """The error message, which must be one line."""
     with pytest.raises(CoopNetError) as caught:
         action()
     message = str(caught.value)
@@ -47,7 +47,7 @@ every_writer = pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS.ke
 
 @every_writer
 def test_new_file_replaces_the_old(write: Callable[[Path], object], tmp_path: Path) -> None:
-    """After writing there is the new file, complete, and nothing beside it; folders are made as needed."""
+    """After a write the new file is complete and nothing else is left beside it; folders are created if necessary."""
     path = tmp_path / "deep" / "er" / "file"
     write(path)
     content = path.read_bytes()
@@ -59,7 +59,7 @@ def test_new_file_replaces_the_old(write: Callable[[Path], object], tmp_path: Pa
 
 @pytest.mark.parametrize("exception", [ValueError, KeyboardInterrupt, SystemExit])
 def test_interruption_leaves_the_old_file(exception: type[BaseException], tmp_path: Path) -> None:
-    """Whatever happens while a file is written, the old one is still there, and nothing else."""
+    """Whatever interrupts a write, the old file is still there, and nothing else."""
     path = tmp_path / "file"
     path.write_text("old")
 
@@ -75,7 +75,7 @@ def test_interruption_leaves_the_old_file(exception: type[BaseException], tmp_pa
 
 
 def test_old_file_is_whole_until_the_new_one_is(tmp_path: Path) -> None:
-    """While a file is written, readers see the old one, and no pattern for visible files sees the unfinished one."""
+    """During a write readers see the old file, and no pattern for visible files matches the unfinished one."""
     path = tmp_path / "file.csv"
     path.write_text("old")
     with files.replacing(path) as temporary:
@@ -99,7 +99,7 @@ with files.replacing(pathlib.Path(sys.argv[1])) as temporary:
 
 
 def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
-    """The next to write the same file removes the unfinished ones of the dead, and of nobody else."""
+    """The next writer of the same file removes unfinished files of dead processes only."""
     path = tmp_path / "file[1]"  # no pattern
     with contextlib.ExitStack() as stack:
         writers = []
@@ -123,7 +123,7 @@ def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(tmp_p
 
 
 def test_file_is_on_disk_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A power cut may lose the new file or the old name, never the content behind the name."""
+    """A power failure may lose the new file or the rename, but never the content behind the name."""
     done = []
     fsync, replace = os.fsync, Path.replace
     monkeypatch.setattr(os, "fsync", lambda handle: (done.append("flushed"), fsync(handle)))
@@ -133,7 +133,7 @@ def test_file_is_on_disk_before_it_is_renamed(tmp_path: Path, monkeypatch: pytes
 
 
 def test_link_is_replaced_not_followed(tmp_path: Path) -> None:
-    """An output that DVC has linked into its cache is cut loose; the cache keeps its content."""
+    """An output that DVC has linked into its cache is replaced by a file; the cache keeps its content."""
     cached = tmp_path / "cached"
     cached.write_text("cached")
     (tmp_path / "soft").symlink_to(cached)
@@ -146,7 +146,7 @@ def test_link_is_replaced_not_followed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
 def test_permissions_follow_the_umask(umask: int, mode: int, tmp_path: Path) -> None:
-    """Results are as readable as any other file of this user, and the umask is left as it was."""
+    """Results have the default permissions of the user, and the umask is unchanged."""
     before = os.umask(umask)
     try:
         files.write_text(tmp_path / "file", "new")
@@ -155,7 +155,7 @@ def test_permissions_follow_the_umask(umask: int, mode: int, tmp_path: Path) -> 
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
 
 
-# Trouble
+# Errors
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -163,7 +163,7 @@ def test_permissions_follow_the_umask(umask: int, mode: int, tmp_path: Path) -> 
 def test_full_disk(
     write: Callable[[Path], object], number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full disk or quota is one line that names the file and the remedy; the old file is left as it was."""
+    """A full disk or quota gives one line with the file and the remedy; the old file is unchanged."""
 
     def full(handle: int) -> None:
         raise OSError(number, os.strerror(number))
@@ -179,7 +179,7 @@ def test_full_disk(
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB, where this user may mount one."""
+    """A file system of 64 KiB, if this user may mount one."""
     folder = tmp_path / "tiny"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)]
@@ -190,7 +190,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_really_full_disk(tiny_disk: Path, tmp_path: Path) -> None:
-    """The same on a file system that is really full, whether Python, safetensors or a copy meets its end."""
+    """The same on a file system that is really full, for writes by Python, safetensors and copy."""
     large = np.zeros(1_000_000, np.uint8)
     (tmp_path / "large").write_bytes(large.tobytes())
     for write in (
@@ -205,7 +205,7 @@ def test_really_full_disk(tiny_disk: Path, tmp_path: Path) -> None:
 
 
 def test_error_of_safetensors_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library safetensors has an error type of its own for a disk that cannot be written."""
+    """The library safetensors has its own error type for a disk that cannot be written."""
 
     def fail(*_: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
@@ -217,14 +217,14 @@ def test_error_of_safetensors_names_the_file(tmp_path: Path, monkeypatch: pytest
 
 
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    """A file where a folder should be is one line that names what was to be written."""
+    """A file in place of a folder gives one line with the path that was to be written."""
     (tmp_path / "file").write_text("")
     message = refusal(lambda: files.write_text(tmp_path / "file" / "inside", "new"))
     assert str(tmp_path / "file" / "inside") in message
 
 
 def test_folder_where_the_file_should_be(tmp_path: Path) -> None:
-    """A folder in place of the file is one line too, and stays."""
+    """A folder in place of the file gives one line, and stays."""
     (tmp_path / "file" / "inside").mkdir(parents=True)
     assert str(tmp_path / "file") in refusal(lambda: files.write_text(tmp_path / "file", "new"))
     assert names(tmp_path) == ["file"]
@@ -253,7 +253,7 @@ def test_json_does_not_depend_on_order(tmp_path: Path) -> None:
 @settings(max_examples=50, deadline=None)
 @given(value=st.floats(allow_nan=False, allow_infinity=False))
 def test_json_floats_keep_their_bits(tmp_path_factory: pytest.TempPathFactory, value: float) -> None:
-    """What is written is what is read."""
+    """Floats read back are equal to those written."""
     path = tmp_path_factory.getbasetemp() / "float.json"
     files.write_json(path, value)
     assert files.read_json(path).hex() == value.hex()
@@ -266,7 +266,7 @@ def test_missing_json(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe", b"{'a': 1}", b'{"a":\n\n 1,}'])
 def test_damaged_json(content: bytes, tmp_path: Path) -> None:
-    """A damaged file is named, with what to do."""
+    """The error names a damaged file and the remedy."""
     (tmp_path / "file").write_bytes(content)
     message = refusal(lambda: files.read_json(tmp_path / "file"))
     assert f"{tmp_path / 'file'} is damaged" in message
@@ -292,13 +292,13 @@ def test_csv_floats_keep_their_bits(tmp_path_factory: pytest.TempPathFactory, va
 
 
 def test_csv_keeps_the_order_of_the_first_row(tmp_path: Path) -> None:
-    """Columns come as the first row has them; NumPy's numbers are written as Python's; lines end in one character."""
+    """Columns have the order of the first row; NumPy's numbers are written like Python's; lines end in one byte."""
     files.write_rows(tmp_path / "a.csv", [{"b": np.float64(0.1), "a": np.int64(1)}, {"a": 2, "b": 'x,"y'}])
     assert (tmp_path / "a.csv").read_bytes() == b'b,a\n0.1,1\n"x,""y",2\n'
 
 
 def test_csv_without_rows(tmp_path: Path) -> None:
-    """No rows (a run of no epochs) are a file too."""
+    """An empty table (a run without epochs) is a file too."""
     files.write_rows(tmp_path / "a.csv", [])
     assert (tmp_path / "a.csv").read_text().strip() == ""
 
@@ -319,7 +319,7 @@ def test_csv_without_rows(tmp_path: Path) -> None:
     ids=["plain", "transposed", "strided", "scalar", "empty", "special"],
 )
 def test_tensors_come_back(array: np.ndarray, tmp_path: Path) -> None:
-    """Values, type and shape survive, whatever the layout in memory."""
+    """Values, type and shape are preserved for any memory layout."""
     files.write_tensors(tmp_path / "file", {"a": array})
     back = files.read_tensors(tmp_path / "file")["a"]
     np.testing.assert_array_equal(back, array, strict=True)
@@ -335,7 +335,7 @@ def test_tensors_do_not_depend_on_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, 4, 40, -1])
 def test_damaged_tensors(size: int, tmp_path: Path) -> None:
-    """A truncated file is named, with what to do."""
+    """The error names a truncated file and the remedy."""
     path = tmp_path / "file"
     files.write_tensors(path, {"a": np.zeros(100)})
     os.truncate(path, size % path.stat().st_size)
@@ -361,7 +361,7 @@ def test_digest_is_sha256(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, 5, 3_000_000])
 def test_copy_is_a_copy(size: int, tmp_path: Path) -> None:
-    """The copy has the same bytes and no tie to its source."""
+    """The copy has the same bytes and shares no inode with its source."""
     source, target = tmp_path / "source", tmp_path / "deep" / "target"
     source.write_bytes(os.urandom(size))
     files.copy(source, target)
@@ -374,7 +374,7 @@ def test_copy_is_a_copy(size: int, tmp_path: Path) -> None:
 
 
 def test_copy_of_nothing_names_the_source(tmp_path: Path) -> None:
-    """A missing source is named, not the target, and leaves no trace."""
+    """The error names the missing source, not the target, and nothing is left behind."""
     message = refusal(lambda: files.copy(tmp_path / "source", tmp_path / "target"))
     assert message == f"{tmp_path / 'source'} is missing"
     assert names(tmp_path) == []

@@ -1,4 +1,4 @@
-"""What a network costs is what a person counts, layer by layer."""
+"""The cost of a network equals a count by hand, layer by layer."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def small(name: str, **model: object) -> Experiment:
 
 
 def convolution(kernel: int, inputs: int, outputs: int, side: int) -> int:
-    """Two operations for each weight and place of the output."""
+    """Two operations for each weight and output position."""
     return 2 * kernel**2 * inputs * outputs * side**2
 
 
@@ -47,12 +47,12 @@ GATE = linear(2 * WIDTH, 3)
 
 
 def test_a_plain_network_is_its_convolutions_and_its_classifier() -> None:
-    """One image costs two operations per weight and place of output: BatchNorm, ReLU and pooling cost nothing."""
+    """One image costs two operations per weight and output position: BatchNorm, ReLU and pooling cost nothing."""
     assert flops.count(small("baseline")).inference_flops == TRUNK + BRANCH
 
 
 def test_a_cooperative_network_is_one_trunk_all_branches_and_the_gate() -> None:
-    """The ensemble needs every branch, the trunk once."""
+    """The ensemble needs every branch, and the trunk once."""
     assert flops.count(small("one3")).inference_flops == TRUNK + 3 * BRANCH + GATE
 
 
@@ -67,14 +67,14 @@ def test_parameters_are_those_of_every_layer() -> None:
 
 @pytest.mark.parametrize("name", ["baseline", "one3", "one3_no_distillation", "one3_no_gate"])
 def test_backward_is_twice_forward_but_for_the_image(name: str) -> None:
-    """Each layer has a gradient of its weights and one of its input, except that no image needs a gradient."""
+    """Each layer has a gradient of its weights and one of its input, except that images need no gradient."""
     counts = flops.count(small(name))
     assert counts.step_flops == 3 * counts.inference_flops - STEM
 
 
 @pytest.mark.parametrize(("name", "networks"), [("one3_no_sharing", 3), ("mutual2", 2)])
 def test_every_trunk_of_its_own_counts(name: str, networks: int) -> None:
-    """Networks side by side are that many trunks, forward and backward."""
+    """Parallel networks have that many trunks, forward and backward."""
     counts = flops.count(small(name))
     gate = linear(networks * 2 * WIDTH, networks) if ROWS[name].model.gate == "learned" else 0
     assert counts.inference_flops == networks * (TRUNK + BRANCH) + gate
@@ -82,7 +82,7 @@ def test_every_trunk_of_its_own_counts(name: str, networks: int) -> None:
 
 
 def test_a_teacher_costs_its_forward() -> None:
-    """A student of five networks pays, for each training image, five forwards and nothing else of theirs."""
+    """A student of five networks pays five forward passes for each training image, and no more."""
     alone = flops.count(small("baseline"))
     taught = flops.count(small("baseline_distilled"), small("baseline_ensemble5"))
     assert taught.step_flops == alone.step_flops + 5 * (TRUNK + BRANCH)
@@ -90,7 +90,7 @@ def test_a_teacher_costs_its_forward() -> None:
 
 
 def test_what_is_not_trained_has_no_step() -> None:
-    """A plain ensemble costs as much as its networks together, and no training."""
+    """A plain ensemble costs as much as its networks together, and has no training."""
     assert flops.count(small("baseline_ensemble3")) == (
         3 * flops.count(small("baseline")).parameters,
         3 * (TRUNK + BRANCH),
@@ -99,7 +99,7 @@ def test_what_is_not_trained_has_no_step() -> None:
 
 
 def test_an_architecture_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that differ in epochs, start or data alone share one count."""
+    """Rows that differ only in epochs, start or data share one count."""
     built = []
 
     def build(*arguments: object, **options: object) -> object:
@@ -114,7 +114,7 @@ def test_an_architecture_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_tables_count_teachers_and_no_other_parents() -> None:
-    """Of a study's rows only students pay for a parent: what gave its weights is not there any more."""
+    """Only students pay for a parent: parents that gave weights are not part of the training."""
     plan = study.load(ROOT, "demo_all")
     counted = {experiment["name"]: experiment["compute"] for experiment in describe(plan, []).experiments}
     for name, row in plan.experiments.items():

@@ -1,8 +1,8 @@
-"""Files that come from elsewhere and mean harm: nothing in them is run, and none takes more than its share.
+"""Hostile files from elsewhere: nothing in them is run, and none uses more than its limits.
 
-Each is given to the command line in a process of its own, which has to end with exit code 1 and one line that names
-the file and what to do, whose memory is watched, and which has limits far above what the product allows itself, so
-that a hole in it would fail a test and not the machine.
+Each file is given to the command line in a separate process. The process must end with exit code 1 and one line that
+names the file and the remedy. Its memory is watched, and it has limits far above those of the product, so that a
+defect would fail a test and not crash the machine.
 """
 
 import contextlib
@@ -57,14 +57,14 @@ ROOT = Path(__file__).parents[2]
 NET = Architecture("cifar_resnet", 8, "basic", 4, 2, "learned", 10)
 
 AIR = 12 * GIB
-"""Address space for a command beyond what PyTorch has: enough for the threads' arenas, too little to hurt."""
+"""Address space of a command beyond that of PyTorch: enough for the threads' arenas, too little to do harm."""
 
 PEAK = 3 * GIB
-"""Memory that a command and its children may take, PyTorch (0.6 GiB) and a decoded split (1.9 GiB) included."""
+"""Memory limit of a command and its children, including PyTorch (0.6 GiB) and a decoded split (1.9 GiB)."""
 
 
 class Ended(NamedTuple):
-    """How a command ended: its exit code, what it said, and the most memory that it or a child took, in bytes."""
+    """The end of a command: its exit code, its output, and the peak memory of it and its children, in bytes."""
 
     code: int | None
     said: str
@@ -72,7 +72,7 @@ class Ended(NamedTuple):
 
 
 def run(*arguments: str | Path, folder: Path, seconds: float = 60) -> Ended:
-    """`coopnet` with these arguments in a process of its own, forked, because importing PyTorch takes seconds."""
+    """Run `coopnet` with these arguments in a separate process, forked, because importing PyTorch takes seconds."""
     context = multiprocessing.get_context("fork")
     log = folder / "said.txt"
     child = context.Process(target=_command, args=(["coopnet", *map(str, arguments)], folder, log))
@@ -87,7 +87,7 @@ def run(*arguments: str | Path, folder: Path, seconds: float = 60) -> Ended:
 
 
 def _command(arguments: list[str], folder: Path, log: Path) -> None:
-    """What the process does."""
+    """The main function of the process."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     space = pages * resource.getpagesize() + AIR
     resource.setrlimit(resource.RLIMIT_AS, (space, space))
@@ -130,7 +130,7 @@ def assert_refused(ended: Ended, path: Path | str, *words: str) -> None:
 
 
 def zipped(members: Mapping[str, tuple[int, bytes, int]]) -> bytes:
-    """A zip archive of members that are not what they say: method (0 stored, 8 deflated), bytes, declared size."""
+    """A zip archive whose members differ from their headers: method (0 stored, 8 deflated), bytes, declared size."""
     body, directory = b"", b""
     for name, (method, content, size) in members.items():
         fixed = struct.pack("<HHHHHIIIHH", 20, 0, method, 0, 0, 0, len(content), size, len(name), 0)
@@ -142,7 +142,7 @@ def zipped(members: Mapping[str, tuple[int, bytes, int]]) -> bytes:
 
 
 def zip_bomb(path: Path) -> None:
-    """A checkpoint of 2 MB whose pickle inflates to 2 GiB: a MiB of zeros, deflated once and repeated."""
+    """A checkpoint of 2 MB whose pickle decompresses to 2 GiB: one MiB of zeros, compressed once and repeated."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     block = packer.compress(bytes(MIB)) + packer.flush(zlib.Z_FULL_FLUSH)  # ends at a byte, so that it can be repeated
     last = b"\x03\x00"  # an empty block
@@ -159,12 +159,12 @@ def modern(pickled: bytes, **more: bytes) -> bytes:
 
 
 def call(function: str, *arguments: bytes) -> bytes:
-    """Pickled: a function, by module and name, called with arguments that are pickled already."""
+    """Pickled: a call of a function, by module and name, with arguments that are already pickled."""
     return b"c" + function.replace(":", "\n").encode() + b"\n(" + b"".join(arguments) + b"tR"
 
 
 def whole(number: int) -> bytes:
-    """A pickled whole number."""
+    """A pickled integer."""
     return b"\x8a\x08" + number.to_bytes(8, "little", signed=True)
 
 
@@ -174,19 +174,19 @@ def in_state_dict(value: bytes, key: bytes = b"X\1\0\0\0a") -> bytes:
 
 
 def storage(numel: int) -> bytes:
-    """Pickled: the storage `0` of so many float32."""
+    """Pickled: the storage `0` with this many float32 numbers."""
     return b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\x000X\3\0\0\0cpu" + whole(numel) + b"tQ"
 
 
 def tensor(numel: int, *shape: int) -> bytes:
-    """Pickled: a dense tensor of a shape in a storage of so many numbers."""
+    """Pickled: a dense tensor of a shape, in a storage with this many numbers."""
     sizes, strides = b"(" + b"".join(map(whole, shape)) + b"t", b"(" + whole(1) * len(shape) + b"t"
     arguments = storage(numel), whole(0), sizes, strides, b"\x89", call("collections:OrderedDict")
     return call("torch._utils:_rebuild_tensor_v2", *arguments)
 
 
 def nested_key(levels: int = 64) -> bytes:
-    """A pickled tuple of a tuple twice, of a tuple twice, and so on: looking it up takes 2 ** levels steps."""
+    """A pickled tuple of a tuple twice, of a tuple twice, and so on: its hash takes 2 ** levels steps."""
     return b")" + b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(levels))
 
 
@@ -198,7 +198,7 @@ def _published() -> dict[str, Any]:
 
 
 def content() -> dict[str, Any]:
-    """What the published code saves, to be changed."""
+    """A checkpoint of the published code, to be changed."""
     saved = _published()
     return saved | {"state_dict": dict(saved["state_dict"])}
 
@@ -222,7 +222,7 @@ def _widened(content: dict[str, Any]) -> None:
 
 
 def _branched(content: dict[str, Any]) -> None:
-    """3,000 branches and 3,000 blocks: 6,000 keys that would make nine million blocks."""
+    """3,000 branches and 3,000 blocks: 6,000 keys that describe nine million blocks."""
     state, one = content["state_dict"], torch.zeros(1)
     state |= {f"module.layer3_{i}.0.conv1.weight": one for i in range(3_000)}
     state |= {f"module.layer1.{i}.conv1.weight": one for i in range(3_000)}
@@ -244,7 +244,7 @@ def _spoilt_momentum(content: dict[str, Any]) -> None:
 
 
 def old_tar(path: Path) -> None:
-    """The oldest format, a tar file, with a member that leads out of the folder."""
+    """The oldest format, a tar file, with a member whose path is outside the folder."""
     with tarfile.open(path, "w") as packed:
         for name in ("storages", "tensors", "pickle", "../escaped"):
             member = tarfile.TarInfo(name)
@@ -254,7 +254,7 @@ def old_tar(path: Path) -> None:
 
 
 def wanderer(path: Path) -> None:
-    """A zip archive with members that lead out of the folder, and code in the pickle."""
+    """A zip archive with members whose paths are outside the folder, and code in the pickle."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("net/../../escaped", b"x")
         archive.writestr(str(path.parent / "escaped"), b"x")
@@ -263,7 +263,7 @@ def wanderer(path: Path) -> None:
 
 
 def sparse(size: int, start: bytes = b"") -> Callable[[Path], None]:
-    """A file of a size that takes no room."""
+    """A sparse file of a given size."""
 
     def write(path: Path) -> None:
         with path.open("wb") as file:
@@ -291,7 +291,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     "code, bare pickle": (lambda p: p.write_bytes(pickle.dumps(Bomb(p.parent / "escaped"), 2)), ()),
     "zip bomb": (zip_bomb, COSTLY),
     "paths that lead out": (wanderer, ()),
-    "oldest format": (old_tar, ("no PyTorch checkpoint",)),
+    "oldest format": (old_tar, ("not a PyTorch checkpoint",)),
     "deep recursion": (raw(modern(b"\x80\2" + b"]" * 10**5 + b"a" * (10**5 - 1) + b".")), ("has no 'state_dict'",)),
     "bytearray": (raw(modern(in_state_dict(call("__builtin__:bytearray", whole(3 * GIB))))), COSTLY),
     "declared storage": (raw(modern(in_state_dict(tensor(2**40, 1)), **{"data/0": b"\0" * 4})), ()),
@@ -325,13 +325,13 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
 
 
 def kinds(all_of: Mapping[str, Any], quick: int) -> list[Any]:
-    """Parameters: every so many-th kind is tested always, all others by `make test-slow`."""
+    """Parameters: every `quick`-th kind is always tested, the others only by `make test-slow`."""
     return [kind if i % quick == 0 else pytest.param(kind, marks=pytest.mark.slow) for i, kind in enumerate(all_of)]
 
 
 @pytest.mark.parametrize("kind", kinds(HOSTILE, 3))
 def test_hostile_published_checkpoint_is_refused(kind: str, tmp_path: Path) -> None:
-    """`coopnet import` refuses it in one line, runs none of it, writes nothing, and takes little memory."""
+    """`coopnet import` refuses it in one line, runs none of it, writes nothing, and needs little memory."""
     write, words = HOSTILE[kind]
     folder = tmp_path / "here"
     folder.mkdir()
@@ -344,7 +344,7 @@ def test_hostile_published_checkpoint_is_refused(kind: str, tmp_path: Path) -> N
 
 
 def test_endless_work_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key whose hash would take centuries is given up after the processor time that reading may take."""
+    """Reading a key whose hash would take centuries stops after the limit of processor time."""
     monkeypatch.setattr(lan2018, "SECONDS", 1)
     path = tmp_path / "net.pth.tar"
     path.write_bytes(modern(in_state_dict(b"N", key=nested_key())))
@@ -353,7 +353,7 @@ def test_endless_work_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.slow
 def test_flipped_bits_of_a_published_checkpoint(tmp_path: Path) -> None:
-    """Whatever bit is flipped, it is imported or refused as any other file, and never crashes the command."""
+    """With any flipped bit the file is imported or refused like any other file, and never crashes the command."""
     path, choice = tmp_path / "net.pth.tar", random.Random(0)
     saved(lambda c: c.pop("optimizer"))(path)
     whole = path.read_bytes()
@@ -408,7 +408,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def imported(project: Path) -> Path:
-    """The folder of that checkpoint, whole."""
+    """The intact folder of that checkpoint."""
     folder = project / "imported"
     for made in (folder, project / "results", project / "checkpoints"):
         shutil.rmtree(made, ignore_errors=True)
@@ -424,20 +424,20 @@ def imported(project: Path) -> Path:
 
 
 def with_digests(folder: Path) -> None:
-    """Make the record name the files as they are."""
+    """Put the current digests of the files into the record."""
     record = json.loads((folder / "model.json").read_text())
     record["files"] = {name: files.sha256(folder / name) for name in record["files"]}
     (folder / "model.json").write_text(json.dumps(record))
 
 
 def test_the_checkpoint_itself_is_taken(project: Path, imported: Path) -> None:
-    """What the refusals below are about is not the checkpoint as such."""
+    """The intact checkpoint is accepted, so the refusals below are due to the changes."""
     ended = run("train", "tiny", "net", "0", folder=project)
     assert ended.code == 0, ended.said
 
 
 def header(text: str | bytes, data: bytes = b"") -> Callable[[Path], Any]:
-    """Safetensors of a header and data."""
+    """Safetensors with this header and data."""
     content = text.encode() if isinstance(text, str) else text
     return raw(len(content).to_bytes(8, "little") + content + data)
 
@@ -512,7 +512,7 @@ TENSORS |= {f"momentum, {kind}": ("optimizer.safetensors", damage) for kind, dam
 
 @pytest.mark.parametrize("kind", kinds(TENSORS, 6))
 def test_hostile_tensors_are_refused(kind: str, project: Path, imported: Path) -> None:
-    """Tensors that are no safetensors, or not those of the record's network, are refused by the file's name."""
+    """Tensors that are not safetensors, or not those of the record's network, are refused; the file is named."""
     name, damage = TENSORS[kind]
     damage(imported / name)
     if (imported / name).stat().st_size < GIB:
@@ -523,7 +523,7 @@ def test_hostile_tensors_are_refused(kind: str, project: Path, imported: Path) -
 
 
 def field(name: str, value: Any) -> Callable[[Path], None]:
-    """The record with another value in its architecture."""
+    """The record with one changed value in its architecture."""
 
     def write(path: Path) -> None:
         record = json.loads(path.read_text())
@@ -534,7 +534,7 @@ def field(name: str, value: Any) -> Callable[[Path], None]:
 
 
 def part(name: str, value: Any) -> Callable[[Path], None]:
-    """The record with another part."""
+    """The record with one changed part."""
     return lambda path: (path.write_text(json.dumps(json.loads(path.read_text()) | {name: value})), None)[1]
 
 
@@ -572,7 +572,7 @@ RECORDS: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("kind", kinds(RECORDS, 10))
 def test_hostile_record_is_refused(kind: str, project: Path, imported: Path) -> None:
-    """A record that is none, or describes a network of any other size than its tensors, is refused by name."""
+    """A file that is not a record, or a record of a network of another size than its tensors, is refused by name."""
     RECORDS[kind](imported / "model.json")
     ended = run("train", "tiny", "net", "0", folder=project)
     assert_refused(ended, "imported")
@@ -583,7 +583,7 @@ def test_hostile_record_is_refused(kind: str, project: Path, imported: Path) -> 
 
 
 def picture(width: int, height: int) -> bytes:
-    """A PNG that says it has so many pixels, and has none."""
+    """A PNG whose header declares this many pixels, without any."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -612,8 +612,8 @@ SHARDS: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     "picture that inflates": (shard(picture(32, 32)), ()),
     "program in PostScript": (shard(POSTSCRIPT), ("row 0", "cannot be decoded")),
     "rows that swell": (swelling, COSTLY),
-    "labels as decimals": (shard(encode(np.zeros((32, 32, 3), np.uint8)), 0.5), ("not whole numbers",)),
-    "labels as lists": (shard(encode(np.zeros((32, 32, 3), np.uint8)), [0]), ("not whole numbers",)),
+    "labels as decimals": (shard(encode(np.zeros((32, 32, 3), np.uint8)), 0.5), ("not integers",)),
+    "labels as lists": (shard(encode(np.zeros((32, 32, 3), np.uint8)), [0]), ("not integers",)),
     "pickle": (raw(pickle.dumps(print)), ("is damaged",)),
     "footer of 2 GB": (raw(b"PAR1" + bytes(100) + (2 * GIB - 1).to_bytes(4, "little") + b"PAR1"), ("is damaged",)),
     "folder": (Path.mkdir, ("is not a file",)),
@@ -624,7 +624,7 @@ SHARDS: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("kind", kinds(SHARDS, 3))
 def test_hostile_shard_is_refused(kind: str, tmp_path: Path) -> None:
-    """`coopnet prepare` refuses it in one line and in bounded memory; nothing that looks finished is left."""
+    """`coopnet prepare` refuses it in one line and with bounded memory; nothing is left that looks finished."""
     write, words = SHARDS[kind]
     (tmp_path / "shards").mkdir()
     write(tmp_path / "shards" / "train-0.parquet")
@@ -634,7 +634,7 @@ def test_hostile_shard_is_refused(kind: str, tmp_path: Path) -> None:
 
 
 def test_root_that_is_a_file(tmp_path: Path) -> None:
-    """A shard given instead of its folder is named."""
+    """A shard in place of its folder is named."""
     (tmp_path / "train-0.parquet").write_bytes(b"PAR1")
     arguments = "cifar10", "--source", "parquet", "--root", tmp_path / "train-0.parquet"
     assert_refused(run("prepare", *arguments, folder=tmp_path), tmp_path / "train-0.parquet", "is not a folder")
@@ -642,7 +642,7 @@ def test_root_that_is_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_decoding_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shard of a billion rows is given up after the processor time that decoding may take."""
+    """Decoding a shard of a billion rows stops after the limit of processor time."""
     monkeypatch.setattr(sources, "SECONDS", 1)
     images = pa.DictionaryArray.from_arrays(
         pa.array(np.zeros(10**6, np.int32)), pa.array([encode(np.zeros((32, 32, 3), np.uint8))])
@@ -679,7 +679,7 @@ def toy(small: dict[str, Arrays]) -> Dataset:
 
 @pytest.mark.slow
 def test_flipped_bits_of_a_shard(tmp_path: Path, toy: Dataset, small: dict[str, Arrays]) -> None:
-    """Whatever bit of a shard is flipped, the dataset is right or refused."""
+    """With any flipped bit of a shard the dataset is either correct or refused."""
     for split, arrays in small.items():
         write_shard(tmp_path / f"{split}-0.parquet", rows_of(arrays))
     path, choice = tmp_path / "train-0.parquet", random.Random(0)
@@ -712,7 +712,7 @@ class Server(NamedTuple):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    """A server on this machine; its answer can be set, and `...` after it makes it endless."""
+    """A local server with a settable answer; `...` after the answer makes it endless."""
     answer: list[bytes] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -734,7 +734,7 @@ def server() -> Iterator[Server]:
 def test_download_is_kept_when_it_is_right(
     tmp_path: Path, toy: Dataset, small: dict[str, Arrays], server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The archive is downloaded once, and read without being extracted."""
+    """The archive is downloaded once, and read without extraction."""
     archive = archive_fixture.archive(small)
     server.answer.append(archive)
     monkeypatch.setattr(torchvision.datasets, "TOY", archive_fixture.published(archive, server.url), raising=False)
@@ -765,7 +765,7 @@ def test_other_archive_is_not_opened(
     server: Server,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An archive of another size or digest is refused before it is opened; what was downloaded is not kept."""
+    """An archive of another size or digest is refused before it is opened, and the download is deleted."""
     archive = archive_fixture.archive(small)
     monkeypatch.setattr(torchvision.datasets, "TOY", archive_fixture.published(archive, server.url), raising=False)
     monkeypatch.setattr(official.tarfile, "open", None)
@@ -809,7 +809,7 @@ INSIDE: dict[str, Callable[[Path], bytes]] = {
 def test_archive_that_passes_the_check_is_still_read_with_care(
     kind: str, tmp_path: Path, toy: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even behind the right size and digest no code is run and nothing is extracted."""
+    """Even if size and digest are right, no code is run and nothing is extracted."""
     archive = INSIDE[kind](tmp_path)
     monkeypatch.setattr(torchvision.datasets, "TOY", archive_fixture.published(archive), raising=False)
     path = tmp_path / "raw" / archive_fixture.NAME
@@ -826,7 +826,7 @@ def test_archive_that_passes_the_check_is_still_read_with_care(
 
 
 def test_work_is_confined(tmp_path: Path) -> None:
-    """Parts come back as they are, files cannot be written, and a reader that dies is told of."""
+    """Results are returned unchanged, files cannot be written, and the crash of a reader is reported."""
     path = tmp_path / "file"
     limits: dict[str, int] = {"memory": 100 * MIB, "seconds": 5}
     assert confined.run(lambda: [b"", b"x" * MIB], path, **limits) == [b"", b"x" * MIB]

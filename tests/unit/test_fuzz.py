@@ -1,6 +1,6 @@
-"""Settings, claims and published figures written at random: accepted, or refused in one line that helps.
+"""Random settings, claims and published figures: they are accepted, or refused in one helpful line.
 
-What is written follows the schema of the models, so that a new key is fuzzed as soon as it exists.
+Random values follow the schema of the models, so a new key is fuzzed as soon as it exists.
 """
 
 import copy
@@ -43,7 +43,7 @@ FEW = settings(
     derandomize=True,
     database=None,
     suppress_health_check=list(HealthCheck),
-    phases=[Phase.explicit, Phase.generate],  # an example is small enough as it comes
+    phases=[Phase.explicit, Phase.generate],  # examples are small enough without shrinking
 )
 
 
@@ -56,13 +56,13 @@ REMEDIES = (
 
 
 def followed(schema: Mapping[str, Any], whole: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A schema, or the one that it refers to."""
+    """A schema, or the schema that it refers to."""
     reference = schema.get("$ref")
     return whole["$defs"][reference.rpartition("/")[2]] if reference else schema
 
 
 def by_schema(schema: Mapping[str, Any], whole: Mapping[str, Any]) -> st.SearchStrategy[Any]:
-    """Values that the schema allows; of a mapping's keys some are left out, also those that are required."""
+    """Values that the schema allows; some keys of a mapping are left out, including required ones."""
     schema = followed(schema, whole)
     if "const" in schema or "enum" in schema:
         return st.sampled_from(schema.get("enum", [schema.get("const")]))
@@ -94,7 +94,7 @@ def by_schema(schema: Mapping[str, Any], whole: Mapping[str, Any]) -> st.SearchS
 
 
 def fields(schema: Mapping[str, Any], whole: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[Any]:
-    """Every key that the schema knows, by its path, with the schema of its value; `kind` tells sections apart."""
+    """Every key of the schema, by its path, with the schema of its value; `kind` distinguishes sections."""
     schema = followed(schema, whole)
     for option in [*schema.get("anyOf", []), *schema.get("oneOf", [])]:
         yield from fields(option, whole, path)
@@ -111,7 +111,7 @@ ROW_FIELDS = list(fields(SCHEMAS[Experiment], SCHEMAS[Experiment]))
 
 
 def put(content: dict[str, Any], path: tuple[str, ...], value: Any, kind: str | None = None) -> None:
-    """Set a value deep in mappings; `kind` is that of the mapping it lies in."""
+    """Set a value deep in mappings; `kind` is that of the mapping that contains it."""
     *parents, last = path
     for part in parents:
         content[part] = content[part] if isinstance(content.get(part), dict) else {}
@@ -135,7 +135,7 @@ def write(folder: Path, content: Any, overlay: Any = None) -> Path:
 
 
 def outcome(folder: Path, name: str = "full") -> str:
-    """What is said of a study: nothing where it loads; any other exception than the one for users is a bug."""
+    """The error message for a study, empty if it loads; any exception except the one for users is a bug."""
     try:
         plan = study.load(folder, name)
     except CoopNetError as error:
@@ -153,7 +153,7 @@ def outcome(folder: Path, name: str = "full") -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for one workspace after the other."""
+    """A folder for one workspace after another."""
     return tmp_path_factory.mktemp("fuzz")
 
 
@@ -178,13 +178,13 @@ ANY = {
 @given(**ANY)
 @FEW
 def test_what_the_schema_allows_loads_or_is_refused_in_one_line(folder: Path, row: Any, top: Any, overlay: Any) -> None:
-    """Any values of the right types, in any combination, give a study or one line for the user."""
+    """Any values of the right types, in any combination, give a study or a one-line error."""
     check_any_settings(folder, row, top, overlay)
 
 
 @pytest.mark.slow
 def test_what_the_schema_allows_at_length(folder: Path) -> None:
-    """As the test before, with ever other examples; the seed is printed."""
+    """The test before, with new examples each time; the seed is printed."""
     seed = random.SystemRandom().randrange(2**32)
     print(f"hypothesis seed {seed}")
     from hypothesis import seed as seeded
@@ -209,7 +209,7 @@ CONFUSED = [
 @example(field=(("model", "width"), None, []), value=10**400)
 @example(field=(("training", "optimizer", "lr"), "sgd", []), value=math.nan)
 def test_a_value_of_another_type_is_named_with_its_key(folder: Path, field: Any, value: Any) -> None:
-    """Where a row is refused for one value, the message has the row's name and the key's path."""
+    """If a row is refused for one value, the message has the row's name and the key's path."""
     path, kind, _ = field
     content = copy.deepcopy(BASE)
     row = content["experiments"]["one3"]
@@ -235,7 +235,7 @@ NUMBERS = {
 
 @pytest.mark.parametrize("path", NUMBERS, ids=".".join)
 def test_a_number_out_of_range_is_named_with_key_and_value(path: tuple[str, ...], folder: Path) -> None:
-    """One below the least and one above the largest are refused with the key, the value and the bound."""
+    """One below the minimum and one above the maximum are refused with the key, the value and the bound."""
     low, high = NUMBERS[path]
     for value, bound in ((low - 1, low), (high and high + 1, high)):
         if bound is None:
@@ -248,7 +248,7 @@ def test_a_number_out_of_range_is_named_with_key_and_value(path: tuple[str, ...]
 
 
 def distance(one: str, other: str) -> int:
-    """Letters to put in, leave out, change or swap with the next, to come from one word to the other."""
+    """Edit distance between two words: insertions, deletions, changes and swaps of neighbours."""
     table = {(i, 0): i for i in range(len(one) + 1)} | {(0, j): j for j in range(len(other) + 1)}
     for i, a in enumerate(one, 1):
         for j, b in enumerate(other, 1):
@@ -261,7 +261,7 @@ def distance(one: str, other: str) -> int:
 
 @st.composite
 def typos(draw: st.DrawFn, word: str) -> str:
-    """A word with one slip: a letter lost, doubled, changed, or two swapped."""
+    """A word with one typing error: a letter lost, doubled, changed, or two swapped."""
     place = draw(st.integers(0, len(word) - 1))
     letter = draw(st.sampled_from("abcxyz_"))
     swapped = word[:place] + word[place : place + 2][::-1] + word[place + 2 :]
@@ -272,7 +272,7 @@ def typos(draw: st.DrawFn, word: str) -> str:
 @given(data=st.data(), field=st.sampled_from(ROW_FIELDS))
 @settings(FEW, max_examples=60)
 def test_a_misspelt_key_is_answered_with_the_nearest(folder: Path, data: st.DataObject, field: Any) -> None:
-    """Of a key with one slip the message says its path, and a known one that is no farther than the one meant."""
+    """For a key with one typing error the message has its path, and a known key at least as near as the right one."""
     path, kind, known = field
     slip = data.draw(typos(path[-1]))
     if slip in known or not slip or path[-1] == "kind":
@@ -302,7 +302,7 @@ CHOICES = [
 @given(data=st.data(), choice=st.sampled_from(CHOICES))
 @FEW
 def test_a_misspelt_choice_is_answered_with_the_nearest(folder: Path, data: st.DataObject, choice: Any) -> None:
-    """Likewise a value out of a list, with what it may be."""
+    """Likewise for a value from a list, with the possible values."""
     path, options = choice
     meant = data.draw(st.sampled_from(options))
     slip = data.draw(typos(meant))
@@ -319,7 +319,7 @@ def test_a_misspelt_choice_is_answered_with_the_nearest(folder: Path, data: st.D
 
 
 def test_all_mistakes_of_a_section_are_told_at_once(folder: Path) -> None:
-    """Nobody has to mend one mistake to hear of the next, and a key that is only misspelt is not also missing."""
+    """All mistakes are reported at once, and a misspelt key is not also reported as missing."""
     content = copy.deepcopy(BASE) | {"device": "gpu", "seeds": [0, -1], "thread": 2}
     del content["threads"]
     message = outcome(write(folder, content))
@@ -378,7 +378,7 @@ DOCUMENTS: dict[str, tuple[bytes, str]] = {
                     | {f"e{i}": CHAIN | {"parents": [f"e{i - 1}"]} for i in range(1, 300)}
                 }
             ),
-            "is 100 generations down already",
+            "is 100 generations deep already",
         ),
         "combinations of combinations": (
             yaml.safe_dump(
@@ -430,7 +430,7 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
 
 @pytest.fixture(scope="module")
 def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What is said of each document, by a process with 2 GB of memory and two minutes for all of them."""
+    """The error message for each document, from a process with 2 GB of memory and two minutes for all of them."""
     root = tmp_path_factory.mktemp("documents")
     for name, (content, _) in DOCUMENTS.items():
         (root / name).mkdir()
@@ -443,7 +443,7 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_a_hostile_document_is_refused_with_bounded_memory_and_time(name: str, refusals: dict[str, str]) -> None:
-    """Bombs, depths, other encodings and what is no mapping are refused in one line; nothing runs, nothing crashes."""
+    """Bombs, deep nesting, other encodings and non-mappings are refused in one line; nothing runs, nothing crashes."""
     assert DOCUMENTS[name][1] in refusals[name]
     assert len(refusals[name].splitlines()) == 1
     assert len(refusals[name]) < 1_000
@@ -451,7 +451,7 @@ def test_a_hostile_document_is_refused_with_bounded_memory_and_time(name: str, r
 
 @pytest.mark.parametrize("text", ["\ufeff" + TEXT, TEXT.replace("\n", "\r\n"), TEXT + "...\n"])
 def test_a_harmless_document_loads(text: str, tmp_path: Path) -> None:
-    """A byte order mark, line ends of Windows and an end of document change nothing."""
+    """A byte order mark, Windows line ends and an end-of-document mark change nothing."""
     (tmp_path / "params.yaml").write_bytes(text.encode())
     assert list(study.load(tmp_path).experiments) == list(ROWS)
 
@@ -481,7 +481,7 @@ def places(content: Any) -> list[tuple[Any, Any]]:
 @given(data=st.data(), which=st.sampled_from(["claims.yaml", "figures.yaml"]))
 @settings(FEW, max_examples=80)
 def test_claims_and_figures_are_accepted_or_refused_in_one_line(folder: Path, data: st.DataObject, which: str) -> None:
-    """Keys lost, misspelt or given other values, anywhere in either file, never raise a bug."""
+    """Keys that are removed, misspelt or changed, anywhere in either file, never raise an unexpected exception."""
     whole = CLAIMS if which == "claims.yaml" else FIGURES
     name = data.draw(st.sampled_from(sorted(whole)))
     content = {name: copy.deepcopy(whole[name])}
@@ -516,7 +516,7 @@ def test_claims_and_figures_are_accepted_or_refused_in_one_line(folder: Path, da
     ],
 )
 def test_a_hostile_part_of_a_claim_is_refused(part: dict[str, Any], words: str, tmp_path: Path) -> None:
-    """A kind that is a list, a branch of thousands of digits or of others than ours."""
+    """A kind that is a list, or a branch with thousands of digits or with non-ASCII digits."""
     assert set(KINDS) >= {"better"}
     claim = {"number": "1", "text": "A.", "source": "B", "section": "c", "parts": [part]}
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"one": claim}), encoding="utf-8")
@@ -532,7 +532,7 @@ def test_a_hostile_part_of_a_claim_is_refused(part: dict[str, Any], words: str, 
     ("document", "words"), [("a: [", "is not valid YAML"), (TEXT.replace("device:", "divice:"), "'device'")]
 )
 def test_the_command_line_says_one_line(document: str, words: str, tmp_path: Path) -> None:
-    """A wrong file ends any command with code 1 and one line, without a traceback."""
+    """A wrong file ends any command with exit code 1 and one line, without a traceback."""
     (tmp_path / "params.yaml").write_text(document, encoding="utf-8")
     done = subprocess.run([BIN / "coopnet", "runs"], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")

@@ -1,4 +1,4 @@
-"""A learning rate per module: the factors are those of the rule, and the optimiser uses them one step later."""
+"""A learning rate per module: the factors follow the rule, and the optimiser uses them one step later."""
 
 import math
 
@@ -22,7 +22,7 @@ def network(**changes: object) -> CooperativeNetwork:
 
 
 def give_gradients(net: CooperativeNetwork, sizes: dict[str, float], rest: float = 1.0) -> None:
-    """Every parameter gets a constant gradient: that of its module in `sizes`, with alternating signs."""
+    """Set a constant gradient for every parameter: that of its module in `sizes`, with alternating signs."""
     for name, parameter in net.named_parameters():
         signs = torch.ones(parameter.numel())
         signs[::2] = -1
@@ -54,7 +54,7 @@ def test_modules_are_in_the_order_of_the_rule() -> None:
 
 @pytest.mark.parametrize("kind", ["convolutional", "tokens"])
 def test_last_module_of_any_model_is_its_last_layer(kind: str) -> None:
-    """Trunk, rest of the branches, gate, and then the layers that make the logits, whatever the model calls them."""
+    """The order is trunk, rest of the branches, gate, and the layers that compute the logits, for any model."""
     net = wrapped(kind, 1, 0, branches=2)
     last = {"convolutional": "fc", "tokens": "head"}[kind]
     names = list(modules(net))
@@ -85,7 +85,7 @@ def test_factors_of_a_hand_computed_example() -> None:
 
 
 def test_ratio_that_is_no_number_is_one() -> None:
-    """0/0, when neither a module nor the last one has a gradient."""
+    """The ratio 0/0 occurs if neither a module nor the last one has a gradient."""
     net = network()
     rates = ModuleRates(net, GradientRatio(), CPU)
     give_gradients(net, {"branches.1.classifier": 0.0, "gate.norm": 0.0}, rest=1.0)
@@ -95,7 +95,7 @@ def test_ratio_that_is_no_number_is_one() -> None:
 
 
 def test_mean_is_over_all_elements_of_a_module() -> None:
-    """Weight and bias of a module count by their sizes: a classifier of 24 weights at 1 and 3 biases at 10 has 2."""
+    """Weight and bias of a module count by their sizes: 24 weights at 1 and 3 biases at 10 have mean 2."""
     net = network()
     rates = ModuleRates(net, GradientRatio(), CPU)
     give_gradients(net, {}, rest=1.0)
@@ -117,7 +117,7 @@ def test_updated_every_kth_step_and_smoothed() -> None:
 
 
 def test_factors_are_used_from_the_next_step() -> None:
-    """A step moves each module by its rate before the step; plain SGD, so by lr · factor · gradient exactly."""
+    """A step moves each module by its rate before the step; with plain SGD by lr · factor · gradient exactly."""
     net = network()
     rates = ModuleRates(net, GradientRatio(), CPU)
     optimizer = Optimizer(net, SGD(kind="sgd", lr=0.5, momentum=0, weight_decay=0), {}, rates)
@@ -133,7 +133,7 @@ def test_factors_are_used_from_the_next_step() -> None:
 
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
 def test_factors_of_one_change_nothing(kind: str) -> None:
-    """With all gradients alike the factors are 1, and module by module gives what all at once gives."""
+    """If all gradients are equal, the factors are 1, and updates per module equal updates of everything at once."""
     options = TypeAdapter(SGD | Adam).validate_python({"kind": kind, "lr": 0.1})
     nets = [network(), network()]
     optimizers = [
@@ -149,7 +149,7 @@ def test_factors_of_one_change_nothing(kind: str) -> None:
 
 
 def test_history_has_the_mean_of_the_factors_used_in_an_epoch() -> None:
-    """Three steps that use 1, 4 and 4 have mean 3; the next epoch begins anew."""
+    """Three steps that use 1, 4 and 4 have mean 3; the next epoch starts from zero."""
     net = network()
     rates = ModuleRates(net, GradientRatio(), CPU)
     for _ in range(3):
@@ -164,7 +164,7 @@ def test_history_has_the_mean_of_the_factors_used_in_an_epoch() -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_what_is_kept_is_all_that_is_needed_to_go_on(steps: int) -> None:
-    """Interrupted after any step, also between two changes of the factors, the rates go on as undisturbed ones do."""
+    """After an interruption at any step, also between two updates of the factors, the rates continue unchanged."""
     net = network()
     options = GradientRatio(every=3, smoothing=0.5)
     undisturbed, continued = ModuleRates(net, options, CPU), ModuleRates(net, options, CPU)

@@ -1,4 +1,4 @@
-"""Replayed work: what a CUDA graph would repeat is what was meant, whatever changed since it was recorded."""
+"""Replayed work: a CUDA graph repeats the intended computation, whatever has changed since its recording."""
 
 import contextlib
 from typing import Any
@@ -46,7 +46,7 @@ def trained_with(
     stops: bool = False,
     device: torch.device = CPU,
 ) -> dict[str, Any]:
-    """The bits of a run whose full batches go through `recorder`; `stops` now and then."""
+    """The bits of a run whose full batches go through `recorder`; `stops` interrupts it."""
     monkeypatch.setitem(graph.RECORDERS, device.type, recorder)
     monkeypatch.setattr(engine, "EVALUATION_BATCH", 8)
     training, memory, asked = settings(epochs=4, **changes), Ram(), 0
@@ -65,10 +65,10 @@ def trained_with(
 
 @pytest.mark.parametrize(("start", "changes"), KINDS)
 def test_replayed_training_is_training(start: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Operations recorded once and repeated give the bits of work that is done anew each time.
+    """Operations that are recorded once and replayed give the same bits as new work each time.
 
     Learning rate, ramp-up, the opening of a branch, the factors of modules, meters and the best network change between
-    replays; the last batch of each epoch is smaller and has a recording of its own.
+    replays; the last batch of each epoch is smaller and has its own recording.
     """
     meant = trained_with(Repeater, monkeypatch, start, changes)
     Replayer.made.clear()
@@ -80,14 +80,14 @@ def test_replayed_training_is_training(start: str, changes: dict[str, Any], monk
 
 
 def test_replayed_training_can_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that is stopped warms up and records anew, and ends with the same bits."""
+    """An interrupted run warms up and records again, and ends with the same bits."""
     calm = trained_with(Replayer, monkeypatch, "random", {})
     assert trained_with(Replayer, monkeypatch, "random", {}, stops=True) == calm
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 4])
 def test_run_may_resume_in_the_last_batches_of_an_epoch(stop_after: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Evaluation is then recorded before a training step is, in the same process, and the bits are the same."""
+    """Evaluation is then recorded before a training step in the same process, and the bits are the same."""
     meant = trained_with(Repeater, monkeypatch, "random", {})
     monkeypatch.setitem(graph.RECORDERS, "cpu", Replayer)
     steps, memory = 0, Ram()
@@ -109,7 +109,7 @@ def test_run_may_resume_in_the_last_batches_of_an_epoch(stop_after: int, monkeyp
 
 @pytest.mark.parametrize("mode", ["serial", "eager"])
 def test_other_modes_have_the_bits_of_the_graph(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without streams, and without any recording, a run is the same; in the last mode nothing is recorded."""
+    """Without streams, and without any recording, the result is the same; in the last mode nothing is recorded."""
     meant = trained_with(Replayer, monkeypatch, "random", {"precision": "bf16"})
     monkeypatch.setenv(streams.LAUNCH, mode)
     Replayer.made.clear()
@@ -118,24 +118,24 @@ def test_other_modes_have_the_bits_of_the_graph(mode: str, monkeypatch: pytest.M
 
 
 def test_unknown_mode_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable, its value and what would be right are named."""
+    """The error names the variable, its value and the valid values."""
     monkeypatch.setenv(streams.LAUNCH, "fast")
     with pytest.raises(CoopNetError, match="COOPNET_LAUNCH is 'fast'; set it to graph, serial or eager"):
         GraphedStep(print, CPU)
 
 
 class Broken(Repeater):
-    """Cannot record."""
+    """A recorder that cannot record."""
 
     said = RuntimeError("CUDA error: operation not permitted\nwhen stream is capturing")
 
     def record(self, work: Any) -> None:
-        """As CUDA does it."""
+        """Fail like CUDA."""
         raise self.said
 
 
 def test_failed_recording_names_the_next_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that cannot be recorded says in which mode it was, why, and in which a fresh process can go on."""
+    """The error names the mode, the reason, and the mode in which a new process can continue."""
     for mode, following in (("graph", "serial"), ("serial", "eager")):
         monkeypatch.setenv(streams.LAUNCH, mode)
         with pytest.raises(RecordingFailed, match=f"set COOPNET_LAUNCH={following}$") as failed:
@@ -157,7 +157,7 @@ def test_full_device_is_not_a_failed_recording(monkeypatch: pytest.MonkeyPatch) 
 def test_branches_have_streams_of_their_own_in_bf16_only(
     mode: str, bf16: bool, side_by_side: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a graph is recorded, on tensors that only pretend to be on a GPU."""
+    """Tested on tensors that pretend to be on a GPU, while a graph is recorded."""
     made: list[str] = []
 
     class Stream:
@@ -183,7 +183,7 @@ def test_branches_have_streams_of_their_own_in_bf16_only(
 
 @pytest.mark.parametrize(("branches", "gate", "trunk"), [(1, "none", "shared"), (3, "learned", "own")])
 def test_one_cast_of_all_weights_has_the_bits_of_autocast(branches: int, gate: str, trunk: str) -> None:
-    """Outputs, gradients and running statistics of a step in bf16, against autocast's cast in each layer."""
+    """Outputs, gradients and running statistics of a step in bf16 equal those of autocast's cast in each layer."""
     make_deterministic(1)
     images, labels = split(6, 0).plain(torch.arange(6)), torch.tensor([0, 1, 2, 3, 0, 1])
     teaching = STEP._replace(gated=gate != "none")
@@ -210,7 +210,7 @@ def test_one_cast_of_all_weights_has_the_bits_of_autocast(branches: int, gate: s
 
 
 def test_all_counters_of_batchnorm_count_at_once() -> None:
-    """Each layer in training mode counts the batch once; one whose average is cumulative needs its own count."""
+    """Each layer in training mode counts the batch once; a layer with a cumulative average counts by itself."""
     first, second, frozen, cumulative = (torch.nn.BatchNorm2d(1, momentum=m) for m in (0.1, 0.1, 0.1, None))
     layers = torch.nn.Sequential(first, second, frozen).train()
     frozen.eval()
@@ -224,7 +224,7 @@ def test_all_counters_of_batchnorm_count_at_once() -> None:
 
 
 def test_a_number_that_was_recorded_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recorder of these tests does what a graph does: it repeats a Python number, and follows a tensor."""
+    """The recorder of these tests behaves like a graph: it repeats a Python number, and follows a tensor."""
     monkeypatch.setitem(graph.RECORDERS, "cpu", Replayer)
     plain, held, total = 1.0, graph.number(1.0, CPU), torch.zeros(2)
     assert isinstance(held, Tensor)
@@ -260,9 +260,9 @@ OPERATIONS = {
 
 @pytest.mark.parametrize(("name", "precision"), OPERATIONS)
 def test_operations_of_a_training_step(name: str, precision: str) -> None:
-    """A step does no more operations than it did, and none that the host has to wait for.
+    """A step does no more operations than before, and none that the host has to wait for.
 
-    What counts is what is launched, a kernel each at least. Where a step needs fewer now, lower the number.
+    Each launch is at least one kernel. If a step needs fewer operations now, lower the number.
     """
     launched = nodes.count(name, precision)
     assert launched.total() <= OPERATIONS[name, precision], launched.most_common()
@@ -274,14 +274,14 @@ def test_documentation_shows_the_counts() -> None:
 
 
 class OnDevice(Census):
-    """Keeps what is dispatched with tensors of the host among its tensors; backward and fused updates are left out."""
+    """Records operations on device tensors that also use host tensors, except in backward and fused updates."""
 
     def __init__(self) -> None:
         super().__init__()
         self.mixed: list[str] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do it and look where its tensors are."""
+        """Run an operation and check the devices of its tensors."""
         name = function.overloadpacket.__name__
         made = None if name.startswith("_fused_") else super().__torch_dispatch__(function, types, args, kwargs)
         tensors = [leaf for leaf in tree_leaves((args, kwargs, made)) if isinstance(leaf, Tensor)]
@@ -296,7 +296,7 @@ class OnDevice(Census):
 def test_step_touches_nothing_on_the_host(
     kind: Any, optimizer: str, ratio: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On tensors that only pretend to be on a GPU, a step and an evaluation batch make none elsewhere.
+    """On tensors that pretend to be on a GPU, a step and an evaluation batch create no tensors elsewhere.
 
     A number that a step copies from the host makes it wait, and cannot be recorded.
     """
@@ -325,7 +325,7 @@ def test_step_touches_nothing_on_the_host(
 
 
 def fill_gradients(network: CooperativeNetwork) -> None:
-    """Instead of backward, which needs a real device."""
+    """Replaces the backward pass, which needs a real device."""
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
 
@@ -344,9 +344,9 @@ ON_GPU += [("serial", kind, "bf16") for kind in KINDS]
 def test_graphs_on_a_gpu_give_the_bits_of_single_operations(
     mode: str, kind: tuple[str, dict[str, Any]], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A CUDA graph and work that is launched operation by operation train the same network, to the bit.
+    """CUDA graphs and single operations train the same network, bit for bit.
 
-    So does a run that is interrupted, whose graphs are recorded anew at other steps.
+    So does an interrupted run, whose graphs are recorded again at other steps.
     """
     start, changes = kind[0], kind[1] | {"precision": precision}
     monkeypatch.setenv(streams.LAUNCH, "eager")
@@ -358,10 +358,10 @@ def test_graphs_on_a_gpu_give_the_bits_of_single_operations(
 
 @needs_gpu
 def test_epoch_on_a_gpu_never_waits() -> None:
-    """Steps of an epoch run with every synchronisation made an error."""
+    """The steps of an epoch run while every synchronisation is an error."""
 
     class Watch(Silence):
-        """Forbids waiting from the second epoch's first step to its last."""
+        """Forbids synchronisation from the second epoch's first step to its last."""
 
         def begin(self, epoch: int, epochs: int, images: int, done: int) -> None:
             self.second, self.left = epoch == 1, images

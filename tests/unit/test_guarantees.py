@@ -1,4 +1,4 @@
-"""The page of guarantees, held against the tests that it names."""
+"""The page of guarantees agrees with the tests that it names."""
 
 import ast
 import re
@@ -9,7 +9,7 @@ PAGE = (ROOT / "docs/guarantees.md").read_text(encoding="utf-8")
 
 
 def items() -> list[tuple[str, bool]]:
-    """Each item of the page in one line, and whether it is promised."""
+    """Each item of the page on one line, and whether it is a promise."""
     found: list[tuple[str, bool]] = []
     promised = True
     for line in PAGE.splitlines():
@@ -29,7 +29,7 @@ def functions_of(path: Path) -> set[str]:
 
 
 def test_every_promise_is_held_by_a_test() -> None:
-    """Each names one at least, and it exists; what is not promised names none."""
+    """Each promise names at least one existing test; items that are not promises name none."""
     promises = [line for line, promised in items() if promised]
     assert len(promises) > 50
     for line in promises:
@@ -41,5 +41,5 @@ def test_every_promise_is_held_by_a_test() -> None:
 
 
 def test_page_is_linked() -> None:
-    """README leads to it."""
+    """The README links to the page."""
     assert "(docs/guarantees.md)" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Words and names that mean harm: refused, or shown as what they are; and the page in a real browser."""
+"""Hostile texts and names are refused, or shown literally; and the page is tested in a real browser."""
 
 import functools
 import http.server
@@ -39,7 +39,7 @@ WORDS = (
     "javascript:alert(1) [a](javascript:alert(1)) ![b](http://127.0.0.1:9/y) ~~c~~",
     r"\frac{1}{2} $\frac{1}{2}$ $_$",
 )
-"""Each would do something in one of the languages that a report passes through."""
+"""Each would have an effect in one of the languages through which a report passes."""
 HOSTILE = " § ".join(WORDS)
 NAMES = (
     *(
@@ -67,7 +67,7 @@ NAMES = (
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name)[:20])
 def test_a_hostile_name_is_refused_everywhere(name: str, tmp_path: Path) -> None:
-    """As an experiment, a study, the file of one, a claim or a source of figures, in one line."""
+    """As an experiment, a study, the file of a study, a claim or a source of figures, in one line."""
     root = write(tmp_path, BASE | {"experiments": {name: {"about": "x"}}})
     wanted = [lambda: study.load(root), lambda: study.load(write(root, BASE), name)]
     if name and "\0" not in name:
@@ -93,7 +93,7 @@ def test_a_hostile_name_is_refused_everywhere(name: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["full", "bench"])
 def test_a_name_that_is_taken_is_refused(name: str, tmp_path: Path) -> None:
-    """A study whose folders are those of something else would overwrite it."""
+    """A study with the folder name of something else would overwrite it."""
     root = write(tmp_path, BASE, {})
     (root / "studies" / f"{name}.yaml").write_text("{}")
     with pytest.raises(CoopNetError, match="rename the file"):
@@ -101,19 +101,19 @@ def test_a_name_that_is_taken_is_refused(name: str, tmp_path: Path) -> None:
 
 
 def test_an_experiment_does_not_lie_where_the_tables_lie(tmp_path: Path) -> None:
-    """`results/<study>/tables` is taken."""
-    with pytest.raises(CoopNetError, match="give it another name"):
+    """The folder `results/<study>/tables` already has a use."""
+    with pytest.raises(CoopNetError, match="choose another name"):
         study.load(write(tmp_path, BASE | {"experiments": {"tables": {"about": "x"}}}))
 
 
 @pytest.mark.parametrize("command", ["report", "timing"])
 def test_the_command_line_leaves_its_folder_alone(command: str, tmp_path: Path) -> None:
-    """A study that is a path neither reads nor writes outside the workspace."""
+    """A study name that is a path neither reads nor writes outside the workspace."""
     root = write(tmp_path / "workspace", BASE)
     (tmp_path / "victim/tables").mkdir(parents=True)
     done = subprocess.run([BIN / "coopnet", command, "../../victim"], cwd=root, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.startswith("coopnet: error: there is no study '../../victim': a name has small letters")
+    assert done.stderr.startswith("coopnet: error: there is no study '../../victim': a name must be small letters")
     assert done.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.rglob("*")].count("tables") == 1
     assert not (tmp_path / "reports").exists()
@@ -123,7 +123,7 @@ def test_the_command_line_leaves_its_folder_alone(command: str, tmp_path: Path) 
     "path", ["/etc", "../x", "a/../../x", "", "a b", "-rf", "a\nb", "{seed}", "$(x)", "~/x", "a;b"]
 )
 def test_a_hostile_folder_of_a_checkpoint_is_refused(path: str) -> None:
-    """An imported network lies below the folder of `params.yaml`, in a folder with a plain name."""
+    """The folder of an imported network must be below that of `params.yaml` and have a plain name."""
     with pytest.raises(ValueError, match=r"params\.yaml|rename the folder"):
         Imported(kind="imported", path=path)
     assert Imported(kind="imported", path="imported/net-1.0").path == "imported/net-1.0"
@@ -136,7 +136,7 @@ def test_a_hostile_folder_of_a_checkpoint_is_refused(path: str) -> None:
     "text", ["a\x00b", "a\x1bb", "\u202eabc", "a\u200bb", "\ufeffa", "=cmd|' /C calc'!A0", "@SUM(A1)"]
 )
 def test_words_that_hide_or_compute_are_refused(text: str, tmp_path: Path) -> None:
-    """Control characters, text that runs backwards, and what a spreadsheet would run, with the remedy."""
+    """Control characters, right-to-left overrides, and spreadsheet formulas are refused, with the remedy."""
     for content in (BASE | {"title": text}, BASE | {"experiments": {"one1": {"about": text}}}):
         with pytest.raises(CoopNetError, match=r"remove it|begin with a word") as refused:
             study.load(write(tmp_path, content))
@@ -144,7 +144,7 @@ def test_words_that_hide_or_compute_are_refused(text: str, tmp_path: Path) -> No
 
 
 def test_words_of_this_project_stay_as_they_are() -> None:
-    """No title, description or remark that is in use is changed by the check."""
+    """The check changes no title, description or remark in use."""
     for name in study.names(ROOT):
         path = ROOT / (f"studies/{name}.yaml" if name != "full" else "params.yaml")
         content, plan = yaml.safe_load(path.read_text(encoding="utf-8")), study.load(ROOT, name)
@@ -154,7 +154,7 @@ def test_words_of_this_project_stay_as_they_are() -> None:
 
 
 def test_words_are_accepted_in_every_language() -> None:
-    """What is shown as it is may say anything."""
+    """Any printable text is accepted."""
     for text in (*WORDS, "Zürich 東京 קוד \u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 👩\u200d🔬 ½ ≥"):
         plan = Parameters.model_validate(BASE | {"title": text})
         assert plan.title == text
@@ -162,7 +162,7 @@ def test_words_are_accepted_in_every_language() -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Page, PDF and ledger of a small study whose every word is hostile."""
+    """Page, PDF and ledger of a small study whose texts are all hostile."""
     root = tmp_path_factory.mktemp("hostile")
     rows = [synthetic.Row("one3", HOSTILE, 3, 47.0)]
     runs, plan = synthetic.write_study(root / "results" / "mini", (0,), HOSTILE, rows)
@@ -175,7 +175,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Elements(HTMLParser):
-    """The elements of a page with the names of their attributes, where links lead, and its text."""
+    """The elements of a page with the names of their attributes, the targets of links, and the text."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -196,7 +196,7 @@ class Elements(HTMLParser):
 
 @pytest.mark.parametrize("name", ["index.html", "timing.html"])
 def test_hostile_words_add_nothing_to_a_page(name: str, made: Path) -> None:
-    """It has the elements and attributes of an honest page, and shows the words letter by letter."""
+    """The page has the elements and attributes of a normal page, and shows the texts literally."""
     page = Elements((made / name).read_text(encoding="utf-8"))
     honest = (ROOT / "reports/mini" / name).read_text(encoding="utf-8").lower()
     assert HOSTILE in page.text
@@ -209,7 +209,7 @@ def test_hostile_words_add_nothing_to_a_page(name: str, made: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext (poppler-utils) is not installed")
 def test_hostile_words_are_letters_in_the_pdf(made: Path) -> None:
-    """What typst would compute, read or emphasise is printed as it is."""
+    """Texts that typst would compute, read or emphasise are printed literally."""
     done = subprocess.run(["pdftotext", made / "report.pdf", "-"], capture_output=True, text=True, check=True)
     letters = re.sub(r"\s", "", done.stdout)
     for words in ('#eval("1")', '#read("/etc/passwd")', "*bold*", "_it_", "{{7*7}}", "<script>"):
@@ -218,7 +218,7 @@ def test_hostile_words_are_letters_in_the_pdf(made: Path) -> None:
 
 
 def test_hostile_words_are_no_markup_of_a_figure(made: Path) -> None:
-    """Text stays text: a figure has no script, no link and no foreign content, whatever is written in it."""
+    """Text stays text: a figure has no script, no link and no foreign content, whatever its labels are."""
     figures = list(made.rglob("*.svg"))
     assert figures
     for path in figures:
@@ -229,7 +229,7 @@ def test_hostile_words_are_no_markup_of_a_figure(made: Path) -> None:
 
 
 def test_hostile_words_are_text_in_markdown(made: Path) -> None:
-    """Each sign of Markdown in a claim is escaped, so that no link, image or element comes of it."""
+    """Markdown characters in a claim are escaped, so they create no link, image or element."""
     text = (made / "claims.md").read_text(encoding="utf-8")
     assert not re.search(r"(?<!\\)[<>`*]|(?<!\\)\]\(|(?<!\\)!\[", re.sub(r"\[[−+\d.]+, [−+\d.]+\]", "", text))
     assert "\\<script\\>" in text
@@ -258,11 +258,11 @@ OWN = re.compile(
     r"(https?://)?((update|optimizationguide-pa|safebrowsing|content-autofill|edgedl\.me)\.(googleapis|gvt1)\.com"
     r"|(accounts|clients\d?|www|android\.clients|redirector)\.(google|gvt1)\.com)[:/].*"
 )
-"""What the browser itself asks for on the side, whatever page is open."""
+"""Requests that the browser makes by itself, whatever page is open."""
 
 
 class Server(http.server.SimpleHTTPRequestHandler):
-    """Files of a folder; every request is noted, also those that a browser sends here as to its proxy."""
+    """Serves a folder and records every request, also those that a browser sends to it as its proxy."""
 
     asked: list[str]
 
@@ -276,7 +276,7 @@ class Server(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Any]:
-    """Serve a folder; gives its address and the list of what was asked for."""
+    """Serve a folder; returns its address and the list of requests."""
     running = []
 
     def serve(folder: Path) -> tuple[str, list[str]]:
@@ -294,7 +294,7 @@ def server() -> Iterator[Any]:
 
 
 def opened(address: str, proxy: str, profile: Path) -> tuple[str, str]:
-    """The page as a browser has it after loading, and what it wrote to its console."""
+    """The page as a browser has it after loading, and the console output."""
     done = subprocess.run(
         [
             *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", *QUIET),
@@ -321,7 +321,7 @@ def opened(address: str, proxy: str, profile: Path) -> tuple[str, str]:
 def test_a_browser_shows_a_hostile_report_and_asks_for_nothing(
     place: str, page: str, made: Path, server: Any, tmp_path: Path
 ) -> None:
-    """All styles pass the policy, no script runs, and beside the page itself nothing is requested of anybody."""
+    """All styles match the policy, no script runs, and nothing except the page itself is requested."""
     proxy, asked = server(made)
     address = (made / page).as_uri() if place == "file" else f"http://{proxy}/{page}"
     dom, console = opened(address, proxy, tmp_path)
@@ -334,7 +334,7 @@ def test_a_browser_shows_a_hostile_report_and_asks_for_nothing(
 
 @browser
 def test_the_committed_report_passes_its_own_policy(server: Any, tmp_path: Path) -> None:
-    """The report in this repository opens from its file without a violation or a request."""
+    """The report in this repository opens from its file without a violation of the policy or a request."""
     proxy, asked = server(tmp_path)
     dom, console = opened((ROOT / "reports/mini/index.html").as_uri(), proxy, tmp_path / "profile")
     assert (console, asked) == ("", [])
@@ -356,7 +356,7 @@ INTRUDERS = (
 
 @browser
 def test_the_policy_stops_what_gets_into_a_page(made: Path, server: Any, tmp_path: Path) -> None:
-    """Were anything ever unescaped: no script runs, no style counts and no request leaves, and the browser says so."""
+    """If unescaped content got into a page, no script would run, no style apply and no request leave."""
     proxy, asked = server(made)
     text = (made / "timing.html").read_text(encoding="utf-8")
     injected = "\n".join(INTRUDERS).replace("{server}", proxy)
@@ -392,7 +392,7 @@ def test_the_policy_stops_what_gets_into_a_page(made: Path, server: Any, tmp_pat
     ],
 )
 def test_the_workflow_refuses_before_anything_starts(arguments: list[str], words: str, tmp_path: Path) -> None:
-    """Hostile names and a wrong file end `snakemake` before any job, without a traceback, and run nothing."""
+    """Hostile names and a wrong file end `snakemake` before any job, without a traceback, and nothing runs."""
     for name in ("params.yaml", "claims.yaml", "figures.yaml", "Snakefile", "studies", "workflow", "profiles"):
         source = ROOT / name
         shutil.copytree(source, tmp_path / name) if source.is_dir() else shutil.copy(source, tmp_path / name)

@@ -1,4 +1,4 @@
-"""Interval, p value and degrees of freedom come from one computation, and hold their level with few seeds."""
+"""Interval, p value and degrees of freedom come from one computation and keep their level with few seeds."""
 
 import math
 from typing import NamedTuple
@@ -13,13 +13,13 @@ from coopnet.claims.inference import ALPHA, LEVEL, Estimate, Source, difference,
 
 IMAGES = 400
 SPREADS = (0.0, 0.1, 0.2, 0.3)
-"""Standard deviation of seeds, on the probit scale. NOTES.md says how that compares with what the studies show."""
+"""Standard deviation of seeds, on the probit scale. NOTES.md compares it with the measured studies."""
 LUCK = (1.0, 0.5)
-"""Of what is particular to seed and image, on the same scale: the less of it, the more do images have in common."""
+"""Standard deviation of effects of one seed and image, on the same scale; less of it means more shared effects."""
 
 
 class Cell(NamedTuple):
-    """One kind of simulated study: seeds of both groups, whether they are paired, their spread, and luck."""
+    """One kind of simulated study: seeds of both groups, whether they are paired, their spread, and noise."""
 
     of: int
     than: int
@@ -39,7 +39,7 @@ CELLS = [
 def answers(
     generator: np.random.Generator, mean: float, difficulty: np.ndarray, of_seed: np.ndarray, luck: float
 ) -> np.ndarray:
-    """Whether networks are right (0 or 100), [S, N]: ability, minus an image's difficulty, plus luck of both."""
+    """Whether networks are correct (0 or 100), [S, N]: ability, minus an image's difficulty, plus noise of both."""
     noise = generator.normal(0, luck, (len(of_seed), len(difficulty)))
     return 100.0 * (mean - difficulty + of_seed[:, None] + noise > 0)
 
@@ -52,7 +52,7 @@ def truth(mean: float, luck: float, spread: float) -> float:
 def simulated(cell: Cell, simulation: int) -> tuple[Estimate, float]:
     """A comparison of two kinds of networks, and the true difference over all images and seeds.
 
-    The second kind sees other features of an image in part, so that images favour one of both for all seeds.
+    The second kind partly uses other features of an image, so images favour one kind for all seeds.
     """
     generator = np.random.default_rng([simulation, *cell[:3], *(int(1000 * value) for value in cell[3:])])
     difficulty = generator.normal(size=IMAGES)
@@ -66,7 +66,7 @@ def simulated(cell: Cell, simulation: int) -> tuple[Estimate, float]:
 
 
 def coverage(cell: Cell, simulations: int) -> float:
-    """The share of simulated studies whose 95 % interval holds the truth."""
+    """The share of simulated studies whose 95 % interval contains the true value."""
     held = 0
     for simulation in range(simulations):
         found, expected = simulated(cell, simulation)
@@ -77,19 +77,19 @@ def coverage(cell: Cell, simulations: int) -> float:
 
 @pytest.mark.parametrize("cell", [cell for cell in CELLS if cell.of == cell.than and cell.luck == 0.5], ids=str)
 def test_interval_covers_the_truth(cell: Cell) -> None:
-    """Of 300 simulated studies 95 % intervals hold the truth in 92 % and more, which chance alone hardly undercuts."""
+    """In 300 simulated studies at least 92 % of the 95 % intervals contain the truth, up to chance."""
     assert coverage(cell, 300) >= 0.92
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS, ids=str)
 def test_interval_covers_the_truth_in_every_cell(cell: Cell) -> None:
-    """Of 4,000 simulated studies of each kind 95 % intervals hold the truth in 94 % and more."""
+    """In 4,000 simulated studies of each kind at least 94 % of the 95 % intervals contain the truth."""
     assert coverage(cell, 4000) >= 0.94
 
 
 def test_images_alone_do_not_cover_the_truth() -> None:
-    """What the spread of seeds adds is needed: without it, half of the intervals miss the truth."""
+    """Without the variance of seeds, half of the intervals miss the truth."""
     cell, held = Cell(3, 3, True, 0.2, 0.5), 0
     for simulation in range(200):
         found, expected = simulated(cell, simulation)
@@ -100,9 +100,9 @@ def test_images_alone_do_not_cover_the_truth() -> None:
 @pytest.mark.parametrize("level", [0.05, 0.005])
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_small_p_values_are_as_rare_as_they_say(seeds: int, level: float) -> None:
-    """Without a difference p is at most 5 % or 0.5 % of the time that small, up to the chance of 20,000 studies.
+    """Without a difference p is at most 5 % or 0.5 % in that share of cases, up to the noise of 20,000 studies.
 
-    Means of seeds are drawn as such, with the variance of images known, so that many studies take little time.
+    Means of seeds are drawn directly, with known variance of images, so that many studies take little time.
     """
     generator = np.random.default_rng([seeds, 7])
     by_seeds, common, studies = 1.0, 0.5, 20_000
@@ -116,7 +116,7 @@ def test_small_p_values_are_as_rare_as_they_say(seeds: int, level: float) -> Non
 
 
 def test_seeds_alone_are_student_s_t() -> None:
-    """Where images add nothing, interval and p value are those of the t-test that everybody knows."""
+    """If images add no variance, interval and p value are those of the ordinary t-test."""
     values = [1.0, 2.0, 6.0]
     found, expected = over_seeds(values), stats.ttest_1samp(values, 0.5)
     assert found.p(0.5) == pytest.approx(expected.pvalue, rel=1e-9)
@@ -125,7 +125,7 @@ def test_seeds_alone_are_student_s_t() -> None:
 
 
 def test_two_groups_of_seeds_alone_are_welch_s_t() -> None:
-    """So are they of two groups, with Welch's degrees of freedom, where all images agree."""
+    """So are those of two groups, with Welch's degrees of freedom, if all images agree."""
     of, than = np.array([1.0, 2.0, 6.0]), np.array([0.0, 4.0, 5.0, 9.0])
     found = difference(np.tile(of[:, None], 50), np.tile(than[:, None], 50))
     expected = stats.ttest_ind(of, than, equal_var=False)
@@ -135,7 +135,7 @@ def test_two_groups_of_seeds_alone_are_welch_s_t() -> None:
 
 
 def test_one_network_has_the_variance_of_images_alone() -> None:
-    """A single difference over 0 and 100 per image is the t-test over images, and says that n is 1."""
+    """A single difference over 0 and 100 per image is the t-test over images, with n = 1."""
     images = np.array([[100.0, 0, 0, -100, 100, 100, 0, 0]])
     found, expected = difference(images), stats.ttest_1samp(images[0], 0)
     assert found.p(0) == pytest.approx(expected.pvalue)
@@ -145,7 +145,7 @@ def test_one_network_has_the_variance_of_images_alone() -> None:
 
 @pytest.mark.parametrize(("seeds", "size", "within"), [(400, 1000, 0.2), (10, 20_000, 2.0)])
 def test_variance_has_the_parts_that_it_was_made_of(seeds: int, size: int, within: float) -> None:
-    """Seeds of variance 4, images of 9 and luck of 25: both sources come out, and luck is counted with seeds alone."""
+    """Seeds of variance 4, images of 9 and noise of 25: both are recovered, and noise counts for seeds only."""
     generator = np.random.default_rng(4)
     of = generator.normal(0, 2, (seeds, 1)) + generator.normal(0, 3, size) + generator.normal(0, 5, (seeds, size))
     by_seeds, by_images = difference(of).sources
@@ -154,7 +154,7 @@ def test_variance_has_the_parts_that_it_was_made_of(seeds: int, size: int, withi
 
 
 def test_seeds_that_agree_by_chance_leave_the_doubt_of_images() -> None:
-    """Three seeds that are right on equally many images leave the interval over images, not a point."""
+    """Three seeds with equally many correct images still have the interval over images, not a point."""
     of = np.zeros((3, 9))
     of[0, :3], of[1, [0, 3, 4]], of[2, [1, 3, 5]] = 100, 100, 100
     found, alone = difference(of), stats.ttest_1samp(of.mean(axis=0), 0)
@@ -164,14 +164,14 @@ def test_seeds_that_agree_by_chance_leave_the_doubt_of_images() -> None:
 
 
 def test_nothing_varies() -> None:
-    """Networks that are the same image by image differ by 0 for certain, and not by more."""
+    """Networks that agree on every image differ by exactly 0."""
     same = difference(np.zeros((3, 50)))
     assert (same.interval(), same.freedom) == ((0, 0), None)
     assert (same.p(0), same.p(-0.5)) == (1, 0)
 
 
 def test_what_has_no_bound_is_not_known() -> None:
-    """An infinite variance, or one seed where images are not sampled, decides nothing."""
+    """An infinite variance, or one seed without sampled images, decides nothing."""
     vague = Estimate(1.0, 3, (Source(math.inf, 2),))
     assert (vague.p(0), vague.interval(), vague.freedom) == (1, (-math.inf, math.inf), None)
     assert over_seeds([1.0]).p(0) == 1
@@ -183,7 +183,7 @@ sources = st.builds(Source, st.floats(1e-4, 1e4), st.one_of(st.integers(1, 30).m
 @given(st.floats(-50, 50), st.lists(sources, min_size=1, max_size=3), sources, st.floats(-50, 50))
 @settings(max_examples=200, deadline=None)
 def test_interval_and_p_value_agree(value: float, parts: list[Source], images: Source, edge: float) -> None:
-    """P ≤ 0.05 exactly where the 95 % interval leaves the edge out; and the interval of level 1 − p ends at it."""
+    """P ≤ 0.05 exactly if the 95 % interval excludes the edge; and the interval of level 1 − p ends at the edge."""
     found = Estimate(value, 3, tuple(parts), images)
     low, high = found.interval()
     p = found.p(edge)

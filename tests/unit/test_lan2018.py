@@ -50,7 +50,7 @@ class Residual(nn.Module):
 
 
 class Published(nn.Module):
-    """The published networks, written anew from their description: `branches` 0 is the baseline."""
+    """The published networks, written again from their description; `branches` 0 is the baseline."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ def trained(model: Published) -> torch.optim.SGD:
 
 
 def checkpoint(model: Published, optimizer: torch.optim.SGD) -> dict[str, Any]:
-    """What the published code saves after an epoch."""
+    """The content of a checkpoint that the published code saves after an epoch."""
     return {
         "epoch": 2,
         "state_dict": nn.DataParallel(model).state_dict(),
@@ -137,7 +137,7 @@ def checkpoint(model: Published, optimizer: torch.optim.SGD) -> dict[str, Any]:
 
 
 def aged(content: dict[str, Any]) -> dict[str, Any]:
-    """The same as PyTorch 0.3 would have it: no batch counters, parameters known by memory addresses."""
+    """The same as saved by PyTorch 0.3: no batch counters, parameters identified by memory addresses."""
     state = [(k, v) for k, v in content["state_dict"].items() if not k.endswith("num_batches_tracked")]
     optimizer = content["optimizer"]
     (group,) = optimizer["param_groups"]
@@ -157,7 +157,7 @@ def unprefixed(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def same(content: dict[str, Any]) -> dict[str, Any]:
-    """The file as the code saves it now."""
+    """The content as the code saves it today."""
     return content
 
 
@@ -176,7 +176,7 @@ CASES = [
 
 
 class Case(NamedTuple):
-    """A published network, the optimiser that trained it, and what became of its checkpoint."""
+    """A published network, the optimiser that trained it, and its imported checkpoint."""
 
     model: Published
     optimizer: torch.optim.SGD
@@ -201,7 +201,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_imported_network_is_the_published_one(case: Case) -> None:
-    """Branch and ensemble logits equal those of the network that the file came from."""
+    """Branch and ensemble logits equal those of the network that was saved."""
     images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
         branches, ensemble = case.model(images)
@@ -211,7 +211,7 @@ def test_imported_network_is_the_published_one(case: Case) -> None:
 
 
 def test_momentum_belongs_to_the_same_parameters(case: Case) -> None:
-    """A parameter and its momentum keep company: the pairs of the file are the pairs of the import."""
+    """The pairs of parameter and momentum in the file are the pairs in the import."""
 
     def digest(*tensors: Tensor) -> str:
         return hashlib.sha256(b"".join(t.detach().numpy().tobytes() for t in tensors)).hexdigest()
@@ -239,14 +239,14 @@ def content(one3: tuple[Published, torch.optim.SGD, dict[str, Any]]) -> dict[str
 
 
 def read(folder: Path, content: object) -> lan2018.Imported:
-    """Save and import."""
+    """Save a file and import it."""
     path = folder / "net.pth.tar"
     torch.save(content, path)
     return lan2018.read(path)
 
 
 def refusal(folder: Path, content: object) -> str:
-    """The message that refuses this file, which is a single line."""
+    """The error message for this file, which is one line."""
     with pytest.raises(CoopNetError) as caught:
         read(folder, content)
     message = str(caught.value)
@@ -266,7 +266,7 @@ def refusal(folder: Path, content: object) -> str:
     ],
 )
 def test_names(tmp_path: Path, one3: Any, ours: str, theirs: str) -> None:
-    """A tensor and its momentum come under the name of the same place in our network."""
+    """A tensor and its momentum have the name of the corresponding place in our network."""
     model, optimizer, content = one3
     imported = read(tmp_path, content)
     parameter = dict(model.named_parameters())[theirs]
@@ -285,14 +285,14 @@ def test_names(tmp_path: Path, one3: Any, ours: str, theirs: str) -> None:
 def test_architecture(
     tmp_path: Path, arguments: dict[str, Any], depth: int, block: str, branches: int, gate: str
 ) -> None:
-    """Depth, block, branches, gate and classes are read off keys and shapes."""
+    """Depth, block, branches, gate and classes are inferred from keys and shapes."""
     state = Published(**arguments).state_dict()
     found = read(tmp_path, {"state_dict": state}).architecture
     assert found == Architecture("cifar_resnet", depth, block, 16, branches, gate, CLASSES)
 
 
 def test_published_110_has_18_bottlenecks_per_stage(tmp_path: Path) -> None:
-    """What the published code calls ResNet-110 is imported with its 1,727,284 parameters (100 classes)."""
+    """The published ResNet-110 is imported with its 1,727,284 parameters (100 classes)."""
     model = Published(0, blocks=18, wide=True)
     model.fc = nn.Linear(256, 100)
     imported = read(tmp_path, {"state_dict": model.state_dict()})
@@ -302,7 +302,7 @@ def test_published_110_has_18_bottlenecks_per_stage(tmp_path: Path) -> None:
 
 
 def test_single_branch_without_gate(tmp_path: Path, content: dict[str, Any]) -> None:
-    """A one-branch file without control_v1 is a plain network, its numbered branch the only one."""
+    """A one-branch file without control_v1 is a plain network; its numbered branch is the only one."""
     state = {
         k: v
         for k, v in content["state_dict"].items()
@@ -314,7 +314,7 @@ def test_single_branch_without_gate(tmp_path: Path, content: dict[str, Any]) -> 
 
 
 def test_log_prior_is_zero(tmp_path: Path, content: dict[str, Any]) -> None:
-    """The published gate has no log-prior, which is a log-prior of zeros."""
+    """The published gate has no log-prior, which equals a log-prior of zeros."""
     assert torch.equal(read(tmp_path, content).state["gate.log_prior"], torch.zeros(3))
 
 
@@ -331,26 +331,26 @@ def test_source_and_preprocessing(tmp_path: Path, content: dict[str, Any]) -> No
 
 
 def test_without_optimizer(tmp_path: Path, content: dict[str, Any]) -> None:
-    """A file without optimiser gives weights and no momentum."""
+    """A file without optimiser is imported without momentum."""
     del content["optimizer"]
     assert read(tmp_path, content).momentum is None
 
 
 @pytest.mark.parametrize("optimizer", [None, {}, [], {"state": {}}, {"state": {}, "param_groups": []}])
 def test_empty_optimizer(tmp_path: Path, content: dict[str, Any], optimizer: object) -> None:
-    """An optimiser that nobody filled is none: the weights are imported without momentum."""
+    """An empty optimiser counts as none: the weights are imported without momentum."""
     assert read(tmp_path, content | {"optimizer": optimizer}).momentum is None
 
 
 def test_optimizer_without_momentum(tmp_path: Path, one3: Any) -> None:
-    """An optimiser that never kept momentum gives none."""
+    """An optimiser without momentum is imported without momentum."""
     model, _, content = one3
     plain = torch.optim.SGD(model.parameters(), lr=0.1)
     assert read(tmp_path, content | {"optimizer": plain.state_dict()}).momentum is None
 
 
 def test_half_precision_becomes_float32(tmp_path: Path, content: dict[str, Any]) -> None:
-    """Weights saved in half precision keep their values and come as float32."""
+    """Weights in half precision keep their values and become float32."""
     half = {k: v.half() if v.is_floating_point() else v for k, v in content["state_dict"].items()}
     stem = read(tmp_path, {"state_dict": half}).state["trunk.stem.0.weight"]
     assert stem.dtype == torch.float32
@@ -368,20 +368,20 @@ def test_half_precision_becomes_float32(tmp_path: Path, content: dict[str, Any])
     ],
 )
 def test_missing_key(tmp_path: Path, content: dict[str, Any], key: str) -> None:
-    """A missing tensor is named, alone."""
+    """Only the missing tensor is named."""
     del content["state_dict"][f"module.{key}"]
     assert f"layout: 1 missing (module.{key});" in refusal(tmp_path, content)
 
 
 def test_unexpected_key(tmp_path: Path, content: dict[str, Any]) -> None:
-    """A tensor of another network is named, alone."""
+    """Only the tensor of another network is named."""
     content["state_dict"]["module.layer4.0.conv1.weight"] = torch.zeros(1)
     assert "layout: 1 unexpected (module.layer4.0.conv1.weight);" in refusal(tmp_path, content)
 
 
 @pytest.mark.parametrize("key", ["conv1.weight", "layer1.0.conv2.weight", "classfier3_1.weight", "control_v1.bias"])
 def test_wrong_shape(tmp_path: Path, content: dict[str, Any], key: str) -> None:
-    """A tensor of the wrong shape is named, alone, with the shape it has and the one it should have."""
+    """Only the tensor of the wrong shape is named, with its shape and the expected one."""
     tensor = content["state_dict"][f"module.{key}"]
     content["state_dict"][f"module.{key}"] = torch.zeros(9, *tensor.shape[1:])
     found, right = [9, *tensor.shape[1:]], list(tensor.shape)
@@ -389,13 +389,13 @@ def test_wrong_shape(tmp_path: Path, content: dict[str, Any], key: str) -> None:
 
 
 def test_integer_weights(tmp_path: Path, content: dict[str, Any]) -> None:
-    """Quantised weights are not mistaken for real ones."""
+    """Quantised weights are not accepted as floating-point weights."""
     content["state_dict"]["module.bn1.bias"] = torch.zeros(16, dtype=torch.int64)
     assert "module.bn1.bias is [16] of strided int64 instead of [16]" in refusal(tmp_path, content)
 
 
 def test_long_lists_are_cut(tmp_path: Path, content: dict[str, Any]) -> None:
-    """Of many missing keys the refusal gives the number and the first five."""
+    """For many missing keys the message has their number and the first five."""
     state = {k: v for k, v in content["state_dict"].items() if "layer3_2" not in k}
     message = refusal(tmp_path, {"state_dict": state})
     missing = 2 * 4 + 4 + 3  # two BatchNorms and the shortcut's (without counters), three convolutions
@@ -410,19 +410,19 @@ def test_long_lists_are_cut(tmp_path: Path, content: dict[str, Any]) -> None:
         ({}, "no 'state_dict'"),
         ([1, 2], "no 'state_dict'"),
         ({"state_dict": {}}, "is empty"),
-        ({"state_dict": torch.zeros(2)}, "is empty or no dictionary"),
-        ({"state_dict": {"conv1.weight": 3.0}}, "1 that are no tensors (conv1.weight)"),
+        ({"state_dict": torch.zeros(2)}, "is empty or not a dictionary"),
+        ({"state_dict": {"conv1.weight": 3.0}}, "1 that are not tensors (conv1.weight)"),
         ({"state_dict": {"features.0.weight": torch.zeros(2)}}, "not of the lan2018 layout"),
     ],
 )
 def test_foreign_content(tmp_path: Path, edited: object, words: str) -> None:
-    """A file that loads but holds no published network is refused, saying what is amiss."""
+    """A file that loads but has no published network is refused with the reason."""
     assert words in refusal(tmp_path, edited)
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x93\x07 no checkpoint" * 40, b"PK\x03\x04" + bytes(500)])
 def test_random_bytes(tmp_path: Path, damage: bytes) -> None:
-    """Bytes that are no checkpoint are refused as damaged."""
+    """Bytes that are not a checkpoint are refused as damaged."""
     path = tmp_path / "net.pth.tar"
     path.write_bytes(damage)
     with pytest.raises(CoopNetError, match="damaged"):
@@ -446,7 +446,7 @@ def test_not_a_file(tmp_path: Path, name: str) -> None:
 
 
 class Bomb:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -457,7 +457,7 @@ class Bomb:
 
 @pytest.mark.parametrize("modern", [True, False])
 def test_code_in_the_file_is_not_run(tmp_path: Path, content: dict[str, Any], modern: bool) -> None:
-    """A checkpoint that carries code is refused, naming the code, which does not run."""
+    """A checkpoint with code is refused; the code is named and not run."""
     path, trace = tmp_path / "net.pth.tar", tmp_path / "trace"
     torch.save(content | {"acc": Bomb(trace)}, path, _use_new_zipfile_serialization=modern)
     with pytest.raises(CoopNetError, match=r"holds posix\.mkdir.*nothing in it was loaded or run"):
@@ -466,27 +466,27 @@ def test_code_in_the_file_is_not_run(tmp_path: Path, content: dict[str, Any], mo
 
 
 def test_numpy_scalars(tmp_path: Path, content: dict[str, Any]) -> None:
-    """A NumPy accuracy, which the safe loader refuses, gets the remedy."""
+    """A NumPy scalar, which the safe loader refuses, gets an error with the remedy."""
     message = refusal(tmp_path, content | {"best_acc": np.float64(70.1)})
     assert "multiarray.scalar" in message
     assert "save only its 'state_dict', 'optimizer' and 'epoch'" in message
 
 
 def test_momentum_of_the_wrong_shape(tmp_path: Path, content: dict[str, Any]) -> None:
-    """Momentum that does not fit its parameter is refused, naming the parameter."""
+    """Momentum that does not fit its parameter is refused, and the parameter is named."""
     content["optimizer"]["state"][0]["momentum_buffer"] = torch.zeros(2)
     message = refusal(tmp_path, content)
     assert "the momentum of module.conv1.weight is [2] instead of [16, 3, 3, 3]" in message
 
 
 def test_keys_in_another_order(tmp_path: Path, content: dict[str, Any]) -> None:
-    """Sorted keys no longer tell whose momentum is whose: refused rather than mixed up."""
+    """With sorted keys the owner of each momentum is unknown, so the file is refused."""
     content["state_dict"] = dict(sorted(content["state_dict"].items()))
     assert "does not belong to its network" in refusal(tmp_path, content)
 
 
 def test_optimizer_of_another_network(tmp_path: Path, content: dict[str, Any]) -> None:
-    """An optimiser with another number of parameters is refused with both numbers."""
+    """An optimiser with another number of parameters is refused; the message has both numbers."""
     parameters = len(content["optimizer"]["param_groups"][0]["params"])
     content["optimizer"]["param_groups"][0]["params"].pop()
     assert f"has {parameters - 1} parameters, its network {parameters};" in refusal(tmp_path, content)
@@ -494,7 +494,7 @@ def test_optimizer_of_another_network(tmp_path: Path, content: dict[str, Any]) -
 
 @pytest.mark.parametrize("optimizer", [[1], {"state": {0: {}}}, {"state": {}, "param_groups": [{}, {}]}])
 def test_foreign_optimizer(tmp_path: Path, content: dict[str, Any], optimizer: object) -> None:
-    """An optimiser state of another form is refused, and how to import without it is said."""
+    """An optimiser state of another form is refused, and the message says how to import without it."""
     message = refusal(tmp_path, content | {"optimizer": optimizer})
     assert "is not one group of parameters" in message
     assert "without 'optimizer'" in message

@@ -1,4 +1,4 @@
-"""The library: what is grown, shipped and saved by calls on networks, of the study and of anybody."""
+"""The library: growing, extracting and saving networks with function calls, for the study's and any other network."""
 
 import subprocess
 import sys
@@ -37,7 +37,7 @@ def network_of(kind: str, branches: int, seed: int) -> coopnet.CooperativeNetwor
 
 
 def train(network: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 2) -> float:
-    """A few steps with the cooperative loss; returns the last one's."""
+    """Train a few steps with the cooperative loss; returns the last loss."""
     criterion, value = coopnet.CooperativeLoss(rampup=0), torch.zeros(())
     network.train()
     for _ in range(steps):
@@ -49,13 +49,13 @@ def train(network: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 2) 
 
 
 def groups_of(network: nn.Module) -> list[dict[str, object]]:
-    """Weights decay, biases and scales do not."""
+    """Parameter groups: weight decay for weights, none for biases and scales."""
     big = [p for p in network.parameters() if p.dim() > 1]
     return [{"params": big}, {"params": [p for p in network.parameters() if p.dim() <= 1], "weight_decay": 0.0}]
 
 
 def test_importing_is_light() -> None:
-    """`import coopnet` brings neither torch nor NumPy; a name brings what it needs."""
+    """`import coopnet` imports neither torch nor NumPy; a name imports what it needs."""
     code = (
         "import sys, coopnet; assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules); "
         "coopnet.grow; sys.modules['torch']"
@@ -64,7 +64,7 @@ def test_importing_is_light() -> None:
 
 
 def test_every_name_is_there() -> None:
-    """All that is promised can be had, and has a docstring; what is not there is said to be missing."""
+    """All promised names exist and have a docstring; any other name raises AttributeError."""
     for name in coopnet.__all__:
         assert getattr(coopnet, name) is not None
         assert name == "__version__" or getattr(coopnet, name).__doc__
@@ -73,7 +73,7 @@ def test_every_name_is_there() -> None:
 
 
 def test_loss_is_that_of_the_study() -> None:
-    """Its ramp-up included: r(t) of the epoch that was set."""
+    """Including its ramp-up: r(t) of the epoch that was set."""
     outputs = small(3).train()(torch.randn(6, 3, 32, 32))
     criterion = coopnet.CooperativeLoss(temperature=2.0, rampup=10)
     criterion.set_epoch(4)
@@ -96,7 +96,7 @@ def test_loss_is_that_of_the_study() -> None:
 def test_growth_is_exact_and_takes_the_optimiser_along(
     kind: str, before: int, new: int, how: str, optimizer: str, donors: list[int], seed: int
 ) -> None:
-    """Over networks, B → B′, donors and optimisers: logits are kept, state follows each tensor, training goes on."""
+    """For networks, B → B′, donors and optimisers: logits stay, state follows each tensor, and training continues."""
     network = network_of(kind, before, seed)
     images = torch.randn(6, 3, 32, 32) if kind == "study" else IMAGES
     old = OPTIMIZERS[optimizer](groups_of(network))
@@ -140,7 +140,7 @@ def test_growth_is_exact_and_takes_the_optimiser_along(
 
 
 def test_grown_optimiser_steps_as_the_old_one() -> None:
-    """While the new branch is closed, a step moves what was there as it would have without it."""
+    """While the new branch is closed, a step moves the old tensors as it would have without it."""
     network = small(2).eval()  # fixed statistics, so that both see the same function
     images = torch.randn(6, 3, 32, 32)
     old = OPTIMIZERS["adam"](network.parameters())
@@ -163,7 +163,7 @@ def test_grown_optimiser_steps_as_the_old_one() -> None:
 
 
 def test_receipt_says_where_every_tensor_comes_from() -> None:
-    """Each tensor once; what it says of copies is true; what changes is measured."""
+    """Each tensor is listed once, statements about copies are true, and changes are measured."""
     network, images = small(2), torch.randn(8, 3, 32, 32)
     grown = coopnet.grow(network, 3, how="split", donors=[2], noise=0.5, images=[(images[:5], 0), (images[5:], 0)])
     told, old, new = grown.receipt.tensors, network.state_dict(), grown.network.state_dict()
@@ -188,7 +188,7 @@ def test_receipt_says_where_every_tensor_comes_from() -> None:
 
 
 def test_transfer_leaves_its_parents_as_they_were() -> None:
-    """Weights, statistics and mode."""
+    """Weights, statistics and mode are unchanged."""
     network = small(1).train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     images = torch.randn(6, 3, 32, 32)
@@ -200,7 +200,7 @@ def test_transfer_leaves_its_parents_as_they_were() -> None:
 
 
 def test_joined_networks_begin_as_the_mean_of_their_logits() -> None:
-    """`combine` exactly, `merge` by refit nearer than by the first trunk alone; the receipts say so."""
+    """`combine` exactly, `merge` by refit closer than with the first trunk alone; the receipts say so."""
     parents, images = [small(1, seed, "none") for seed in range(3)], torch.randn(40, 3, 32, 32)
     combined = coopnet.combine(parents, images=images).receipt
     assert combined.exact
@@ -217,7 +217,7 @@ def test_joined_networks_begin_as_the_mean_of_their_logits() -> None:
 
 
 def test_closed_branches_open_by_their_share() -> None:
-    """The log-prior is the logarithm of the share; a network never closes altogether."""
+    """The log-prior is the logarithm of the share; a network never closes completely."""
     grown = coopnet.grow(small(2), 3, how="masked").network
     assert grown.gate is not None
     coopnet.open_branches(grown, [3], 0.5)
@@ -227,14 +227,14 @@ def test_closed_branches_open_by_their_share() -> None:
 
 
 def flops(network: nn.Module) -> int:
-    """Of one image."""
+    """FLOPs of one image."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, 3, 32, 32))
     return int(counter.get_total_flops())
 
 
 def test_branch_is_as_large_and_fast_as_the_plain_network() -> None:
-    """A branch in eval mode, its BatchNorm folded, has the baseline's parameters and FLOPs, layer for layer."""
+    """A branch in eval mode with folded BatchNorm has the baseline's parameters and FLOPs, layer by layer."""
     network, baseline = small(3), small(1, gate="none")
     for fold in (False, True):
         one, plain_one = coopnet.branch(network, 2, fold=fold).eval(), coopnet.branch(baseline, 1, fold=fold).eval()
@@ -250,7 +250,7 @@ def test_branch_is_as_large_and_fast_as_the_plain_network() -> None:
 
 @pytest.mark.parametrize("kind", ["study", "convolutional", "tokens"])
 def test_parts_compute_what_they_computed_in_the_whole(kind: str) -> None:
-    """A branch alone, and a subset whose weights are those of the whole in proportion."""
+    """A single branch, and a subset whose weights are proportional to those in the whole network."""
     network = network_of(kind, 3, 1).eval()
     images = torch.randn(5, 3, 32, 32) if kind == "study" else IMAGES
     with torch.no_grad():
@@ -263,7 +263,7 @@ def test_parts_compute_what_they_computed_in_the_whole(kind: str) -> None:
 
 
 def test_parts_of_combined_networks() -> None:
-    """Each branch has its own trunk; a gate that is a mean lets some of them go, a learned one needs all trunks."""
+    """Each branch has its own trunk; a mean gate allows subsets, a learned one needs all trunks."""
     parents, images = [small(1, seed, "none").eval() for seed in range(3)], torch.randn(4, 3, 32, 32)
     mean, learned = (coopnet.combine(parents, gate=gate).network for gate in ("mean", "learned"))
     with torch.no_grad():
@@ -278,7 +278,7 @@ def test_parts_of_combined_networks() -> None:
 
 
 def test_saved_networks_come_back(tmp_path: Path) -> None:
-    """Weights to the bit, and the optimiser's state, of a network of the study and of one around a model."""
+    """Weights bit for bit, and the optimiser's state, for a network of the study and one around a model."""
     own = coopnet.wrap(Convolutional(), "blocks.1", branches=2, classes=5, example=IMAGES)
     named = coopnet.wrap("torchvision/resnet18", "layer4", branches=2, classes=5, example=torch.zeros(2, 3, 32, 32))
     for network, model in ((small(3), None), (own, Convolutional()), (named, None)):
@@ -299,11 +299,11 @@ def test_saved_networks_come_back(tmp_path: Path) -> None:
 
 
 def test_what_is_no_network_of_ours_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line with the remedy."""
+    """The error is one line with the remedy."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CoopNetError, match=r"no params\.yaml"):
         coopnet.load("mini/one3/seed0")
-    with pytest.raises(CoopNetError, match="not a network of ours"):
+    with pytest.raises(CoopNetError, match="not a CoopNet network"):
         coopnet.load(tmp_path)
     (tmp_path / "model.json").write_text("{}")
     with pytest.raises(CoopNetError, match="no record of a network"):
@@ -328,7 +328,7 @@ def test_what_is_no_network_of_ours_is_refused(tmp_path: Path, monkeypatch: pyte
         (lambda: coopnet.grow(small(3), 5, how="bigger"), "unknown start"),
         (lambda: coopnet.grow(small(3), 5, how="masked", noise=0.1), "for how='split'"),
         (lambda: coopnet.grow(small(3), 5, optimizer=torch.optim.SGD(small(3).parameters())), "no parameter"),
-        (lambda: coopnet.expand(small(3), 5), "grow it"),
+        (lambda: coopnet.expand(small(3), 5), "use grow"),
         (lambda: coopnet.merge([small(1)]), "two networks"),
         (lambda: coopnet.merge([small(1), small(1)]), "pass images="),
         (lambda: coopnet.merge([small(1), small(2)], how="first"), "has 2 branches"),
@@ -338,13 +338,13 @@ def test_what_is_no_network_of_ours_is_refused(tmp_path: Path, monkeypatch: pyte
     ],
 )
 def test_what_cannot_be_done_is_refused(attempt: object, said: str) -> None:
-    """One line that names it."""
+    """The error is one line that names the mistake."""
     with pytest.raises(CoopNetError, match=said):
         attempt()  # type: ignore[operator]
 
 
 def test_networks_by_name_are_those_of_the_study() -> None:
-    """`cifar_resnet32` of three branches and 100 classes has the parameters that the study counts, and its bits."""
+    """`cifar_resnet32` with three branches and 100 classes has the parameters that the study counts, and its bits."""
     network = coopnet.cooperative("cifar_resnet8", branches=3, classes=5, width=4, seed=2)
     twin: Tensor = small(3, 2).state_dict()["branches.2.classifier.weight"]
     assert torch.equal(network.state_dict()["branches.2.classifier.weight"], twin)

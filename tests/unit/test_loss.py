@@ -1,4 +1,4 @@
-"""The loss is the paper's."""
+"""The loss is that of the paper."""
 
 import math
 
@@ -19,7 +19,7 @@ def some_outputs(branches: int = 3) -> tuple[Outputs, torch.Tensor]:
 
 
 def test_loss_is_the_sum_of_its_terms() -> None:
-    """Σ CE(branch) + CE(ensemble) + r T² Σ KL(ensemble ‖ branch), written out with PyTorch's own losses."""
+    """Σ CE(branch) + CE(ensemble) + r T² Σ KL(ensemble ‖ branch), computed with PyTorch's own losses."""
     outputs, labels = some_outputs()
     loss = cooperative_loss(outputs, labels, Teaching("on_the_fly", True, 3.0, 0.5))
     ce = sum(F.cross_entropy(outputs.branches[:, b], labels) for b in range(3))
@@ -32,9 +32,9 @@ def test_loss_is_the_sum_of_its_terms() -> None:
 
 
 def test_published_targets_add_a_constant_and_hardly_a_gradient() -> None:
-    """Written as published, with 1e-7 added to every target: 2.7e-4 more of 3 branches and 100 classes, at any logits.
+    """The published loss adds 1e-7 to every target: 2.7e-4 more with 3 branches and 100 classes, for any logits.
 
-    docs/differences.md says so. Of the gradient 1e-5 is another one, a pull towards equal probabilities.
+    docs/differences.md says so. A fraction of 1e-5 of the gradient differs: a pull towards equal probabilities.
     """
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(5, 3, 100, generator=generator, dtype=torch.float64, requires_grad=True)
@@ -48,7 +48,7 @@ def test_published_targets_add_a_constant_and_hardly_a_gradient() -> None:
 
 
 def test_teacher_is_detached() -> None:
-    """Distillation sends no gradient through the ensemble: with the gate as only variable its gradient is CE's."""
+    """Distillation sends no gradient through the ensemble: if only the gate varies, its gradient is that of CE."""
     outputs, labels = some_outputs()
     gate = outputs.gate.clone().requires_grad_()
     fixed = outputs.branches.detach()
@@ -60,7 +60,7 @@ def test_teacher_is_detached() -> None:
 
 
 def test_published_one_branch_model_has_twice_the_cross_entropy() -> None:
-    """B = 1 through the gate: branch and ensemble are the same, and KL vanishes."""
+    """With B = 1 and a gate, branch and ensemble are equal, and KL is 0."""
     outputs, labels = some_outputs(branches=1)
     outputs = Outputs(outputs.branches, torch.ones(5, 1))
     plain = cooperative_loss(outputs, labels, Teaching("on_the_fly", False, 3.0))
@@ -74,17 +74,17 @@ def test_published_one_branch_model_has_twice_the_cross_entropy() -> None:
     [(0, 80, math.exp(-5)), (40, 80, math.exp(-1.25)), (80, 80, 1), (200, 80, 1), (0, 0, 1)],
 )
 def test_rampup(epoch: int, length: float, value: float) -> None:
-    """r(t) = exp(−5 (1 − t/R)²) until epoch R, then 1; R = 0 means 1 throughout."""
+    """r(t) = exp(−5 (1 − t/R)²) until epoch R, then 1; with R = 0 always 1."""
     assert rampup(epoch, length) == pytest.approx(value)
 
 
 def single(logits: torch.Tensor) -> Outputs:
-    """A network of one branch that says `logits` [N, C]."""
+    """The outputs of a one-branch network with `logits` [N, C]."""
     return Outputs(logits.unsqueeze(1), torch.ones(len(logits), 1))
 
 
 def test_without_distillation_only_labels_count() -> None:
-    """Kind `none` is the cooperative loss without its last term, which it still measures."""
+    """Kind `none` is the cooperative loss without its last term, which is still measured."""
     outputs, labels = some_outputs()
     bare = loss(outputs, labels, Teaching("none", True, 3.0))
     one = loss(outputs, labels, Teaching("on_the_fly", True, 3.0))
@@ -106,7 +106,7 @@ def test_mutual_loss_of_two_networks_is_the_papers() -> None:
 
 
 def test_mutual_loss_averages_over_the_other_networks() -> None:
-    """With three networks each learns from the mean of two divergences (equation 8); twins differ by nothing."""
+    """With three networks each learns from the mean of two divergences (equation 8); equal networks have none."""
     outputs, labels = some_outputs()
     log_p = [F.log_softmax(outputs.branches[:, b] / 2, 1) for b in range(3)]
     pairs = [F.kl_div(log_p[b], log_p[o].exp(), reduction="batchmean") for b in range(3) for o in range(3) if o != b]
@@ -116,7 +116,7 @@ def test_mutual_loss_averages_over_the_other_networks() -> None:
 
 
 def test_distilled_student_is_best_at_the_teachers_probabilities() -> None:
-    """`soft_labels` has no gradient where the student says what the teacher says, and is larger anywhere else."""
+    """`soft_labels` has no gradient where the student equals the teacher, and is larger everywhere else."""
     generator = torch.Generator().manual_seed(0)
     said, labels = torch.randn(6, 7, generator=generator), torch.randint(0, 7, (6,), generator=generator)
     teaching = Teaching("soft_labels", False, 2.0)
@@ -131,7 +131,7 @@ def test_distilled_student_is_best_at_the_teachers_probabilities() -> None:
 
 
 def test_soft_labels_do_not_look_at_labels_and_knowledge_does() -> None:
-    """The one is CE against the teacher alone; the other is CE + T²·KL, as with PyTorch's own losses."""
+    """The first is CE against the teacher only; the second is CE + T²·KL, as with PyTorch's own losses."""
     outputs, labels = some_outputs(branches=1)
     logits, teacher = outputs.branches[:, 0], torch.softmax(torch.randn(5, 7), 1)
     soft = [distillation_loss(outputs, y, teacher, Teaching("soft_labels", False)).total for y in (labels, 6 - labels)]
@@ -143,7 +143,7 @@ def test_soft_labels_do_not_look_at_labels_and_knowledge_does() -> None:
 
 
 def test_teacher_says_the_mean_of_its_branches_probabilities() -> None:
-    """An ensemble teaches by the gate-weighted mean of softened probabilities, which is not softmax of mean logits."""
+    """An ensemble teaches the gate-weighted mean of softened probabilities, which is not the softmax of mean logits."""
     outputs, _ = some_outputs()
     expected = sum(outputs.gate[:, b, None] * F.softmax(outputs.branches[:, b] / 3, 1) for b in range(3))
     torch.testing.assert_close(soft_targets(outputs, 3.0), expected)
@@ -154,7 +154,7 @@ def test_teacher_says_the_mean_of_its_branches_probabilities() -> None:
     ("kind", "branches"), [("on_the_fly", 3), ("none", 3), ("mutual", 2), ("soft_labels", 1), ("knowledge", 1)]
 )
 def test_each_kind_of_teaching_has_its_loss(kind: str, branches: int) -> None:
-    """`loss` is the function of its kind, with weight and temperature as they are; `none` has weight 0."""
+    """`loss` calls the function of its kind with weight and temperature unchanged; `none` has weight 0."""
     outputs, labels = some_outputs(branches)
     teaching = Teaching(kind, branches == 3, 2.0, 0.25)
     teacher = torch.softmax(torch.randn(5, 7, generator=torch.Generator().manual_seed(1)), 1)

@@ -156,3 +156,28 @@ def test_initialisation_is_he_fan_out(block: str, depth: int) -> None:
     assert sum(one.in_channels != one.out_channels for one in convolutions) >= 5  # there, fan-in is another number
     assert (network.trunk.stem[1].weight == 1).all()
     assert (network.trunk.stem[1].bias == 0).all()
+
+
+@pytest.mark.parametrize("width", [4, 8])
+def test_convolutions_that_a_cpu_gets_wrong_see_plain_order(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """On AVX2 the projections of narrow networks do, in whatever order the network is; not while oneDNN is off."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    one = Architecture("cifar_resnet", 8, "basic", width, 2, "learned", 3)
+    network = build(one, 0).eval().to(memory_format=torch.channels_last)
+    projection = network.trunk.stages[1][0].shortcut[0]  # type: ignore[union-attr, index]
+    seen: list[bool] = []
+    projection.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].is_contiguous()))
+    images = torch.randn(2, 3, 32, 32).to(memory_format=torch.channels_last)
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with torch.no_grad():
+        plain_order = network(images)
+        with torch.backends.mkldnn.flags(enabled=False):
+            network(images)
+    assert seen == [width < 8, False]
+    assert (projection.weight.stride() == (width, 1, 1, 1)) is (width < 8)
+    assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    other = build(one, 0).eval()
+    assert not any(module._forward_pre_hooks for module in other.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(plain_order.branches, other(images).branches)

@@ -162,7 +162,7 @@ def test_other_images_than_the_pinned_are_refused(tmp_path: Path, capsys: pytest
     command.prepare(home, "insects", None, None, None)  # nothing to do
     picture(99, 20, 20).save(root / "train" / "bee" / "0.png")
     with pytest.raises(
-        CoopNetError, match=r"which is pinned; if the images were meant to change, .* this line: pinned"
+        CoopNetError, match=r"not the pinned .*; if the images were changed on purpose, add this line to .*: pinned"
     ):
         command.prepare(home, "insects", None, None, None)
     assert {path: path.read_bytes() for path in home.prepared("insects").iterdir()} == before
@@ -212,7 +212,7 @@ def test_other_forms_become_rgb(tmp_path: Path) -> None:
     turned.save(tmp_path / "turned.png", exif=exif)
     np.testing.assert_array_equal(decoded(tmp_path / "turned.png", 16, "it"), np.asarray(turned)[::-1, ::-1])
     deep = Image.fromarray(np.full((16, 16), 1000, dtype=np.uint16))
-    with pytest.raises(CoopNetError, match="more than 8 bits a channel"):
+    with pytest.raises(CoopNetError, match="more than 8 bits per channel"):
         fitted(deep, 16)
 
 
@@ -318,7 +318,7 @@ def bomb(root: Path) -> None:
 
 WRONG: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     "no folder": (lambda root: root.rename(root.with_name("elsewhere")), ("images/train is missing",)),
-    "no classes": (flat, ("lies beside the folders of classes",)),
+    "no classes": (flat, ("is a file beside the class folders",)),
     "no training images": (
         lambda root: (root / "train").rename(root / "training"),
         ("has no folder train/", "test: {"),
@@ -327,7 +327,10 @@ WRONG: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     "class without images": (lambda root: emptied(root / "train" / "bee"), ("bee has no images to train on",)),
     "corrupt image": (lambda root: cut(next((root / "train" / "cat").glob("*.png"))), ("cat/", "cannot be decoded")),
     "image that swells": (bomb, ("bomb.png",)),
-    "no image": (lambda root: (root / "train" / "ant" / "x.txt").write_text("x"), ("x.txt is no image by its name",)),
+    "no image": (
+        lambda root: (root / "train" / "ant" / "x.txt").write_text("x"),
+        ("x.txt does not have the suffix of an image",),
+    ),
     "text as image": (lambda root: (root / "train" / "ant" / "x.png").write_text("x"), ("x.png: the image cannot",)),
 }
 
@@ -382,7 +385,7 @@ def test_too_small_for_the_network(tmp_path: Path, capsys: pytest.CaptureFixture
     network = {"model": {"family": "resnet18", "depth": 18}}
     pin = pinned(workspace(tmp_path, size=4), capsys)
     workspace(tmp_path, network, size=4, pinned=pin)
-    with pytest.raises(CoopNetError, match=r"resnet18 takes images of 8 pixels or more a side, not 4; set datasets"):
+    with pytest.raises(CoopNetError, match=r"resnet18 needs images of at least 8 pixels a side, not 4; set datasets"):
         study.load(tmp_path)
     workspace(tmp_path, network, size=8, pinned=pin)
     study.load(tmp_path)
@@ -448,11 +451,11 @@ def test_another_file_than_the_official_is_not_opened(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"not MATLAB", "is no MATLAB file"),
+        (b"not MATLAB", "is not a MATLAB file"),
         ({"X": np.zeros((32, 32, 3, 2)), "y": np.ones((2, 1))}, "X is float64"),
         ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.zeros((2, 1))}, "a label from 1 to 10"),
         ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.ones((3, 1))}, "a label from 1 to 10"),
-        ({"X": np.zeros((32, 32, 3, 2), np.uint8)}, "is no MATLAB file with X and y"),
+        ({"X": np.zeros((32, 32, 3, 2), np.uint8)}, "is not a MATLAB file with X and y"),
     ],
 )
 def test_other_contents_are_refused(content: Any, words: str, tmp_path: Path) -> None:

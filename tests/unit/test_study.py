@@ -678,11 +678,11 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "batches of one image": ({"defaults.training.batch_size": 1}, ["batch_size", "1", "greater than or equal to 2"]),
     "milestones out of order": (
         {"defaults.training.schedule.milestones": [225, 151]},
-        ["training.schedule", "milestones [225, 151] do not ascend"],
+        ["training.schedule", "milestones [225, 151] must be in ascending order"],
     ),
     "prior that opens before it closes": (
         {f"{MASKED}.start.open_from": 0.3},
-        [MASKED, "open_from 0.3 lies before closed_until 0.4"],
+        [MASKED, "open_from 0.3 is below closed_until 0.4"],
     ),
     "depth of no ResNet": ({"defaults.model.depth": 33}, ["depth 33 is not 6n+2 (basic blocks); 32 would be"]),
     "depth of no bottleneck ResNet": (
@@ -705,24 +705,24 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "unknown trunk": ({f"{ONE3}.model.trunk": "none"}, [ONE3, "model.trunk", '"none"', "'shared' or 'own'"]),
     "own trunk of a single branch": (
         {f"{ONE1}.model.trunk": "own"},
-        [ONE1, "trunk: own needs at least 2 branches; a single branch has its trunk to itself anyway"],
+        [ONE1, "trunk: own needs at least 2 branches; a single branch always has its own trunk"],
     ),
     "unknown part": ({f"{ONE3}.part": "growht"}, [ONE3, "part", '"growht"', "'growth'"]),
     "random start with a parent": (
         {f"{ONE5}.parents": ["one3"]},
-        [ONE5, "start random with training.distillation on_the_fly takes no parents, not ['one3']"],
+        [ONE5, "start random with training.distillation on_the_fly needs no parents, not ['one3']"],
     ),
     "mutual learning with a parent": (
         {f"{MUTUAL}.parents": ["one3"]},
-        [MUTUAL, "start random with training.distillation mutual takes no parents, not ['one3']"],
+        [MUTUAL, "start random with training.distillation mutual needs no parents, not ['one3']"],
     ),
     "student without a teacher": (
         {f"{STUDENT}.parents": []},
-        [STUDENT, "start random with training.distillation soft_labels takes 1 parent, not []"],
+        [STUDENT, "start random with training.distillation soft_labels needs 1 parent, not []"],
     ),
     "student of two teachers": (
         {f"{STUDENT}.parents": ["one3", "one5"]},
-        [STUDENT, "training.distillation soft_labels takes 1 parent, not ['one3', 'one5']"],
+        [STUDENT, "training.distillation soft_labels needs 1 parent, not ['one3', 'one5']"],
     ),
     "student with a gate": (
         {f"{STUDENT}.model.gate": "learned"},
@@ -738,15 +738,15 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "teacher that has seen the student's validation images": (
         {f"{STUDENT}.data": {"validation": 5000}},
-        [f"{STUDENT}.parents: baseline has data.validation 0, its child 5000; they have to agree"],
+        [f"{STUDENT}.parents: baseline has data.validation 0, its child 5000; both must have the same value"],
     ),
     "teacher with other validation images": (
         {f"{STUDENT}.data": {"validation": 5000, "split_seed": 1}, f"{BASELINE}.data": {"validation": 5000}},
-        [f"{STUDENT}.parents: baseline has data.split_seed 0, its child 1; they have to agree"],
+        [f"{STUDENT}.parents: baseline has data.split_seed 0, its child 1; both must have the same value"],
     ),
     "teacher on another dataset": (
         {f"{STUDENT}.data": {"dataset": "cifar10"}},
-        [f"{STUDENT}.parents: baseline has data.dataset cifar100, its child cifar10; they have to agree"],
+        [f"{STUDENT}.parents: baseline has data.dataset cifar100, its child cifar10; both must have the same value"],
     ),
     "mutual learning of a single branch": (
         {f"{MUTUAL}.model": {"branches": 1}},
@@ -798,11 +798,11 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "combination with a branch too many": (
         {f"{COMBINED}.model.branches": 4},
-        [COMBINED, "start combine takes at least 2 parents and gives each a branch, not", "branches 4"],
+        [COMBINED, "start combine needs at least 2 parents and makes one branch of each, not", "branches 4"],
     ),
     "combination of one network": (
         {f"{COMBINED}.parents": ["one1"]},
-        [COMBINED, "start combine takes at least 2 parents and gives each a branch, not", "branches 3"],
+        [COMBINED, "start combine needs at least 2 parents and makes one branch of each, not", "branches 3"],
     ),
     "combination of nothing": ({f"{COMBINED}.parents": []}, [COMBINED, "not [] with model.branches 3"]),
     "combination on one trunk": (
@@ -815,7 +815,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "merge without its branches": (
         {f"{MERGED}.model": {"branches": 5}},
-        [MERGED, "start merge takes at least 2 parents and gives each a branch, not", "branches 5"],
+        [MERGED, "start merge needs at least 2 parents and makes one branch of each, not", "branches 5"],
     ),
     "merge with a mean gate": (
         {f"{MERGED}.model": {"gate": "mean"}},
@@ -840,15 +840,15 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "merge of networks with branches": (
         {f"{MERGED}.parents": ["one1", "one3", "one1"]},
-        [f"{MERGED}.parents: one3 has 3 branches; start merge takes networks of one branch"],
+        [f"{MERGED}.parents: one3 has 3 branches; start merge needs networks with one branch"],
     ),
     "combination of networks with branches": (
         {f"{COMBINED}.parents": ["one1", "one1", "one5"]},
-        [f"{COMBINED}.parents: one5 has 5 branches; start combine takes networks of one branch"],
+        [f"{COMBINED}.parents: one5 has 5 branches; start combine needs networks with one branch"],
     ),
     "merge with a deeper network": (
         {f"{MERGED}.parents": ["one1", "one1", "resnet110_baseline"]},
-        [f"{MERGED}.parents: resnet110_baseline has model.depth 110, its child 32; they have to agree"],
+        [f"{MERGED}.parents: resnet110_baseline has model.depth 110, its child 32; both must have the same value"],
     ),
     "merge with a network for other data": (
         {
@@ -856,11 +856,14 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
             "experiments.distilled_from_resnet110": DELETED,
             f"{MERGED}.parents": ["one1", "resnet110_baseline", "one1"],
         },
-        [f"{MERGED}.parents: resnet110_baseline has data.dataset cifar10, its child cifar100; they have to agree"],
+        [
+            f"{MERGED}.parents: resnet110_baseline has data.dataset cifar10, its child cifar100; "
+            "both must have the same value"
+        ],
     ),
     "combination with a deeper network": (
         {f"{COMBINED}.parents": ["resnet110_baseline", "one1", "one1"]},
-        [f"{COMBINED}.parents: resnet110_baseline has model.depth 110, its child 32; they have to agree"],
+        [f"{COMBINED}.parents: resnet110_baseline has model.depth 110, its child 32; both must have the same value"],
     ),
     "growth of own trunks": (
         {f"{SPLIT}.parents": ["one3_no_sharing"]},
@@ -896,10 +899,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {f"{MASKED}.training.epochs": 0},
         [MASKED, "epochs 0 never opens the prior of start masked; give it at least 1 epoch, or opens: false"],
     ),
-    "start without its parent": ({f"{SPLIT}.parents": []}, [SPLIT, "start split takes 1 parent, not []"]),
+    "start without its parent": ({f"{SPLIT}.parents": []}, [SPLIT, "start split needs 1 parent, not []"]),
     "start with two parents": (
         {f"{SPLIT}.parents": ["one3", "one5"]},
-        [SPLIT, "start split takes 1 parent, not ['one3', 'one5']"],
+        [SPLIT, "start split needs 1 parent, not ['one3', 'one5']"],
     ),
     "missing parent": ({f"{SPLIT}.parents": ["one_3"]}, [f"{SPLIT}.parents", "'one_3'", "did you mean 'one3'?"]),
     "its own parent": (
@@ -919,7 +922,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "parent of another dataset": (
         {f"{ONE3}.data.dataset": "cifar10"},
-        ["one3 has data.dataset cifar10, its child cifar100; they have to agree"],
+        ["one3 has data.dataset cifar10, its child cifar100; both must have the same value"],
     ),
     "parent with another normalisation": (
         {f"{SPLIT}.data.normalization": "lan2018"},
@@ -937,7 +940,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "growth to fewer branches": (
         {f"{MASKED}.model.branches": 3},
-        [MASKED, "one3 has 3 branches; its child must have more, not 3"],
+        [MASKED, "one3 has 3 branches; its child needs more, not 3"],
     ),
     "too few donors": ({f"{SPLIT}.start.donors": [1]}, [SPLIT, "donors [1] must name 2 of its branches 1 to 3"]),
     "donors that the parent lacks": ({f"{SPLIT}.start.donors": [0, 4]}, [SPLIT, "donors [0, 4]", "branches 1 to 3"]),

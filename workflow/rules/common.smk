@@ -1,4 +1,4 @@
-# The study that this workflow makes, read and checked before anything runs.
+# The study that this workflow makes. It is read and checked before anything runs.
 import gc
 import os
 import subprocess
@@ -21,13 +21,13 @@ def read_study():
     unknown = sorted(set(config) - {"study"})
     if unknown:
         sys.exit(
-            f"--config {unknown[0]} is not known: only study=NAME is. Everything else is set in params.yaml "
+            f"--config {unknown[0]} is not known; the only option is study=NAME. Everything else is set in params.yaml "
             "or studies/NAME.yaml, which the commands of the workflow read themselves."
         )
     root = Path(workflow.basedir)
     try:
         study = studies.load(root, str(config.get("study") or studies.FULL))
-        # They are needed last, but a mistake in them should be known before anything runs.
+        # These files are needed last, but a mistake in them should be reported before anything runs.
         rows = studies.rows(root)
         entries.read(root / "claims.yaml", rows, study.experiments)
         published.read(Workspace(root).published, rows)
@@ -36,15 +36,15 @@ def read_study():
         sys.exit(f"error: {error}")
 
 
-# The `coopnet` beside this Python, also where its environment was not activated.
+# Use the `coopnet` beside this Python, even if its environment is not activated.
 os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 )
 
-# Nothing that is made while the graph is built becomes garbage, and looking for it takes a tenth of that time.
+# Building the graph creates no garbage, and the garbage collector would take a tenth of the time.
 gc.disable()
 
-# DVC calls Snakemake for each of its stages, and records their outputs itself.
+# DVC calls Snakemake for each of its stages and records their outputs itself.
 UNDER_DVC = "DVC_STAGE" in os.environ
 
 STUDY = read_study()
@@ -54,38 +54,38 @@ RUNS = {(run.phase, run.experiment, run.seed): run for run in STUDY.everything()
 
 
 def run_of(phase, wildcards):
-    """The run, or the network at transfer, that a phase makes of an experiment and a seed."""
+    """The run, or the network at transfer, that a phase makes for an experiment and a seed."""
     place = phase, wildcards.experiment, int(wildcards.seed)
     if place not in RUNS:
-        STUDY.run(*place[1:])  # says so, where there is no such run at all
+        STUDY.run(*place[1:])  # raises if there is no such run
         raise CoopNetError(
-            f"{place[1]}/seed{place[2]} of study {STUDY.name} has nothing that {phase} makes"
+            f"{place[1]}/seed{place[2]} of study {STUDY.name} has no result of phase {phase}"
         )
     return RUNS[place]
 
 
 def of(phase, what):
-    """What `what` says of the run that a job of this phase makes."""
+    """Apply `what` to the run of a job of this phase."""
     return lambda wildcards: what(run_of(phase, wildcards))
 
 
 def made_from(run):
-    """The files that a run reads."""
+    """The input files of a run."""
     return stamps.origins(WORKSPACE, STUDY, run)
 
 
 def records_of(phase):
-    """Pattern of what a job of this phase makes: the two records of a run.
+    """Pattern of the outputs of a job of this phase: the two records of a run.
 
-    They are written last and hold the digests of its other files, for which the stamp speaks. They are not deleted
-    beforehand, because a result is replaced in one step, and only by a better one.
+    They are written last and hold the digests of the run's other files, which the stamp represents. `update` keeps them
+    until the job replaces them, because a result is replaced atomically, and only by a valid one.
     """
     folder = WORKSPACE.checkpoints(STUDY.name, phase) / "{experiment}" / "seed{seed}"
     return [update(str(folder / name)) for name in ("run.json", "metrics.json")]
 
 
 def all_of(phase):
-    """The records of all that a phase makes."""
+    """The records of all results of a phase."""
     return [WORKSPACE.run(STUDY, run) / "metrics.json" for run in STUDY.of_phase(phase)]
 
 
@@ -107,7 +107,7 @@ def key_of(run):
 
 
 def threads_of(run):
-    """The study's threads; one where the run is only evaluated anew."""
+    """The study's threads for a run that is trained; one for a run that is only evaluated."""
     return STUDY.threads if trains(run) else 1
 
 
@@ -120,15 +120,16 @@ def trains(run):
 
 
 def time_limit(wildcards, resources):
-    """How a run stops and saves before its job's time limit, to go on in the next job; nothing where there is none.
+    """The option that makes a run save and stop before its job's time limit, so that the next job continues it.
 
-    Five minutes are for what the run's own clock does not see: the start of the job, and the end of a step.
+    Five minutes are reserved for what the run does not measure: the start of the job, and the end of a step. Without a
+    time limit the option is empty.
     """
     runtime = resources.get("runtime")
     return f"--max-minutes {max(runtime - 5, runtime / 2):g}" if runtime else ""
 
 
-# What Snakemake says of a job, in place of all its paths.
+# The line that Snakemake prints for a job, instead of all its paths.
 OF_RUN = "{rule}: {wildcards.experiment}/seed{wildcards.seed} (threads: {threads}, GPUs: {resources.gpu})"
 
 TRAIN = (
@@ -140,12 +141,12 @@ TRANSFER = (
     "> {log} 2>&1"
 )
 
-# Runs that need no training. Jobs on a cluster do not ask: they were given what they need.
+# Runs that need no training. Jobs on a cluster do not check this again.
 TRAINED = set()
 if workflow.is_main_process:
     if any(
         row.model.wrapped for row in STUDY.experiments.values()
-    ):  # which takes the import of their libraries
+    ):  # the check imports their libraries
         if subprocess.run(["coopnet", "check", STUDY.name]).returncode:
             sys.exit(1)
     ALIVE = stamps.clear_stale(Path(".snakemake"))
@@ -163,13 +164,13 @@ if workflow.is_main_process:
             print(plan.short(WORKSPACE, STUDY), file=sys.stderr)
     if (
         UNDER_DVC
-    ):  # which wants the folder of a phase that makes nothing in this study, too
+    ):  # DVC requires the folder of each phase, even if the phase makes nothing in this study
         for phase in TRAINING:
             WORKSPACE.checkpoints(STUDY.name, phase).mkdir(parents=True, exist_ok=True)
 
 
 def record():
-    """Tell DVC what was made, unless it is DVC that asked; what it says of that is no reason to fail."""
+    """Record the results in DVC, unless DVC started this process. A failure to record does not fail the workflow."""
     if not UNDER_DVC:
         subprocess.run(["coopnet", "record", STUDY.name, "--if-possible"])
 
@@ -185,31 +186,31 @@ def say_next():
 
 
 def refuse_edited():
-    """Fail where DVC would record parameters that not all of this was made with.
+    """Fail if DVC would record parameters with which not all results were made.
 
-    DVC reads the parameters when a stage has ended. What the stage made before an edit was made without that edit.
+    DVC reads the parameters at the end of a stage. Results made before an edit do not include that edit.
     """
     if UNDER_DVC and decisive(read_study()) != decisive(STUDY):
         sys.exit(
-            f"error: parameters of {STUDY.name} were edited while this was made, so DVC does not record it. "
-            "What was trained is kept in the run store; run the same command again"
+            f"error: parameters of {STUDY.name} were edited while its results were made, so DVC does not record them. "
+            "Trained runs are kept in the run store; run the same command again"
         )
 
 
 def decisive(study):
-    """Whatever decides the results of a study: the keys of its runs, and the words in its tables."""
+    """Everything that decides the results of a study: the keys of its runs, and the texts in its tables."""
     return [run.key for run in study.everything()], steps.tables(WORKSPACE, study).words
 
 
 def report_failures():
-    """Report what there is when runs failed; the next start asks for them, and then for the report, again."""
+    """Make the report without failed runs; the next start requests these runs again, and then the report."""
     if failures.unavailable(WORKSPACE, STUDY):
         for command in ("tables", "claims", "report", "timing"):
             if subprocess.run(["coopnet", command, STUDY.name]).returncode:
-                break  # something else is missing, and it has said so
+                break  # another input is missing, and the command has reported it
 
 
-# They become words of shell commands, also where a target that somebody asks for by name says what they are.
+# Wildcards become words of shell commands, also if a target given on the command line sets them.
 wildcard_constraints:
     dataset=r"[a-z0-9_]+",
     experiment=r"[a-z0-9_]+",

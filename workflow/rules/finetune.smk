@@ -1,14 +1,14 @@
-# Networks that are trained on: what a transfer built, and the controls.
+# Networks that are trained further: those built by a transfer, and the controls.
 
 
 rule finetune:
-    """All networks that are trained on."""
+    """All fine-tuned networks."""
     input:
         all_of("finetune"),
 
 
 rule finetune_run:
-    """Train on and evaluate what a transfer built, or a control: a trained network with no transfer."""
+    """Train and evaluate a network built by a transfer, or a control: a trained network without a transfer."""
     input:
         stamp_of("finetune"),
         of("finetune", made_from),
@@ -23,7 +23,7 @@ rule finetune_run:
         gpu=of("finetune", gpus_of),
     params:
         study=STUDY.name,
-        key=of("finetune", key_of),  # the job refuses if params.yaml was edited before it began
+        key=of("finetune", key_of),  # the job stops if params.yaml was edited before it began
         limit=time_limit,
     message:
         OF_RUN

@@ -5,9 +5,9 @@ rule prepare:
 
 
 rule prepare_dataset:
-    """Canonical arrays of a dataset, from its default source.
+    """The canonical arrays of a dataset, from its default source.
 
-    From Parquet shards instead: `coopnet prepare DATASET --source parquet --root FOLDER` beforehand.
+    To use Parquet shards, run `coopnet prepare DATASET --source parquet --root FOLDER` first.
     """
     output:
         prepared("{dataset}"),

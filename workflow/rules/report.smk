@@ -1,4 +1,4 @@
-# What is computed from all runs at once; `steps.py` says what each step reads and writes.
+# Results computed from all runs; `steps.py` defines the inputs and outputs of each step.
 TABLES = steps.tables(WORKSPACE, STUDY)
 CLAIMS = steps.claims(WORKSPACE, STUDY.name)
 REPORT = steps.report(WORKSPACE, STUDY.name)

@@ -1,4 +1,4 @@
-# Networks that are trained from their own random weights.
+# Networks that are trained from random weights.
 
 
 rule train_baseline:
@@ -23,7 +23,7 @@ rule train_baseline_run:
         gpu=of("train_baseline", gpus_of),
     params:
         study=STUDY.name,
-        key=of("train_baseline", key_of),  # the job refuses if params.yaml was edited before it began
+        key=of("train_baseline", key_of),  # the job stops if params.yaml was edited before it began
         limit=time_limit,
     message:
         OF_RUN
@@ -38,7 +38,7 @@ rule train_one:
 
 
 rule train_one_run:
-    """Train and evaluate a cooperative network: the ensemble of its branches teaches them while they learn."""
+    """Train and evaluate a cooperative network, whose ensemble teaches its branches during training."""
     input:
         stamp_of("train_one"),
         of("train_one", made_from),
@@ -53,7 +53,7 @@ rule train_one_run:
         gpu=of("train_one", gpus_of),
     params:
         study=STUDY.name,
-        key=of("train_one", key_of),  # the job refuses if params.yaml was edited before it began
+        key=of("train_one", key_of),  # the job stops if params.yaml was edited before it began
         limit=time_limit,
     message:
         OF_RUN
@@ -62,13 +62,13 @@ rule train_one_run:
 
 
 rule distil:
-    """All networks taught by trained ones, and those that learn mutually."""
+    """All networks that learn from a trained teacher, or mutually."""
     input:
         all_of("distil"),
 
 
 rule distil_run:
-    """Train and evaluate a network that learns from a trained teacher, or mutually from another one."""
+    """Train and evaluate a network that learns from a trained teacher, or branches that learn mutually."""
     input:
         stamp_of("distil"),
         of("distil", made_from),
@@ -83,7 +83,7 @@ rule distil_run:
         gpu=of("distil", gpus_of),
     params:
         study=STUDY.name,
-        key=of("distil", key_of),  # the job refuses if params.yaml was edited before it began
+        key=of("distil", key_of),  # the job stops if params.yaml was edited before it began
         limit=time_limit,
     message:
         OF_RUN

@@ -1,14 +1,14 @@
-# Networks whose weights are built out of trained ones, without training. They are evaluated at transfer.
+# Networks whose weights are built from trained ones, without training. They are evaluated at transfer.
 
 
 rule transfer:
-    """All networks grown from several branches into more."""
+    """All networks grown from several branches to more."""
     input:
         all_of("transfer"),
 
 
 rule transfer_run:
-    """Grow a network by branches: three into five."""
+    """Add branches to a network: three to five."""
     input:
         stamp_of("transfer"),
         of("transfer", made_from),
@@ -23,7 +23,7 @@ rule transfer_run:
         gpu=of("transfer", gpus_of),
     params:
         study=STUDY.name,
-        key=of("transfer", key_of),  # the job refuses if params.yaml was edited before it began
+        key=of("transfer", key_of),  # the job stops if params.yaml was edited before it began
     message:
         OF_RUN
     shell:
@@ -37,7 +37,7 @@ rule expand:
 
 
 rule expand_run:
-    """Expand a network of one branch into several."""
+    """Expand a one-branch network to several branches."""
     input:
         stamp_of("expand"),
         of("expand", made_from),
@@ -52,7 +52,7 @@ rule expand_run:
         gpu=of("expand", gpus_of),
     params:
         study=STUDY.name,
-        key=of("expand", key_of),  # the job refuses if params.yaml was edited before it began
+        key=of("expand", key_of),  # the job stops if params.yaml was edited before it began
     message:
         OF_RUN
     shell:
@@ -66,7 +66,7 @@ rule merge:
 
 
 rule merge_run:
-    """Merge one-branch networks onto one trunk, or combine them under one gate."""
+    """Merge one-branch networks on one trunk, or combine them under one gate."""
     input:
         stamp_of("merge"),
         of("merge", made_from),
@@ -81,7 +81,7 @@ rule merge_run:
         gpu=of("merge", gpus_of),
     params:
         study=STUDY.name,
-        key=of("merge", key_of),  # the job refuses if params.yaml was edited before it began
+        key=of("merge", key_of),  # the job stops if params.yaml was edited before it began
     message:
         OF_RUN
     shell:
@@ -95,7 +95,7 @@ rule ensemble:
 
 
 rule ensemble_run:
-    """Put trained networks side by side: the plain mean of their logits."""
+    """Combine trained networks in a plain ensemble: the mean of their logits."""
     input:
         stamp_of("ensemble"),
         of("ensemble", made_from),
@@ -110,7 +110,7 @@ rule ensemble_run:
         gpu=of("ensemble", gpus_of),
     params:
         study=STUDY.name,
-        key=of("ensemble", key_of),  # the job refuses if params.yaml was edited before it began
+        key=of("ensemble", key_of),  # the job stops if params.yaml was edited before it began
     message:
         OF_RUN
     shell:

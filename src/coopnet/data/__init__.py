@@ -1,1 +1,1 @@
-"""Images and labels: from a published source to the canonical arrays that training reads."""
+"""Images and labels, from a published source to the canonical arrays that training reads."""

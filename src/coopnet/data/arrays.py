@@ -1,4 +1,4 @@
-"""Images and labels in memory, or mapped from a file."""
+"""Images and labels in memory, or memory-mapped from a file."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -14,7 +14,7 @@ class Arrays(NamedTuple):
 
 
 class Ordered(NamedTuple):
-    """One split out of arrays that may hold more: `order` [n] are the indices of its images, in canonical order."""
+    """One split of arrays that may hold more images: `order` [n] has its indices, in canonical order."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -22,11 +22,11 @@ class Ordered(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What a source holds: both splits, and the names of the classes in the order of their labels."""
+    """The content of a source: both splits, and the class names in the order of their labels."""
 
     splits: Mapping[str, Ordered]
     class_names: tuple[str, ...]
 
 
 Room = Callable[[int, int], np.ndarray]
-"""Gives uint8 [N, size, size, 3] for a number of images and a size, in memory that child processes share."""
+"""Allocates uint8 [N, size, size, 3] for a number of images and a size, in memory shared with child processes."""

@@ -1,7 +1,7 @@
-"""Images on a device: stored once as bytes, cropped, flipped and normalised there in whole batches.
+"""Images on a device: stored once as bytes, and cropped, flipped and normalised there in whole batches.
 
-Images that the device has no room for stay in memory, or in the file that they are mapped from, and each batch of them
-goes over when its turn comes. The bits are the same either way.
+Images that do not fit on the device stay in memory, or in their memory-mapped file, and are moved batch by batch. The
+bits are the same in both cases.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,19 +16,19 @@ from coopnet import files
 from coopnet.data.seeding import derive
 
 PADDING = 4
-"""Black pixels around an image of 32×32, as published; around others in proportion."""
+"""Black pixels around an image of 32×32, as published; in proportion for other sizes."""
 
 
 def padding(size: int) -> int:
-    """Black pixels on each side of an image of that size, of which a crop may take as many: an eighth of the size."""
+    """Black pixels on each side of an image of that size: an eighth of the size. A crop may contain all of them."""
     return PADDING * size // 32
 
 
 class Draws(NamedTuple):
-    """All randomness of one epoch over N images, drawn before it begins.
+    """All random numbers of one epoch over N images, drawn before it begins.
 
-    Because it is a function of seed and epoch alone, an interrupted epoch continues with the same draws, and no state
-    of a random generator has to be kept.
+    They depend on seed and epoch only, so an interrupted epoch continues with the same draws, and no state of a random
+    generator has to be saved.
     """
 
     order: Tensor  # [N] indices of images
@@ -37,7 +37,7 @@ class Draws(NamedTuple):
 
 
 def draw_epoch(images: int, seed: int, epoch: int, device: torch.device, padded: int = PADDING) -> Draws:
-    """Draw an epoch on the CPU, so that every device sees the same, and move it over in one go.
+    """Draw an epoch on the CPU, so that every device uses the same numbers, and move it to the device at once.
 
     `padded` are the pixels around each image (`padding`).
     """
@@ -49,10 +49,10 @@ def draw_epoch(images: int, seed: int, epoch: int, device: torch.device, padded:
 
 
 class Images:
-    """A split whose labels are on a device, and its images too, or else on their way there batch by batch.
+    """A split with its labels on a device; its images are on the device too, or are moved there batch by batch.
 
     Attributes:
-        padded: uint8 [N, S + 2p, S + 2p, 3], the images with `padding` p; None where they do not lie on the device.
+        padded: uint8 [N, S + 2p, S + 2p, 3], the images with `padding` p; None if they are not on the device.
         labels: int64 [N].
     """
 
@@ -72,13 +72,13 @@ class Images:
         """Move a split to a device.
 
         Args:
-            images: uint8 [M, S, S, 3], in memory or mapped from a file.
+            images: uint8 [M, S, S, 3], in memory or memory-mapped.
             labels: [M] class indices.
             mean: of each channel, in units of the full range.
-            std: of each channel, likewise.
-            device: where the split lives from now on.
-            chosen: [N] indices of the images that are the split; all of them by default.
-            resident: whether the images live on the device as a whole.
+            std: of each channel, in units of the full range.
+            device: the device of the split.
+            chosen: [N] indices of the images in the split; all of them by default.
+            resident: whether all images are stored on the device.
         """
         self.source, self.chosen = images, chosen
         labels = labels if chosen is None else labels[chosen]
@@ -91,7 +91,7 @@ class Images:
             self.padded = self._pad(
                 torch.from_numpy(np.array(images, order="C") if chosen is None else images[chosen]).to(device)
             )
-            self.source = images[:0]  # what lies on the device need not lie here as well
+            self.source = images[:0]  # images on the device are not kept in memory as well
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -104,13 +104,14 @@ class Images:
     def augmented(self, indices: Tensor, offsets: Tensor, flips: Tensor, pixels: Tensor | None = None) -> Tensor:
         """Randomly cropped and flipped, normalised images [n, 3, S, S] in channels-last order.
 
-        As published: padding with zeros (black), a random crop of the old size, a horizontal flip with probability 1/2.
+        As published: padding with zeros (black), a random crop of the original size, a horizontal flip with
+        probability 1/2.
 
         Args:
             indices: [n] of the images, on the device.
-            offsets: [n, 2] and
-            flips: [n], as drawn.
-            pixels: what `fetched` gives for the indices, if that was done already.
+            offsets: [n, 2], from `Draws`.
+            flips: [n], from `Draws`.
+            pixels: the result of `fetched` for these indices, if available.
         """
         columns = torch.where(flips[:, None], self.span.flip(0), self.span)
         padded, places = self.padded, indices
@@ -119,7 +120,7 @@ class Images:
         return self._crop(padded, places, offsets[:, :1] + self.span, offsets[:, 1:] + columns)
 
     def plain(self, indices: Tensor, pixels: Tensor | None = None) -> Tensor:
-        """Normalised images [n, 3, S, S] in channels-last order, as they are; `pixels` as in `augmented`."""
+        """Normalised images [n, 3, S, S] in channels-last order, without augmentation; `pixels` as in `augmented`."""
         padded, places, first = self.padded, indices, self.padding
         if padded is None:
             padded, places, first = self._pixels(indices, pixels), self._all(indices), 0
@@ -127,10 +128,10 @@ class Images:
         return self._crop(padded, places, centre, centre)
 
     def fetched(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, ...]]:
-        """For each batch of indices what `augmented` or `plain` needs besides: nothing of what lies on the device.
+        """For each batch of indices the extra arguments of `augmented` or `plain`: none for images on the device.
 
-        Else the pixels of the batch, uint8 [n, S, S, 3] on the device; those of the next batch are collected meanwhile.
-        The indices had better lie on the CPU then, since to ask a GPU for them is to wait for it.
+        Otherwise the pixels of the batch, uint8 [n, S, S, 3] on the device, while those of the next batch are read.
+        The indices should then be on the CPU, since reading them from a GPU waits for it.
         """
         if self.padded is not None:
             for _ in batches:
@@ -150,14 +151,14 @@ class Images:
         return self._moved(self._collected(indices)) if fetched is None else fetched
 
     def _collected(self, indices: Tensor) -> Tensor:
-        """The pixels of some images, in memory."""
+        """Read the pixels of some images into memory."""
         places = indices.cpu().numpy()
         rows = places if self.chosen is None else self.chosen[places]
         files.read_ahead(self.source, rows)
         return torch.from_numpy(self.source[rows])
 
     def _moved(self, pixels: Tensor) -> Tensor:
-        """Pixels on the device."""
+        """Move pixels to the device."""
         if self.labels.device.type == "cuda":
             return pixels.pin_memory().to(self.labels.device, non_blocking=True)
         return pixels.to(self.labels.device)
@@ -170,5 +171,5 @@ class Images:
 
     def _crop(self, padded: Tensor, places: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         pixels = padded[places[:, None, None], rows[:, :, None], columns[:, None, :]]
-        # [n, S, S, 3] in memory is what PyTorch calls channels-last once the axes are renamed.
+        # PyTorch calls [n, S, S, 3] in memory channels-last once the axes are permuted.
         return (pixels.float() * self.scale + self.shift).permute(0, 3, 1, 2)

@@ -1,9 +1,9 @@
-"""The canonical arrays: the same bytes whatever source a dataset came from.
+"""The canonical arrays: the same bytes for every source of a dataset.
 
 A prepared folder holds `train.safetensors` and `test.safetensors` (`images` uint8 [N, H, W, 3], `labels` uint8 [N], or
-uint16 above 256 classes) and `manifest.json`, which is written last: without it the folder is not finished.
+uint16 above 256 classes) and `manifest.json`. The manifest is written last; without it the folder is unfinished.
 
-Images are never all in memory, neither when they are written nor when they are read, where they are mapped.
+Images need not fit into memory: they are written in pieces and memory-mapped when they are read.
 """
 
 import contextlib
@@ -27,12 +27,11 @@ MANIFEST = "manifest.json"
 def prepare(dataset: Dataset, source: str, root: Path | None, out: Path) -> dict[str, Any]:
     """Write the canonical arrays of `dataset` into `out` and return their manifest.
 
-    Nothing is done where `out` is finished, undamaged and came from the same source, which of one's own data nobody
-    knows before it was read again. Otherwise what `out` holds is left alone until both splits have been read and
-    checked.
+    Nothing is done if `out` is finished, undamaged and from the same source. A user's own data has to be read again
+    to know that. Otherwise the content of `out` is kept until both splits have been read and checked.
 
     Args:
-        dataset: what to prepare.
+        dataset: the dataset to prepare.
         source: one of `dataset.sources`.
         root: folder that the source reads from or downloads into (see `sources.read`).
         out: folder to write.
@@ -45,7 +44,7 @@ def prepare(dataset: Dataset, source: str, root: Path | None, out: Path) -> dict
         there = verify(out, dataset)
         if there.get("source") == source and not dataset.own:
             return there
-    from coopnet.data import sources  # pyarrow and Pillow, which a training run does not need
+    from coopnet.data import sources  # imports pyarrow and Pillow, which a training run does not need
 
     with _rooms(dataset, out, sources.in_memory) as room:
         found = sources.read_all(dataset, source, root, room)
@@ -63,7 +62,7 @@ def prepare(dataset: Dataset, source: str, root: Path | None, out: Path) -> dict
 
 @contextlib.contextmanager
 def _rooms(dataset: Dataset, out: Path, in_memory: Room) -> Iterator[Room]:
-    """Where images are while they are sorted: one's own, of which there may be more than memory, in a file."""
+    """Memory for images while they are sorted: a file for a user's own data, which may be larger than memory."""
     if not dataset.own:
         yield in_memory
         return
@@ -76,14 +75,14 @@ def _rooms(dataset: Dataset, out: Path, in_memory: Room) -> Iterator[Room]:
 
 
 def _room(scratch: Path, count: int, size: int) -> np.ndarray:
-    """Room for images (`arrays.Room`) in a file that goes with the folder `scratch`."""
+    """Allocate images (`arrays.Room`) in a file that is deleted with the folder `scratch`."""
     shape = (count, size, size, 3)
     if not count:
         return np.zeros(shape, np.uint8)
     path = scratch / f"images{len(list(scratch.iterdir()))}"
     try:
         with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, math.prod(shape))  # a mapped file cannot say that the disk is full
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape))  # a mapped file cannot report a full disk
         return np.memmap(path, np.uint8, "r+", shape=shape)
     except OSError as error:
         raise CoopNetError(
@@ -92,7 +91,7 @@ def _room(scratch: Path, count: int, size: int) -> np.ndarray:
 
 
 def _facts(dataset: Dataset, found: Source) -> dict[str, Any]:
-    """What a manifest says of images and labels, checked against what is known of the dataset."""
+    """The manifest's entries about images and labels, checked against the known facts about the dataset."""
     classes = dataset.classes or len(found.class_names)
     digests = {split: _digest(dataset, split, arrays, classes) for split, arrays in found.splits.items()}
     counts = {split: len(arrays.order) for split, arrays in found.splits.items()}
@@ -100,24 +99,25 @@ def _facts(dataset: Dataset, found: Source) -> dict[str, Any]:
     if dataset.measured:
         mean, std = channel_statistics(found.splits["train"].images, found.splits["train"].order)
         if not all(std):
-            raise CoopNetError(f"{dataset.name}: all training images are one and the same colour; use other images")
+            raise CoopNetError(f"{dataset.name}: all training images have one and the same colour; use other images")
         facts |= {"mean": mean, "std": std, "size": dataset.size, "class_names": list(found.class_names)}
-    wrong = [field for field, known in _identity(dataset).items() if facts.get(field) != known]
-    if wrong:
+    different = [field for field, known in _identity(dataset).items() if facts.get(field) != known]
+    if different:
         raise CoopNetError(
-            f"{dataset.name}: {wrong[0]} is {facts[wrong[0]]}, not {_identity(dataset)[wrong[0]]}, which is pinned; "
-            f"if the images were meant to change, {where_to_pin(dataset)}: {pin(facts)}"
+            f"{dataset.name}: {different[0]} is {facts[different[0]]}, not the pinned "
+            f"{_identity(dataset)[different[0]]}; "
+            f"if the images were changed on purpose, {where_to_pin(dataset)}: {pin(facts)}"
         )
     return facts
 
 
 def where_to_pin(dataset: Dataset) -> str:
-    """What to do with the line that pins what was prepared."""
-    return f"let datasets.{dataset.name} of params.yaml have this line"
+    """The instruction for adding the line that pins a prepared dataset."""
+    return f"add this line to datasets.{dataset.name} of params.yaml"
 
 
 def pin(manifest: Mapping[str, Any]) -> str:
-    """The line of `params.yaml` that pins what was prepared."""
+    """The line of `params.yaml` that pins a prepared dataset."""
     counts = ", ".join(f"{split}: {manifest['counts'][split]}" for split in SPLITS)
     digests = ", ".join(f'{split}: "{manifest["digest"][split]}"' for split in SPLITS)
     mean, std = (", ".join(f"{value:.7f}" for value in manifest[name]) for name in ("mean", "std"))
@@ -128,12 +128,12 @@ def pin(manifest: Mapping[str, Any]) -> str:
 
 
 def _digest(dataset: Dataset, split: str, arrays: Ordered, classes: int) -> str:
-    """The content digest of a split; refused unless count, labels and content are the dataset's."""
+    """The content digest of a split, after a check of its count, labels and content."""
     labels = arrays.labels[arrays.order]
     name, count = f"{dataset.name} {split}", dataset.counts.get(split, len(labels))
     if not dataset.own and len(labels) != count:
         raise CoopNetError(
-            f"{name}: {len(labels)} images instead of {count}; is a file missing, or one too many? Give all of them"
+            f"{name}: {len(labels)} images instead of {count}; give all files of the split, and no others"
         )
     outside = labels[(labels < 0) | (labels >= classes)]
     if outside.size:
@@ -170,7 +170,7 @@ def _file(folder: Path, split: str) -> Path:
 
 
 def _identity(dataset: Dataset) -> dict[str, Any]:
-    """What a manifest has to say about the dataset itself, whatever the source."""
+    """The manifest's entries that identify the dataset, for any source."""
     if not dataset.measured:
         return {
             "dataset": dataset.name,
@@ -186,10 +186,10 @@ def _identity(dataset: Dataset) -> dict[str, Any]:
 
 
 def verify(folder: Path, dataset: Dataset) -> dict[str, Any]:
-    """Return the manifest of a prepared folder, having checked that its files are the ones it records.
+    """Check that the files of a prepared folder match its manifest, and return the manifest.
 
     Raises:
-        CoopNetError: the folder is unfinished or damaged, or holds something else than `dataset`.
+        CoopNetError: the folder is unfinished or damaged, or holds another dataset.
     """
     remedy = f"run `coopnet prepare {dataset.name}`"
     path = folder / MANIFEST
@@ -211,7 +211,7 @@ def verify(folder: Path, dataset: Dataset) -> dict[str, Any]:
 
 
 def _read_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest, or None where there is none or it cannot be one."""
+    """The manifest; None if it is missing or cannot be one."""
     try:
         manifest = files.read_json(path, files.LARGEST_RECORD)
     except CoopNetError:
@@ -220,21 +220,21 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
 
 
 def load(folder: Path, dataset: Dataset) -> dict[str, Arrays]:
-    """Map a prepared folder, checked by `verify`, into memory.
+    """Check a prepared folder with `verify`, and map it into memory.
 
     Returns:
         For `train` and `test`: `images` uint8 [N, H, W, 3], read-only and mapped from their file, and `labels`
         int64 [N], in canonical order.
 
     Raises:
-        CoopNetError: the folder is unfinished or damaged, or holds something else than `dataset`.
+        CoopNetError: the folder is unfinished or damaged, or holds another dataset.
     """
     manifest = verify(folder, dataset)
     return {split: _load_split(_file(folder, split), dataset, manifest, split) for split in SPLITS}
 
 
 def class_names(folder: Path, dataset: Dataset) -> list[str]:
-    """The names of the classes of a prepared folder, in the order of their labels."""
+    """The class names of a prepared folder, in the order of their labels."""
     manifest = _read_manifest(folder / MANIFEST) or {}
     return list(dataset.class_names or manifest.get("class_names") or ())
 

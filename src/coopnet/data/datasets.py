@@ -1,6 +1,6 @@
-"""The datasets that come with the project, and all that is fixed about them; those of `params.yaml` have the same form.
+"""The project's own datasets and their fixed facts; datasets of `params.yaml` have the same form.
 
-Imported while the workflow is parsed, so this module needs nothing but the standard library.
+This module is imported while the workflow is parsed, so it needs only the standard library.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 
 SPLITS = ("train", "test")
 USUAL_SIZE = 32
-"""Pixels of a side, where nothing else is said."""
+"""Default side of an image, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -17,23 +17,23 @@ class Dataset:
     """A labelled set of square RGB images, split into `train` and `test`.
 
     Attributes:
-        name: what it is called in `params.yaml` and on the command line.
+        name: its name in `params.yaml` and on the command line.
         classes: number of classes C; labels are 0 to C-1.
         counts: images per split.
-        digest: pinned content digest per split (`canonical.content_digest`), the same whatever the source. Empty: none
-            is pinned yet, so that nothing can be trained on it.
+        digest: pinned content digest per split (`canonical.content_digest`), the same for every source. Empty: not
+            pinned yet, so nothing can be trained on it.
         mean: mean per RGB channel over the training images, pixels in 0..1.
         std: standard deviation per RGB channel over the training images (divided by N), pixels in 0..1.
         sources: names of the sources it can be read from (`sources.SOURCES`).
-        default_source: the one taken unless another is asked for.
+        default_source: the source that is used if none is given.
         label_column: column of the labels in Parquet shards.
-        archive_size: bytes of the official archive (`official.py`), of which torchvision knows all but this.
+        archive_size: bytes of the official archive (`official.py`); torchvision has all its other facts.
         size: pixels of each side.
-        class_names: in the order of the labels; of one's own data the prepared folder has them.
+        class_names: in the order of the labels; for a user's own data they are in the prepared folder.
         measured: whether `coopnet prepare` measures digests and constants, which are then pinned in `params.yaml`.
-        path: of one's own data, the folder of the images.
-        held_back: of one's own data in one tree, the share of the images that become the test images; 0: there are
-            test images already.
+        path: folder of the images; only for a user's own data.
+        held_back: for a user's own data in one tree: the fraction of the images that become the test images; 0: the
+            data has test images.
         split_seed: of that choice.
     """
 
@@ -55,20 +55,20 @@ class Dataset:
     split_seed: int = 0
 
     def facts(self) -> dict[str, Any]:
-        """What the record of a run says of its data."""
+        """The entries of a run's record about its data."""
         return {"dataset": self.name, "digest": self.digest} | ({"size": self.size} if self.measured else {})
 
     @property
     def own(self) -> bool:
-        """Whether it is somebody's own, described by `params.yaml` alone."""
+        """Whether it is a user's own dataset, described only by `params.yaml`."""
         return bool(self.path)
 
 
 def class_names(data: Mapping[str, Any]) -> list[str]:
-    """The names of the classes, in the order of their labels.
+    """The class names, in the order of their labels.
 
     Args:
-        data: what the record of a run says of its `data`.
+        data: the entry `data` of a run's record.
     """
     known = DATASETS.get(str(data.get("dataset")))
     names: Sequence[str] = data.get("class_names") or (known.class_names if known else ())
@@ -137,8 +137,8 @@ DATASETS: dict[str, Dataset] = {
             archive_size=169_001_437,
             class_names=tuple(_CIFAR100.split()),
         ),
-        # Its digests were never pinned: it could not be downloaded where this was written. `coopnet prepare svhn` reads
-        # the official files, whose MD5 sums are known, and prints what to pin in params.yaml.
+        # Its digests were never pinned, because it could not be downloaded where this was written. `coopnet prepare
+        # svhn` reads the official files, whose MD5 sums are known, and prints the line to pin in params.yaml.
         Dataset(
             name="svhn",
             classes=10,

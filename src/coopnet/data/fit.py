@@ -1,4 +1,4 @@
-"""Bringing an image file to what networks here take: square, RGB, 8 bits a channel."""
+"""Converting an image file to the input of the networks: square, RGB, 8 bits per channel."""
 
 import io
 from pathlib import Path
@@ -10,30 +10,30 @@ from PIL import Image, ImageOps
 from coopnet.files.errors import CoopNetError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Image files that are decoded: those for which Pillow starts no other program."""
+"""Image formats that are decoded: those for which Pillow starts no other program."""
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-"""How the names of such files end, in small letters."""
+"""File suffixes of these formats, in lower case."""
 
 DEEP = ("I", "F")
-"""How Pillow's names of modes with more than 8 bits begin; as RGB they would be cut off at white."""
+"""Prefixes of Pillow's modes with more than 8 bits; a conversion to RGB would clip them at white."""
 
 
 def fitted(image: Image.Image, size: int) -> np.ndarray:
-    """An image as uint8 [size, size, 3].
+    """Convert an image to uint8 [size, size, 3].
 
-    It is turned upright as its EXIF says; grey, palette and transparent images become RGB as Pillow's
-    `convert("RGB")` makes them (transparency is dropped). Then the largest square in its middle is scaled to the size,
-    bicubic with antialiasing: the same as torchvision's `Resize(size)` and `CenterCrop(size)`, up to rounding. An
-    image that has the size already keeps its pixels. Pillow computes in whole numbers, so one version of it gives the
-    same bytes on every machine; of JPEG files the version of its decoder counts, too.
+    It is turned upright by its EXIF orientation; grey, palette and transparent images become RGB by Pillow's
+    `convert("RGB")` (transparency is dropped). Then the largest centred square is scaled to the size, bicubic with
+    antialiasing: the same as torchvision's `Resize(size)` and `CenterCrop(size)`, up to rounding. An image that already
+    has the size keeps its pixels. Pillow computes in integers, so one version of it gives the same bytes on every
+    machine; for JPEG files the version of its decoder matters too.
 
     Raises:
-        CoopNetError: the image has more than 8 bits a channel.
+        CoopNetError: the image has more than 8 bits per channel.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(DEEP):
-        raise CoopNetError(f"the image has mode {image.mode}, more than 8 bits a channel; convert it to 8 bits")
+        raise CoopNetError(f"the image has mode {image.mode}, more than 8 bits per channel; convert it to 8 bits")
     if image.mode != "RGB":
         image = image.convert("RGB")
     if image.size != (size, size):
@@ -44,15 +44,15 @@ def fitted(image: Image.Image, size: int) -> np.ndarray:
 def decoded(file: bytes | Path, size: int, place: str) -> np.ndarray:
     """Read an image file, or the bytes of one, as uint8 [size, size, 3].
 
-    Whoever reads foreign files does it in a confined process: a file of a few bytes can ask for any memory.
+    Untrusted files must be read in a confined process, since a file of a few bytes can need any amount of memory.
 
     Args:
         file: its path, or its bytes.
-        size: of the result.
-        place: what to call it in an error.
+        size: of the result, in pixels a side.
+        place: name of the image in errors.
 
     Raises:
-        CoopNetError: it cannot be read, is none of `FORMATS`, or has more than 8 bits a channel.
+        CoopNetError: it cannot be read, has none of `FORMATS`, or has more than 8 bits per channel.
     """
     try:
         with _opened(file) as handle, Image.open(handle, formats=FORMATS) as image:

@@ -1,6 +1,6 @@
-"""Images in folders, one folder per class: which there are, and what they show.
+"""Images in folders, one folder per class: finding the classes and their image files.
 
-With `train/` and `test/` the folders of classes lie in these; without them, one tree of classes is split later.
+If there are `train/` and `test/`, each holds the class folders; otherwise one tree of classes is split later.
 """
 
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from coopnet.data.fit import SUFFIXES
 from coopnet.files.errors import CoopNetError
 
 IGNORED = ("thumbs.db", "desktop.ini")
-"""What a file manager leaves in folders, beside files whose names begin with a dot."""
+"""Files that file managers leave in folders, besides files whose names begin with a dot."""
 
-LONGEST_NAME = 100  # letters of a class
+LONGEST_NAME = 100  # characters of a class name
 
 
 class Listed(NamedTuple):
@@ -24,34 +24,34 @@ class Listed(NamedTuple):
 
 
 def classes_of(root: Path) -> list[str]:
-    """The classes of a folder in the order of their labels: its folders, sorted by name.
+    """The classes of a folder in the order of their labels: its subfolders, sorted by name.
 
     Raises:
-        CoopNetError: it is no folder, has fewer than two folders, a file beside them, or a name that cannot be shown.
+        CoopNetError: it is not a folder, has fewer than two subfolders, a file beside them, or an unprintable name.
     """
     names = []
     for entry in _entries(root):
         if not entry.is_dir():
-            raise CoopNetError(f"{entry} lies beside the folders of classes; move it into one of them, or away")
+            raise CoopNetError(f"{entry} is a file beside the class folders; move it into one of them, or elsewhere")
         if not entry.name.isprintable() or len(entry.name) > LONGEST_NAME:
             raise CoopNetError(
                 f"{root} has a class {ascii(entry.name)[:LONGEST_NAME]}; rename the folder: "
-                f"at most {LONGEST_NAME} letters that can be printed"
+                f"at most {LONGEST_NAME} printable characters"
             )
         names.append(entry.name)
     if len(names) < 2:
         raise CoopNetError(
-            f"{root} has {len(names) or 'no'} folder{'s' * (len(names) != 1)} of images; "
-            "put the images of each class into a folder with its name, two classes or more"
+            f"{root} has {len(names) or 'no'} folder{'s' * (len(names) != 1)} with images; "
+            "put the images of each class into a folder named after it, at least two classes"
         )
     return names
 
 
 def listed(root: Path, classes: list[str]) -> Listed:
-    """All image files below the folders of `classes` in `root`, whatever folders they are in there.
+    """All image files below the folders of `classes` in `root`, at any depth.
 
     Raises:
-        CoopNetError: a class is not among `classes`, a file is no image, or there are no images.
+        CoopNetError: a class is not among `classes`, a file is not an image, or there are no images.
     """
     unknown = sorted(set(classes_of(root)) - set(classes))
     if unknown:
@@ -65,15 +65,15 @@ def listed(root: Path, classes: list[str]) -> Listed:
         found.files.extend(files)
         found.labels.extend([label] * len(files))
     if not found.files:
-        raise CoopNetError(f"{root} has no images; put some into its folders of classes")
+        raise CoopNetError(f"{root} has no images; put some into its class folders")
     return found
 
 
 def complete(found: Listed, classes: list[str], root: Path) -> Listed:
-    """The same, if every class has an image.
+    """Return the listing unchanged if every class has an image.
 
     Raises:
-        CoopNetError: a class has none.
+        CoopNetError: a class has no image.
     """
     empty = sorted(set(range(len(classes))) - set(found.labels))
     if empty:
@@ -89,12 +89,12 @@ def _images(folder: Path) -> Iterator[Path]:
             yield entry
         else:
             raise CoopNetError(
-                f"{entry} is no image by its name (known: {', '.join(SUFFIXES)}); convert it, or move it away"
+                f"{entry} does not have the suffix of an image (known: {', '.join(SUFFIXES)}); convert or move it"
             )
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What lies in a folder, sorted by name, without hidden files."""
+    """The entries of a folder, sorted by name, without hidden files."""
     try:
         entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
     except NotADirectoryError:

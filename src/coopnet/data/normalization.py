@@ -1,16 +1,16 @@
-"""By which constants images are normalised."""
+"""The constants with which images are normalised."""
 
 from coopnet.data.datasets import Dataset
 
 LAN2018 = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]}
-"""What the published ONE code uses for CIFAR-10 and CIFAR-100 alike (github.com/Lan1991Xu/ONE_NeurIPS2018)."""
+"""The constants of the published ONE code, for CIFAR-10 and CIFAR-100 (github.com/Lan1991Xu/ONE_NeurIPS2018)."""
 
 
 def normalization(dataset: Dataset, kind: str) -> dict[str, list[float]]:
     """Mean and standard deviation of each channel, in units of the full range.
 
     Args:
-        dataset: whose training set gives the constants.
+        dataset: the dataset whose training set gives the constants.
         kind: `dataset`, or `lan2018` for those of the published code.
     """
     if kind == "lan2018":

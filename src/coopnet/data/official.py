@@ -1,8 +1,8 @@
-"""Official files: downloaded, and checked by size and digest; and the CIFAR archive, read without being extracted.
+"""Official files, downloaded and checked by size and digest; and the CIFAR archive, read without extraction.
 
-Its address and MD5 sum are those that torchvision publishes. MD5 does not withstand somebody who may choose both the
-archive and its sum, but no way is known to make another archive of a given size for a given sum. What is read out of
-it has to match the pinned SHA-256 of the dataset's content after all (`canonical.py`).
+Address and MD5 sum are those that torchvision publishes. MD5 does not protect against an attacker who can choose both
+the archive and its sum, but no way is known to make another archive with a given size and sum. In addition, the content
+must match the pinned SHA-256 of the dataset's content (`canonical.py`).
 """
 
 import hashlib
@@ -29,11 +29,11 @@ BATCH_CLASSES = {
     "ndarray": np.ndarray,
     "dtype": np.dtype,
 }
-"""All that the published batches need beside numbers, texts, lists and dictionaries."""
+"""All that the published batches need besides numbers, strings, lists and dictionaries."""
 
 
 def read(dataset: Dataset, split: str, root: Path) -> Arrays:
-    """Read one split out of the archive in `root`, which is downloaded unless it is there.
+    """Read one split from the archive in `root`, which is downloaded if it is missing.
 
     Raises:
         CoopNetError: the download failed, or the archive is not the official one.
@@ -53,7 +53,7 @@ def read(dataset: Dataset, split: str, root: Path) -> Arrays:
                 parts = [_batch(packed, f"{published.base_folder}/{name}") for name, _ in batches]
     except OSError as error:
         raise CoopNetError(f"cannot read {archive}: {error.strerror or error}") from error
-    except Exception as error:  # other bytes can fail anywhere in the unpickler and behind it, with any type
+    except Exception as error:  # damaged bytes can raise any exception in the unpickler
         raise CoopNetError(f"{archive} does not hold the batches of {dataset.name} ({error}); {_REMEDY}") from error
     images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return Arrays(images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels)
@@ -63,12 +63,12 @@ _REMEDY = "delete it and run again, or use --source parquet --root FOLDER_OF_SHA
 
 
 class Official(NamedTuple):
-    """A published file, of which its place and content are known.
+    """A published file with known location and content.
 
     Attributes:
-        dataset: name of what it belongs to.
-        url: where it is published.
-        path: where it is here, or will be.
+        dataset: name of its dataset.
+        url: address of the published file.
+        path: local path of the file.
         size: in bytes.
         md5: of its content, in hex.
     """
@@ -80,10 +80,10 @@ class Official(NamedTuple):
     md5: str
 
     def download(self) -> None:
-        """Download it, unless it is there; only what has passed the check gets its name.
+        """Download it if it is missing; it gets its name only after the check.
 
         Raises:
-            CoopNetError: that failed, or another file came.
+            CoopNetError: the download failed, or returned another file.
         """
         if self.path.exists():
             return
@@ -96,7 +96,7 @@ class Official(NamedTuple):
             received = 0
             while chunk := self._receive(response):
                 received += len(chunk)
-                if received > self.size:  # or it would fill the disk
+                if received > self.size:  # otherwise it could fill the disk
                     break
                 file.write(chunk)
             if received != self.size:
@@ -109,7 +109,7 @@ class Official(NamedTuple):
             self.check(file)
 
     def check(self, file: io.BufferedRandom | io.BufferedReader) -> None:
-        """Refuse a file of any other size or digest than the official one, before anything interprets its bytes."""
+        """Refuse a file whose size or digest differs from the official one, before its bytes are interpreted."""
         size = file.seek(0, 2)
         file.seek(0)
         if size != self.size:
@@ -133,12 +133,12 @@ class Official(NamedTuple):
 
 
 class _Batch(pickle.Unpickler):
-    """Reads the published batches, and knows no class but NumPy's arrays."""
+    """Reads the published batches; it accepts no class except NumPy's arrays."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Look up a class that a batch names."""
         if module.partition(".")[0] != "numpy" or name not in BATCH_CLASSES:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no array; it was not run")
+            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is not an array; it was not run")
         return BATCH_CLASSES[name]
 
 
@@ -146,7 +146,7 @@ def _batch(packed: tarfile.TarFile, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Pixels [N, 3072] and labels [N] of a batch of the archive."""
     member = packed.extractfile(name)
     if member is None:
-        raise KeyError(f"{name} is no file")
+        raise KeyError(f"{name} is not a file")
     content = _Batch(member, encoding="latin1").load()
     labels = content["labels"] if "labels" in content else content["fine_labels"]
     return content["data"], np.asarray(labels, dtype=np.int64)

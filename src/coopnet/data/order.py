@@ -1,4 +1,4 @@
-"""The canonical order of images, and the digest of what is so ordered."""
+"""The canonical order of images, and the digest of ordered content."""
 
 import hashlib
 from collections.abc import Iterator
@@ -6,30 +6,30 @@ from collections.abc import Iterator
 import numpy as np
 
 IN_MEMORY = 2**30
-"""Bytes of images whose contents are compared in memory; of more they are looked up for every comparison."""
+"""Bytes. Up to this size, images are compared in memory; larger sets are read again for every comparison."""
 
 PIECE = 2**25
-"""Bytes of images that are taken at a time, where it does not matter how many are."""
+"""Bytes of images that are processed at a time, where their number does not matter."""
 
 MANY_CLASSES = 256
-"""Up to so many classes a label is one byte; beyond, two."""
+"""Up to this number of classes a label is one byte, above it two."""
 
 
 def canonical_order(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Permutation [N] that sorts by label, then by the image's bytes (unsigned, row-major, lexicographic).
 
     Args:
-        images: uint8 [N, …], in memory or mapped from a file.
+        images: uint8 [N, …], in memory or memory-mapped.
         labels: integers [N].
     """
-    # Python compares bytes just as the definition asks, and 50,000 images take well under a second.
+    # Python compares bytes exactly as the definition requires, and 50,000 images take well under a second.
     content = bytes if images.nbytes <= IN_MEMORY else _Content
     keys = [(label, content(_view(image))) for label, image in zip(labels.tolist(), images, strict=True)]
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
 
 
 class _Content:
-    """An image that is compared by its bytes, and holds none of them."""
+    """A sort key that compares an image by its bytes without copying them."""
 
     __slots__ = ("image",)
 
@@ -48,14 +48,14 @@ def _view(image: np.ndarray) -> memoryview:
 
 
 def pieces(images: np.ndarray, order: np.ndarray) -> Iterator[np.ndarray]:
-    """The images in an order, some at a time."""
+    """The images in a given order, some at a time."""
     step = max(1, PIECE // max(1, images[:1].nbytes))
     for first in range(0, len(order), step):
         yield images[order[first : first + step]]
 
 
 def packed(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Labels as they are written and digested: one byte each, or two, little-endian, above 256 classes."""
+    """Labels as they are written and digested: one byte each; two, little-endian, above 256 classes."""
     return labels.astype("u1" if classes <= MANY_CLASSES else "<u2")
 
 
@@ -68,7 +68,7 @@ def content_digest(
         images: uint8 [N, …], in any order.
         labels: integers 0..classes-1 [N].
         classes: number of classes of the dataset.
-        order: what `canonical_order` gives for these, or for a part of them, if it is known already.
+        order: the result of `canonical_order` for these images or a part of them, if it is already known.
     """
     if order is None:
         order = canonical_order(images, labels)
@@ -81,7 +81,7 @@ def content_digest(
 def channel_statistics(images: np.ndarray, order: np.ndarray) -> tuple[list[float], list[float]]:
     """Mean and standard deviation (divided by N) of each channel, pixels in 0..1, to seven digits.
 
-    They are computed from exact counts of the 256 levels, so that neither order nor machine matters.
+    They are computed from exact counts of the 256 levels, so the result depends neither on order nor on the machine.
     """
     levels = np.zeros((3, 256), dtype=np.int64)
     for piece in pieces(images, order):

@@ -1,7 +1,7 @@
-"""One's own images: in folders, one per class, or in Parquet shards; brought to one size, and split if need be.
+"""A user's own images, in class folders or Parquet shards: scaled to one size, and split if necessary.
 
-They are decoded by confined processes, straight into memory that these share with this one, some thousand images at a
-time. So a set may be larger than memory, and no file can take more memory or time than is given to it.
+Confined processes decode them, some thousand images at a time, into memory that they share with this process. So a
+dataset may be larger than memory, and no file can use more memory or time than its limits.
 """
 
 import json
@@ -26,32 +26,32 @@ from coopnet.files.errors import CoopNetError
 log = logging.getLogger(__name__)
 
 MEMORY = 2**30
-"""Bytes that decoding may take beside the images that it gives."""
+"""Bytes that decoding may use besides the decoded images."""
 
 SECONDS, IMAGES_PER_SECOND = 600, 4
-"""Processor time that a process may take for what it decodes."""
+"""Processor time that a process may use: seconds, plus a second per so many images."""
 
 BATCH = 2_000
 """Image files that one process decodes."""
 
 MOST_CLASSES = 2**16
-"""A label has two bytes at most."""
+"""A label has at most two bytes."""
 
-TELL_EVERY = 10.0  # seconds
+REPORT_EVERY = 10.0  # seconds
 
 
 def read(dataset: Dataset, source: str, root: Path, room: Room) -> Source:
-    """Read a dataset of one's own.
+    """Read a user's own dataset.
 
     Args:
         dataset: as `params.yaml` describes it.
         source: `folder` or `parquet`.
         root: the folder of its images, or of its shards.
-        room: for the images, shared with child processes.
+        room: allocates the images, in memory shared with child processes.
 
     Raises:
         CoopNetError: there are no classes, a class of the test images has no training images, an image cannot be
-            decoded, and whatever else makes it no dataset; one line that names file and remedy.
+            decoded, or the data is not a dataset for another reason; one line that names file and remedy.
     """
     return READERS[source](dataset, root, room)
 
@@ -64,27 +64,29 @@ def _from_folders(dataset: Dataset, root: Path, room: Room) -> Source:
     present = [split for split in SPLITS if (root / split).is_dir()]
     if dataset.held_back and len(present) == 2:
         raise CoopNetError(
-            f"{root} has train/ and test/ already; remove datasets.{dataset.name}.test, or give a folder of classes"
+            f"{root} has train/ and test/ already; remove datasets.{dataset.name}.test, or give a tree of classes"
         )
     if not dataset.held_back and root.is_dir() and len(present) < 2:
         missing = next(split for split in SPLITS if split not in present)
         raise CoopNetError(
-            f"{root} has no folder {missing}/; sort the images into train/CLASS/ and test/CLASS/, or let "
-            f"datasets.{dataset.name}.test: {{fraction: 0.2}} hold some of CLASS/ back"
+            f"{root} has no folder {missing}/; sort the images into train/CLASS/ and test/CLASS/, or set "
+            f"datasets.{dataset.name}.test: {{fraction: 0.2}} to hold back some of CLASS/"
         )
     classes = folder.classes_of(trees["train"])
     _check_number(dataset, len(classes))
-    found = {split: folder.listed(tree, classes) for split, tree in trees.items()}  # all names, before any is decoded
+    found = {
+        split: folder.listed(tree, classes) for split, tree in trees.items()
+    }  # all files are listed before any is decoded
     folder.complete(found["train"], classes, trees["train"])
     read_ = {split: _decoded_files(dataset, split, files, room) for split, files in found.items()}
     return Source(_split(dataset, read_), tuple(classes))
 
 
 def _decoded_files(dataset: Dataset, split: str, found: folder.Listed, room: Room) -> Ordered:
-    """The images of some files."""
+    """Decode the images of some files."""
     images, files = room(len(found.files), dataset.size), found.files
-    place = np.frombuffer(mmap.mmap(-1, 8), dtype=np.int64)  # of the file at hand, shared with the child
-    tell = _teller(dataset.name, split, len(files))
+    place = np.frombuffer(mmap.mmap(-1, 8), dtype=np.int64)  # index of the current file, shared with the child
+    report = _progress(dataset.name, split, len(files))
     for first in range(0, len(files), BATCH):
         last = min(first + BATCH, len(files))
 
@@ -95,7 +97,7 @@ def _decoded_files(dataset: Dataset, split: str, found: folder.Listed, room: Roo
             return []
 
         confined.run(work, lambda: files[int(place[0])], memory=MEMORY, seconds=_seconds(last - first))
-        tell(last)
+        report(last)
     return _ordered(images, np.array(found.labels, dtype=np.int64))
 
 
@@ -105,11 +107,11 @@ def _decoded_files(dataset: Dataset, split: str, found: folder.Listed, room: Roo
 def _from_shards(dataset: Dataset, root: Path, room: Room) -> Source:
     paths = {split: shards.of_split(root, split) for split in SPLITS}
     if dataset.held_back and paths["test"]:
-        raise CoopNetError(f"{paths['test'][0]} holds test images already; remove datasets.{dataset.name}.test")
+        raise CoopNetError(f"{paths['test'][0]} holds test images; remove datasets.{dataset.name}.test")
     for split in ("train",) if dataset.held_back else SPLITS:
         if not paths[split]:
             raise CoopNetError(
-                f"{root} has no shards {split}-*.parquet; give the folder that holds them, or hold test images back "
+                f"{root} has no shards {split}-*.parquet; give the folder that holds them, or hold back test images "
                 f"with datasets.{dataset.name}.test: {{fraction: 0.2}}"
             )
     read_: dict[str, Ordered] = {}
@@ -120,7 +122,7 @@ def _from_shards(dataset: Dataset, root: Path, room: Room) -> Source:
             names = names or named
     labels = np.unique(read_["train"].labels)
     if len(labels) and not 0 <= labels[0] <= labels[-1] < MOST_CLASSES:
-        raise CoopNetError(f"{root}: labels {labels[0]} to {labels[-1]} are not 0 to {MOST_CLASSES - 1}; mend them")
+        raise CoopNetError(f"{root}: labels {labels[0]} to {labels[-1]} are not 0 to {MOST_CLASSES - 1}; correct them")
     names = names or tuple(str(label) for label in range(int(labels.max(initial=-1)) + 1))
     _check_number(dataset, len(names))
     for split, part in read_.items():
@@ -131,25 +133,25 @@ def _from_shards(dataset: Dataset, root: Path, room: Room) -> Source:
     if lacking.size:
         raise CoopNetError(f"{root}: class {names[lacking[0]]!r} has no training images; add some, or renumber labels")
     if labels[-1] >= len(names):
-        raise CoopNetError(f"{root}: label {labels[-1]} has no name among the {len(names)} of its shards; mend them")
+        raise CoopNetError(f"{root}: label {labels[-1]} has no name among the {len(names)} in its shards; correct them")
     return Source(_split(dataset, read_), names)
 
 
 def _decoded_shards(
     dataset: Dataset, split: str, paths: Sequence[Path], root: Path, room: Room
 ) -> tuple[Ordered, tuple[str, ...]]:
-    """The images of some shards, and the names of their classes."""
-    column, decode = dataset.label_column, shards.brought_to(dataset.size)
+    """Decode the images of some shards, and return the names of their classes."""
+    column, decode = dataset.label_column, shards.scaled_to(dataset.size)
 
-    def look() -> list[bytes]:
+    def read_outlines() -> list[bytes]:
         return [json.dumps([shards.outline(path, column) for path in paths]).encode()]
 
-    (said,) = confined.run(look, root, memory=MEMORY, seconds=SECONDS)
-    outlines = [shards.Outline(rows, tuple(names)) for rows, names in json.loads(said)]
+    (content,) = confined.run(read_outlines, root, memory=MEMORY, seconds=SECONDS)
+    outlines = [shards.Outline(rows, tuple(names)) for rows, names in json.loads(content)]
     if len({one.class_names for one in outlines}) > 1:
         raise CoopNetError(f"{root}: the shards of {split} name their classes differently; give shards of one dataset")
     total = sum(one.rows for one in outlines)
-    images, labels, tell = room(total, dataset.size), [], _teller(dataset.name, split, total)
+    images, labels, report = room(total, dataset.size), [], _progress(dataset.name, split, total)
     first = 0
     for path, one in zip(paths, outlines, strict=True):
 
@@ -162,14 +164,14 @@ def _decoded_shards(
                 found.append(batch.labels)
                 at += len(batch.labels)
             if at != end:
-                raise CoopNetError(f"{path} is damaged (it does not have as many rows as it says); get it again")
+                raise CoopNetError(f"{path} is damaged (its number of rows differs from its metadata); get it again")
             return [np.concatenate(found).tobytes() if found else b""]
 
-        memory = MEMORY + 2 * path.stat().st_size  # Arrow holds a group of rows, as they are and inflated
-        (said,) = confined.run(work, path, memory=memory, seconds=_seconds(one.rows))
-        labels.append(np.frombuffer(said, dtype=np.int64))
+        memory = MEMORY + 2 * path.stat().st_size  # Arrow holds a group of rows, compressed and decompressed
+        (content,) = confined.run(work, path, memory=memory, seconds=_seconds(one.rows))
+        labels.append(np.frombuffer(content, dtype=np.int64))
         first += one.rows
-        tell(first)
+        report(first)
     if not total:
         raise CoopNetError(f"{root} has no images in {split}-*.parquet; give the folder that holds them")
     return _ordered(images, np.concatenate(labels)), outlines[0].class_names
@@ -183,10 +185,10 @@ def _ordered(images: np.ndarray, labels: np.ndarray) -> Ordered:
 
 
 def _split(dataset: Dataset, read_: dict[str, Ordered]) -> dict[str, Ordered]:
-    """Hold some of the images back as test images, if the dataset asks for it.
+    """Hold back some of the images as test images, if the dataset has that setting.
 
-    They are chosen by what the images show, whatever their files are called: a stratified choice out of all images in
-    canonical order.
+    The choice depends on the content of the images and not on the names of their files: it is a stratified choice from
+    all images in canonical order.
     """
     if not dataset.held_back:
         return read_
@@ -196,7 +198,7 @@ def _split(dataset: Dataset, read_: dict[str, Ordered]) -> dict[str, Ordered]:
     rest = np.setdiff1d(np.arange(len(order)), chosen)
     without = np.setdiff1d(labels, labels[order[rest]])
     if not size or without.size:
-        reason = "holds no image back" if not size else "leaves a class without training images"
+        reason = "holds back no image" if not size else "leaves a class without training images"
         raise CoopNetError(
             f"datasets.{dataset.name}.test.fraction {dataset.held_back} of {len(order)} images {reason}; choose another"
         )
@@ -205,24 +207,24 @@ def _split(dataset: Dataset, read_: dict[str, Ordered]) -> dict[str, Ordered]:
 
 def _check_number(dataset: Dataset, classes: int) -> None:
     if not 2 <= classes <= MOST_CLASSES:
-        raise CoopNetError(f"{dataset.name} has {classes} classes; a dataset has 2 to {MOST_CLASSES} of them")
+        raise CoopNetError(f"{dataset.name} has {classes} classes; it must have 2 to {MOST_CLASSES}")
 
 
 def _seconds(images: int) -> int:
     return SECONDS + images // IMAGES_PER_SECOND
 
 
-def _teller(name: str, split: str, images: int) -> Callable[[int], None]:
-    """Says from time to time how many images were read."""
+def _progress(name: str, split: str, images: int) -> Callable[[int], None]:
+    """A function that logs from time to time how many images were read."""
     last = time.monotonic()
 
-    def tell(done: int) -> None:
+    def report(done: int) -> None:
         nonlocal last
-        if done < images and time.monotonic() - last >= TELL_EVERY:
+        if done < images and time.monotonic() - last >= REPORT_EVERY:
             last = time.monotonic()
             log.info("%s %s: %d of %d images read", name, split, done, images)
 
-    return tell
+    return report
 
 
 READERS: dict[str, Callable[[Dataset, Path, Room], Source]] = {"folder": _from_folders, "parquet": _from_shards}

@@ -1,7 +1,7 @@
 """Parquet shards in the Hugging Face layout: `train-*.parquet`, `test-*.parquet`.
 
-Images are a struct column `img` or `image` whose field `bytes` is an image file; labels are whole numbers. Whoever
-reads shards does it in a confined process.
+Images are a struct column `img` or `image` whose field `bytes` is an image file; labels are integers. Shards must be
+read in a confined process.
 """
 
 import contextlib
@@ -20,18 +20,18 @@ from coopnet.data.arrays import Arrays
 from coopnet.data.fit import decoded
 from coopnet.files.errors import CoopNetError
 
-IMAGE_COLUMNS = ("img", "image")  # both names are in use for the Hugging Face copies of CIFAR
+IMAGE_COLUMNS = ("img", "image")  # Hugging Face copies of CIFAR use either name
 BATCH = 1024  # rows decoded at a time, at most
 
 LOSSLESS = ("PNG", "BMP", "WEBP")
-"""Image files in shards of a known dataset, whose pixels have to be the published ones."""
+"""Image formats in shards of a known dataset, whose pixels must be the published ones."""
 
 Decode = Callable[[bytes, str], np.ndarray]
-"""Makes pixels of an image file; the text names its place in an error."""
+"""Decodes an image file to pixels; the string is its name in errors."""
 
 
 class Outline(NamedTuple):
-    """What a shard says of itself: number of rows, and the names of the classes, if it has them."""
+    """The metadata of a shard: number of rows, and the class names if it has them."""
 
     rows: int
     class_names: tuple[str, ...]
@@ -41,19 +41,19 @@ def of_split(root: Path, split: str) -> list[Path]:
     """The shards of a split, sorted by name.
 
     Raises:
-        CoopNetError: there is no such folder, or a shard is no file.
+        CoopNetError: there is no such folder, or a shard is not a file.
     """
     if not root.is_dir():
         raise CoopNetError(f"{root} is not a folder; --root must be the folder of the Parquet shards")
     shards = sorted(root.glob(f"{split}-*.parquet"))
     for shard in shards:
         if not shard.is_file():
-            raise CoopNetError(f"{shard} is not a file, or a link to none; put the shard there")
+            raise CoopNetError(f"{shard} is not a file, or is a broken link; put the shard there")
     return shards
 
 
 def outline(shard: Path, label_column: str) -> Outline:
-    """Read what a shard says of itself.
+    """Read the metadata of a shard.
 
     Raises:
         CoopNetError: it is damaged, or lacks a column.
@@ -65,7 +65,7 @@ def outline(shard: Path, label_column: str) -> Outline:
 
 
 def batches(shard: Path, label_column: str, decode: Decode, rows: int = BATCH) -> Iterator[Arrays]:
-    """Decode a shard in batches of so many rows, or fewer; rows are counted from 0 within the shard.
+    """Decode a shard in batches of at most this many rows; rows are counted from 0 within the shard.
 
     Raises:
         CoopNetError: it is damaged, lacks a column, or an image cannot be decoded.
@@ -84,7 +84,7 @@ def batches(shard: Path, label_column: str, decode: Decode, rows: int = BATCH) -
 
 
 def exactly(size: int) -> Decode:
-    """Decodes images without loss that are RGB and of a size, and refuses others."""
+    """A decoder for lossless RGB images of one size, which refuses all others."""
 
     def decode(encoded: bytes, place: str) -> np.ndarray:
         try:
@@ -101,18 +101,18 @@ def exactly(size: int) -> Decode:
     return decode
 
 
-def brought_to(size: int) -> Decode:
-    """Decodes any image and brings it to a size (`fit`)."""
+def scaled_to(size: int) -> Decode:
+    """A decoder for any image, which scales it to a size (`fit`)."""
     return lambda encoded, place: decoded(encoded, size, place)
 
 
 @contextlib.contextmanager
 def _opened(shard: Path) -> Iterator[pq.ParquetFile]:
-    """A shard, and what is wrong with it in words."""
+    """Open a shard, and translate errors of its reader."""
     try:
         with pq.ParquetFile(shard) as file:
             yield file
-    except MemoryError:  # Arrow's is an ArrowException, too
+    except MemoryError:  # Arrow's MemoryError is also an ArrowException
         raise
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -134,11 +134,11 @@ def _check_label_column(shard: Path, schema: pa.Schema, name: str) -> None:
         raise CoopNetError(f"{shard} has no column {name}; is it a shard of this dataset?")
     kind = schema.field(name).type
     if not pa.types.is_integer(kind):
-        raise CoopNetError(f"{shard}: column {name} is {kind}, not whole numbers; use other shards")
+        raise CoopNetError(f"{shard}: column {name} is {kind}, not integers; use other shards")
 
 
 def _class_names(schema: pa.Schema, label_column: str) -> tuple[str, ...]:
-    """The names that the `datasets` library writes into its shards; none where it did not write them."""
+    """The class names that the `datasets` library writes into its shards; an empty tuple if there are none."""
     try:
         content = json.loads((schema.metadata or {})[b"huggingface"])
         names = content["info"]["features"][label_column]["names"]
@@ -155,5 +155,7 @@ def _labels(shard: Path, column: pa.Array) -> np.ndarray:
 
 def _decoded(encoded: bytes | None, decode: Decode, place: str) -> np.ndarray:
     if encoded is None:
-        raise CoopNetError(f"{place}: there is no image, at most its name; use shards that hold the images")
+        raise CoopNetError(
+            f"{place}: the row has no image data, at most a file name; use shards that contain the images"
+        )
     return decode(encoded, place)

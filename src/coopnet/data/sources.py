@@ -1,4 +1,4 @@
-"""Where the images and labels of the known datasets come from.
+"""The sources of the known datasets.
 
 Every source gives the same images; only their order may differ.
 """
@@ -18,14 +18,14 @@ from coopnet.files import confined
 from coopnet.files.errors import CoopNetError
 
 MEMORY, COPIES = 2**30, 6
-"""What decoding a split may take: bytes for Arrow or SciPy, and copies of its images (decoded, joined)."""
+"""Memory limit for decoding a split: bytes for Arrow or SciPy, and copies of its images (decoded, joined)."""
 
 SECONDS = 600
-"""Processor time that decoding a split may take; that of 50,000 images takes some 10 s."""
+"""Limit of processor time for decoding a split; 50,000 images take about 10 s."""
 
 
 def in_memory(count: int, size: int) -> np.ndarray:
-    """Room for images (`arrays.Room`) in memory."""
+    """Allocate images (`arrays.Room`) in memory."""
     shape = (count, size, size, 3)
     return np.frombuffer(mmap.mmap(-1, max(1, math.prod(shape))), dtype=np.uint8, count=math.prod(shape)).reshape(shape)
 
@@ -34,13 +34,13 @@ def read_all(dataset: Dataset, source: str, root: Path | None, room: Room) -> So
     """Read all of a dataset.
 
     Args:
-        dataset: what to read.
+        dataset: the dataset to read.
         source: one of `dataset.sources`.
-        root: folder of the download or of the shards; of one's own data, where it is not `dataset.path`.
-        room: for the images.
+        root: folder of the download or of the shards; for a user's own data by default `dataset.path`.
+        room: allocates the images.
 
     Raises:
-        CoopNetError: no such source, or what it holds is missing, damaged or of another form.
+        CoopNetError: there is no such source, or its content is missing, damaged or of another form.
     """
     if dataset.own:
         from coopnet.data import own
@@ -55,17 +55,17 @@ def read_all(dataset: Dataset, source: str, root: Path | None, room: Room) -> So
 
 
 def read(dataset: Dataset, split: str, source: str, root: Path | None, room: Room = in_memory) -> Arrays:
-    """Read one split of a dataset, in whatever order the source has it.
+    """Read one split of a dataset, in the order of the source.
 
     Args:
-        dataset: what to read.
+        dataset: the dataset to read.
         split: `train` or `test`.
         source: one of `dataset.sources`.
         root: folder of the download (`torchvision`, `matlab`) or of the shards (`parquet`); `digits` needs none.
-        room: for the images.
+        room: allocates the images.
 
     Raises:
-        CoopNetError: no such source, or what it holds is missing, damaged or of another form.
+        CoopNetError: there is no such source, or its content is missing, damaged or of another form.
     """
     _check(dataset, source)
     return SOURCES[source](dataset, split, root, room)
@@ -78,10 +78,10 @@ def _check(dataset: Dataset, source: str) -> None:
 
 
 def read_digits(dataset: Dataset, split: str, root: Path | None, room: Room) -> Arrays:
-    """The 8×8 handwritten digits that ship in scikit-learn, each pixel enlarged to 4×4, grey as RGB.
+    """The 8×8 handwritten digits of scikit-learn, each pixel enlarged to 4×4, grey as RGB.
 
-    Grey levels 0..16 become 0..255 in whole numbers, halves rounded up. The split is a fixed rule: of the
-    images of a class, in scikit-learn's order, every fifth is a test image.
+    Grey levels 0..16 become integers 0..255, halves rounded up. The split is a fixed rule: of the images of a class, in
+    scikit-learn's order, every fifth is a test image.
     """
     from sklearn.datasets import load_digits
 
@@ -102,10 +102,10 @@ def _every_fifth_of_a_class(labels: np.ndarray) -> np.ndarray:
 
 
 def read_torchvision(dataset: Dataset, split: str, root: Path | None, room: Room) -> Arrays:
-    """The official CIFAR archive, as torchvision knows it, downloaded into `root` unless it is there.
+    """The official CIFAR archive, as torchvision knows it, downloaded into `root` if it is missing.
 
     Raises:
-        CoopNetError: no `root`, the download failed, or the archive is not the official one.
+        CoopNetError: there is no `root`, the download failed, or the archive is not the official one.
     """
     if root is None:
         raise CoopNetError("the source torchvision needs a folder to download into: give --root FOLDER")
@@ -113,10 +113,10 @@ def read_torchvision(dataset: Dataset, split: str, root: Path | None, room: Room
 
 
 def read_matlab(dataset: Dataset, split: str, root: Path | None, room: Room) -> Arrays:
-    """The official files of SVHN, as torchvision knows them, downloaded into `root` unless they are there.
+    """The official files of SVHN, as torchvision knows them, downloaded into `root` if they are missing.
 
     Raises:
-        CoopNetError: no `root`, the download failed, or a file is not the official one.
+        CoopNetError: there is no `root`, the download failed, or a file is not the official one.
     """
     if root is None:
         raise CoopNetError("the source matlab needs a folder to download into: give --root FOLDER")
@@ -131,20 +131,19 @@ def read_matlab(dataset: Dataset, split: str, root: Path | None, room: Room) -> 
         images[:] = found.images
         return [found.labels.astype(np.int64).tobytes()]
 
-    (said,) = confined.run(unpacked, path, memory=memory, seconds=SECONDS)
-    labels = np.frombuffer(said, dtype=np.int64)
+    (content,) = confined.run(unpacked, path, memory=memory, seconds=SECONDS)
+    labels = np.frombuffer(content, dtype=np.int64)
     return Arrays(images, labels)
 
 
 def read_parquet(dataset: Dataset, split: str, root: Path | None, room: Room) -> Arrays:
-    """A folder of shards in the Hugging Face layout (`shards`), whose images are files without loss, 32×32 RGB.
+    """A folder of shards in the Hugging Face layout (`shards`) with lossless images, 32×32 RGB.
 
-    They are decoded in a process that can take no more memory than the dataset needs, and no more time than
-    `SECONDS`.
+    They are decoded in a process whose memory is limited to what the dataset needs, and its time to `SECONDS`.
 
     Raises:
-        CoopNetError: no such folder or shard; a shard is damaged, lacks a column, has an image that is not
-            32×32 RGB, or takes too much memory or time.
+        CoopNetError: there is no such folder or shard; a shard is damaged, lacks a column, has an image that is not
+            32×32 RGB, or needs too much memory or time.
     """
     if root is None:
         raise CoopNetError("the source parquet needs the folder of the shards: give --root FOLDER")
@@ -157,20 +156,20 @@ def read_parquet(dataset: Dataset, split: str, root: Path | None, room: Room) ->
         for path in paths:
             for batch in shards.batches(path, dataset.label_column, shards.exactly(dataset.size)):
                 found += len(batch.labels)
-                if found <= expected:  # any more are counted alone
+                if found <= expected:  # surplus images are only counted
                     images[found - len(batch.labels) : found] = batch.images
                 labels.append(batch.labels)
         if not found:
             raise CoopNetError(f"{root} has no images in {split}-*.parquet; --root must be the folder of the shards")
         if found != expected:
             raise CoopNetError(
-                f"{dataset.name} {split}: {found} images instead of {expected}; is a file missing, or one too many? "
-                "Give all of them"
+                f"{dataset.name} {split}: {found} images instead of {expected}; "
+                "give all files of the split, and no others"
             )
         return [np.concatenate(labels).tobytes()]
 
-    (said,) = confined.run(decoded, root, memory=memory, seconds=SECONDS)
-    return Arrays(images, np.frombuffer(said, dtype=np.int64))
+    (content,) = confined.run(decoded, root, memory=memory, seconds=SECONDS)
+    return Arrays(images, np.frombuffer(content, dtype=np.int64))
 
 
 SOURCES: dict[str, Callable[[Dataset, str, Path | None, Room], Arrays]] = {

@@ -1,4 +1,4 @@
-"""Stratified subsets of the training images. The test images are never chosen from."""
+"""Stratified subsets of the training images. Test images are never part of a choice."""
 
 from typing import NamedTuple
 
@@ -15,9 +15,10 @@ class Split(NamedTuple):
 
 
 def stratified(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Indices of `size` images whose classes are as balanced as in `labels`, ascending.
+    """Indices, ascending, of `size` images whose classes are as balanced as in `labels`.
 
-    Each class gives its exact share, rounded down; the largest remainders give one more, ties to the lower class.
+    Each class contributes its exact share, rounded down. Classes with the largest remainders contribute one more; of
+    equal remainders the lower class comes first.
     """
     classes, counts = np.unique(labels, return_counts=True)
     shares = size * counts / len(labels)

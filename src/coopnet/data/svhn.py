@@ -1,8 +1,8 @@
 """Street View House Numbers, cropped digits (Netzer et al., NIPS workshop 2011): the official MATLAB files.
 
-Their addresses and MD5 sums are those that torchvision publishes, their sizes those that the server states. They are
-taken without encryption, as the server offers no other way: size and MD5 sum have to be right before anything reads
-them, and what is read has to have the content digest of `params.yaml`, once somebody has pinned it there.
+Their addresses and MD5 sums are those that torchvision publishes, their sizes those that the server reports. They are
+downloaded without encryption, because the server offers none. So size and MD5 sum are checked before the content is
+read, and the content must have the digest in `params.yaml` once it is pinned there.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ LABELS = np.arange(1, 11)
 
 
 def official_file(split: str, root: Path) -> Path:
-    """The file of a split in `root`, downloaded unless it is there, and checked.
+    """The file of a split in `root`, checked, and downloaded if it is missing.
 
     Raises:
         CoopNetError: the download failed, or the file is not the official one.
@@ -39,12 +39,12 @@ def official_file(split: str, root: Path) -> Path:
 
 
 def unpacked(path: Path) -> Arrays:
-    """Images and labels of a file that `loadmat` of SciPy reads; label 10, as the files have it, is the digit 0.
+    """Images and labels of a file, read by SciPy's `loadmat`; the files' label 10 is the digit 0.
 
-    Called in a confined process: the file is compressed, and may ask for any memory.
+    Call this in a confined process: the file is compressed and may need any amount of memory.
 
     Raises:
-        CoopNetError: it is no such file.
+        CoopNetError: it is not such a file.
     """
     from scipy.io import loadmat
 
@@ -55,7 +55,9 @@ def unpacked(path: Path) -> Arrays:
         raise
     except Exception as error:  # its reader raises ValueError, TypeError, zlib.error, NotImplementedError and others
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise CoopNetError(f"{path} is no MATLAB file with X and y ({reason}); get the official file again") from error
+        raise CoopNetError(
+            f"{path} is not a MATLAB file with X and y ({reason}); get the official file again"
+        ) from error
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[:3] != (32, 32, 3):
         raise CoopNetError(f"{path}: X is {images.dtype} {images.shape}, not uint8 (32, 32, 3, N); get it again")
     labels = labels.ravel()

@@ -1,1 +1,1 @@
-"""A trained network outside of the study: exported, described by a model card, used on images, compared."""
+"""Trained networks outside the study: exported, described by a model card, applied to images, and compared."""

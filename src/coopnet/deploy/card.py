@@ -1,4 +1,4 @@
-"""The model card that lies beside an export, made from its record and from what was measured."""
+"""The model card beside an export, made from the network's record and from measurements."""
 
 from collections.abc import Mapping
 from importlib import metadata
@@ -11,11 +11,11 @@ from coopnet.deploy import measure
 from coopnet.deploy.models import Model
 
 BATCHES = (1, 64)
-"""Images at once, of the two latencies."""
+"""Batch sizes of the two latencies."""
 
 
 class Facts(NamedTuple):
-    """What the exporter knows.
+    """What the exporter knows about the export.
 
     Attributes:
         name: of the network.
@@ -43,13 +43,13 @@ class Facts(NamedTuple):
 def write(
     facts: Facts, model: Model, record: Mapping[str, Any], tested: tuple[str, np.ndarray, np.ndarray] | None
 ) -> str:
-    """The card as Markdown.
+    """The model card as Markdown.
 
     Args:
         facts: of the export.
-        model: the export, opened.
+        model: the export, opened again.
         record: of the network.
-        tested: name of the data, logits [N, C] and labels [N]; None where there were no test images.
+        tested: name of the data, logits [N, C] and labels [N]; None without test images.
     """
     sections = [
         f"# {_title(facts)}",
@@ -78,7 +78,7 @@ def _what(facts: Facts, model: Model, record: Mapping[str, Any]) -> str:
     data = record.get("data") or {}
     return (
         f"An image classifier of {len(known.class_names)} classes, written by CoopNet {__version__} as {facts.form}. "
-        f"It was cut out of a cooperative network (On-the-Fly Native Ensemble, arXiv 1806.04606).\n\n"
+        f"It is part of a cooperative network (On-the-Fly Native Ensemble, arXiv 1806.04606).\n\n"
         f"- Network: {described}\n"
         f"- Trained on: {data.get('dataset', 'data that its record does not name')}\n"
         f"- Takes: {known.to_dict()['input']}, {known.size}×{known.size} pixels; gives logits [N, "
@@ -88,7 +88,7 @@ def _what(facts: Facts, model: Model, record: Mapping[str, Any]) -> str:
 
 def _accuracy(tested: tuple[str, np.ndarray, np.ndarray] | None) -> str:
     if tested is None:
-        return "Not measured: no labelled test images were at hand when it was exported."
+        return "Not measured: there were no labelled test images at the export."
     dataset, logits, labels = tested
     one = measure.quality(logits, labels)
     return (
@@ -154,10 +154,10 @@ def _use(form: str, model: Model) -> str:
 
 
 def _alone(form: str, in_graph: bool) -> str:
-    """How to do without this project, as far as the form allows."""
+    """How to use the export without this project, as far as its form allows."""
     if form == "safetensors":
         return (
-            "As a PyTorch network, to train on or to grow:\n\n"
+            "As a PyTorch network, for more training or growth:\n\n"
             "```python\n"
             "import coopnet\n"
             "import torch\n\n"

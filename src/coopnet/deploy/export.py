@@ -1,4 +1,4 @@
-"""Writing one branch, some branches or the ensemble of a network for use without this project."""
+"""Exporting one branch, some branches or the ensemble of a network for use without this project."""
 
 import contextlib
 import copy
@@ -26,7 +26,7 @@ from coopnet.networks.network import CooperativeNetwork
 
 FORMATS = ("onnx", "pt2", "safetensors")
 TOLERANCE = 1e-4
-"""Largest difference between the logits of a network and of its export, relative to the largest logit above 1."""
+"""Largest allowed difference between the logits of a network and its export, relative to its largest logit (≥ 1)."""
 
 RANDOM_IMAGES = 16
 CARD = "README.md"
@@ -54,36 +54,38 @@ def export(
     dataset: str | None = None,
     test: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Model:
-    """Write one branch, some, or the ensemble of a network for use without this project; `coopnet export` in Python.
+    """Export one branch, some, or the ensemble of a network for use without this project: `coopnet export` in Python.
 
-    The folder gets the model, `preprocessing.json` and a model card, all of it or nothing. Before that the model is
-    read back, and its logits are compared with the network's.
+    The folder gets the model, `preprocessing.json` and a model card, or nothing after an error. Before that the export
+    is read back, and its logits are compared with those of the network.
 
     Args:
-        network: left untouched, on any device. One that was wrapped around a model of your own can be exported here
-            alone, since the command could not build it.
-        folder: must not be there yet, or be empty.
-        preprocessing: `mean` and `std` per channel of the images that it was trained on, pixels in 0..1.
-        branches: numbered from 1: one branch, or several under their gate; by default the whole ensemble.
-        format: `onnx`, `pt2` (torch.export) or `safetensors` (a network that `load` reads; of a model of your own write
-            one by `save`).
-        with_preprocessing: make normalisation part of the graph; the model then takes uint8 [N, H, W, 3].
+        network: on any device; not changed. A network around your own model can be exported only with this function,
+            since the command could not build the model.
+        folder: must not exist yet, or be empty.
+        preprocessing: `mean` and `std` per channel of its training images, pixels in 0..1.
+        branches: numbered from 1: one branch, or several with their gate; by default the whole ensemble.
+        format: `onnx`, `pt2` (torch.export) or `safetensors` (a network for `load`; for a network around your own model
+            use `save`).
+        with_preprocessing: whether normalisation is part of the graph; the model then takes uint8 [N, H, W, 3].
         class_names: one name per class, in order; numbers by default.
-        image_size: pixels of each side, for networks that take any; 32 by default.
-        name: what the card calls the network.
-        dataset: what it calls the data.
-        test: test images uint8 [N, H, W, 3] of that size and their labels [N], for the accuracy in the card.
+        image_size: pixels of each side, for networks that accept any size; 32 by default.
+        name: name of the network in the model card.
+        dataset: name of the data in the model card.
+        test: test images uint8 [N, H, W, 3] of that size and their labels [N], for the accuracy in the model card.
 
     Returns:
-        The model as it was read back, for `predict`.
+        The exported model, read back, for `predict`.
 
     Raises:
         CoopNetError: an unknown format, no such branch, names or constants or images that do not fit the network, a
-            folder that holds something, a library that is not installed, or an export that computes something else
-            than the network.
+            folder that is not empty, a library that is not installed, or an export whose logits differ from those of
+            the network.
     """
     if format == "safetensors" and getattr(network.architecture, "family", None) == OWN:
-        raise CoopNetError("a network around a model of your own is kept by coopnet.save; export it as onnx or pt2")
+        raise CoopNetError(
+            "a network around a model of your own can be saved with coopnet.save; export it as onnx or pt2"
+        )
     facts = {} if dataset is None else {"data": {"dataset": dataset}}
     record = saved.described(network, preprocessing, class_names, saved.sized(facts, image_size))
     source = saved.Saved(copy.deepcopy(network).cpu().eval(), {}, record, Path(folder))
@@ -103,7 +105,7 @@ def _labelled(images: np.ndarray, labels: np.ndarray, classes: int, dataset: str
     fits = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3 and len(images)
     if not fits or labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
         raise CoopNetError(
-            f"test has to be images uint8 [N, H, W, 3] and whole labels [N], not {images.dtype} {list(images.shape)} "
+            f"test must be images uint8 [N, H, W, 3] and integer labels [N], not {images.dtype} {list(images.shape)} "
             f"and {labels.dtype} {list(labels.shape)}"
         )
     if not 0 <= labels.min() <= labels.max() < classes:
@@ -122,29 +124,29 @@ def write(
     test: Labelled | None = None,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Model:
-    """Write the model, `preprocessing.json` and a model card to a folder, all of it or nothing.
+    """Write the model, `preprocessing.json` and a model card to a folder, or nothing after an error.
 
     Args:
         source: the network and its record.
-        out: the folder, which must not be there yet, or be empty.
-        name: what to call the network in the card.
-        branches: numbered from 1: one branch, or several under their gate; None for the whole ensemble.
-        form: `onnx`, `pt2` (torch.export) or `safetensors` (a network that `coopnet.load` reads).
-        with_preprocessing: make normalisation part of the graph; the model then takes uint8 [N, H, W, 3].
-        test: labelled images that the card's accuracy is measured on.
-        advance: is told of every batch of test images.
+        out: the folder, which must not exist yet, or be empty.
+        name: name of the network in the model card.
+        branches: numbered from 1: one branch, or several with their gate; None for the whole ensemble.
+        form: `onnx`, `pt2` (torch.export) or `safetensors` (a network for `coopnet.load`).
+        with_preprocessing: whether normalisation is part of the graph; the model then takes uint8 [N, H, W, 3].
+        test: labelled images for the accuracy in the model card.
+        advance: called after every batch of test images with its size.
 
     Returns:
-        The model as it was read back.
+        The exported model, read back.
 
     Raises:
-        CoopNetError: an unknown form, no such branch, a folder that holds something, a library that is not installed,
-            or an export that computes something else than the network.
+        CoopNetError: an unknown form, no such branch, a folder that is not empty, a library that is not installed, or
+            an export whose logits differ from those of the network.
     """
     if form not in FORMATS:
         raise CoopNetError(f"--format {form} is not known; choose {', '.join(FORMATS)}")
     if with_preprocessing and form == "safetensors":
-        raise CoopNetError("safetensors hold weights and no graph, so preprocessing cannot be part of it; leave it out")
+        raise CoopNetError("safetensors has no graph that could include preprocessing; leave out --with-preprocessing")
     known = preprocessing.of_record(source.network, source.record)
     module = parts.plain(source.network, branches)
     reference = models.of_network(source, branches, name)
@@ -188,9 +190,9 @@ def write(
 
 @contextlib.contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when all went well, and goes away when it did not."""
+    """A temporary folder beside `out`, which is renamed to `out` on success and deleted after an error."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CoopNetError(f"{out} is there already and not empty; name another folder, or remove it")
+        raise CoopNetError(f"{out} exists and is not empty; choose another folder, or remove it")
     try:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
@@ -219,17 +221,19 @@ def _write_network(
 
 
 def _write_onnx(module: nn.Module, known: Preprocessing, path: Path) -> None:
-    """One file, its weights inside, for any number of images.
+    """Write one file with the weights inside, for any batch size.
 
     Raises:
-        CoopNetError: the exporter is not installed, or the network has an operation that it does not know.
+        CoopNetError: the exporter is not installed, or does not support an operation of the network.
     """
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
-        raise CoopNetError(f"--format onnx needs {error.name}; pip install 'coopnet[export]' brings it") from error
+        raise CoopNetError(
+            f"--format onnx needs {error.name}; install it with pip install 'coopnet[export]'"
+        ) from error
     with _quiet():
         try:
             torch.onnx.export(
@@ -243,7 +247,7 @@ def _write_onnx(module: nn.Module, known: Preprocessing, path: Path) -> None:
                 external_data=False,
                 verbose=False,
             )
-        except Exception as error:  # the exporter has many
+        except Exception as error:  # the exporter raises many types
             raise _impossible("onnx", error) from error
 
 
@@ -254,19 +258,19 @@ def _write_pt2(module: nn.Module, known: Preprocessing, path: Path) -> None:
                 module, (_example(known),), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
             )
             torch.export.save(program, path)
-        except Exception as error:  # the exporter has many
+        except Exception as error:  # the exporter raises many types
             raise _impossible("pt2", error) from error
 
 
 def _impossible(form: str, error: Exception) -> CoopNetError:
     reason = " ".join(str(error).split())[:300]
     return CoopNetError(
-        f"the network cannot be written as {form} ({type(error).__name__}: {reason}); try another format"
+        f"the network cannot be exported as {form} ({type(error).__name__}: {reason}); try another format"
     )
 
 
 def _example(known: Preprocessing) -> torch.Tensor:
-    """Two images as the graph takes them; of a single one the exporter would make a constant."""
+    """A batch of two images as input of the graph; with a single one the exporter would make its size a constant."""
     shape = (2, known.size, known.size, 3)
     images = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     return images if known.in_graph else known.normalised(images.numpy())
@@ -274,7 +278,7 @@ def _example(known: Preprocessing) -> torch.Tensor:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters say much that nobody needs, on both streams and in warnings."""
+    """Suppress the messages of exporters on stdout, in logs and in warnings."""
     import warnings
 
     loggers = {name: logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")}
@@ -297,10 +301,10 @@ def _compared(
     test: Labelled | None,
     advance: Callable[[int], None],
 ) -> tuple[float, np.ndarray | None]:
-    """Run the export beside the network itself, as it was trained, on random and on test images.
+    """Compare the export with the network as it was trained, on random images and on test images.
 
     Returns:
-        The largest difference between logits, and the export's logits of the test images.
+        The largest difference between logits, and the export's logits for the test images.
 
     Raises:
         CoopNetError: they differ.
@@ -315,9 +319,9 @@ def _compared(
                 expected = network(made.preprocessing.normalised(batch)).numpy()
             given = made.logits(batch)
             apart, limit = float(np.abs(given - expected).max()), TOLERANCE * max(1.0, float(np.abs(expected).max()))
-            if not apart <= limit:  # nor where it is not a number
+            if not apart <= limit:  # this also catches NaN
                 raise CoopNetError(
-                    f"the export computes something else than the network: logits differ by {apart:.2e}, more than "
+                    f"the export does not compute the same as the network: logits differ by {apart:.2e}, more than "
                     f"{limit:.0e}; nothing was written"
                 )
             worst = max(worst, apart)
@@ -328,7 +332,7 @@ def _compared(
 
 
 def _unfolded(source: saved.Saved, branches: Sequence[int] | None) -> nn.Module:
-    """The network itself, or some of it, as it was trained."""
+    """The network, or some of its branches, without folded layers."""
     if branches is None:
         return parts.Ensemble(source.network)
     if len(branches) == 1:

@@ -1,4 +1,4 @@
-"""How good a model is on labelled images, with intervals that say what the choice of images leaves open."""
+"""The quality of a model on labelled images, with intervals for the choice of images."""
 
 import math
 import platform
@@ -15,7 +15,7 @@ Z = 1.959964
 
 
 class Quality(NamedTuple):
-    """A model on n labelled images; percent but `nll`, nats.
+    """The quality of a model on n labelled images; in percent, `nll` in nats.
 
     Attributes:
         images: n.
@@ -37,13 +37,13 @@ class Quality(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Model B beside model A on the same images.
+    """The difference of model B from model A on the same images.
 
     Attributes:
-        top1: B − A, in points.
+        top1: B − A, in percentage points.
         low: lower end of its 95 % interval, for the choice of images; the images are paired.
         high: upper end.
-        agreement: images that both put into the same class, in percent.
+        agreement: images that both classify alike, in percent.
     """
 
     top1: float
@@ -61,7 +61,7 @@ def quality(logits: np.ndarray, labels: np.ndarray) -> Quality:
     try:
         from coopnet.evaluation.metrics import scored
     except ModuleNotFoundError as error:
-        raise CoopNetError(f"accuracy needs {error.name}; pip install 'coopnet[study]' brings it") from error
+        raise CoopNetError(f"accuracy needs {error.name}; install it with pip install 'coopnet[study]'") from error
     result = scored(logits, labels)
     low, high = wilson(int(result.correct.sum()), len(labels))
     scores = result.scores
@@ -69,7 +69,7 @@ def quality(logits: np.ndarray, labels: np.ndarray) -> Quality:
 
 
 def wilson(right: int, images: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson, 1927)."""
+    """95 % interval of a proportion (Wilson, 1927)."""
     share, square = right / images, Z * Z / images
     centre, half = share + square / 2, Z * math.sqrt(share * (1 - share) / images + square / (4 * images))
     return max(0.0, (centre - half) / (1 + square)), min(1.0, (centre + half) / (1 + square))
@@ -84,6 +84,6 @@ def difference(a: np.ndarray, b: np.ndarray, labels: np.ndarray) -> Difference:
 
 
 def machine() -> str:
-    """What latency is measured on."""
+    """The machine on which latency is measured."""
     one = describe(torch.device("cpu"))
     return f"{one['name']}, {torch.get_num_threads()} threads, {platform.system()} {platform.machine()}"

@@ -1,4 +1,4 @@
-"""Anything that classifies images, whatever form it has on disk: a run, a saved network, an export."""
+"""Models that classify images, in any form on disk: a run, a saved network, an export."""
 
 import os
 import time
@@ -19,10 +19,10 @@ from coopnet.library.parts import plain
 
 ONNX, PT2 = "model.onnx", "model.pt2"
 BATCH = 250
-"""Images that are classified at once."""
+"""Images per batch."""
 
 WARM_UP, REPEATS, SECONDS = 3, 50, 2.0
-"""Of a measurement of latency: calls before it, the most calls in it, and about how long it takes."""
+"""For a measurement of latency: calls before it, most calls in it, and its approximate duration."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Model:
     """A model that classifies images.
 
     Attributes:
-        name: where it was found.
+        name: its path or its run.
         form: `ONNX Runtime`, `torch.export` or `PyTorch`.
-        preprocessing: what it takes, and what its classes are called.
-        run: what the model takes, as NumPy array → logits [n, C].
-        record: what is known of the network; empty where nothing is.
+        preprocessing: format of its input, and names of its classes.
+        run: the model itself: its input as a NumPy array → logits [n, C].
+        record: the record of the network; empty if there is none.
     """
 
     name: str
@@ -44,10 +44,10 @@ class Model:
     record: dict[str, Any]
 
     def logits(self, images: np.ndarray, advance: Callable[[int], None] = lambda done: None) -> np.ndarray:
-        """Images uint8 [N, H, W, 3] → logits [N, C], in batches; `advance` is told of each.
+        """Images uint8 [N, H, W, 3] → logits [N, C], in batches; `advance` is called with the size of each.
 
         Raises:
-            CoopNetError: they have another size.
+            CoopNetError: the images have another size.
         """
         size = self.preprocessing.size
         if images.shape[1:] != (size, size, 3):
@@ -60,7 +60,7 @@ class Model:
         return np.concatenate(parts)
 
     def taken(self, images: np.ndarray) -> np.ndarray:
-        """Images as `run` takes them."""
+        """Images in the input format of `run`."""
         if self.preprocessing.in_graph:
             return np.ascontiguousarray(images)
         return self.preprocessing.normalised(images).numpy()
@@ -90,19 +90,19 @@ def open_model(where: str | os.PathLike[str], branches: Sequence[int] | None = N
     """Open a run (`STUDY/EXPERIMENT/seedN`), a folder that `coopnet.save` wrote, or one that `coopnet export` wrote.
 
     Args:
-        where: which.
-        branches: of a network, those that count, numbered from 1; by default the whole ensemble. An export is what it
-            is.
+        where: the run or folder.
+        branches: for a network: the branches to use, numbered from 1; by default the whole ensemble. The branches of
+            an export are fixed.
 
     Raises:
-        CoopNetError: nothing of that kind lies there, it is damaged, or what its form needs is not installed.
+        CoopNetError: there is no such model, it is damaged, or a library that it needs is not installed.
     """
     folder = Path(where)
     if not any((folder / name).is_file() for name in (ONNX, PT2)):
         one = saved.read(where)
         return of_network(one, branches, str(where))
     if branches is not None:
-        raise CoopNetError(f"{where} is an export, whose branches were chosen when it was made; leave --branch out")
+        raise CoopNetError(f"{where} is an export, whose branches are fixed; leave out --branch")
     facts = files.read_json(folder / preprocessing.NAME)
     try:
         known = Preprocessing.from_dict(facts)
@@ -112,14 +112,14 @@ def open_model(where: str | os.PathLike[str], branches: Sequence[int] | None = N
 
 
 def of_export(folder: Path, known: Preprocessing, name: str) -> Model:
-    """An export, as what it is."""
+    """The model of an export."""
     if (folder / ONNX).is_file():
         return Model(name, "ONNX Runtime", known, onnx_session(folder / ONNX), {})
     return Model(name, "torch.export", known, exported_program(folder / PT2), {})
 
 
 def of_network(one: saved.Saved, branches: Sequence[int] | None, name: str) -> Model:
-    """A network that was read, or some of its branches."""
+    """The model of a network, or of some of its branches."""
     module = plain(one.network, branches)
 
     def run(images: np.ndarray) -> np.ndarray:
@@ -138,7 +138,7 @@ def onnx_session(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
-        raise CoopNetError(f"{path} needs ONNX Runtime; pip install 'coopnet[export]' brings it") from error
+        raise CoopNetError(f"{path} needs ONNX Runtime; install it with pip install 'coopnet[export]'") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3

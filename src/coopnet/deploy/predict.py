@@ -1,4 +1,4 @@
-"""What a model says about image files."""
+"""Classification of image files."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,17 +11,17 @@ from coopnet.deploy.models import Model
 from coopnet.files.errors import CoopNetError
 
 CHUNK = 64
-"""Image files that are decoded and classified together."""
+"""Image files that are decoded and classified at a time."""
 
 
 class Prediction(NamedTuple):
-    """What a model says about one file.
+    """The prediction for one file.
 
     Attributes:
         path: of the file.
-        classes: names, the likeliest first; empty where the file could not be read.
+        classes: names, most likely first; empty if the file could not be read.
         probabilities: of these classes, by the softmax of the logits.
-        error: why the file could not be read; None otherwise.
+        error: why the file could not be read; otherwise None.
     """
 
     path: Path
@@ -31,15 +31,15 @@ class Prediction(NamedTuple):
 
     @property
     def best(self) -> str:
-        """The likeliest class; empty where the file could not be read."""
+        """The most likely class; empty if the file could not be read."""
         return self.classes[0] if self.classes else ""
 
 
 def found(places: Sequence[str | Path]) -> list[Path]:
-    """The image files that are named, and those in the folders that are named, sorted.
+    """The given image files, and the image files in the given folders, sorted.
 
     Raises:
-        CoopNetError: a place is not there, or there is no image in any of them.
+        CoopNetError: a path does not exist, or a folder has no images.
     """
     paths: list[Path] = []
     for place in map(Path, places):
@@ -51,20 +51,20 @@ def found(places: Sequence[str | Path]) -> list[Path]:
         elif place.is_file():
             paths.append(place)
         else:
-            raise CoopNetError(f"{place} is not there; name an image or a folder of images")
+            raise CoopNetError(f"{place} does not exist; give an image or a folder of images")
     return paths
 
 
 def predict(
     model: Model, paths: Iterable[str | Path], *, top: int = 5, advance: Callable[[int], None] = lambda done: None
 ) -> Iterator[Prediction]:
-    """Classify image files, in their order; one that cannot be read is told of in its place.
+    """Classify image files, in their order; an unreadable file gives a prediction with an error.
 
     Args:
-        model: as `open_model` gives it.
+        model: from `open_model`.
         paths: of the files.
-        top: how many classes to name.
-        advance: is told of every file that is done.
+        top: number of classes per prediction.
+        advance: called with the number of files that were processed.
     """
     chunk: list[Path] = []
     for path in map(Path, paths):
@@ -87,13 +87,13 @@ def _classified(model: Model, paths: Sequence[Path], top: int) -> Iterator[Predi
         except CoopNetError as error:
             errors[path] = str(error)
     logits = model.logits(np.stack(list(images.values()))) if images else np.zeros((0, 1))
-    said = dict(zip(images, logits, strict=True))
+    logits_of = dict(zip(images, logits, strict=True))
     names = model.preprocessing.class_names
     for path in paths:
         if path in errors:
             yield Prediction(path, (), (), errors[path])
             continue
-        powers = np.exp(said[path] - said[path].max())
-        shares = powers / powers.sum()
-        order = np.argsort(-shares, kind="stable")[:top]
-        yield Prediction(path, tuple(names[i] for i in order), tuple(float(shares[i]) for i in order))
+        powers = np.exp(logits_of[path] - logits_of[path].max())
+        probabilities = powers / powers.sum()
+        order = np.argsort(-probabilities, kind="stable")[:top]
+        yield Prediction(path, tuple(names[i] for i in order), tuple(float(probabilities[i]) for i in order))

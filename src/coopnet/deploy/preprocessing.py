@@ -1,4 +1,4 @@
-"""From an image to what a network takes, and what its outputs are called: `preprocessing.json`."""
+"""The preprocessing of a network's images, and the names of its classes: `preprocessing.json`."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,15 +19,15 @@ USUAL_SIZE = 32
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to an image before the network sees it.
+    """The preprocessing of an image.
 
     Attributes:
-        size: pixels of each side; the largest square in the middle of an image is scaled to it (`data.fit`).
+        size: pixels of each side; the largest centred square of an image is scaled to it (`data.fit`).
         mean: of each channel (RGB), in units of the full range.
-        std: of each channel, likewise.
-        class_names: of the logits, in their order.
-        in_graph: whether an exported model normalises itself: it takes uint8 [N, H, W, 3] instead of float32
-            [N, 3, H, W].
+        std: of each channel (RGB), in units of the full range.
+        class_names: of the logits, in order.
+        in_graph: whether an exported model normalises its input itself: it then takes uint8 [N, H, W, 3] instead of
+            float32 [N, 3, H, W].
     """
 
     size: int
@@ -44,10 +44,10 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, facts: Mapping[str, Any]) -> "Preprocessing":
-        """The reverse.
+        """The inverse of `to_dict`.
 
         Raises:
-            KeyError, TypeError, ValueError: something is missing or is no such thing.
+            KeyError, TypeError, ValueError: a value is missing or of the wrong type.
         """
         numbers = {name: tuple(float(value) for value in facts[name]) for name in ("mean", "std")}
         names = tuple(str(name) for name in facts["class_names"])
@@ -59,7 +59,7 @@ class Preprocessing:
 
 
 class Normalise(nn.Module):
-    """Images uint8 [N, H, W, 3] → float32 [N, 3, H, W], by the arithmetic of training."""
+    """Images uint8 [N, H, W, 3] → float32 [N, 3, H, W], with the arithmetic of training."""
 
     scale: Tensor
     shift: Tensor
@@ -71,12 +71,12 @@ class Normalise(nn.Module):
         self.register_buffer("shift", (-mean / std).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pixels to numbers of mean 0 and variance 1."""
+        """Normalise pixels to mean 0 and variance 1."""
         return images.permute(0, 3, 1, 2).float() * self.scale + self.shift
 
 
 class Whole(nn.Module):
-    """A network that takes images as they are, uint8 [N, H, W, 3]."""
+    """A network with normalisation, for images uint8 [N, H, W, 3]."""
 
     def __init__(self, preprocessing: Preprocessing, network: nn.Module):
         super().__init__()
@@ -89,7 +89,7 @@ class Whole(nn.Module):
 
 
 def of_record(network: CooperativeNetwork, record: Mapping[str, Any]) -> Preprocessing:
-    """What the record beside a network says.
+    """The preprocessing of a network, from its record.
 
     Raises:
         CoopNetError: it does not say how images were normalised, or images are not square with three channels.

@@ -1,4 +1,4 @@
-"""How much the branches of a network differ from each other."""
+"""How much the branches of a network differ."""
 
 from itertools import combinations
 from typing import Any
@@ -15,8 +15,8 @@ def diversity(logs: np.ndarray) -> dict[str, Any]:
         logs: logarithms of the probabilities of two or more branches, [N, B, C].
 
     Returns:
-        `disagreement`: percent of the images on which the two predict different classes; `kl`: KL(p‖q) in nats, mean
-        over images and both directions; `pairs`: the two for each pair, by name: `1-2`, …, branches counted from 1.
+        `disagreement`: percent of the images for which the two predict different classes; `kl`: KL(p‖q) in nats, mean
+        over images and both directions; `pairs`: both for each pair, by name: `1-2`, …, branches counted from 1.
     """
     predictions = logs.argmax(axis=2)
     divergences = in_chunks(_divergences, logs)
@@ -34,7 +34,7 @@ def _divergences(logs: np.ndarray) -> list[np.ndarray]:
     """KL(p‖q) + KL(q‖p) of every pair, [N] each."""
     logs = np.ascontiguousarray(np.moveaxis(logs, 1, 0))
     probabilities = np.exp(logs)
-    # Σ (p − q)(log p − log q), of which no term is negative: exactly 0 for equal branches.
+    # Σ (p − q)(log p − log q): no term is negative, so equal branches give exactly 0.
     return [
         np.einsum("nc,nc->n", probabilities[i] - probabilities[j], logs[i] - logs[j])
         for i, j in combinations(range(len(logs)), 2)

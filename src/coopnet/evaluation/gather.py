@@ -1,9 +1,9 @@
-"""What all runs of a study say, in four files: with the tables, all that claims and report are made from.
+"""The results of all runs of a study in four files; claims and report are made from these and the tables.
 
 records.json           the record of each run, and of each network at transfer, by name
-metrics.json           the metrics of each run; where it began with a transfer, those at transfer as `at_transfer`
-scores.json            accuracies of each experiment at a glance, means over its seeds
-outcomes.safetensors   which test images each network gets right, as bits, `<experiment>/seed<k>/<network>`
+metrics.json           the metrics of each run; if it began with a transfer, those at transfer as `at_transfer`
+scores.json            mean accuracies of each experiment over its seeds
+outcomes.safetensors   which test images each network classifies correctly, as bits, `<experiment>/seed<k>/<network>`
 """
 
 import csv
@@ -19,7 +19,7 @@ from coopnet.files.errors import CoopNetError
 
 
 class RunFolder(NamedTuple):
-    """Where the files of one run lie, and those of the network at its transfer."""
+    """The folder of a run, and that of its network at transfer."""
 
     experiment: str
     seed: int
@@ -32,12 +32,12 @@ class RunFolder(NamedTuple):
         return f"{self.experiment}/seed{self.seed}"
 
     def __str__(self) -> str:
-        """As messages name it."""
+        """The name in messages."""
         return f"{self.experiment} seed {self.seed}"
 
 
 def metrics_of(run: RunFolder) -> dict[str, Any]:
-    """The metrics of a run; `at_transfer` are those of the network at transfer, where it began with one.
+    """The metrics of a run; `at_transfer` has those of its network at transfer, if it began with one.
 
     Raises:
         CoopNetError: a file is missing or damaged.
@@ -51,13 +51,13 @@ def metrics_of(run: RunFolder) -> dict[str, Any]:
 
 
 def _is_transfer(run: RunFolder) -> bool:
-    """Whether a run is a network at transfer that is not trained any further."""
+    """Whether a run is a network at transfer without further training."""
     record = files.read_json(run.folder / "run.json")
     return record["row"]["training"]["epochs"] == 0 and record["row"]["start"]["kind"] not in ("random", "continue")
 
 
 def outcomes_of(run: RunFolder) -> dict[str, np.ndarray]:
-    """Which test images each network of a run gets right, at its end and at transfer.
+    """Which test images each network of a run classifies correctly, at the end and at transfer.
 
     Raises:
         CoopNetError: a file is missing, damaged, or not the one that was evaluated.
@@ -96,7 +96,7 @@ def write(runs: Sequence[RunFolder], out: Path) -> None:
 
 
 def _a_line_each(content: Mapping[str, Any]) -> str:
-    """JSON with a line per run, so that git shows which runs differ."""
+    """JSON with one line per run, so that `git diff` shows which runs differ."""
     lines = [
         f"{json.dumps(name)}: {json.dumps(content[name], sort_keys=True, allow_nan=False)}" for name in sorted(content)
     ]
@@ -104,7 +104,7 @@ def _a_line_each(content: Mapping[str, Any]) -> str:
 
 
 def _curve(history: Path) -> dict[str, Any]:
-    """Validation accuracy of the ensemble after each epoch, percent, where it was measured."""
+    """Validation accuracy of the ensemble after each epoch, in percent, if it was measured."""
     columns = {score: f"validation_{score}_ensemble" for score in ("top1", "top5")}
     with history.open(newline="", encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))

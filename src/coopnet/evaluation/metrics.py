@@ -1,4 +1,4 @@
-"""Accuracy and calibration of saved logits, with NumPy alone: a metrics step should not wait for torch to load."""
+"""Accuracy and calibration from saved logits, without torch: importing it would slow down a metrics step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from coopnet.evaluation.diversity import diversity
 from coopnet.files.errors import CoopNetError
 
 BINS = 15
-"""Bins of equal width on [0, 1] that confidences are sorted into."""
+"""Number of bins of equal width on [0, 1] for confidences."""
 
 EXACT = 1e-6
-"""A start is exact when no logit moves by more than this share of the largest one (float32, eval mode)."""
+"""A start is exact if no logit changes by more than this fraction of the largest one (float32, eval mode)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Saved:
-    """What a network said about N images: branches [N, B, C], gate [N, B], labels [N]."""
+    """The outputs of a network for N images: branches [N, B, C], gate [N, B], labels [N]."""
 
     branches: np.ndarray
     gate: np.ndarray
@@ -40,17 +40,17 @@ class Saved:
 
     @cached_property
     def log_probabilities(self) -> np.ndarray:
-        """Logarithms of the branches' probabilities, [N, B, C]: half of what follows from logits is made of them."""
+        """Logarithms of the branches' probabilities, [N, B, C]; cached, because many metrics need them."""
         return log_probabilities(self.branches)
 
 
 def ranks(logits: np.ndarray, labels: np.ndarray, *ties: np.ndarray) -> np.ndarray:
-    """How many classes are ranked above the true one, [N].
+    """Number of classes ranked above the true one, [N].
 
     Args:
-        logits: what ranks the classes, [N, C]; logits, or anything else of which more is better.
+        logits: scores of the classes, [N, C]; logits, or any other score for which larger is better.
         labels: true classes, [N].
-        ties: what ranks classes of equal logits, [N, C] each; classes that are equal in all rank by class index.
+        ties: scores that rank classes of equal logits, [N, C] each; classes equal in all of them rank by class index.
     """
     (rank,) = in_chunks(_ranks, labels, logits, *ties)
     return rank
@@ -61,7 +61,7 @@ def _ranks(labels: np.ndarray, *scores: np.ndarray) -> tuple[np.ndarray]:
 
 
 def ranks_by_class(labels: np.ndarray, *scores: np.ndarray) -> np.ndarray:
-    """The same of scores [C, N], the first of which decides before the second: several times faster than [N, C]."""
+    """`ranks` for scores [C, N], the first of which takes precedence: several times faster than for [N, C]."""
     higher: np.ndarray | None = None
     for score in reversed(scores):
         higher = above(labels, score, higher)
@@ -70,27 +70,27 @@ def ranks_by_class(labels: np.ndarray, *scores: np.ndarray) -> np.ndarray:
 
 
 def above(labels: np.ndarray, score: np.ndarray, ties: np.ndarray | None = None) -> np.ndarray:
-    """Which classes rank above the true one, [C, N], by scores [C, N]; equal ones as `ties` says, or by class index."""
+    """Which classes rank above the true one, [C, N], by scores [C, N]; equal ones by `ties`, or else by class index."""
     true = score[labels, np.arange(len(labels))]
     higher, equal = score > true, score == true
-    if np.count_nonzero(equal) != len(labels):  # of others than the true classes, which equal themselves
+    if np.count_nonzero(equal) != len(labels):  # True for more than the true classes, which equal themselves
         higher |= equal & (np.arange(len(score))[:, None] < labels if ties is None else ties)
     return higher
 
 
 def count(above: np.ndarray) -> np.ndarray:
-    """How many classes rank above the true one, [N], of which ones do, [C, N]."""
-    # In no more bytes than the number of classes needs: several times faster than in eight.
+    """Number of classes that rank above the true one, [N], from a mask [C, N]."""
+    # The smallest integer type that can hold the number of classes is several times faster than eight bytes.
     return above.view(np.uint8).sum(axis=0, dtype=np.min_scalar_type(len(above))).astype(int)
 
 
 def accuracy(ranks: np.ndarray) -> dict[str, float]:
-    """Top-1 and top-5 in percent, of the true classes' ranks [N]."""
+    """Top-1 and top-5 in percent, from the true classes' ranks [N]."""
     return {f"top{k}": float(100 * (ranks < k).mean()) for k in (1, 5)}
 
 
 def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> list[dict[str, Any]]:
-    """How often a network is right where it is how sure: the bins of a reliability diagram, lowest first.
+    """Accuracy by confidence: the bins of a reliability diagram, lowest first.
 
     Args:
         confidence: largest probability of each image, [N].
@@ -98,7 +98,7 @@ def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -
         bins: number of bins of equal width on [0, 1]; each holds its upper edge.
 
     Returns:
-        Per bin `images`, and where there are any the means `confidence` and `accuracy` in percent, else None.
+        Per bin `images`, and the means `confidence` and `accuracy` in percent, which are None for an empty bin.
     """
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     images = np.bincount(place, minlength=bins)
@@ -112,19 +112,19 @@ def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -
 
 
 def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
-    """ECE in percent (Guo et al., ICML 2017, arXiv 1706.04599, equation 3): Σ over bins of share · |gap|."""
+    """ECE in percent (Guo et al., ICML 2017, arXiv 1706.04599, equation 3): Σ over bins of fraction · |gap|."""
     filled = [one for one in reliability(confidence, correct, bins) if one["images"]]
     gaps = [one["images"] * abs(one["confidence"] - one["accuracy"]) for one in filled]
     return float(sum(gaps) / len(confidence))
 
 
 class Scored(NamedTuple):
-    """How good some logits are.
+    """The scores of some logits.
 
     Attributes:
         scores: `top1`, `top5` and `ece` in percent, `nll` in nats.
         confidence: largest probability of each image, [N].
-        correct: whether the class that `ranks` puts first is the true one, [N].
+        correct: whether the class ranked first by `ranks` is the true one, [N].
     """
 
     scores: dict[str, float]
@@ -133,7 +133,7 @@ class Scored(NamedTuple):
 
 
 def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Top-1, top-5 and ECE in percent, NLL in nats, of logits [N, C]; errors as `scored`."""
+    """Top-1, top-5 and ECE in percent, NLL in nats, of logits [N, C]; errors as for `scored`."""
     return scored(logits, labels).scores
 
 
@@ -141,14 +141,14 @@ def scored(logits: np.ndarray, labels: np.ndarray, logs: np.ndarray | None = Non
     """Score logits [N, C] against true classes [N].
 
     Args:
-        logits: what the network said.
+        logits: outputs of the network.
         labels: true classes.
-        logs: `log_probabilities` of the logits, where they have been computed.
+        logs: `log_probabilities` of the logits, if already computed.
 
     Raises:
         CoopNetError: a logit is not a finite number.
     """
-    if not np.isfinite(logits).all():  # a comparison with NaN is false, so the true class would rank first
+    if not np.isfinite(logits).all():  # comparisons with NaN are false, so the true class would rank first
         raise CoopNetError("the logits are not finite numbers: the network has diverged; lower training.optimizer.lr")
     rank = ranks(logits, labels)
     logs = log_probabilities(logits) if logs is None else logs
@@ -169,7 +169,7 @@ def log_probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def _log_probabilities(logits: np.ndarray) -> tuple[np.ndarray]:
-    # What SciPy's log_softmax does, in place: half of its time goes into memory for what is between.
+    # The computation of SciPy's log_softmax, in place: half of its time goes into memory for intermediate results.
     logs = logits.astype(np.float64)
     logs -= logs.max(axis=-1, keepdims=True)
     logs -= np.log(np.exp(logs).sum(axis=-1, keepdims=True))
@@ -177,25 +177,25 @@ def _log_probabilities(logits: np.ndarray) -> tuple[np.ndarray]:
 
 
 def log_mean(logs: np.ndarray) -> np.ndarray:
-    """Logarithm of the mean over K networks of their probabilities, from logarithms of these, [N, K, C], to [N, C].
+    """Logarithm of the mean of K networks' probabilities, from their logarithms, [N, K, C] to [N, C].
 
-    It stays finite where every probability of a class is too small for a float.
+    The result is finite even if every probability of a class is too small for a float.
     """
     (mean,) = in_chunks(_log_mean, logs)
     return mean
 
 
 def _log_mean(logs: np.ndarray) -> tuple[np.ndarray]:
-    # What SciPy's logsumexp does, without what it provides for beyond finite numbers: that takes five times as long.
+    # The computation of SciPy's logsumexp, without its handling of infinite numbers, which takes five times as long.
     largest = logs.max(axis=1)
     shares = logs - largest[:, None]
     return (largest + np.log(np.exp(shares, out=shares).mean(axis=1)),)
 
 
 def measure(saved: Saved) -> dict[str, Any]:
-    """Scores of the ensemble, with its reliability, and of each branch, with the branch's mean gate weight.
+    """Scores of the ensemble with its reliability, and of each branch with its mean gate weight.
 
-    Of several branches also the scores of the unweighted mean of their probabilities, and their diversity.
+    With several branches also the scores of the unweighted mean of their probabilities, and their diversity.
 
     Raises:
         CoopNetError: a logit is not a finite number.
@@ -220,7 +220,7 @@ def measure(saved: Saved) -> dict[str, Any]:
 
 
 def versus(child: Saved, parent: Saved) -> dict[str, Any]:
-    """How far a network is from its parent, on the same images: ensemble against ensemble."""
+    """How much a network differs from its parent on the same images, ensemble against ensemble."""
     own, other = child.ensemble, parent.ensemble
     difference, largest = float(np.abs(own - other).max()), float(np.abs(other).max())
     return {
@@ -233,7 +233,7 @@ def versus(child: Saved, parent: Saved) -> dict[str, Any]:
 
 
 def versus_parents(parents: Sequence[Saved]) -> dict[str, Any]:
-    """What several parents reach without their child: each alone, and as plain ensembles of their ensembles."""
+    """The scores of several parents without their child: each alone, and plain ensembles of their ensembles."""
     labels = parents[0].labels
     logits = np.stack([parent.ensemble for parent in parents], axis=1)
     return {
@@ -244,10 +244,10 @@ def versus_parents(parents: Sequence[Saved]) -> dict[str, Any]:
 
 
 def versus_teacher(student: Saved, teacher: Saved) -> dict[str, Any]:
-    """On how many images, in percent, a student predicts another class than its teacher, and the teacher's scores."""
+    """Percent of images for which a student predicts another class than its teacher, and the teacher's scores."""
     weights = np.log(teacher.gate, where=teacher.gate > 0, out=np.full_like(teacher.gate, -np.inf))
     said = teacher.log_probabilities + weights[:, :, None]
-    own, other = student.ensemble, logsumexp(said, axis=1)  # the mean of probabilities, which is what it teaches
+    own, other = student.ensemble, logsumexp(said, axis=1)  # the mean of probabilities, which are the teacher's targets
     return {
         "disagreement": float(100 * (own.argmax(axis=1) != other.argmax(axis=1)).mean()),
         "teacher": scores(other, teacher.labels),

@@ -1,4 +1,4 @@
-"""What subsets of a network's branches reach together, under three rules."""
+"""Accuracy of subsets of a network's branches, under three rules of voting."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
@@ -15,16 +15,16 @@ VOTES = ("split", "subset", "size", "rule", "top1", "top5")
 
 RULES = ("gate", "majority", "mean")
 MOST = 8
-"""Branches; of a network with more, only all together vote, because the subsets double with each branch."""
+"""Most branches for which subsets vote; above it only all branches together, since each branch doubles the subsets."""
 
 
 def votes(saved: Saved) -> list[dict[str, Any]]:
     """Top-1 and top-5, in percent, of every subset of a network's branches under every rule.
 
-    - `gate`: gate-weighted sum of the logits; of all branches it is the ensemble. Of branches that the gate has
-      switched off all logits are 0, so they predict class 0.
-    - `majority`: the class with most votes; a tie, also one further down in the top five, goes to the larger summed
-      probability.
+    - `gate`: gate-weighted sum of the logits; for all branches it is the ensemble. For branches that the gate has
+      switched off, all logits are 0, so they predict class 0.
+    - `majority`: the class with most votes; ties, also among lower ranks of the top five, are broken by the larger
+      summed probability.
     - `mean`: plain mean of the probabilities.
 
     Returns:
@@ -47,7 +47,7 @@ def vote(saved: Saved, subset: str, rule: str) -> np.ndarray:
 
 
 def best_smaller(votes: Iterable[Mapping[str, Any]], branches: int, score: str) -> dict[str, str]:
-    """Subset and rule of the vote with the best `score` among those of fewer than all branches; of equals the first."""
+    """Subset and rule of the best vote by `score` among those with fewer than all branches; of equals the first."""
     best = max((row for row in votes if row["size"] < branches), key=lambda row: float(row[score]))
     return {"subset": best["subset"], "rule": best["rule"]}
 
@@ -64,17 +64,17 @@ def _ranks(saved: Saved, chosen: Iterable[list[int]]) -> Iterator[tuple[list[int
 def _ranks_of(
     voting: Iterable[Sequence[int]], branches: np.ndarray, logs: np.ndarray, gate: np.ndarray, labels: np.ndarray
 ) -> list[np.ndarray]:
-    """Ranks of the true classes, [N], subset by subset, and rule by rule in each."""
-    # Images last, [B, C, N], so that all that follows runs over contiguous memory.
+    """Ranks of the true classes, [N], for each subset, and for each rule within it."""
+    # Images are the last axis, [B, C, N], so that all that follows runs over contiguous memory.
     weighted = np.ascontiguousarray(branches.transpose(1, 2, 0)) * gate.T[:, None, :]
-    # In float32 like the logits, half the memory to go through: only classes that are equal to seven digits may swap.
+    # float32, like the logits, halves the memory traffic: only classes that are equal to seven digits may swap ranks.
     probabilities = np.ascontiguousarray(np.exp(logs.astype(np.float32)).transpose(1, 2, 0))
     predicted, classes = branches.argmax(axis=2).T, np.arange(branches.shape[2])
     ballots = (predicted[:, None, :] == classes[:, None]).view(np.int8)
     logits_of, probabilities_of, ballots_of = map(_sums, (weighted, probabilities, ballots))
     found = []
     for subset in map(tuple, voting):
-        summed = probabilities_of(subset)  # ranks as the mean does
+        summed = probabilities_of(subset)  # has the same ranks as the mean
         by_mean = above(labels, summed)
         found += [
             ranks_by_class(labels, logits_of(subset)),
@@ -85,9 +85,10 @@ def _ranks_of(
 
 
 def _sums(values: np.ndarray) -> Callable[[tuple[int, ...]], np.ndarray]:
-    """The sum of some of the values [B, C, N], as a function of which.
+    """A function of a subset of branches that returns the sum of their values [B, C, N].
 
-    It is that of one less and the last, so depth first each takes one addition, in memory that is in the cache still.
+    Each sum is that of the subset without its last branch, plus that branch. In depth-first order each subset therefore
+    needs one addition, on data that is still in the cache.
     """
 
     @lru_cache(maxsize=len(values))
@@ -99,6 +100,6 @@ def _sums(values: np.ndarray) -> Callable[[tuple[int, ...]], np.ndarray]:
 
 
 def subsets(count: int) -> Iterator[list[int]]:
-    """All subsets of `count` branches but the empty one, small ones first; only the full one above `MOST` branches."""
+    """All non-empty subsets of `count` branches, small ones first; above `MOST` branches only the full set."""
     sizes = range(1, count + 1) if count <= MOST else [count]
     return map(list, chain.from_iterable(combinations(range(count), size) for size in sizes))

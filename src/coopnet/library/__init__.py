@@ -1,1 +1,1 @@
-"""The method on any network and in anybody's training loop: what `import coopnet` offers."""
+"""The method for any network and any training loop: the public interface of `import coopnet`."""

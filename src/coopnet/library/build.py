@@ -16,18 +16,18 @@ def cooperative(
     width: int | None = None,
     seed: int = 0,
 ) -> CooperativeNetwork:
-    """A freshly initialised cooperative network of the study's kind, for small images.
+    """A freshly initialised cooperative network of the study, for small images.
 
     Args:
         name: `cifar_resnet20`, `cifar_resnet32`, `cifar_resnet110`, … (depth 6n+2, or 9n+2 with bottlenecks), or
             `resnet18`.
-        branches: number of branches B. The last stage and the classifier exist B times.
+        branches: number of branches B. The last stage and the classifier exist once per branch.
         classes: number of classes C.
-        gate: `learned`; `mean` weighs all branches alike; `none` is the plain network. By default `learned` for
+        gate: `learned`; `mean`: all branches have equal weight; `none`: the plain network. By default `learned` for
             several branches, `none` for one.
         block: `basic` or `bottleneck`.
         width: channels of the first stage; 16, or 64 for `resnet18`.
-        seed: of the weights: the same bits for the same seed.
+        seed: of the weights; the same seed gives the same bits.
 
     Raises:
         CoopNetError: there is no such network.
@@ -41,8 +41,8 @@ def cooperative(
     gate = gate or ("learned" if branches > 1 else "none")
     if branches < 1 or classes < 1 or gate not in ("learned", "mean", "none") or block not in ("basic", "bottleneck"):
         raise CoopNetError(
-            f"branches {branches}, classes {classes}, gate {gate!r} and block {block!r} describe no network; numbers "
-            "are 1 or more, gates learned, mean or none, blocks basic or bottleneck"
+            f"branches {branches}, classes {classes}, gate {gate!r} and block {block!r} do not fit: numbers "
+            "must be 1 or more, gate learned, mean or none, and block basic or bottleneck"
         )
     family, depth = ("resnet18" if known[1] == "resnet" else "cifar_resnet"), int(known[2])
     architecture = Architecture(

@@ -1,4 +1,4 @@
-"""The loss of on-the-fly native ensembles as a PyTorch module, for anybody's training loop."""
+"""The loss of on-the-fly native ensembles as a PyTorch module, for any training loop."""
 
 from torch import Tensor, nn
 
@@ -15,10 +15,10 @@ class CooperativeLoss(nn.Module):
 
     Args:
         temperature: T.
-        rampup: R, in epochs; 0 for full weight throughout. Tell the epoch by `set_epoch`.
-        distillation: `on_the_fly`; `none` leaves the KL out; `mutual`: every branch teaches every other (Zhang et al.,
-            CVPR 2018, arXiv 1706.00384), for gates that are a mean.
-        gated: whether the ensemble learns from the labels too; False for a plain network of one branch.
+        rampup: R, in epochs; 0 for full weight from the start. `set_epoch` sets the current epoch.
+        distillation: `on_the_fly`; `none` leaves out the KL; `mutual`: every branch teaches every other branch (Zhang
+            et al., CVPR 2018, arXiv 1706.00384), for networks whose gate is a mean.
+        gated: whether the ensemble learns from the labels too; False for a plain one-branch network.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class CooperativeLoss(nn.Module):
     ):
         super().__init__()
         if temperature <= 0 or rampup < 0:
-            raise CoopNetError(f"temperature {temperature} has to be above 0, and rampup {rampup} not below")
+            raise CoopNetError(f"temperature {temperature} must be above 0, and rampup {rampup} 0 or above")
         if distillation not in ("on_the_fly", "none", "mutual"):
             raise CoopNetError(f"distillation {distillation!r} is not known; choose on_the_fly, none or mutual")
         self.temperature, self.rampup = temperature, rampup
@@ -34,22 +34,22 @@ class CooperativeLoss(nn.Module):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch begins, counted from 0; it decides the weight of the distillation."""
+        """Set the epoch that begins, counted from 0; it determines the weight of the distillation."""
         self.epoch = epoch
 
     @property
     def weight(self) -> float:
-        """r(t), of this epoch."""
+        """r(t) of the current epoch."""
         return rampup(self.epoch, self.rampup)
 
     def parts(self, outputs: Outputs, labels: Tensor) -> Loss:
-        """As `forward`, with its parts: `total`, `cross_entropy`, and `kl` before its weight; means over images."""
+        """Like `forward`, but with the parts: `total`, `cross_entropy`, and the unweighted `kl`; means over images."""
         return loss(outputs, labels, Teaching(self.distillation, self.gated, self.temperature, self.weight))
 
     def forward(self, outputs: Outputs, labels: Tensor) -> Tensor:
-        """Branch logits [N, B, C] and gate weights [N, B] of a network, labels [N] → what is minimised, a scalar."""
+        """Branch logits [N, B, C] and gate weights [N, B] of a network, labels [N] → the loss, a scalar."""
         return self.parts(outputs, labels).total
 
     def extra_repr(self) -> str:
-        """What `print` says."""
+        """The arguments that `print` shows."""
         return f"temperature={self.temperature}, rampup={self.rampup}, distillation={self.distillation!r}"

@@ -1,4 +1,4 @@
-"""The state of a PyTorch optimiser, by parameter name, and how it follows the parameters to another network."""
+"""The state of a PyTorch optimiser by parameter name, and its transfer to another network."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from coopnet.networks.transfer import OptimizerState, Origin
 
 
 def state_of(optimizer: torch.optim.Optimizer, network: nn.Module) -> OptimizerState:
-    """What an optimiser remembers of each parameter: slot (`momentum_buffer`, `exp_avg`, …) → name → tensor.
+    """The state that an optimiser keeps per parameter: slot (`momentum_buffer`, `exp_avg`, …) → name → tensor.
 
     Raises:
         CoopNetError: the optimiser has no parameter of the network.
@@ -36,18 +36,18 @@ def follow(
     plan: Mapping[str, Origin],
     state: OptimizerState,
 ) -> torch.optim.Optimizer:
-    """An optimiser of the same kind and options for another network, with the state that is given.
+    """An optimiser of the same kind and options for another network, with the given state.
 
     Args:
-        optimizer: left untouched.
-        parents: by name, the parameters that it has.
+        optimizer: not changed.
+        parents: its parameters, by name.
         network: the new network.
-        plan: where inherited tensors come from. A parameter joins the group of its origin; a new branch's, that of the
-            same parameter of branch 1; all others, that of their own name.
-        state: of the new network's parameters. Those that are no part of the plan get none: they begin anew.
+        plan: origins of inherited tensors. A parameter joins the group of its origin; a parameter of a new branch
+            joins the group of the same parameter of branch 1; any other joins the group of its own name.
+        state: of the new network's parameters. Parameters that are not in the plan start without state.
 
     Raises:
-        CoopNetError: the optimiser cannot be made from its parameter groups alone.
+        CoopNetError: the optimiser cannot be made from its parameter groups only.
     """
     group_of = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
     places = {name: group_of[id(p)] for name, p in parents.items() if id(p) in group_of}
@@ -82,18 +82,18 @@ def follow(
 
 
 def _counterpart(name: str, plan: Mapping[str, Origin], places: Mapping[str, int]) -> str:
-    """The parameter of the parent whose group a parameter joins."""
+    """The parameter of the parent whose group this parameter joins."""
     if name in plan:
         return plan[name].name
     if name.startswith("branches."):
         return f"branches.0.{name.split('.', 2)[2]}"
-    if name.startswith("gate.") and name not in places:  # a plain network had none
+    if name.startswith("gate.") and name not in places:  # a plain network has no gate
         return next(iter(places))
     return name
 
 
 def _placed(tensor: Tensor, parameter: nn.Parameter, optimizer: torch.optim.Optimizer, slot: str) -> Tensor:
-    """State where the optimiser wants it: beside its parameter, scalars where they were."""
+    """State on the device that the optimiser needs: that of its parameter; scalars stay on their own device."""
     if tensor.dim() or not parameter.dim():
         return tensor.to(parameter.device).clone()
     like = next((value[slot] for value in optimizer.state.values() if slot in value), tensor)

@@ -1,4 +1,4 @@
-"""What a trained network is shipped as: one branch, some branches, or the ensemble, as plain modules."""
+"""The deployable parts of a trained network: one branch, some branches, or the ensemble, as plain modules."""
 
 import copy
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from coopnet.networks.transfer import Origin, origins, transplant
 
 
 class Single(nn.Module):
-    """One branch on its trunk: a plain network, images → logits [N, C]."""
+    """One branch with its trunk: a plain network, images → logits [N, C]."""
 
     def __init__(self, trunk: nn.Module, branch: nn.Module):
         super().__init__()
@@ -27,7 +27,7 @@ class Single(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """A cooperative network that gives the logits of its ensemble alone, [N, C]."""
+    """A cooperative network whose only output is the ensemble's logits, [N, C]."""
 
     def __init__(self, network: CooperativeNetwork):
         super().__init__()
@@ -40,12 +40,12 @@ class Ensemble(nn.Module):
 
 
 def branch(network: CooperativeNetwork, number: int, *, fold: bool = False) -> nn.Module:
-    """One branch as a plain module that shares nothing with the network.
+    """One branch as a plain module that shares no tensors with the network.
 
     Args:
-        network: left untouched.
+        network: not changed.
         number: of the branch, from 1.
-        fold: put BatchNorm into the convolutions before it; the module is then for eval mode only.
+        fold: whether to fold BatchNorm into the convolutions before it; the module then supports eval mode only.
 
     Returns:
         images → logits [N, C], in the network's mode; in eval mode if folded.
@@ -60,21 +60,19 @@ def branch(network: CooperativeNetwork, number: int, *, fold: bool = False) -> n
 
 
 def subset(network: CooperativeNetwork, branches: Sequence[int]) -> CooperativeNetwork:
-    """Some branches as a network of their own, whose gate weighs them as it did, in proportion.
+    """Some branches as a separate network, whose gate keeps their relative weights.
 
     Args:
-        network: left untouched.
+        network: not changed.
         branches: numbered from 1, in their new order.
 
     Raises:
-        CoopNetError: there are no such branches, none of them is open, or a learned gate reads the trunks of others.
+        CoopNetError: there are no such branches, all of them are closed, or a learned gate reads the trunks of others.
     """
     chosen = checked_branches(network, branches)
     own = network.trunk is None
     if own and network.gate is not None and len(chosen) < len(network.branches):
-        raise CoopNetError(
-            "the gate of this combined network reads the trunks of all branches; take one of them by branch(), or all"
-        )
+        raise CoopNetError("the gate of this combined network reads the trunks of all branches; extract one, or all")
     if network.gate is not None and not torch.isfinite(network.gate.log_prior[chosen]).any():
         raise CoopNetError(f"branches {list(branches)} are all closed: their log-prior is −∞")
     gate = "none" if len(chosen) == 1 else network.architecture.gate
@@ -90,33 +88,33 @@ def subset(network: CooperativeNetwork, branches: Sequence[int]) -> CooperativeN
     device = next(network.parameters()).device
     with torch.no_grad():
         transplant(plan, network.state_dict(), part.state_dict())
-        if own and part.gate is not None:  # its columns are of the trunks, in their order
+        if own and part.gate is not None:  # its columns belong to the trunks, in their order
             columns = part.gate.linear.weight.unflatten(1, (len(chosen), -1))[:, chosen].flatten(1)
             part.gate.linear.weight.copy_(columns.clone())
     return part.to(device).train(network.training)
 
 
 def folded(module: nn.Module) -> nn.Module:
-    """A copy in eval mode in which each BatchNorm is part of the convolution before it, where that can be traced.
+    """A copy in eval mode with each BatchNorm folded into the convolution before it, where the module can be traced.
 
-    The same function up to rounding, with fewer layers.
+    It computes the same up to rounding, with fewer layers.
     """
     from torch.fx.experimental.optimization import fuse
 
     module = copy.deepcopy(module).eval()
     try:
         fused: nn.Module = fuse(module)
-    except Exception:  # code that torch.fx cannot trace; the module is as good, only slower
+    except Exception:  # torch.fx cannot trace the module, which is correct but slower
         return module
     return fused.eval()
 
 
 def plain(network: CooperativeNetwork, branches: Sequence[int] | None) -> nn.Module:
-    """What is shipped, in eval mode and folded: images → logits [N, C].
+    """The deployable part of a network, in eval mode and folded: images → logits [N, C].
 
     Args:
-        network: left untouched.
-        branches: numbered from 1: one, or several under their gate; None for the whole ensemble.
+        network: not changed.
+        branches: numbered from 1: one, or several with their gate; None for the whole ensemble.
     """
     if branches is None:
         branches = range(1, len(network.branches) + 1)

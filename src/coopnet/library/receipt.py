@@ -1,4 +1,4 @@
-"""What a parameter transfer did: where each tensor comes from, what is exact, and what changed on given images."""
+"""Receipts of parameter transfers: the origin of each tensor, what is exact, and what changed on given images."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,23 +11,23 @@ from coopnet.networks.network import CooperativeNetwork
 from coopnet.networks.transfer import Origin
 
 EXACT = 1e-6
-"""Exactly means: float32, eval mode, max|Δ logits| ≤ 1e-6 · max|logit|."""
+"""Exact means: float32, eval mode, max|Δ logits| ≤ 1e-6 · max|logit|."""
 
 BATCH = 500
-"""Images that go through a network at once."""
+"""Images per batch."""
 
 Batches = Callable[[], Iterable[Tensor]]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The new network beside what it was made of, in eval mode, on images.
+    """A comparison of the new network with its reference, in eval mode, on images.
 
     Attributes:
-        images: how many.
+        images: number of images.
         largest_logit: max|logit| of the reference.
         largest_difference: max|Δ logits| between the ensemble and the reference.
-        changed_predictions: images whose best class is another one.
+        changed_predictions: images whose predicted class differs.
     """
 
     images: int
@@ -43,7 +43,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a transfer did.
+    """The description of a transfer.
 
     Attributes:
         how: the transfer and its options, in a few words.
@@ -52,9 +52,9 @@ class Receipt:
         exact: whether the transfer is exact by construction.
         statement: what is exact and what is not.
         reference: what the new network is compared with.
-        tensors: where each tensor of the new network comes from.
-        optimizer: what became of the optimiser's state.
-        measured: on the images that were passed; None if none were.
+        tensors: the origin of each tensor of the new network.
+        optimizer: what happened to the optimiser's state.
+        measured: the comparison on the given images; None without images.
     """
 
     how: str
@@ -75,7 +75,7 @@ class Receipt:
         return facts
 
     def rows(self) -> list[tuple[str, str]]:
-        """Label and value of each fact but the tensors, for a table."""
+        """Label and value of each fact except the tensors, for a table."""
         before = ", ".join(map(str, self.before))
         facts = [
             ("transfer", self.how),
@@ -101,10 +101,10 @@ class Receipt:
 
 
 def batches_of(images: Tensor | Iterable[Any] | None) -> Batches | None:
-    """Images as transfer takes them: the same batches each time.
+    """A function that returns the same batches of images each time.
 
     Args:
-        images: normalised, [N, C, H, W]; or batches of them, or of images and labels, as a `DataLoader` gives.
+        images: normalised, [N, C, H, W]; or an iterable of such batches, with or without labels, e.g. a `DataLoader`.
     """
     if images is None:
         return None
@@ -144,31 +144,33 @@ def measure(
 
 
 def listed(numbers: Sequence[int]) -> str:
-    """1, 2, 3 → `1, 2, 3`; for rows and branches, from 1."""
+    """Indices from 0 as numbers from 1: `1, 2, 3`."""
     return ", ".join(str(number + 1) for number in numbers)
 
 
-def told(network: nn.Module, plan: Mapping[str, Origin], whose: str = "", fresh: str = "fresh") -> dict[str, str]:
-    """Where each tensor of a network comes from.
+def tensor_origins(
+    network: nn.Module, plan: Mapping[str, Origin], whose: str = "", fresh: str = "fresh"
+) -> dict[str, str]:
+    """The origin of each tensor of a network, in words.
 
     Args:
-        network: the new one.
+        network: the new network.
         plan: the origin of each inherited tensor.
         whose: the donor, e.g. `parent 2: `.
-        fresh: what the others are.
+        fresh: the description of all other tensors.
     """
-    said = {}
+    described = {}
     for name in network.state_dict():
         origin = plan.get(name)
         if origin is None:
-            said[name] = fresh
+            described[name] = fresh
         elif origin.rows is None:
-            said[name] = f"copied from {whose}{origin.name}"
+            described[name] = f"copied from {whose}{origin.name}"
         else:
             kept = [(row, source) for row, source in enumerate(origin.rows) if source is not None]
             new = [row for row, source in enumerate(origin.rows) if source is None]
             rows, sources = listed([row for row, _ in kept]), listed([source for _, source in kept])
-            said[name] = f"rows {rows} copied from rows {sources} of {whose}{origin.name}"
+            described[name] = f"rows {rows} copied from rows {sources} of {whose}{origin.name}"
             if new:
-                said[name] += f"; rows {listed(new)} {fresh}"
-    return said
+                described[name] += f"; rows {listed(new)} {fresh}"
+    return described

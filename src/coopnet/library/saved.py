@@ -1,4 +1,4 @@
-"""Networks on disk: safetensors and JSON, never a pickle."""
+"""Saving and loading networks as safetensors and JSON, never as a pickle."""
 
 import os
 import re
@@ -20,13 +20,13 @@ RUN = re.compile(r"([^/\s]+)/([^/\s]+)/seed(\d+)")
 
 
 class Saved(NamedTuple):
-    """A network as it was found on disk.
+    """A network that was loaded.
 
     Attributes:
         network: in eval mode, on the CPU.
-        state: of its optimiser; empty where none was saved.
-        record: the JSON beside it.
-        folder: where it lies.
+        state: of its optimiser; empty if none was saved.
+        record: the JSON record beside it.
+        folder: its folder.
     """
 
     network: CooperativeNetwork
@@ -48,13 +48,13 @@ def save(
     """Write a network: `model.safetensors`, `optimizer.safetensors` and `model.json`.
 
     Args:
-        network: of the study, or wrapped.
-        folder: is made; what lies in it under these names is replaced. The record comes last.
-        optimizer: whose state is kept with it.
-        preprocessing: `mean` and `std` per channel of the images that it was trained on, pixels in 0..1.
+        network: one of the study's, or one made by `wrap`.
+        folder: created if necessary; files with these names are replaced. The record is written last.
+        optimizer: its state is saved too.
+        preprocessing: `mean` and `std` per channel of its training images, pixels in 0..1.
         class_names: one name per class, in order.
-        image_size: pixels of each side, for networks that take any; 32 by default.
-        facts: more for the record, plain values.
+        image_size: pixels of each side, for networks that accept any size; 32 by default.
+        facts: further entries of the record, plain values.
 
     Raises:
         CoopNetError: names or constants that do not fit the network, or a folder that cannot be written.
@@ -64,7 +64,7 @@ def save(
 
 
 def sized(facts: Mapping[str, Any] | None, image_size: int | None) -> dict[str, Any]:
-    """Facts of a record, with the size of the images among them."""
+    """Entries of a record, with the size of the images added."""
     known = dict(facts or {})
     return known if image_size is None else known | {"data": dict(known.get("data") or {}) | {"size": image_size}}
 
@@ -76,7 +76,7 @@ def write(
     class_names: Sequence[str] | None,
     facts: Mapping[str, Any],
 ) -> None:
-    """As `save`, of a network and its optimiser's state by name."""
+    """Like `save`, for a network and its optimiser's state by name."""
     record = described(trained.network, preprocessing, class_names, facts)
     digests = checkpoint.write_network(where, trained.network, trained.optimizer_state)
     files.write_json(where / checkpoint.SAVED, record | {"files": digests})
@@ -88,7 +88,7 @@ def described(
     class_names: Sequence[str] | None,
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The record of a network, but for its files.
+    """The record of a network, without its files.
 
     Raises:
         CoopNetError: names or constants that do not fit the network.
@@ -100,7 +100,7 @@ def described(
     if preprocessing is not None:
         constants = {name: [float(value) for value in preprocessing.get(name, ())] for name in ("mean", "std")}
         if not constants["mean"] or len(constants["mean"]) != len(constants["std"]) or min(constants["std"]) <= 0:
-            raise CoopNetError("preprocessing needs mean and std, a number per channel each, and std above 0")
+            raise CoopNetError("preprocessing needs mean and std, each with one number per channel, and std above 0")
     data = dict(facts.get("data") or {}) | ({} if class_names is None else {"class_names": list(class_names)})
     return {
         **facts,
@@ -112,15 +112,15 @@ def described(
 
 
 def load(where: str | os.PathLike[str], *, model: nn.Module | None = None) -> CooperativeNetwork:
-    """Read a network, in eval mode, on the CPU.
+    """Load a network, in eval mode, on the CPU.
 
     Args:
-        where: a folder that `save`, `coopnet import` or a run wrote; or a run of the workspace in the current folder,
+        where: a folder written by `save`, `coopnet import` or a run; or a run of the workspace in the current folder,
             or of its run store: `STUDY/EXPERIMENT/seedN`.
-        model: for a network that was wrapped around a model of your own: such a model; its weights do not matter.
+        model: for a network around your own model: such a model; its weights do not matter.
 
     Raises:
-        CoopNetError: there is no such network, it is damaged, or it is none of ours.
+        CoopNetError: there is no such network, it is damaged, or it was not written by CoopNet.
     """
     return read(where, model=model).network
 
@@ -128,10 +128,10 @@ def load(where: str | os.PathLike[str], *, model: nn.Module | None = None) -> Co
 def load_optimizer(
     where: str | os.PathLike[str], network: CooperativeNetwork, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Give an optimiser of a network that was loaded the state that was saved with it, in place.
+    """Load the saved optimiser state of a network into an optimiser, in place.
 
     Raises:
-        CoopNetError: as `load`, or no state was saved.
+        CoopNetError: as for `load`, or no state was saved.
     """
     state = read(where, network=network).state
     if not state:
@@ -147,16 +147,16 @@ def load_optimizer(
 def read(
     where: str | os.PathLike[str], *, model: nn.Module | None = None, network: CooperativeNetwork | None = None
 ) -> Saved:
-    """As `load`, with all that lies beside the network; `network` is of the same kind, where one is at hand."""
+    """Like `load`, with everything beside the network; `network` is one of the same architecture, if available."""
     folder, record = _found(where)
     if not isinstance(record, dict) or "architecture" not in record or "files" not in record:
-        raise CoopNetError(f"{folder} holds no record of a network; give a folder of coopnet.save")
+        raise CoopNetError(f"{folder} has no record of a network; give a folder written by coopnet.save")
     trained = checkpoint.read(folder, record, model=model, like=None if network is None else network.architecture)
     return Saved(trained.network.eval(), trained.optimizer_state, record, folder)
 
 
 def _found(where: str | os.PathLike[str]) -> tuple[Path, Any]:
-    """Folder and record."""
+    """Find the folder and record of a network."""
     folder = Path(where)
     for record in (checkpoint.SAVED, checkpoint.RECORD):
         if (folder / record).is_file():
@@ -164,7 +164,7 @@ def _found(where: str | os.PathLike[str]) -> tuple[Path, Any]:
     named = RUN.fullmatch(str(where))
     if folder.exists() or named is None:
         raise CoopNetError(
-            f"{where} is not a network of ours: no {checkpoint.SAVED} lies there; give a folder that coopnet.save "
+            f"{where} is not a CoopNet network: it has no {checkpoint.SAVED}; give a folder that coopnet.save "
             "wrote, or a run as STUDY/EXPERIMENT/seedN"
         )
     from coopnet import study
@@ -173,7 +173,7 @@ def _found(where: str | os.PathLike[str]) -> tuple[Path, Any]:
 
     root = Path()
     if not (root / "params.yaml").is_file():
-        raise CoopNetError(f"{where} is no folder, and no run either: there is no params.yaml in {root.absolute()}")
+        raise CoopNetError(f"{where} is neither a folder nor a run: there is no params.yaml in {root.absolute()}")
     plan = study.load(root, study.checked_name(named[1]))
     run = plan.run(named[2], int(named[3]))
     return sources.checkpoint_of(Workspace(root), plan, run, store.Store(store.default_place(root)))

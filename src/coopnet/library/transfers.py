@@ -1,4 +1,4 @@
-"""Parameter transfer as calls on networks: grow, expand, merge, combine; each with a receipt.
+"""Parameter transfer as function calls: grow, expand, merge, combine; each returns a receipt.
 
 The arithmetic is that of the study: `coopnet.networks.transfer` and `coopnet.networks.merge`.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from coopnet.files.errors import CoopNetError
 from coopnet.library.optimizers import follow, state_of
-from coopnet.library.receipt import Receipt, batches_of, measure, told
+from coopnet.library.receipt import Receipt, batches_of, measure, tensor_origins
 from coopnet.networks import merge as merging
 from coopnet.networks import transfer
 from coopnet.networks.network import CooperativeNetwork
@@ -25,12 +25,12 @@ Optimizer = torch.optim.Optimizer
 
 
 class Transferred(NamedTuple):
-    """What a transfer gives.
+    """The result of a transfer.
 
     Attributes:
         network: the new network, on the device and in the mode of its (first) parent.
-        optimizer: an optimiser of its parameters with the state of the parent's; None where none was passed.
-        receipt: where each tensor comes from, and what changed.
+        optimizer: an optimiser of its parameters with the state of the parent's; None if none was passed.
+        receipt: the origin of each tensor, and what changed.
     """
 
     network: CooperativeNetwork
@@ -49,24 +49,25 @@ def grow(
     optimizer: Optimizer | None = None,
     images: Tensor | Iterable[Any] | None = None,
 ) -> Transferred:
-    """Give a trained network more branches.
+    """Add branches to a trained network.
 
     Args:
-        network: with one trunk; left untouched. A plain network of one branch gets a gate.
-        branches: B′, how many there shall be.
-        how: how the new ones start. `split`: copies of trained branches, which share their donors' weight. `masked`:
-            fresh, behind a log-prior of −∞, see `open_branches`. `zero_output`: fresh, with classifiers and gate rows
-            of zero. `zero_pad`: fresh, with gate rows of zero, as in the published code.
-        donors: for `split`, the branches to copy, numbered from 1; branch 1, 2, … in turn by default.
-        noise: for `split`, σ in units of each weight tensor's standard deviation. At 0 the growth is exact, and copies
-            stay what their donors are until something parts them: dropout, or noise.
+        network: with one trunk; not changed. A plain one-branch network gets a gate.
+        branches: B′, number of branches of the new network.
+        how: initial state of the new branches. `split`: copies of trained branches, which share their donors' weight.
+            `masked`: fresh, behind a log-prior of −∞, see `open_branches`. `zero_output`: fresh, with classifiers and
+            gate rows of zero. `zero_pad`: fresh, with gate rows of zero, as in the published code.
+        donors: for `split`: the branches to copy, numbered from 1; by default branch 1, 2, … in turn.
+        noise: for `split`: σ in units of each weight tensor's standard deviation. With 0 the growth is exact, and
+            copies stay equal to their donors until dropout or noise makes them diverge.
         seed: of fresh weights and noise.
-        optimizer: of the network. A new one is made, with the state of every copied tensor.
-        images: normalised images on which old and new are compared: a tensor [N, C, H, W], batches, or a DataLoader.
+        optimizer: of the network. A new optimiser is made, with the state of every copied tensor.
+        images: normalised images on which old and new network are compared: a tensor [N, C, H, W], batches, or a
+            DataLoader.
 
     Raises:
-        CoopNetError: fewer branches than before, an unknown way, donors that do not exist, or a network whose branches
-            have trunks of their own.
+        CoopNetError: fewer branches than before, an unknown `how`, donors that do not exist, or a network whose
+            branches have their own trunks.
     """
     parent = TrainedNetwork(network, {} if optimizer is None else state_of(optimizer, network))
     result, plan, receipt = grown(
@@ -86,10 +87,10 @@ def grown(
     optimizer: str = "none was passed",
     images: Tensor | Iterable[Any] | None = None,
 ) -> tuple[TrainedNetwork, dict[str, Origin], Receipt]:
-    """As `grow`, of a network and its optimiser's state by name; `optimizer` says what becomes of it.
+    """Like `grow`, for a network and its optimiser's state by name; `optimizer` describes its state in the receipt.
 
     Returns:
-        The new network and state, where its tensors come from, and the receipt.
+        The new network and state, the origins of its tensors, and the receipt.
     """
     network = parent.network
     _refuse_own_trunks(network, "grow")
@@ -97,7 +98,7 @@ def grown(
     options = {"donors": donors, "noise": noise} if how == "split" else {}
     if how != "split" and (donors is not None or noise):
         raise CoopNetError(f"donors and noise are for how='split', not for {how!r}; leave them out")
-    result = _asked(transfer.expand, parent, branches, kind=how, seed=seed, **options)
+    result = _attempt(transfer.expand, parent, branches, kind=how, seed=seed, **options)
     plan = transfer.origins(result.network, transfer.sources_of(how, before, branches, donors))
     if network.gate is None:
         plan = {name: origin for name, origin in plan.items() if not name.startswith("gate.")}
@@ -109,7 +110,7 @@ def grown(
         exact=how == "masked" or (how == "split" and noise == 0),
         statement=_of_growth(how, noise),
         reference="the ensemble of the network before",
-        tensors=_told_of_growth(network, result.network, plan, how, noise),
+        tensors=_origins_of_growth(network, result.network, plan, how, noise),
         optimizer=optimizer,
         measured=measure(result.network, [network], batches_of(images)),
     )
@@ -126,13 +127,15 @@ def expand(
     optimizer: Optimizer | None = None,
     images: Tensor | Iterable[Any] | None = None,
 ) -> Transferred:
-    """Make a network of one branch, with a gate or without, one of several: `grow` from 1.
+    """Make a one-branch network, with or without a gate, into one of several branches: `grow` from 1.
 
     Raises:
-        CoopNetError: it has several branches already, or as `grow`.
+        CoopNetError: the network has several branches, or as for `grow`.
     """
     if network.architecture.branches != 1:
-        raise CoopNetError(f"the network has {network.architecture.branches} branches; grow it, expand is for one")
+        raise CoopNetError(
+            f"the network has {network.architecture.branches} branches; use grow; expand is for one branch"
+        )
     return grow(network, branches, how=how, noise=noise, seed=seed, optimizer=optimizer, images=images)
 
 
@@ -144,14 +147,14 @@ def combine(
     seed: int = 0,
     images: Tensor | Iterable[Any] | None = None,
 ) -> Transferred:
-    """Join networks of one branch as branches of one, each on its own trunk.
+    """Join one-branch networks as the branches of one network, each on its own trunk.
 
     Args:
-        networks: of the same architecture, their gates apart; left untouched.
-        gate: `learned`, or `mean`: their plain ensemble, which has nothing to learn.
-        gate_rows: how a learned gate starts: `uniform`, or `parents`, as published.
+        networks: of the same architecture, except for their gates; not changed.
+        gate: `learned`, or `mean`: their plain ensemble, which has no trainable gate.
+        gate_rows: initial rows of a learned gate: `uniform`, or `parents`, as published.
         seed: of fresh weights.
-        images: as `grow`; compared is the mean of the networks' logits.
+        images: as for `grow`; the reference is the mean of the networks' logits.
 
     Raises:
         CoopNetError: fewer than two networks, networks that do not fit together, or an unknown option.
@@ -169,9 +172,9 @@ def combined(
     seed: int = 0,
     images: Tensor | Iterable[Any] | None = None,
 ) -> tuple[TrainedNetwork, Receipt]:
-    """As `combine`, of networks and their optimisers' state by name."""
+    """Like `combine`, for networks and their optimisers' state by name."""
     _refuse_strangers(parents)
-    joined = _asked(merging.combine, parents, gate=gate, gate_rows=gate_rows, seed=seed)
+    joined = _attempt(merging.combine, parents, gate=gate, gate_rows=gate_rows, seed=seed)
     exact = gate == "mean" or gate_rows == "uniform"
     return _joined(
         parents,
@@ -181,7 +184,7 @@ def combined(
         "the ensemble is the mean of the networks' logits"
         if exact
         else "gate rows of different networks were never trained beside each other",
-        _told_of_parents(joined.network, gate_rows),
+        _origins_from_parents(joined.network, gate_rows),
         images,
     )
 
@@ -199,19 +202,19 @@ def merge(
     """Put the branches of several one-branch networks on one trunk.
 
     Args:
-        networks: of the same architecture, their gates apart; left untouched.
-        how: where the trunk comes from. `refit`: the first network's, and the convolutions that read it in the other
-            branches are solved anew on `images`. `first`: the first network's. `mean`: the mean of all. `matched`: the
-            mean after permuting channels (Git Re-Basin); for this project's residual networks only.
+        networks: of the same architecture, except for their gates; not changed.
+        how: source of the trunk. `refit`: the first network's; in the other branches the convolutions that read it are
+            solved again on `images`. `first`: the first network's. `mean`: the mean of all. `matched`: the mean after
+            permuting channels (Git Re-Basin); only for this project's residual networks.
         images: normalised training images: a tensor [N, C, H, W], batches, or a DataLoader. `refit` and `reestimate`
-            need them; the receipt compares on them.
-        reestimate: measure the statistics of BatchNorm anew; `refit` always does.
+            need them; the receipt compares the networks on them.
+        reestimate: whether to measure the statistics of BatchNorm again; `refit` always does.
         gate_rows: `uniform`, or `parents`, as published.
         seed: of fresh weights and of the order in which permutations are matched.
-        ridge: of the regressions, relative to the features' mean square.
+        ridge: penalty of the regressions, relative to the features' mean square.
 
     Raises:
-        CoopNetError: fewer than two networks, networks that do not fit together, no images where they are needed, or
+        CoopNetError: fewer than two networks, networks that do not fit together, no images although they are needed, or
             an unknown option.
     """
     parents = [TrainedNetwork(network, {}) for network in networks]
@@ -231,12 +234,12 @@ def merged(
     seed: int = 0,
     ridge: float = 1e-4,
 ) -> tuple[TrainedNetwork, Receipt]:
-    """As `merge`, of networks and their optimisers' state by name."""
+    """Like `merge`, for networks and their optimisers' state by name."""
     _refuse_strangers(parents)
     batches = batches_of(images)
     if batches is None and (reestimate or how == "refit"):
-        raise CoopNetError("how='refit' and reestimate=True look at training images; pass images=")
-    result = _asked(
+        raise CoopNetError("how='refit' and reestimate=True need training images; pass images=")
+    result = _attempt(
         merging.merge,
         parents,
         trunk=how,
@@ -246,24 +249,24 @@ def merged(
         images=batches or list,
         ridge=ridge,
     )
-    said = _told_of_parents(result.network, gate_rows)
-    said |= _told_of_trunk(result.network, how, reestimate or how == "refit")
+    origins = _origins_from_parents(result.network, gate_rows)
+    origins |= _origins_of_trunk(result.network, how, reestimate or how == "refit")
     return _joined(
         parents,
         result,
         f"merge, trunk {how}" + (", statistics measured anew" if reestimate or how == "refit" else ""),
         False,
         "branches read a trunk other than their own" + (", by layers fitted to it" if how == "refit" else ""),
-        said,
+        origins,
         images,
     )
 
 
 @torch.no_grad()
 def open_branches(network: CooperativeNetwork, branches: Sequence[int], share: float) -> None:
-    """Set the log-prior of branches that were grown by `masked`, in place: log(share).
+    """Set the log-prior of branches that were grown with `masked`, in place: log(share).
 
-    In the study the share is 0 for the first 40 % of the steps of fine-tuning and rises linearly to 1 by 60 %.
+    In the study the share is 0 for the first 40 % of the fine-tuning steps, and rises linearly to 1 by 60 %.
 
     Args:
         network: with a learned gate.
@@ -271,7 +274,7 @@ def open_branches(network: CooperativeNetwork, branches: Sequence[int], share: f
         share: 0 (−∞: closed) to 1 (open).
 
     Raises:
-        CoopNetError: no learned gate, no such branch, a share outside of 0..1, or no branch would be left open.
+        CoopNetError: no learned gate, no such branch, a share outside 0..1, or all branches would be closed.
     """
     if network.gate is None:
         raise CoopNetError("the network has no learned gate, so it has no log-prior")
@@ -281,27 +284,27 @@ def open_branches(network: CooperativeNetwork, branches: Sequence[int], share: f
     prior = network.gate.log_prior.clone()
     prior[chosen] = math.log(share) if share else -math.inf
     if not torch.isfinite(prior).any():
-        raise CoopNetError("at least one branch has to stay open")
+        raise CoopNetError("at least one branch must stay open")
     network.gate.log_prior.copy_(prior)
 
 
 def checked_branches(network: CooperativeNetwork, branches: Sequence[int]) -> list[int]:
-    """Numbers of branches from 1 as indices from 0.
+    """Convert branch numbers (from 1) to indices (from 0).
 
     Raises:
-        CoopNetError: there are no such branches, or one is named twice.
+        CoopNetError: there are no such branches, or one is given twice.
     """
-    there = network.architecture.branches
-    if not branches or not set(branches) <= set(range(1, there + 1)) or len(set(branches)) != len(branches):
-        raise CoopNetError(f"branches {list(branches)} are not different numbers from 1 to {there}")
+    count = network.architecture.branches
+    if not branches or not set(branches) <= set(range(1, count + 1)) or len(set(branches)) != len(branches):
+        raise CoopNetError(f"branches {list(branches)} are not different numbers from 1 to {count}")
     return [branch - 1 for branch in branches]
 
 
 # Shared by all -------------------------------------------------------------------------------------------------------
 
 
-def _asked(work: Any, *arguments: Any, **options: Any) -> TrainedNetwork:
-    """Do the transfer; what it refuses is the caller's to mend."""
+def _attempt(work: Any, *arguments: Any, **options: Any) -> TrainedNetwork:
+    """Do a transfer, and turn its ValueError into an error for the user."""
     try:
         result: TrainedNetwork = work(*arguments, **options)
     except ValueError as error:
@@ -319,11 +322,11 @@ def _refuse_strangers(parents: Sequence[TrainedNetwork]) -> None:
 
 def _refuse_own_trunks(network: CooperativeNetwork, what: str) -> None:
     if network.trunk is None:
-        raise CoopNetError(f"cannot {what} a combined network, whose branches have trunks of their own")
+        raise CoopNetError(f"cannot {what} a combined network, whose branches have their own trunks")
 
 
 def _like(parent: CooperativeNetwork, network: CooperativeNetwork) -> None:
-    """Bring a new network to the device, and into the mode, of its parent."""
+    """Move a new network to the device and mode of its parent."""
     network.to(next(parent.parameters()).device).train(parent.training)
 
 
@@ -343,7 +346,7 @@ def _named(optimizer: Optimizer | None) -> str:
 
 
 def _of_growth(how: str, noise: float) -> str:
-    """What is exact about a way to grow."""
+    """What is exact about a kind of growth."""
     if how == "split" and noise:
         return f"copies were moved by noise of σ = {noise:g}"
     return {
@@ -354,50 +357,50 @@ def _of_growth(how: str, noise: float) -> str:
     }[how]
 
 
-def _told_of_growth(
+def _origins_of_growth(
     parent: CooperativeNetwork, grown: CooperativeNetwork, plan: dict[str, Origin], how: str, noise: float
 ) -> dict[str, str]:
-    said = told(grown, plan)
+    origins = tensor_origins(grown, plan)
     zero = {"zero_pad": ("gate.linear.",), "zero_output": ("gate.linear.",)}.get(how, ())
     new = [f"branches.{b}." for b in range(parent.architecture.branches, grown.architecture.branches)]
     for name, tensor in grown.state_dict().items():
         if parent.gate is None and name.startswith("gate."):
-            said[name] = "of a new gate that weighs all branches alike"
+            origins[name] = "of a new gate that weighs all branches alike"
         if name.startswith(tuple(zero)) and zero:
-            said[name] = said[name].replace("fresh", "zero")
+            origins[name] = origins[name].replace("fresh", "zero")
         if name == "gate.log_prior":
-            said[name] += {"masked": "; −∞ for new branches", "split": "; −log k for each of k copies"}.get(how, "")
+            origins[name] += {"masked": "; −∞ for new branches", "split": "; −log k for each of k copies"}.get(how, "")
         if name.startswith(tuple(new)):
             if how == "zero_output" and f".{grown.architecture.classifier}." in name:
-                said[name] = "zero"
+                origins[name] = "zero"
             if how == "split" and noise and tensor.dim() > 1:
-                said[name] += f", with noise of σ = {noise:g}"
-    return said
+                origins[name] += f", with noise of σ = {noise:g}"
+    return origins
 
 
-def _told_of_parents(network: CooperativeNetwork, gate_rows: str) -> dict[str, str]:
-    """What a joined network has from which parent."""
-    said = dict.fromkeys(network.state_dict(), "of a new gate that weighs all branches alike")
+def _origins_from_parents(network: CooperativeNetwork, gate_rows: str) -> dict[str, str]:
+    """The parent of each tensor of a joined network, in words."""
+    origins = dict.fromkeys(network.state_dict(), "of a new gate that weighs all branches alike")
     for b in reversed(range(len(network.branches))):  # the first parent last, as in the transfer
         for name, origin in merging.inheritance(network, b, gate_rows).items():
             copied = f"copied from parent {b + 1}: {origin.name}"
-            said[name] = copied if origin.rows is None else "the row of each branch from the gate of its parent"
-    return said
+            origins[name] = copied if origin.rows is None else "the row of each branch from the gate of its parent"
+    return origins
 
 
-def _told_of_trunk(network: CooperativeNetwork, how: str, reestimated: bool) -> dict[str, str]:
-    """What a merge did to tensors beyond copying them."""
+def _origins_of_trunk(network: CooperativeNetwork, how: str, reestimated: bool) -> dict[str, str]:
+    """The tensors that a merge did not just copy, in words."""
     readers = network.architecture.readers(network.branches[0]) if how == "refit" else []
     solved = {f"branches.{b}.{name}.weight" for b in range(1, len(network.branches)) for name in readers}
-    said = {}
+    origins = {}
     for name in network.state_dict():
         if name.startswith("trunk.") and how in ("mean", "matched") and not name.endswith("num_batches_tracked"):
-            said[name] = "mean of all parents" + (", channels matched to parent 1" if how == "matched" else "")
+            origins[name] = "mean of all parents" + (", channels matched to parent 1" if how == "matched" else "")
         if name in solved:
-            said[name] = "solved anew on the images"
+            origins[name] = "solved anew on the images"
         if reestimated and name.endswith(("running_mean", "running_var")):
-            said[name] = "measured anew on the images"
-    return said
+            origins[name] = "measured anew on the images"
+    return origins
 
 
 def _joined(

@@ -1,1 +1,1 @@
-"""The cooperative network, its loss, and the transfer that builds one trained network out of others."""
+"""The cooperative network, its loss, and the transfers that build one network from trained ones."""

@@ -1,7 +1,7 @@
-"""Any traceable network as trunk and branches: what lies before a split is the trunk, what follows is a branch.
+"""Any traceable network as trunk and branches: the part before a split is the trunk, the part after it a branch.
 
-A model is traced with `torch.fx`. Only the modules that contain the split are looked into; every other module stays
-what it is, so that dropout, BatchNorm and control flow inside it behave as in the model. Names are those of
+A model is traced with `torch.fx`. Only the modules that contain the split are traced through. Every other module stays
+a single node, so dropout, BatchNorm and control flow inside it behave as in the model. Names are those of
 `model.named_modules()`, which are also the names of `torchvision.models.feature_extraction`.
 """
 
@@ -22,19 +22,19 @@ from coopnet.networks.network import CooperativeNetwork, build, initialise_convo
 
 LIBRARIES = ("timm", "torchvision")
 OWN = "module"
-"""The family of a model that was passed as an object, and which only its owner can build again."""
+"""The family of a model that was passed as an object; only the user's own code can build it again."""
 
-LISTED = 24  # splits that a refusal names
-SIZES = (224, 32)  # of images that are tried on a model which does not say which size it takes
+LISTED = 24  # splits that an error message lists
+SIZES = (224, 32)  # image sizes to try on a model that does not declare its input size
 
 
 class _NoCut(Exception):
-    """A model cannot be cut there; the message says why."""
+    """A model cannot be cut there; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """The two pieces of a model that was cut.
+    """The two pieces of a model after a cut.
 
     Attributes:
         trunk: images → features.
@@ -42,9 +42,9 @@ class Template:
         channels: of the features.
         over: dimensions of the features that the gate averages over: (2, 3) of [N, C, H, W], (1,) of tokens [N, T, C],
             (1, 2) of [N, H, W, C], none of [N, C].
-        classifier: name, within the branch, of the layer that makes the logits.
+        classifier: name, within the branch, of the layer that computes the logits.
         replaced: whether that layer is a new one, because the model had another number of classes.
-        fresh: builds the whole model anew, with fresh weights; None where nobody knows how.
+        fresh: builds the whole model again, with fresh weights; None if that is unknown.
     """
 
     trunk: nn.Module
@@ -58,18 +58,18 @@ class Template:
 
 @dataclass(frozen=True)
 class Backbone:
-    """Everything needed to build a cooperative network out of a model: the counterpart of `Architecture`.
+    """Everything needed to build a cooperative network from a model: the counterpart of `Architecture`.
 
     Attributes:
         family: `timm` or `torchvision`; `module` for a model that was passed as an object.
         name: of the model in its library; the name of its class for a `module`.
-        split: name of the module with which the branches begin.
+        split: name of the module at which the branches begin.
         branches: number of branches B.
-        gate: `learned`; `mean` weighs all branches alike; `none` for a single branch.
+        gate: `learned`; `mean`: all branches have equal weight; `none` for a single branch.
         classes: number of classes C.
-        trunk: `shared` by all branches, or `own`: each branch has one, and the gate reads all of them.
+        trunk: `shared` by all branches, or `own`: each branch has its own, and the gate reads all of them.
         input: shape of one image, channels first.
-        template: the pieces; two backbones are equal if everything else is.
+        template: the two pieces; it does not count when two backbones are compared.
     """
 
     family: str
@@ -99,7 +99,7 @@ class Backbone:
 
     @property
     def classifier(self) -> str:
-        """Name, within a branch, of the layer that makes the logits."""
+        """Name, within a branch, of the layer that computes the logits."""
         return self.template.classifier
 
     def new_trunk(self) -> nn.Module:
@@ -111,18 +111,18 @@ class Backbone:
         return self._renewed(self.template.branch)
 
     def initialise(self, network: nn.Module) -> None:
-        """Nothing is left to do: the pieces have their fresh weights."""
+        """Do nothing: the pieces already have their fresh weights."""
 
     def readers(self, branch: nn.Module) -> list[str]:
         """Names, within a branch, of the convolutions that read the trunk.
 
         Raises:
-            ValueError: something else than a plain convolution without bias reads it.
+            ValueError: anything other than a plain convolution without bias reads it.
         """
         return list(_readers(branch))
 
     def copies(self) -> CooperativeNetwork:
-        """A network whose trunk and branches have the weights of the template, to be filled with others."""
+        """A network with the weights of the template in trunk and branches, to be filled with other weights."""
         state = self.template.trunk.state_dict() | self.template.branch.state_dict()
         whole = SimpleNamespace(state_dict=lambda: state)
         network = build(replace(self, template=replace(self.template, fresh=lambda: whole)), seed=0)
@@ -130,7 +130,7 @@ class Backbone:
         return network
 
     def _renewed(self, piece: nn.Module) -> nn.Module:
-        """A copy with fresh weights: those of a new model, or what its layers' own initialisation gives.
+        """A copy with fresh weights: those of a new model, or of the layers' own initialisation.
 
         Parameters of modules without `reset_parameters` keep the model's values.
         """
@@ -166,25 +166,25 @@ def wrap(
     """Make any traceable model cooperative.
 
     Args:
-        model: the model, which is left untouched; or `timm/NAME` or `torchvision/NAME`, of which one is created.
-        split: name of a module of the model, e.g. `layer4`. What is computed before it is the trunk.
+        model: the model, which is not changed; or `timm/NAME` or `torchvision/NAME`, which is then created.
+        split: name of a module of the model, e.g. `layer4`. Everything computed before it is the trunk.
         branches: number of branches B.
-        classes: number of classes C. Where the model has another number its last layer is replaced in every branch.
+        classes: number of classes C. If the model has another number, its last layer is replaced in every branch.
         gate: `learned`, `mean`, or `none` for a single branch: the plain model.
-        weights: how the branches start. `fresh`: each with weights of its own. `copied`: each with those of the model,
-            and from the second branch on with noise, so that they can part; a replaced last layer is fresh. The trunk
-            has the weights of the model either way.
+        weights: initial weights of the branches. `fresh`: each branch has its own new weights. `copied`: each has the
+            weights of the model, with noise from the second branch on so that they can diverge; a replaced last layer
+            is fresh. The trunk has the weights of the model in both cases.
         noise: for `copied`, σ in units of each weight tensor's own standard deviation.
         seed: of the fresh weights and of the noise.
-        example: a batch of two images or more, as the model takes them; by default zeros of the size that the model
-            names, or of 224×224 or 32×32 pixels with three channels.
-        pretrained: of a model that is named: whether its library's pretrained weights are fetched.
+        example: a batch of at least two images, as the model's input; by default zeros of the size that the model
+            declares, or of 224×224 or 32×32 pixels with three channels.
+        pretrained: for a model given by name: whether to load its library's pretrained weights.
 
     Returns:
-        A network whose outputs are those of the study's networks; `network.architecture` is a `Backbone`.
+        A network with the outputs of the study's networks; `network.architecture` is a `Backbone`.
 
     Raises:
-        CoopNetError: the model cannot be traced or cut there (the message names splits that work), it does not give
+        CoopNetError: the model cannot be traced or cut there (the message lists splits that work), its output is not
             logits [N, C], a library is not installed or has no such model, or an option is unknown.
     """
     if weights not in ("fresh", "copied"):
@@ -210,7 +210,7 @@ def wrap(
 
 
 def _copy_branches(network: CooperativeNetwork, template: Template, noise: float, seed: int) -> None:
-    """Give every branch the model's weights, and all but the first one noise."""
+    """Give every branch the model's weights, and add noise to all but the first."""
     from coopnet.networks.transfer import perturb
 
     state = template.branch.state_dict()
@@ -238,22 +238,22 @@ def library_backbone(
     example: Tensor | None = None,
     pretrained: bool = False,
 ) -> Backbone:
-    """The architecture of a cooperative network out of a library's model; `network.build` makes it.
+    """The architecture of a cooperative network from a library's model; `network.build` builds it.
 
     Args:
         family: `timm` or `torchvision`.
         name: of the model there.
-        split: name of the module with which the branches begin.
+        split: name of the module at which the branches begin.
         branches: number of branches B.
         classes: number of classes C.
         gate: `learned`, `mean` or `none`.
         trunk: `shared` or `own`.
-        size: height and width of the images, which have three channels; by default what the model names.
-        example: instead of `size`, a batch of images.
-        pretrained: whether the template has the pretrained weights; what is built has fresh ones.
+        size: height and width of the images, which have three channels; by default as the model declares.
+        example: a batch of images, instead of `size`.
+        pretrained: whether the template has the pretrained weights; a network built from it has fresh ones.
 
     Raises:
-        CoopNetError: as `wrap`.
+        CoopNetError: as for `wrap`.
     """
     model = library_model(family, name, classes, pretrained=pretrained)
     if example is None and size is not None:
@@ -304,14 +304,14 @@ def library_model(family: str, name: str, classes: int, *, pretrained: bool = Fa
 
 
 def backbone_from_dict(facts: dict[str, Any], model: nn.Module | None = None) -> Backbone:
-    """The architecture that `Backbone.to_dict` described.
+    """The architecture from the result of `Backbone.to_dict`.
 
     Args:
         facts: its plain values.
         model: the model itself, for the family `module`; its weights do not matter.
 
     Raises:
-        CoopNetError: the model is needed and was not passed, or is another one.
+        CoopNetError: the model is needed and was not passed, or is a different one.
         KeyError, TypeError: values are missing or of another type.
     """
     family, name, size = str(facts["family"]), str(facts["name"]), tuple(int(number) for number in facts["input"])
@@ -347,7 +347,7 @@ def _backbone(
     *,
     fresh: Callable[[], nn.Module] | None = None,
 ) -> Backbone:
-    """Cut a model and describe the network that comes out of it."""
+    """Cut a model and describe the resulting network."""
     if branches < 1 or classes < 1:
         raise CoopNetError(f"branches {branches} and classes {classes} have to be 1 or more")
     if gate not in ("learned", "mean", "none") or (gate == "none" and branches > 1):
@@ -366,13 +366,13 @@ def _backbone(
 
 
 def _zeros(model: nn.Module, size: Sequence[int]) -> Tensor:
-    """Two images, as the weights are."""
+    """A batch of two zero images, with the device and type of the model's weights."""
     like = next(model.parameters(), torch.zeros(()))
     return torch.zeros(2, *size, device=like.device, dtype=like.dtype)
 
 
 def _example(model: nn.Module, name: str) -> Tensor:
-    """Images that the model takes."""
+    """Images that the model accepts."""
     known = getattr(model, "default_cfg", {}).get("input_size") or getattr(model, "image_size", None)
     if isinstance(known, int):
         known = (3, known, known)
@@ -399,7 +399,7 @@ def _first_line(error: Exception) -> str:
 
 
 class _evaluating:  # noqa: N801  (used like a function)
-    """In eval mode, without gradients; every module's mode is restored."""
+    """Context: eval mode without gradients; each module's mode is restored afterwards."""
 
     def __init__(self, *models: nn.Module):
         self.modes = [(module, module.training) for model in models for module in model.modules()]
@@ -421,7 +421,7 @@ class _evaluating:  # noqa: N801  (used like a function)
 
 
 class _Tracer(fx.Tracer):
-    """Looks into the modules that contain the split, and takes every other one as it is."""
+    """Traces through the modules that contain the split; all other modules are leaves."""
 
     def __init__(self, split: str):
         super().__init__()
@@ -432,10 +432,10 @@ class _Tracer(fx.Tracer):
 
 
 def cut(model: nn.Module, split: str) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """Cut a model in two, which share its modules: what comes before the module `split`, and the rest.
+    """Cut a model into two modules that share its submodules: everything before the module `split`, and the rest.
 
     Raises:
-        _NoCut: it cannot be traced, or more than one tensor crosses.
+        _NoCut: it cannot be traced, or more than one tensor crosses the cut.
     """
     graph = _trace(model, split)
     nodes = [node for node in graph.nodes if node.op != "placeholder"]
@@ -445,7 +445,7 @@ def cut(model: nn.Module, split: str) -> tuple[fx.GraphModule, fx.GraphModule]:
         raise _NoCut("it is not called where the model says what it computes")
     before, after = nodes[:place], nodes[place:]
     features = _crossing(model, images, before, after)
-    given = {node for node in before if node.op == "get_attr"}  # a parameter, which either piece may hold
+    given = {node for node in before if node.op == "get_attr"}  # parameters; either piece may hold them
     needed = [node for node in given if any(user in after for user in node.users)]
     result = after[-1].args[0]
     if not isinstance(result, fx.Node):
@@ -455,7 +455,7 @@ def cut(model: nn.Module, split: str) -> tuple[fx.GraphModule, fx.GraphModule]:
 
 
 def _trace(model: nn.Module, split: str) -> fx.Graph:
-    """The graph of a model, the same in training and in eval mode."""
+    """The graph of a model; it must be the same in training and eval mode."""
     inputs = list(_parameters_of(model.forward))
     if not inputs:
         raise _NoCut("the model takes no images")
@@ -465,7 +465,7 @@ def _trace(model: nn.Module, split: str) -> fx.Graph:
         for mode in (True, False):
             graph = _Tracer(split).trace(model.train(mode), concrete_args=fixed or None)
             codes.append(graph.python_code("self").src)
-    except Exception as error:  # whatever the model's own code does with a proxy
+    except Exception as error:  # the model's own code may raise anything on a proxy
         raise _NoCut(f"torch.fx cannot trace the model ({_first_line(error)})") from error
     finally:
         for module, mode in modes:
@@ -477,7 +477,7 @@ def _trace(model: nn.Module, split: str) -> fx.Graph:
 
 
 def _parameters_of(forward: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
-    """Names and defaults of what `forward` takes by position."""
+    """Names and defaults of the positional parameters of `forward`."""
     for name, parameter in inspect.signature(forward).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
@@ -503,11 +503,11 @@ def _crossing(model: nn.Module, images: fx.Node, before: Sequence[fx.Node], afte
 
 
 def _piece(root: nn.Module, entry: fx.Node, nodes: Sequence[fx.Node], result: fx.Node) -> fx.GraphModule:
-    """A module of some nodes of a graph, from one value to another."""
+    """A module made of some nodes of a graph, from one value to another."""
     graph = fx.Graph()
     copies = {entry: graph.placeholder("x")}
     for node in nodes:
-        if all(one in copies for one in node.all_input_nodes):  # else it concerns an argument that is not passed
+        if all(one in copies for one in node.all_input_nodes):  # otherwise it depends on an argument that is not passed
             copies[node] = graph.node_copy(node, lambda one: copies[one])
     if result not in copies:
         raise _NoCut("what follows needs more than the images")
@@ -524,7 +524,7 @@ def _probe(
     example: Tensor,
     fresh: Callable[[], nn.Module] | None,
 ) -> Template:
-    """Run both pieces over a few images, and see that they compute what the model computes."""
+    """Run both pieces on a few images, and check that they compute the same as the model."""
     try:
         with _evaluating(model, trunk, branch):
             features, whole = trunk(example), model(example)
@@ -560,7 +560,7 @@ def _layout(features: Tensor) -> tuple[int, tuple[int, ...]]:
 
 
 def _classifier(branch: nn.Module, outputs: int) -> str:
-    """Name of the last layer, which makes the logits."""
+    """Name of the last layer, which computes the logits."""
     for name, module in reversed(list(branch.named_modules())):
         made = getattr(module, "out_features", getattr(module, "out_channels", None))
         if isinstance(module, nn.Linear | nn.Conv2d) and made == outputs:
@@ -569,7 +569,7 @@ def _classifier(branch: nn.Module, outputs: int) -> str:
 
 
 def _replace(branch: nn.Module, name: str, classes: int) -> None:
-    """Put a new last layer of `classes` outputs in place of the old one."""
+    """Replace the last layer by a new one with `classes` outputs."""
     old = branch.get_submodule(name)
     like = next(old.parameters())
     new: nn.Module
@@ -585,8 +585,8 @@ def _replace(branch: nn.Module, name: str, classes: int) -> None:
 
 
 def _readers(branch: nn.Module) -> Iterator[str]:
-    """Names of the convolutions that read the features; as `Backbone.readers`."""
-    # A block is taken as it is, so what reads inside it is found by looking in once more.
+    """Names of the convolutions that read the features; see `Backbone.readers`."""
+    # Blocks are leaves in the branch's graph, so the readers inside a block are found by tracing the branch again.
     entry = _entry_graph(branch)
     features = next(node for node in entry.nodes if node.op == "placeholder")
     for user in features.users:
@@ -623,7 +623,7 @@ def splits(model: nn.Module) -> list[str]:
 
 
 def _names(module: nn.Module, prefix: str = "") -> Iterator[str]:
-    """Modules that are worth trying: three levels deep, and none that begins where the one around it begins."""
+    """Modules worth trying: up to three levels deep, without a module that starts where its parent starts."""
     for i, (name, child) in enumerate(module.named_children()):
         if i or not prefix:
             yield f"{prefix}{name}"
@@ -643,7 +643,7 @@ def _splits(model: nn.Module, names: Sequence[str]) -> Iterator[str]:
 
 
 def _advice(model: nn.Module) -> str:
-    """What would work, for a refusal."""
+    """Splits that would work, for an error message."""
     working = list(_splits(model, list(_names(model))))
     if not working:
         return "no other module of it works either: its forward must be a sequence of modules that torch.fx can trace"

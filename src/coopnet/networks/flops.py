@@ -1,8 +1,8 @@
-"""What a network costs: its parameters, and the floating-point operations (FLOPs) of a test and of a training image.
+"""The cost of a network: its parameters, and the floating-point operations (FLOPs) per test and training image.
 
-They are counted while a small batch runs through the network itself, by PyTorch's own counter. It counts convolutions
-and matrix products, forward and backward, a multiply-add as 2 operations; nothing else: no normalisation, no
-activation, no pooling, no loss, no optimiser.
+PyTorch's own counter counts them while a small batch runs through the network. It counts convolutions and matrix
+products, forward and backward, a multiply-add as 2 operations. It does not count normalisation, activations, pooling,
+the loss or the optimiser.
 """
 
 import functools
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from coopnet.networks.backbone import Backbone
 
 BATCH = 2
-"""Images that are counted at once; the gate's BatchNorm has no variance over a single one."""
+"""Images per count; the gate's BatchNorm has no variance over a single one."""
 
 
 class Counts(NamedTuple):
-    """What a network costs.
+    """The cost of a network.
 
     Attributes:
         parameters: trainable scalars.
         inference_flops: of one image through the whole ensemble, in eval mode.
-        step_flops: of one training image: forward, backward, and the forward of a teacher from outside; 0 where
-            nothing is trained.
+        step_flops: of one training image: forward, backward, and the forward pass of an external teacher; 0 if nothing
+            is trained.
     """
 
     parameters: int
@@ -41,12 +41,12 @@ class Counts(NamedTuple):
 
 
 def count(row: Experiment, teacher: Experiment | None = None, dataset: Dataset | None = None) -> Counts:
-    """Count for an experiment.
+    """Count parameters and FLOPs of an experiment.
 
     Args:
-        row: what is trained.
-        teacher: the parent that a student learns from; no parent that gives weights.
-        dataset: of both, where it does not come with the project.
+        row: the experiment.
+        teacher: the parent that a student learns from; not a parent that provides weights.
+        dataset: of both; needed if it is not one of the project's own.
     """
     dataset = dataset or DATASETS[row.data.dataset]
     architecture = architecture_of(row.model, dataset)
@@ -58,23 +58,23 @@ def count(row: Experiment, teacher: Experiment | None = None, dataset: Dataset |
 
 @functools.cache
 def _alone(architecture: "Architecture | Backbone", size: int, distillation: str | None) -> Counts:
-    """Count without a teacher; `distillation` is the kind of loss, None where nothing is trained."""
+    """Count without a teacher; `distillation` is the kind of loss, or None if nothing is trained."""
     network = build(architecture, seed=0)
     images = torch.zeros(BATCH, 3, size, size)
     step = 0
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(distillation is not None):
         _spare_the_compiler(counter)
         outputs = network(images)
-        inference = counter.get_total_flops()  # eval mode convolves and multiplies the same
+        inference = counter.get_total_flops()  # eval mode has the same convolutions and products
         if distillation is not None:
             _loss(network.architecture, outputs, distillation).backward()
             step = counter.get_total_flops()
-    # Every operation that counts is repeated for each image.
+    # Every counted operation is repeated for each image.
     return Counts(trainable_parameters(network), inference // BATCH, step // BATCH)
 
 
 def flops_of(module: nn.Module, images: Tensor) -> int:
-    """FLOPs of one image through any module in eval mode; `images` are one or more, as it takes them."""
+    """FLOPs of one image through any module in eval mode; `images` is a batch of its input."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         _spare_the_compiler(counter)
         module(images)
@@ -82,7 +82,7 @@ def flops_of(module: nn.Module, images: Tensor) -> int:
 
 
 def _loss(architecture: "Architecture | Backbone", outputs: Outputs, distillation: str) -> Tensor:
-    """The loss of a batch, whatever its labels and a teacher say."""
+    """The loss of a batch with arbitrary labels and teacher probabilities."""
     images, classes = len(outputs.branches), architecture.classes
     labels = torch.zeros(images, dtype=torch.long)
     targets = torch.full((images, classes), 1 / classes)
@@ -90,9 +90,9 @@ def _loss(architecture: "Architecture | Backbone", outputs: Outputs, distillatio
 
 
 def _spare_the_compiler(counter: FlopCounterMode) -> None:
-    """Keep PyTorch from importing its compiler (6 s), which it does only to keep the compiler away from the counter.
+    """Keep PyTorch from importing its compiler (6 s), which it does only to exclude the counter from compilation.
 
-    It looks for this attribute first, and where it does not, in another version, nothing but time is lost.
+    PyTorch first looks for this attribute. If another version does not, the only cost is time.
     """
     dispatch = getattr(getattr(counter.mode, "__torch_dispatch__", None), "__wrapped__", None)
     if dispatch is not None:

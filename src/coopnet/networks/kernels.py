@@ -1,4 +1,4 @@
-"""Convolutions that PyTorch gets wrong on some CPUs, and how a network avoids it.
+"""Convolutions that PyTorch computes wrongly on some CPUs, and a workaround.
 
 On CPUs with AVX2 and no AVX512, the oneDNN of PyTorch 2.15 writes out of bounds in the weight gradient of a strided 1×1
 convolution of fewer than 8 input channels, if its features or its weights are in channels-last order: the process dies,
@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 CHANNELS = 8
-"""From so many input channels on the kernels are right."""
+"""With at least this many input channels the kernels are correct."""
 
 
 def broken(network: nn.Module) -> list[nn.Conv2d]:
-    """The convolutions of a network that this CPU would get wrong."""
+    """The convolutions of a network that PyTorch would compute wrongly on this CPU."""
     if torch.backends.cpu.get_cpu_capability() != "AVX2":
         return []
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
@@ -23,7 +23,7 @@ def broken(network: nn.Module) -> list[nn.Conv2d]:
 
 
 def avoid(network: nn.Module) -> None:
-    """Let these convolutions see features and weights in plain order alone, whatever loop trains the network.
+    """Give these convolutions features and weights in contiguous order only, in any training loop.
 
     Nothing changes on other CPUs, on GPUs, and while oneDNN is off, as in the trainer of the study.
     """
@@ -37,6 +37,6 @@ def _in_plain_order(convolution: nn.Module, inputs: tuple[Any, ...]) -> tuple[An
         return None
     assert isinstance(convolution, nn.Conv2d)
     weight, plain = convolution.weight, (convolution.in_channels // convolution.groups, 1, 1, 1)
-    if weight.stride() != plain:  # as after network.to(memory_format=torch.channels_last)
+    if weight.stride() != plain:  # e.g. after network.to(memory_format=torch.channels_last)
         weight.data = weight.data.as_strided(weight.shape, plain)
     return (features.contiguous(),)

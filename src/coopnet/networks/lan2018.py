@@ -2,8 +2,8 @@
 
 Source of the layout: github.com/Lan1991Xu/ONE_NeurIPS2018 (`models/cifar/resnet.py`, `cifar_one.py` and
 `cifar_baseline.py`), the code of Lan, Zhu and Gong, NeurIPS 2018 (arXiv 1806.04606), and its follow-ups with
-other numbers of branches. Its `depth` misleads: there are (depth − 2)/6 blocks per stage, but from 44 on they
-are bottlenecks, so its "ResNet-110" has 18 bottlenecks per stage and is, by its layers, a ResNet-164.
+other numbers of branches. Its `depth` is misleading: there are (depth − 2)/6 blocks per stage, but from 44 on they
+are bottlenecks. So its "ResNet-110" has 18 bottlenecks per stage and is, by its layers, a ResNet-164.
 """
 
 import json
@@ -29,18 +29,18 @@ LAYOUT = "lan2018"
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 WITHOUT = "save the checkpoint without 'optimizer' to import the weights alone"
-LISTED = 5  # keys of each kind that a refusal names
-LONGEST_KEY = 100  # letters of a key that it shows
+LISTED = 5  # keys of each kind that an error message lists
+LONGEST_KEY = 100  # characters of a key that it shows
 
 LARGEST = 2 * 2**30
-"""Bytes of a checkpoint. The largest network of the papers, with momentum and ten branches, has some 0.5 GiB."""
+"""Most bytes of a checkpoint. The largest network of the papers, with momentum and ten branches, has 0.5 GiB."""
 
 MEMORY, COPIES = 512 * 2**20, 8
-"""What reading may take: bytes for PyTorch itself, and copies of the file (its tensors, in float32 where it has half
-precision, once more in a network to compare with, and once more to hand them over)."""
+"""Memory limit for reading: bytes for PyTorch itself, and copies of the file (its tensors, float32 copies of tensors
+in half precision, a network to compare with, and the data that the child process returns)."""
 
 SECONDS = 120
-"""Processor time that reading may take; a file of `LARGEST` takes some 10 s."""
+"""Limit of processor time for reading; a file of `LARGEST` takes about 10 s."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Imported:
     Attributes:
         architecture: the network that the file's keys and shapes describe.
         state: its complete `state_dict`, float32 on the CPU, by this project's names.
-        momentum: SGD's momentum by parameter name, or None where the file has none.
-        preprocessing: per-channel `mean` and `std` that its images were normalised with (pixels in 0..1).
-        source: `file` (name), `sha256`, `layout` and, where the file tells it, `epoch` (epochs finished).
+        momentum: SGD's momentum by parameter name; None if the file has none.
+        preprocessing: per-channel `mean` and `std` with which its images were normalised (pixels in 0..1).
+        source: `file` (name), `sha256`, `layout` and, if the file has it, `epoch` (epochs finished).
     """
 
     architecture: Architecture
@@ -65,20 +65,20 @@ class Imported:
 def read(checkpoint: Path) -> Imported:
     """Read a `.pth.tar` of the published code: a baseline, or a ONE network with any number of branches.
 
-    Nothing in the file is executed (`weights_only=True`), and all reading and building is done in a process that can
-    take no more memory than such a file needs, `MEMORY` + `COPIES` times its size, and no more than `SECONDS`.
+    Nothing in the file is executed (`weights_only=True`). All reading and building is done in a process whose memory is
+    limited to `MEMORY` + `COPIES` times the file's size, and its time to `SECONDS`.
 
     Raises:
-        CoopNetError: not a file, not safely loadable, too large or too costly to read, without `state_dict`, of
-            another layout, with missing, unexpected or wrongly shaped keys, with numbers that are not finite, or with
-            an optimiser that does not belong to the network.
+        CoopNetError: the file is missing, not safely loadable, too large, or too costly to read; has no `state_dict` or
+            another layout; has missing, unexpected or wrongly shaped keys, or numbers that are not finite; or has an
+            optimiser that does not belong to the network.
     """
     if not checkpoint.is_file():
         raise CoopNetError(f"{checkpoint} is not a file; give a .pth.tar that the published code saved")
     size = checkpoint.stat().st_size
     if size > LARGEST:
         raise CoopNetError(
-            f"{checkpoint} has {size} bytes, no checkpoint of the published code more than {LARGEST}; "
+            f"{checkpoint} has {size} bytes, more than the {LARGEST} of any checkpoint of the published code; "
             f"save only its 'state_dict', 'optimizer' and 'epoch' to a new file by torch.save"
         )
     memory = MEMORY + COPIES * size
@@ -86,7 +86,7 @@ def read(checkpoint: Path) -> Imported:
 
 
 def _packed(imported: Imported) -> list[bytes]:
-    """As bytes in which no code can hide: JSON and safetensors."""
+    """As JSON and safetensors bytes, which cannot contain code."""
     facts = {
         "architecture": imported.architecture.to_dict(),
         "preprocessing": imported.preprocessing,
@@ -97,7 +97,7 @@ def _packed(imported: Imported) -> list[bytes]:
 
 
 def _unpacked(parts: list[bytes]) -> Imported:
-    """The reverse."""
+    """The inverse of `_packed`."""
     facts, (state, *momentum) = json.loads(parts[0]), map(safetensors.torch.load, parts[1:])
     return Imported(
         architecture=Architecture(**facts["architecture"]),
@@ -109,7 +109,7 @@ def _unpacked(parts: list[bytes]) -> Imported:
 
 
 def _read(checkpoint: Path) -> Imported:
-    """Do as `read` says, without its limits."""
+    """Do the work of `read`, without its limits."""
     content = _load(checkpoint)
     published = _Published.of(content.get("state_dict"), checkpoint.name)
     architecture = _infer(published)
@@ -117,7 +117,7 @@ def _read(checkpoint: Path) -> Imported:
         check_count(architecture, len(published.tensors))
     except ValueError as error:
         raise CoopNetError(
-            f"{checkpoint} is no complete checkpoint of the {LAYOUT} layout: {error}; copy or download it again"
+            f"{checkpoint} is not a complete checkpoint of the {LAYOUT} layout: {error}; copy or download it again"
         ) from error
     wanted = build(architecture, seed=0).state_dict()
     names = _names(wanted, published)
@@ -137,7 +137,7 @@ def _read(checkpoint: Path) -> Imported:
 def _load(checkpoint: Path) -> dict[str, Any]:
     """The dictionary in the file, its tensors on the CPU."""
     try:
-        with checkpoint.open("rb") as file:  # by its name alone, PyTorch would take it for another format
+        with checkpoint.open("rb") as file:  # given the path, PyTorch would guess another format from its name
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged or foreign bytes can fail anywhere in the unpickler, with any type
         if confined.out_of_memory(error):
@@ -149,21 +149,21 @@ def _load(checkpoint: Path) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """One line for torch's many; the name of a refused type is all that a user needs of them."""
+    """One line for PyTorch's many; users only need the name of a refused type."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     refused = re.search(r"GLOBAL ([\w.]{1,200})", str(error))
     if refused is None:
-        return "it is damaged, or no PyTorch checkpoint; copy or download it again"
+        return "it is damaged, or is not a PyTorch checkpoint; copy or download it again"
     return (
-        f"it holds {refused[1]}, which is no plain tensor or number, so nothing in it was loaded or run; "
+        f"it holds {refused[1]}, which is not a plain tensor or number, so nothing in it was loaded or run; "
         "if you trust it, save only its 'state_dict', 'optimizer' and 'epoch' to a new file by torch.save"
     )
 
 
 @dataclass(frozen=True)
 class _Published:
-    """A published `state_dict` without the prefix that DataParallel puts before its keys."""
+    """A published `state_dict` without the prefix that DataParallel adds to its keys."""
 
     file: str
     prefix: str
@@ -172,31 +172,31 @@ class _Published:
     @classmethod
     def of(cls, state: Any, file: str) -> "_Published":
         if not isinstance(state, Mapping) or not state:
-            raise CoopNetError(f"the 'state_dict' of {file} is empty or no dictionary; give a complete checkpoint")
+            raise CoopNetError(f"the 'state_dict' of {file} is empty or not a dictionary; give a complete checkpoint")
         odd = [str(k) for k, v in state.items() if not (isinstance(k, str) and isinstance(v, Tensor))]
         if odd:
-            raise CoopNetError(f"the 'state_dict' of {file} holds {_listed(odd, 'that are no tensors')}; remove them")
+            raise CoopNetError(f"the 'state_dict' of {file} holds {_listed(odd, 'that are not tensors')}; remove them")
         prefix = ""
         while all(key.startswith(f"{prefix}module.") for key in state):
             prefix += "module."
         return cls(file, prefix, {key.removeprefix(prefix): tensor for key, tensor in state.items()})
 
     def distinct(self, pattern: str) -> set[tuple[str, ...]]:
-        """The different groups with which `pattern` matches the beginning of a key."""
+        """The different groups with which `pattern` matches the start of a key."""
         return {match.groups() for match in map(re.compile(pattern).match, self.tensors) if match}
 
     def size(self, pattern: str) -> int:
-        """Commonest first dimension of the tensors whose whole key matches; 1 where there are none.
+        """Most common first dimension of the tensors whose whole key matches; 1 if there are none.
 
-        The commonest, so that one wrong tensor is reported for itself and not the whole network for its sake.
-        Where there are none, those keys are missing, and are reported as that.
+        The most common one, so that a single wrong tensor is reported by itself and not as a different network. If
+        there are none, those keys are reported as missing.
         """
         found = [tensor for key, tensor in self.tensors.items() if re.fullmatch(pattern, key)]
         return mode([len(tensor) for tensor in found if tensor.dim() and len(tensor)] or [1])
 
 
 def _infer(published: _Published) -> Architecture:
-    """The architecture that keys and shapes describe; whether all of them fit it is for `_check` to say."""
+    """The architecture that keys and shapes describe; `_check` tests whether all of them fit it."""
     branches = len(published.distinct(r"(?:layer3|classi?fier3)_(\d+)\."))
     if not branches and not published.distinct(r"(layer3|fc)\."):
         raise CoopNetError(
@@ -220,7 +220,7 @@ def _infer(published: _Published) -> Architecture:
 def _names(wanted: Iterable[str], published: _Published) -> dict[str, str]:
     """Our name → published name, for every tensor that both networks have (theirs has no log-prior)."""
     numbered = bool(published.distinct(r"(?:layer3|classi?fier3)_(\d+)\."))
-    # The published code spells it without the second i; follow-ups have put that right.
+    # The published code spells it without the second i; follow-ups have corrected that.
     classifier = "classifier3" if published.distinct(r"(classifier3)_") else "classfier3"
     return {
         name: _published_name(name, classifier if numbered else None) for name in wanted if name != "gate.log_prior"
@@ -228,7 +228,7 @@ def _names(wanted: Iterable[str], published: _Published) -> dict[str, str]:
 
 
 def _published_name(name: str, classifier: str | None) -> str:
-    """What the published code calls our tensor `name`.
+    """The published name of our tensor `name`.
 
     Args:
         name: a key of our `state_dict`.
@@ -251,7 +251,7 @@ def _published_name(name: str, classifier: str | None) -> str:
 
 
 def _check(published: _Published, names: Mapping[str, str], wanted: Mapping[str, Tensor]) -> None:
-    """Refuse a file whose keys, shapes or kinds of number are not those of the network they describe."""
+    """Refuse a file whose keys, shapes or number types do not match the network that they describe."""
     prefix, tensors = published.prefix, published.tensors
     expected = {theirs: wanted[ours] for ours, theirs in names.items()}
     missing = [prefix + key for key in expected if key not in tensors and not _is_counter(key)]
@@ -277,12 +277,12 @@ def _check(published: _Published, names: Mapping[str, str], wanted: Mapping[str,
 
 
 def _is_counter(key: str) -> bool:
-    """Whether it counts BatchNorm's batches, which PyTorch before 0.4.1 did not; no result depends on it."""
+    """Whether it counts BatchNorm's batches; PyTorch before 0.4.1 had no such key, and no result depends on it."""
     return key.endswith(".num_batches_tracked")
 
 
 def _described(tensor: Tensor) -> str:
-    """Shape and, unless they are the usual dense real numbers, kind of the entries."""
+    """Shape, and type of the entries unless they are dense real numbers."""
     if tensor.is_floating_point() and tensor.layout == torch.strided:
         return f"{list(tensor.shape)}"
     return f"{list(tensor.shape)} of {tensor.layout} {tensor.dtype}".replace("torch.", "")
@@ -297,7 +297,7 @@ def _listed(keys: Iterable[str], kind: str) -> str:
 
 
 def _state(published: _Published, names: Mapping[str, str], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our complete `state_dict`: what the file has, and zeros for the log-prior and missing counters."""
+    """Our complete `state_dict`: the file's tensors, and zeros for the log-prior and missing counters."""
     state = {}
     for name, like in wanted.items():
         tensor = published.tensors.get(names.get(name, ""))
@@ -306,16 +306,16 @@ def _state(published: _Published, names: Mapping[str, str], wanted: Mapping[str,
 
 
 def _own(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A contiguous copy: tensors of one file may share memory, or lie in it in any order."""
+    """A contiguous copy, since tensors of one file may share memory or have any strides."""
     return tensor.detach().to(dtype).clone(memory_format=torch.contiguous_format)
 
 
 def _momentum(optimizer: Any, published: _Published, names: Mapping[str, str]) -> dict[str, Tensor] | None:
-    """SGD's momentum by our parameter names; None where the optimiser is empty or has none.
+    """SGD's momentum by our parameter names; None if the optimiser is empty or has no momentum.
 
-    The file knows parameters by their place in `model.parameters()`, which is that among the parameters in
-    the `state_dict`: both follow the order in which the model registers them. A parameter without momentum
-    among others that have it was never updated, and gets zeros, which SGD treats alike.
+    The file identifies parameters by their position in `model.parameters()`. It equals their position among the
+    parameters in the `state_dict`, since both follow the order of registration. A parameter without momentum among
+    others that have it was never updated; it gets zeros, which SGD treats the same.
     """
     if _empty(optimizer):
         return None
@@ -343,7 +343,7 @@ def _momentum(optimizer: Any, published: _Published, names: Mapping[str, str]) -
 
 
 def _empty(optimizer: Any) -> bool:
-    """Whether there is no optimiser, or one that nobody filled: such a file is a checkpoint without momentum."""
+    """Whether there is no optimiser, or an empty one: such a file is a checkpoint without momentum."""
     parts = optimizer.values() if isinstance(optimizer, dict) else [optimizer]
     return all(part is None or (isinstance(part, dict | list | tuple) and not part) for part in parts)
 
@@ -352,7 +352,7 @@ def _buffers(optimizer: Any, parameters: int, file: str) -> list[Tensor | None]:
     """Each parameter's momentum, in the order of the parameters."""
     try:
         (group,) = optimizer["param_groups"]
-        places = list(group["params"])  # old PyTorch numbers parameters by memory address, new by place
+        places = list(group["params"])  # old PyTorch numbers parameters by memory address, new PyTorch by position
         buffers = [optimizer["state"].get(place, {}).get("momentum_buffer") for place in places]
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise CoopNetError(

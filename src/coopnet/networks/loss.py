@@ -1,11 +1,11 @@
-"""What is minimised: labels, and a teacher inside or outside the network.
+"""The losses: labels, and a teacher inside or outside the network.
 
 Sources, by kind of distillation:
 - `on_the_fly`, `none`: ONE (Lan, Zhu and Gong, NeurIPS 2018, arXiv 1806.04606), equations 4 to 6; the ramp-up r(t) is
   that of the published code (after Laine and Aila, arXiv 1610.02242).
-- `mutual`: deep mutual learning (Zhang et al., CVPR 2018, arXiv 1706.00384), equations 5 and 8; here all branches take
-  their step at once, where the paper lets the networks take turns.
-- `knowledge`: Hinton, Vinyals and Dean (arXiv 1503.02531), section 2. `soft_labels` is its soft half alone, as in
+- `mutual`: deep mutual learning (Zhang et al., CVPR 2018, arXiv 1706.00384), equations 5 and 8; here all branches are
+  updated at once, while the paper updates the networks in turn.
+- `knowledge`: Hinton, Vinyals and Dean (arXiv 1503.02531), section 2. `soft_labels` is its soft term alone, as in
   born-again networks (Furlanello et al., ICML 2018, arXiv 1805.04770).
 """
 
@@ -20,20 +20,20 @@ from coopnet.networks.network import Outputs
 
 
 def rampup(epoch: int, length: float) -> float:
-    """r(t) = exp(−5 (1 − t/R)²) before epoch R = `length`, then 1; `length` 0 means 1 throughout."""
+    """r(t) = exp(−5 (1 − t/R)²) before epoch R = `length`, then 1; with `length` 0 always 1."""
     if epoch >= length:
         return 1.0
     return math.exp(-5.0 * (1.0 - epoch / length) ** 2)
 
 
 class Teaching(NamedTuple):
-    """What the loss is.
+    """The settings of the loss.
 
     Attributes:
-        kind: of distillation: `on_the_fly`, `none`, `mutual`, `soft_labels` or `knowledge`.
-        gated: whether an ensemble learns beside the branches; a plain network has none.
+        kind: kind of distillation: `on_the_fly`, `none`, `mutual`, `soft_labels` or `knowledge`.
+        gated: whether an ensemble is trained besides the branches; a plain network has none.
         temperature: T.
-        weight: r, of the distillation; a scalar on the device where it changes between replays.
+        weight: r, weight of the distillation; a scalar on the device if it changes between replays.
     """
 
     kind: str
@@ -46,8 +46,8 @@ class Loss(NamedTuple):
     """Scalars, means over the images of a batch.
 
     Attributes:
-        total: what is minimised.
-        cross_entropy: against the labels: Σ CE(branch), and CE(ensemble) where it learns too.
+        total: the loss that is minimised.
+        cross_entropy: against the labels: Σ CE(branch), plus CE(ensemble) if the ensemble is trained too.
         kl: T² · Σ KL(teacher ‖ student), before its weight.
     """
 
@@ -62,8 +62,8 @@ def loss(outputs: Outputs, labels: Tensor, teaching: Teaching, teacher: Tensor |
     Args:
         outputs: branch logits [N, B, C] and gate weights [N, B].
         labels: [N] class indices.
-        teaching: which loss.
-        teacher: for `soft_labels` and `knowledge` the probabilities [N, C] that the teacher gives, softened by T.
+        teaching: the settings of the loss.
+        teacher: for `soft_labels` and `knowledge`: the teacher's probabilities [N, C], softened by T.
     """
     match teaching.kind:
         case "on_the_fly":
@@ -79,8 +79,8 @@ def loss(outputs: Outputs, labels: Tensor, teaching: Teaching, teacher: Tensor |
 def cooperative_loss(outputs: Outputs, labels: Tensor, teaching: Teaching) -> Loss:
     """Σ CE(branch) + CE(ensemble) + r·T²·Σ KL(ensemble ‖ branch), the teacher detached.
 
-    A plain network minimises the CE of its branch alone; the published one-branch model (B = 1 through a gate)
-    minimises twice that.
+    A plain network minimises only the CE of its branch. The published one-branch model (B = 1 with a gate) minimises
+    twice that.
     """
     cross_entropy = _cross_entropy(outputs, labels)
     if not teaching.gated:
@@ -94,7 +94,7 @@ def cooperative_loss(outputs: Outputs, labels: Tensor, teaching: Teaching) -> Lo
 
 
 def mutual_loss(outputs: Outputs, labels: Tensor, teaching: Teaching) -> Loss:
-    """Σ over branches b of CE(b) + r·T²·(mean over the others o of KL(o ‖ b)), the others detached."""
+    """Σ over branches b of CE(b) + r·T²·(mean over the other branches o of KL(o ‖ b)), the others detached."""
     cross_entropy, branches = _cross_entropy(outputs, labels), outputs.branches.shape[1]
     students = F.log_softmax(outputs.branches / teaching.temperature, dim=2)
     teachers = students.detach().unsqueeze(2)  # [N, o, 1, C] against [N, 1, b, C]; KL(b ‖ b) is 0
@@ -104,9 +104,9 @@ def mutual_loss(outputs: Outputs, labels: Tensor, teaching: Teaching) -> Loss:
 
 
 def distillation_loss(outputs: Outputs, labels: Tensor, teacher: Tensor, teaching: Teaching) -> Loss:
-    """A single branch and a teacher from outside.
+    """The loss of a single branch with an external teacher.
 
-    `soft_labels`: the cross-entropy against the teacher's probabilities, and no labels. `knowledge`: CE + r·T²·KL.
+    `soft_labels`: the cross-entropy against the teacher's probabilities, without labels. `knowledge`: CE + r·T²·KL.
     """
     cross_entropy = _cross_entropy(outputs, labels)
     student = F.log_softmax(outputs.branches[:, 0] / teaching.temperature, dim=1)
@@ -118,12 +118,12 @@ def distillation_loss(outputs: Outputs, labels: Tensor, teacher: Tensor, teachin
 
 
 def soft_targets(outputs: Outputs, temperature: float) -> Tensor:
-    """Targets [N, C] from a teacher: the gate-weighted mean of its branches' probabilities, softened by T."""
+    """Targets [N, C] of a teacher: the gate-weighted mean of its branches' probabilities, softened by T."""
     return (outputs.gate.unsqueeze(2) * F.softmax(outputs.branches / temperature, dim=2)).sum(dim=1)
 
 
 def _cross_entropy(outputs: Outputs, labels: Tensor) -> Tensor:
-    """Σ CE(branch), the mean over images."""
+    """Σ CE(branch), as the mean over images."""
     images, branches, classes = outputs.branches.shape
     repeated = labels.repeat_interleave(branches)
     return F.cross_entropy(outputs.branches.reshape(-1, classes), repeated, reduction="sum") / images

@@ -1,14 +1,14 @@
-"""Merging: one network of B branches, built out of B trained networks of one branch each.
+"""Merging: one network of B branches from B trained one-branch networks.
 
-`combine` lets every parent keep its trunk; `merge` puts their branches on one. Sources: trunks are matched by the
-weight matching of Git Re-Basin (Ainsworth, Hayase and Srinivasa, ICLR 2023, arXiv 2209.04836, algorithm 1), and the
-statistics of BatchNorm are estimated again afterwards, as REPAIR found necessary (Jordan, Sedghi, Saukh, Entezari and
-Neyshabur, ICLR 2023, arXiv 2211.08403).
+`combine` keeps the trunk of every parent; `merge` puts their branches on one trunk. Sources: trunks are matched by the
+weight matching of Git Re-Basin (Ainsworth, Hayase and Srinivasa, ICLR 2023, arXiv 2209.04836, algorithm 1). The
+statistics of BatchNorm are estimated again afterwards, which REPAIR found necessary (Jordan, Sedghi, Saukh, Entezari
+and Neyshabur, ICLR 2023, arXiv 2211.08403).
 
-`refit` stands beside RegMean (Jin, Ren, Preotiuc-Pietro and Cheng, ICLR 2023, arXiv 2212.09849), which solves for one
-layer that imitates the layers of all networks, and beside stitching by least squares (Csiszárik et al., NeurIPS 2021,
-arXiv 2110.14633), which puts a new layer between two frozen networks. Here the first trunk stays as it is, no layer is
-added, and every other branch gets the convolutions that do on that trunk what its own did on its own.
+`refit` is related to RegMean (Jin, Ren, Preotiuc-Pietro and Cheng, ICLR 2023, arXiv 2212.09849), which solves for one
+layer that imitates the layers of all networks, and to stitching by least squares (Csiszárik et al., NeurIPS 2021,
+arXiv 2110.14633), which inserts a new layer between two frozen networks. Here the first trunk is unchanged and no layer
+is added: every other branch gets convolutions that compute on that trunk what its own computed on its own trunk.
 """
 
 import copy
@@ -44,10 +44,10 @@ if TYPE_CHECKING:
     from coopnet.networks.backbone import Backbone
 
 Batches = Callable[[], Iterable[Tensor]]
-"""The same normalised images [n, 3, 32, 32], batch by batch, each time it is called."""
+"""Returns the same normalised images [n, 3, 32, 32], in batches, each time it is called."""
 
 Axis = tuple[str, int]
-"""A dimension of a tensor of a network: the tensor's name in the state dict, and which dimension."""
+"""A dimension of a tensor of a network: the tensor's name in the state dict, and the index of the dimension."""
 
 TRUNKS = ("first", "mean", "matched", "refit")
 GATES = ("learned", "mean")
@@ -56,16 +56,17 @@ GATE_ROWS = ("uniform", "parents")
 
 @torch.no_grad()
 def combine(parents: Sequence[TrainedNetwork], *, gate: str, gate_rows: str, seed: int) -> TrainedNetwork:
-    """Join B networks of one branch in a network of B branches, each on its parent's own trunk.
+    """Join B one-branch networks in a network of B branches, each on its parent's own trunk.
 
     Args:
-        parents: the trained networks, on one device, and their optimiser state; left untouched.
+        parents: the trained networks, on one device, and their optimiser state; not changed.
         gate: `mean` is the plain ensemble of the parents' logits; `learned` reads the features of all trunks.
-        gate_rows: how a learned gate starts, see `merge`. A row copied from a parent reads that parent's trunk only.
+        gate_rows: initial rows of a learned gate, see `merge`. A row copied from a parent reads only that parent's
+            trunk.
         seed: of the fresh weights.
 
     Returns:
-        The network and its optimiser state: the parents' for each copied tensor, zero for each new one.
+        The network and its optimiser state: the parents' state for each copied tensor, zero for each new one.
 
     Raises:
         ValueError: an unknown option, fewer than two parents, or parents that do not fit together.
@@ -91,25 +92,25 @@ def merge(
     """Put the branches of B networks on one shared trunk, with a learned gate.
 
     Args:
-        parents: the trained networks, on one device, and their optimiser state; left untouched.
-        trunk: where the trunk comes from.
-            `first`: from the first network.
-            `mean`: the mean of all trunks, statistics of BatchNorm included.
+        parents: the trained networks, on one device, and their optimiser state; not changed.
+        trunk: source of the trunk.
+            `first`: the first network.
+            `mean`: the mean of all trunks, including the statistics of BatchNorm.
             `matched`: the mean, after the channels of every other network were permuted to match the first one's.
-            `refit`: from the first network; in every other branch the convolutions that read the trunk are solved
-            anew, so that they compute on `images` what they computed from their own trunk.
-        reestimate: estimate the statistics of BatchNorm on `images`. `refit` always does.
-        gate_rows: how the gate starts. `uniform`: BatchNorm γ = 0 and β = 1, so that all branches weigh the same and
-            the gate can learn. `parents`: each row is copied from its parent's gate, as published; a parent without
-            one gives the row of `with_gate`.
+            `refit`: the first network; in every other branch the convolutions that read the trunk are solved again, so
+            that they compute on `images` what they computed on their own trunk.
+        reestimate: whether to estimate the statistics of BatchNorm on `images`. `refit` always does.
+        gate_rows: initial rows of the gate. `uniform`: BatchNorm γ = 0 and β = 1, so that all branches have the same
+            weight and the gate can learn. `parents`: each row is copied from its parent's gate, as published; a parent
+            without a gate contributes the row of `with_gate`.
         seed: of the fresh weights and of the order in which permutations are matched.
-        images: training images on the parents' device; read only where they are needed.
+        images: training images on the parents' device; read only if they are needed.
         ridge: for `refit`, see `solve_convolution`.
 
     Returns:
-        The network and its optimiser state: the parents' for each copied tensor, their mean for each averaged one
-        (a parent without state counts as zero), zero for each new one. BatchNorm's counters are those of the module's
-        parent, the first one's in trunk and gate.
+        The network and its optimiser state: the parents' state for each copied tensor, their mean for each averaged
+        one (a parent without state counts as zero), zero for each new one. BatchNorm's counters come from the module's
+        parent, and in trunk and gate from the first one.
 
     Raises:
         ValueError: an unknown option, fewer than two parents, parents that do not fit together, or no images.
@@ -167,7 +168,7 @@ def _shapes(network: CooperativeNetwork) -> set[tuple[str, torch.Size]]:
 
 
 def _alike(architecture: "Architecture | Backbone") -> dict[str, Any]:
-    """What has to be the same in all parents."""
+    """The settings that must be equal in all parents."""
     return {
         field: value for field, value in architecture.to_dict().items() if field not in ("branches", "gate", "trunk")
     }
@@ -195,7 +196,7 @@ def _device(network: nn.Module) -> torch.device:
 def _assemble(
     family: Sequence[TrainedNetwork], architecture: "Architecture | Backbone", gate_rows: str, seed: int
 ) -> TrainedNetwork:
-    """A network of all branches and gate rows, on the first trunk or on all of them, and its optimiser state."""
+    """A network of all branches and gate rows, on the first trunk or on all trunks, and its optimiser state."""
     network = build(architecture, seed).to(_device(family[0].network))
     optimizer_state = empty_optimizer_state(network, family[0].optimizer_state)
     if network.gate is not None and gate_rows == "uniform":
@@ -203,7 +204,7 @@ def _assemble(
         nn.init.ones_(network.gate.norm.bias)
     elif network.gate is not None:
         nn.init.zeros_(network.gate.linear.weight)
-    # The first parent comes last: of what has room for one only (a shared trunk, counters) its own stays.
+    # The first parent is copied last: where only one parent fits (a shared trunk, counters), its tensors stay.
     for b, parent in reversed(list(enumerate(family))):
         plan = inheritance(network, b, gate_rows)
         transplant(plan, parent.network.state_dict(), _as_read_by(b, network, network.state_dict()))
@@ -213,7 +214,7 @@ def _assemble(
 
 
 def inheritance(network: CooperativeNetwork, b: int, gate_rows: str) -> dict[str, Origin]:
-    """What `network` takes over from the parent of branch `b`: its branch, trunk and, if asked for, its gate row."""
+    """The tensors that `network` inherits from the parent of branch `b`: branch, trunk and, optionally, gate row."""
     plan = origins(network, [0 if branch == b else None for branch in range(network.architecture.branches)])
     own = f"trunks.{b}."
     for name in network.state_dict():
@@ -225,7 +226,7 @@ def inheritance(network: CooperativeNetwork, b: int, gate_rows: str) -> dict[str
 
 
 def _as_read_by(b: int, network: CooperativeNetwork, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """`tensors`, where of a gate that reads several trunks only the columns of trunk `b` are in view."""
+    """`tensors`; for a gate that reads several trunks, only the columns of trunk `b`."""
     name, channels = "gate.linear.weight", network.architecture.trunk_channels
     if network.trunk is not None or name not in tensors or tensors[name].dim() == 0:
         return tensors
@@ -233,7 +234,7 @@ def _as_read_by(b: int, network: CooperativeNetwork, tensors: Mapping[str, Tenso
 
 
 def _average_trunks(family: Sequence[TrainedNetwork], merged: TrainedNetwork) -> None:
-    """Set the trunk and its optimiser state to the mean of all parents'; integer counters stay as they are."""
+    """Set the trunk and its optimiser state to the mean over all parents; integer counters are unchanged."""
     _average([parent.network.state_dict() for parent in family], merged.network.state_dict())
     for slot, tensors in merged.optimizer_state.items():
         _average([parent.optimizer_state[slot] for parent in family], tensors)
@@ -249,23 +250,23 @@ def _average(donors: Sequence[Mapping[str, Tensor]], recipient: Mapping[str, Ten
 
 
 def permutations(architecture: "Architecture | Backbone") -> dict[str, list[Axis]]:
-    """All ways to reorder a trunk's channels without changing what a network with one trunk computes.
+    """All ways to reorder a trunk's channels without changing the function of a network with one trunk.
 
-    The blocks of a stage share one permutation across their skip connections, and a stage whose first block has no
-    projection shares it with what comes before. The inner channels of each block have their own. The last permutation
-    of the trunk is also that of the inputs of branches and gate.
+    The blocks of a stage share one permutation through their skip connections. A stage whose first block has no
+    projection shares it with the stage before. The inner channels of each block have their own. The last permutation
+    of the trunk also applies to the inputs of branches and gate.
 
     Returns:
-        For each permutation, named after the module where it begins, all dimensions that have to be permuted by it.
+        For each permutation, named after the module where it begins, all dimensions that it applies to.
     """
     if not isinstance(architecture, Architecture):
         raise ValueError(
             f"trunk matched knows the channels of this project's residual networks only, not those of "
             f"{architecture.name}; merge with trunk first, mean or refit"
         )
-    network = build(architecture, seed=0)  # for its modules; on PyTorch's meta device the compiler would be imported
+    network = build(architecture, seed=0)  # only for its modules; PyTorch's meta device would import the compiler
     assert network.trunk is not None
-    stream = "trunk.stem"  # the permutation of what runs along the skip connections
+    stream = "trunk.stem"  # the permutation of the channels along the skip connections
     axes = {stream: _written(f"{stream}.0", f"{stream}.1")}
     for name, block in network.trunk.named_modules(prefix="trunk"):
         if not isinstance(block, BasicBlock | Bottleneck):
@@ -288,7 +289,7 @@ def permutations(architecture: "Architecture | Backbone") -> dict[str, list[Axis
 
 
 def _written(convolution: str, norm: str) -> list[Axis]:
-    """The dimensions of what a convolution and its BatchNorm write."""
+    """The output dimensions of a convolution and its BatchNorm."""
     return [(f"{convolution}.weight", 0)] + [
         (f"{norm}.{tensor}", 0) for tensor in ("weight", "bias", "running_mean", "running_var")
     ]
@@ -300,14 +301,14 @@ def _read(layer: str) -> list[Axis]:
 
 @torch.no_grad()
 def permute(trained: TrainedNetwork, order: Mapping[str, Tensor]) -> TrainedNetwork:
-    """Reorder channels of a network with one trunk, and its optimiser state along with it.
+    """Reorder channels of a network with one trunk, and its optimiser state accordingly.
 
     Args:
-        trained: left untouched.
-        order: for names among `permutations(…)`, which old channel each new channel is, [channels].
+        trained: not changed.
+        order: for names among `permutations(…)`: the old channel of each new channel, [channels].
 
     Returns:
-        A network that computes the same, up to the rounding of sums in another order.
+        A network with the same function, up to the rounding of sums in another order.
     """
     axes = permutations(trained.network.architecture)
     network, optimizer_state = copy.deepcopy(trained)
@@ -331,15 +332,15 @@ def match(reference: CooperativeNetwork, other: CooperativeNetwork, seed: int) -
     """Find the order of channels that brings one trunk closest to another: weight matching of Git Re-Basin.
 
     Coordinate descent on the squared distance between the parameters of the two trunks: one permutation at a time is
-    solved as a linear assignment, in random order, until none gets better. The result is a local optimum.
+    solved as a linear assignment, in random order, until none improves. The result is a local optimum.
 
     Args:
-        reference: the network to match; both have one trunk, of the same architecture.
+        reference: the network to match; both networks have one trunk, of the same architecture.
         other: the network to be permuted.
         seed: of the order in which permutations are visited.
 
     Returns:
-        For each of `permutations(…)` the channels of `other` in their new order, as `permute` takes them.
+        For each of `permutations(…)` the channels of `other` in their new order, in the format of `permute`.
     """
     fixed, moved = _trunk_parameters(reference), _trunk_parameters(other)
     axes = {
@@ -367,21 +368,21 @@ def _trunk_parameters(network: CooperativeNetwork) -> dict[str, Tensor]:
 
 
 def _assignment(fixed: Mapping[str, Tensor], moved: Mapping[str, Tensor], axes: Sequence[Axis]) -> Tensor | None:
-    """The best order of the channels in `axes`, or None if none is better than the present one."""
-    from scipy.optimize import linear_sum_assignment  # half a second, which no other run has to wait for
+    """The best order of the channels in `axes`; None if none is better than the current one."""
+    from scipy.optimize import linear_sum_assignment  # importing it takes half a second, and no other run needs it
 
-    # Distances are smallest where inner products are largest: similarity[i, j] of channel i and channel j to be moved.
+    # Distances are smallest where inner products are largest; similarity[i, j] is that of channel i and channel j.
     similarity = torch.stack(
         [_by_channel(fixed[name], dimension) @ _by_channel(moved[name], dimension).T for name, dimension in axes]
     ).sum(dim=0)
     rows, columns = linear_sum_assignment(similarity.numpy(), maximize=True)
     gain = similarity[rows, columns].sum() - similarity.trace()
-    # Without a margin, rounding could make two equally good orders follow each other for ever.
+    # Without a margin, rounding could make two equally good orders alternate for ever.
     return torch.from_numpy(columns) if gain > 1e-9 * similarity.abs().max() else None
 
 
 def _by_channel(tensor: Tensor, dimension: int) -> Tensor:
-    """[channels along `dimension`, all else]."""
+    """Reshape to [channels along `dimension`, everything else]."""
     return tensor.movedim(dimension, 0).reshape(tensor.shape[dimension], -1)
 
 
@@ -393,17 +394,17 @@ def solve_convolution(like: nn.Conv2d, pairs: Iterable[tuple[Tensor, Tensor]], r
     """Weights of the convolution that best maps given inputs to given outputs, by ridge regression.
 
     Args:
-        like: a convolution without bias, whose kernel size, stride and padding count.
-        pairs: batches of inputs [n, C, H, W] and wanted outputs [n, O, H′, W′], where O need not be that of `like`.
-        ridge: λ in units of the mean diagonal of XᵀX, where X holds the patches of the inputs; positive, so that dead
-            and collinear channels do no harm.
+        like: a convolution without bias; its kernel size, stride and padding are used.
+        pairs: batches of inputs [n, C, H, W] and target outputs [n, O, H′, W′]; O may differ from that of `like`.
+        ridge: λ in units of the mean diagonal of XᵀX, where X holds the patches of the inputs. It must be positive, so
+            that dead and collinear channels do no harm.
 
     Returns:
         [O, C, k, k] in float32, on the CPU: YᵀX (XᵀX + λ·mean(diag XᵀX)·I)⁻¹, summed and solved in float64.
 
     Raises:
         ValueError: a ridge that is not positive, or no pairs.
-        CoopNetError: all inputs are zero, or not numbers.
+        CoopNetError: all inputs are zero, or are not numbers.
     """
     if ridge <= 0:
         raise ValueError(f"ridge {ridge} is not positive")
@@ -417,7 +418,7 @@ def solve_convolution(like: nn.Conv2d, pairs: Iterable[tuple[Tensor, Tensor]], r
     if sums is None:
         raise ValueError("no images to refit convolutions on")
     gram, moments = sums[0].cpu(), sums[1].cpu()
-    if not gram.diagonal().mean() > 0:  # nor is it where it is not a number
+    if not gram.diagonal().mean() > 0:  # this also catches NaN
         raise CoopNetError(
             "there is nothing to refit convolutions on: what the first network's trunk makes of the training images is "
             "zero or not a number throughout; look at how its training ended, and lower its training.optimizer.lr"
@@ -428,13 +429,13 @@ def solve_convolution(like: nn.Conv2d, pairs: Iterable[tuple[Tensor, Tensor]], r
 
 
 def _refit_branches(family: Sequence[TrainedNetwork], merged: TrainedNetwork, images: Batches, ridge: float) -> None:
-    """Solve what reads the trunk in every branch but the first, whose trunk is there; its optimiser state is zero."""
+    """Solve the convolutions that read the trunk in every branch but the first; their optimiser state becomes zero."""
     branches = list(merged.network.branches)[1:]
     for name in merged.network.architecture.readers(merged.network.branches[0]):
         old = [parent.network.branches[0].get_submodule(name) for parent in family]
         like = old[0]
         assert isinstance(like, nn.Conv2d)
-        # One system of equations serves all branches, since all read the same features.
+        # One system of equations serves all branches, since all of them read the same features.
         weights = solve_convolution(like, _features_and_targets(family, old, images), ridge).chunk(len(branches))
         for b, (branch, weight) in enumerate(zip(branches, weights, strict=True), start=1):
             branch.get_parameter(f"{name}.weight").copy_(weight)
@@ -445,8 +446,8 @@ def _refit_branches(family: Sequence[TrainedNetwork], merged: TrainedNetwork, im
 def _features_and_targets(
     family: Sequence[TrainedNetwork], convolutions: Sequence[nn.Module], images: Batches
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Features of the first trunk, and what the convolutions of the other parents make of their own trunks'."""
-    networks = [copy.deepcopy(parent.network).eval() for parent in family]  # parents stay in the mode they are in
+    """Features of the first trunk, and the outputs of the other parents' convolutions on their own trunks."""
+    networks = [copy.deepcopy(parent.network).eval() for parent in family]  # the parents' mode must not change
     for batch in images():
         features = [network.features(batch)[0] for network in networks]
         targets = [convolution(one) for convolution, one in zip(convolutions, features, strict=True)]
@@ -460,7 +461,7 @@ def _features_and_targets(
 def reestimate_statistics(network: nn.Module, images: Batches) -> None:
     """Replace BatchNorm's running statistics by their means over one pass through `images`, in place.
 
-    Every batch counts the same, and weights, momentum, mode and `num_batches_tracked` stay as they are.
+    Every batch has the same weight. Weights, momentum, mode and `num_batches_tracked` are unchanged.
 
     Raises:
         ValueError: no images.

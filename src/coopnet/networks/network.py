@@ -1,7 +1,7 @@
 """The cooperative network: a trunk, B parallel branches, and a gate that weighs them into an ensemble.
 
-An architecture says how a trunk and a branch are made. That of the study's residual networks is `Architecture`; that
-of any other model is `coopnet.networks.backbone.Backbone`.
+An architecture describes how a trunk and a branch are built: `Architecture` for the study's residual networks,
+`coopnet.networks.backbone.Backbone` for any other model.
 
 Source: On-the-Fly Native Ensemble (Lan, Zhu and Gong, NeurIPS 2018, arXiv 1806.04606), section 3. The residual
 blocks are those of He et al. 2016 (arXiv 1512.03385), sections 3 and 4.2. With `B = 1` and no gate the network is
@@ -33,9 +33,9 @@ class Architecture:
         block: `basic` or `bottleneck`.
         width: channels of the first stage; they double with every stage.
         branches: number of branches B.
-        gate: `learned`; `mean` weighs all branches alike; `none` for a single branch that is its own ensemble.
+        gate: `learned`; `mean`: all branches have equal weight; `none` for a single branch that is its own ensemble.
         classes: number of classes C.
-        trunk: `shared` by all branches, or `own`: each branch has one, and the gate reads all of them.
+        trunk: `shared` by all branches, or `own`: each branch has its own, and the gate reads all of them.
     """
 
     family: str
@@ -63,19 +63,19 @@ class Architecture:
 
     @property
     def classifier(self) -> str:
-        """Name, within a branch, of the layer that makes the logits."""
+        """Name, within a branch, of the layer that computes the logits."""
         return "classifier"
 
     def new_trunk(self) -> nn.Module:
-        """A trunk with fresh weights, but for `initialise`."""
+        """A trunk with fresh weights; `initialise` completes them."""
         return Trunk(self)
 
     def new_branch(self) -> nn.Module:
-        """A branch with fresh weights, but for `initialise`."""
+        """A branch with fresh weights; `initialise` completes them."""
         return Branch(self)
 
     def initialise(self, network: nn.Module) -> None:
-        """He initialisation (fan-out) of convolutions, BatchNorm at 1 and 0, linear layers as PyTorch has them."""
+        """He initialisation (fan-out) of convolutions, BatchNorm at 1 and 0, linear layers as in PyTorch."""
         initialise_convolutions(network)
 
     def readers(self, branch: nn.Module) -> list[str]:
@@ -85,7 +85,7 @@ class Architecture:
 
 
 class Outputs(NamedTuple):
-    """What a network says about N images: `branches` [N, B, C] logits, `gate` [N, B] weights."""
+    """The outputs for N images: `branches` [N, B, C] logits, `gate` [N, B] weights."""
 
     branches: Tensor
     gate: Tensor
@@ -101,7 +101,7 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
-    """A projection where the shape changes (option B of He et al.), nothing elsewhere."""
+    """A projection if the shape changes (option B of He et al.), otherwise None."""
     if stride == 1 and inputs == outputs:
         return None
     return nn.Sequential(_convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
@@ -129,7 +129,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 1×1, a 3×3 and a 1×1 convolution that widens fourfold, and a shortcut."""
+    """A 1×1, a 3×3 and a 1×1 convolution with four times the channels, and a shortcut."""
 
     expansion = 4
 
@@ -180,7 +180,7 @@ def stages(architecture: Architecture) -> int:
 
 
 def _stage(architecture: Architecture, index: int) -> nn.Sequential:
-    """Residual stage `index` (from 0); every stage but the first halves the resolution."""
+    """Residual stage `index` (from 0); every stage except the first halves the resolution."""
     build, expansion = BLOCKS[architecture.block], EXPANSION[architecture.block]
     channels = architecture.width * 2**index
     inputs = architecture.width if index == 0 else expansion * channels // 2
@@ -190,7 +190,7 @@ def _stage(architecture: Architecture, index: int) -> nn.Sequential:
 
 
 class Trunk(nn.Module):
-    """Stem and all stages but the last."""
+    """Stem and all stages except the last."""
 
     def __init__(self, architecture: Architecture):
         super().__init__()
@@ -221,8 +221,8 @@ class Branch(nn.Module):
 class Gate(nn.Module):
     """One weight per branch and image: linear → BatchNorm → ReLU → + log-prior → softmax.
 
-    Everything but `log_prior` is the paper's gate as published in its code. After its ReLU every score is ≥ 0, so
-    without a log-prior no branch can ever have weight 0; a log-prior of −∞ switches a branch off exactly.
+    Everything except `log_prior` is the paper's gate as in its published code. After its ReLU every score is ≥ 0, so
+    without a log-prior no branch can ever have weight 0. A log-prior of −∞ switches a branch off exactly.
     """
 
     log_prior: Tensor
@@ -236,21 +236,21 @@ class Gate(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Features of each trunk, e.g. [N, trunk channels, H, W] → weights [N, B] that sum to 1, in float32."""
-        # A softmax over scores of a few units loses digits in half precision, and costs nothing in full.
+        # A softmax over scores of a few units loses digits in half precision; full precision costs nothing here.
         with torch.autocast(features[0].device.type, enabled=False):
             pooled = torch.cat([self._average(one.float()) for one in features], dim=1)
             scores = F.relu(self.norm(self.linear(pooled)))
             return torch.softmax(scores + self.log_prior, dim=1)
 
     def _average(self, features: Tensor) -> Tensor:
-        """Over space or tokens, [N, trunk channels]."""
+        """Average over space or tokens, [N, trunk channels]."""
         return features.mean(dim=self.averaged) if self.averaged else features
 
 
 class CooperativeNetwork(nn.Module):
-    """B branches on one trunk, or on one trunk each, and what weighs them into an ensemble.
+    """B branches on one shared trunk, or each on its own trunk, and a gate that weighs them into an ensemble.
 
-    `gate` is a `Gate` only where it is learned; without one all branches weigh the same.
+    `gate` is a `Gate` only if it is learned; otherwise all branches have equal weight.
     """
 
     def __init__(self, architecture: "Architecture | Backbone"):
@@ -268,7 +268,7 @@ class CooperativeNetwork(nn.Module):
         kernels.avoid(self)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Normalised images [N, 3, H, W] → what each trunk makes of them, e.g. [N, trunk channels, H′, W′] each."""
+        """Normalised images [N, 3, H, W] → features of each trunk, e.g. [N, trunk channels, H′, W′] each."""
         trunks = list(self.trunks) if self.trunk is None else [self.trunk]
         return side_by_side(trunks, [images] * len(trunks))
 
@@ -290,7 +290,7 @@ def initialise_convolutions(network: nn.Module) -> None:
 
 
 def build(architecture: "Architecture | Backbone", seed: int) -> CooperativeNetwork:
-    """A freshly initialised network, the same bits for the same seed on every device (it is built on the CPU)."""
+    """A freshly initialised network, with the same bits for the same seed on every device (it is built on the CPU)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return CooperativeNetwork(architecture)

@@ -1,4 +1,4 @@
-"""The architecture that a row of the study asks for."""
+"""The architecture of a row of the study."""
 
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,8 @@ def architecture_of(model: Model, dataset: Dataset) -> "Architecture | Backbone"
     """The network of a row for the images of a dataset.
 
     Raises:
-        CoopNetError: a library is not installed, has no such model, or its model cannot be split there or does not take
-            images of that size.
+        CoopNetError: a library is not installed, has no such model, or its model cannot be split there or does not
+            accept images of that size.
     """
     if not model.wrapped:
         return Architecture(**model.model_dump(), classes=dataset.classes)

@@ -1,12 +1,12 @@
-"""Parts of a network that do not wait for each other, side by side on a GPU.
+"""Independent parts of a network, run in parallel on a GPU.
 
-Branches of a small network leave most of a large GPU idle. In a CUDA graph each gets a stream of its own, so that their
-kernels may run at the same time, forward and backward (PyTorch runs a backward kernel on its forward one's stream). The
-kernels are those of one stream, and so are the bits. Outside a graph launching is what takes the time, and streams
-would bring nothing.
+Branches of a small network leave most of a large GPU idle. In a CUDA graph each branch gets its own stream, so that
+their kernels may run at the same time, forward and backward (PyTorch runs a backward kernel on its forward kernel's
+stream). The kernels, and therefore the bits, are those of a single stream. Outside a graph the launches take the time,
+so streams would not help.
 
-In fp32 branches run one after another: cuDNN then computes BatchNorm by kernels that wait for all their blocks to be
-running, and two of them at once may wait for each other. In bf16 PyTorch's own kernels do it, which never wait.
+In fp32 branches run one after another: cuDNN then computes BatchNorm with kernels that wait until all their blocks are
+running, and two of them at once could wait for each other. In bf16 PyTorch's own kernels compute it, which never wait.
 """
 
 import os
@@ -19,14 +19,14 @@ from coopnet.files.errors import CoopNetError
 
 LAUNCH = "COOPNET_LAUNCH"
 MODES = ("graph", "serial", "eager")
-"""How work reaches a GPU: as CUDA graphs with branches side by side, as graphs without, or by single operations."""
+"""Launch modes on a GPU: CUDA graphs with parallel branches, CUDA graphs without, or single operations."""
 
 
 def launch_mode() -> str:
-    """One of `MODES`, as `COOPNET_LAUNCH` says; the first by default. The bits are the same.
+    """The launch mode of `COOPNET_LAUNCH`; by default the first of `MODES`. The bits are the same in all of them.
 
     Raises:
-        CoopNetError: it says something else.
+        CoopNetError: it is none of `MODES`.
     """
     mode = os.environ.get(LAUNCH) or MODES[0]
     if mode not in MODES:
@@ -35,14 +35,14 @@ def launch_mode() -> str:
 
 
 def side_by_side(modules: Iterable[nn.Module], inputs: Sequence[Tensor]) -> list[Tensor]:
-    """What each module makes of its input, in their order."""
+    """The output of each module for its input, in order."""
     if len(inputs) == 1 or not (inputs[0].is_cuda and _streams_are_worth_it()):
         return [module(one) for module, one in zip(modules, inputs, strict=True)]
     here, outputs = torch.cuda.current_stream(), []
     streams = [torch.cuda.Stream() for _ in inputs]
     for module, one, stream in zip(modules, inputs, streams, strict=True):
         stream.wait_stream(here)
-        one.record_stream(stream)  # its memory is not given away before that stream is done with it
+        one.record_stream(stream)  # its memory is not reused before that stream has finished
         with torch.cuda.stream(stream):
             outputs.append(module(one))
     for output, stream in zip(outputs, streams, strict=True):
@@ -52,6 +52,6 @@ def side_by_side(modules: Iterable[nn.Module], inputs: Sequence[Tensor]) -> list
 
 
 def _streams_are_worth_it() -> bool:
-    """Whether a graph is being recorded, in bf16 and in the mode that allows streams."""
+    """Whether a graph is being recorded, in bf16 and in a mode that allows streams."""
     capturing = torch.cuda.is_current_stream_capturing() and torch.is_autocast_enabled("cuda")
     return capturing and launch_mode() == "graph"

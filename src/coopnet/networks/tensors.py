@@ -1,4 +1,4 @@
-"""What may be asked of the tensors of a network before it is built."""
+"""Checks of a network's tensors before it is built."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ def finite(tensor: Tensor) -> bool:
 
 
 def check_count(architecture: Architecture, tensors: int) -> None:
-    """Refuse an architecture that so many tensors cannot fill, since building it would take long.
+    """Refuse an architecture that this number of tensors cannot fill, because building it would take long.
 
     Raises:
-        ValueError: it has more residual blocks than that, or does not exist.
+        ValueError: it has more residual blocks than tensors, or does not exist.
     """
     blocks = blocks_per_stage(architecture) * (stages(architecture) - 1 + architecture.branches)
     if blocks > tensors:
@@ -26,7 +26,7 @@ def check_count(architecture: Architecture, tensors: int) -> None:
 
 
 class ShapesAlone(TorchFunctionMode):
-    """Builds networks without memory, on the meta device, and without the random numbers that would fill it."""
+    """Builds networks on the meta device, without memory and without the random numbers of the initialisation."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function in (Tensor.normal_, Tensor.uniform_):

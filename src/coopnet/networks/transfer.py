@@ -1,13 +1,13 @@
-"""Surgery: a network's first weights, built out of a trained one.
+"""Parameter transfer: initial weights of a network from a trained one.
 
-Every start is the same transplant (trunk, branches, gate rows, BatchNorm statistics and counters, optimiser state)
-followed by what is special about it. Sources: the published transfer code is `zero_pad`, the proof that came with it
-`zero_output`; `masked` and `split` are exact in the manner of Net2Net (Chen, Goodfellow and Shlens, ICLR 2016,
+Every start is the same transplant (trunk, branches, gate rows, BatchNorm statistics and counters, optimiser state),
+followed by its own changes. Sources: `zero_pad` is the published transfer code, and `zero_output` the proof published
+with it. `masked` and `split` are exact in the manner of Net2Net (Chen, Goodfellow and Shlens, ICLR 2016,
 arXiv 1511.05641).
 
-`split` differs from Net2Net in what divides the weight of copies: a log-prior in the gate, not the weights of the next
-layer. `masked` stands beside growth by gates that open from zero (ReZero, arXiv 2003.04887; GradMax, arXiv 2201.05125):
-here a branch has no weight in a softmax at all, learns meanwhile, and is let in by a schedule.
+`split` differs from Net2Net in how copies share their weight: by a log-prior in the gate instead of the weights of the
+next layer. `masked` is related to growth by gates that open from zero (ReZero, arXiv 2003.04887; GradMax,
+arXiv 2201.05125): here a new branch has no weight in a softmax at first, learns meanwhile, and opens by a schedule.
 """
 
 import math
@@ -46,18 +46,18 @@ class TrainedNetwork(NamedTuple):
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a tensor comes from: the donor's tensor `name`, or the listed `rows` of it (None: fresh)."""
+    """The source of a tensor: the donor's tensor `name`, or the listed `rows` of it (None: fresh)."""
 
     name: str
     rows: tuple[int | None, ...] | None = None
 
 
 def origins(network: CooperativeNetwork, sources: Sequence[int | None]) -> dict[str, Origin]:
-    """Map every tensor of `network` that is inherited to its place in the donor.
+    """Map every inherited tensor of `network` to its source in the donor.
 
     Args:
         network: the network to be filled.
-        sources: for each of its branches the donor's branch (from 0), or None for one that stays fresh.
+        sources: for each of its branches the donor's branch (from 0), or None for a fresh one.
     """
     plan = {}
     for name in network.state_dict():
@@ -75,7 +75,7 @@ def origins(network: CooperativeNetwork, sources: Sequence[int | None]) -> dict[
 
 
 def transplant(plan: Mapping[str, Origin], donor: Mapping[str, Tensor], recipient: Mapping[str, Tensor]) -> None:
-    """Copy tensors of `donor` into those of `recipient`, in place; rows without an origin stay as they are."""
+    """Copy tensors of `donor` into those of `recipient`, in place; rows without an origin are unchanged."""
     for name, origin in plan.items():
         if name not in recipient or origin.name not in donor:
             continue  # a parameter has optimiser state, a buffer has none
@@ -89,7 +89,7 @@ def transplant(plan: Mapping[str, Origin], donor: Mapping[str, Tensor], recipien
 
 
 def empty_optimizer_state(network: nn.Module, optimizer_state: OptimizerState) -> OptimizerState:
-    """State of the same kinds as `optimizer_state` for another network: zeros of each parameter's shape.
+    """Optimiser state of the same kinds as `optimizer_state` for another network: zeros of each parameter's shape.
 
     A slot of scalars (Adam's step count) stays a slot of scalars.
     """
@@ -104,9 +104,9 @@ def empty_optimizer_state(network: nn.Module, optimizer_state: OptimizerState) -
 
 
 def with_gate(trained: TrainedNetwork) -> TrainedNetwork:
-    """Give a plain one-branch network a gate: it computes the same, since one live branch has weight 1.
+    """Give a plain one-branch network a gate; its function stays the same, since one live branch has weight 1.
 
-    The gate starts uniform and live: BatchNorm γ = 0 and β = 1 give every branch the same positive score, so that the
+    The gate starts uniform and trainable: BatchNorm γ = 0 and β = 1 give every branch the same positive score, so the
     ReLU after it passes gradients.
     """
     if trained.network.gate is not None:
@@ -132,7 +132,7 @@ def default_donors(branches: int, new: int) -> tuple[int, ...]:
 
 
 def sources_of(kind: str, before: int, branches: int, donors: Sequence[int] | None = None) -> list[int | None]:
-    """For each branch of a grown network the branch (from 0) that it comes from, None for a fresh one.
+    """For each branch of a grown network the branch (from 0) that it is copied from, or None for a fresh one.
 
     Raises:
         ValueError: donors that do not fit.
@@ -157,21 +157,21 @@ def expand(
     """Grow a network of B branches to `branches` > B.
 
     Args:
-        parent: the trained network and its optimiser state; left untouched.
-        branches: B′, the number of branches afterwards.
-        kind: how the new branches start.
-            `zero_pad`: fresh, with gate rows of zero. Changes the function: exp(0) in the softmax takes weight.
-            `zero_output`: as `zero_pad`, and zero classifiers. All logits of an image shrink by one factor.
-            `masked`: fresh, log-prior −∞. Computes exactly what the parent computes.
-            `split`: copies of `donors`, gate rows included; a branch that now exists k times has −log k added to its
-            log-prior in each copy. Computes exactly what the parent computes while `noise` is 0.
+        parent: the trained network and its optimiser state; not changed.
+        branches: B′, number of branches after the growth.
+        kind: initial state of the new branches.
+            `zero_pad`: fresh, with gate rows of zero. This changes the function: exp(0) in the softmax takes weight.
+            `zero_output`: like `zero_pad`, with zero classifiers. All logits of an image shrink by one factor.
+            `masked`: fresh, with log-prior −∞. The function is exactly that of the parent.
+            `split`: copies of `donors`, including gate rows; a branch that now exists k times has −log k added to the
+            log-prior of each copy. With `noise` 0 the function is exactly that of the parent.
         seed: of the fresh weights and of the noise.
-        donors: for `split`, the branches to copy, numbered from 1; branch 1, 2, … in turn by default.
-        noise: for `split`, σ in units of each weight tensor's own standard deviation, added to the convolutions and
+        donors: for `split`: the branches to copy, numbered from 1; by default branch 1, 2, … in turn.
+        noise: for `split`: σ in units of each weight tensor's own standard deviation, added to the convolutions and
             the classifier of every copy (not of its donor).
 
     Returns:
-        The grown network and its optimiser state: the parent's for each copied tensor, zero for each new one.
+        The grown network and its optimiser state: the parent's state for each copied tensor, zero for each new one.
 
     Raises:
         ValueError: an unknown kind, fewer branches than before, or donors that do not fit.
@@ -211,7 +211,7 @@ def expand(
 
 @torch.no_grad()
 def perturb(copies: Sequence[nn.Module], noise: float, seed: int) -> None:
-    """Add Gaussian noise to all weights of more than one dimension of every copy, so that copies can part.
+    """Add Gaussian noise to all weights of more than one dimension in every copy, so that copies can diverge.
 
     Args:
         copies: changed in place.
@@ -221,5 +221,5 @@ def perturb(copies: Sequence[nn.Module], noise: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(derive(seed, "noise"))
     for copy in copies:
         for weight in copy.parameters():
-            if weight.dim() > 1:  # a bias or a scale has no spread of its own
+            if weight.dim() > 1:  # biases and scales have no meaningful standard deviation
                 weight.add_(noise * weight.std() * torch.randn(weight.shape, generator=generator).to(weight.device))

@@ -21,7 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
-from matplotlib.textpath import TextPath
+from matplotlib.textpath import text_to_path
 
 from coopnet import files
 
@@ -108,7 +108,8 @@ def font_face(wanted: str) -> str:
     """A style rule with the font, of which it holds `wanted` letters alone."""
     with ttLib.TTFont(FONT, recalcTimestamp=False) as font:
         options = subset.Options(layout_features=["kern"], hinting=False, notdef_outline=True)
-        options.drop_tables += ["FFTM"]  # when the font was made
+        # FFTM has the date on which the font was made; the others are for formulas and ligatures, and slow to cut.
+        options.drop_tables += ["FFTM", "GDEF", "GSUB", "MATH"]
         cutter = subset.Subsetter(options)
         cutter.populate(text=wanted)
         cutter.subset(font)
@@ -126,10 +127,8 @@ def _with_font(svg: str) -> str:
 
 def _inches(text: str) -> float:
     """The width of a text in a figure."""
-    return (
-        float(TextPath((0, 0), text, size=STYLE["font.size"], prop=FontProperties(fname=str(FONT))).get_extents().x1)
-        / 72
-    )
+    font = FontProperties(fname=str(FONT), size=STYLE["font.size"])
+    return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
 
 
 def canvas(height: float) -> Figure:

@@ -1,7 +1,7 @@
-"""What a run that is being trained says of itself in the run store, for `coopnet runs --watch`.
+"""The progress of a run in the run store while it is trained, for `coopnet runs --watch`.
 
-The process that trains a run keeps `<store>/unfinished/<key>/live.json` up to date. It is for people alone: no result
-depends on it, and where it cannot be written the run goes on without.
+The process that trains a run keeps `<store>/unfinished/<key>/live.json` up to date. It is only for people: no result
+depends on it, and the run continues if it cannot be written.
 """
 
 import contextlib
@@ -17,25 +17,25 @@ from coopnet.runs.store import Store
 
 NAME = "live.json"
 EVERY = 2.0
-"""Seconds between two writings."""
+"""Seconds between two writes."""
 SILENT = 300.0
-"""Seconds after which a process on another machine, of which nothing was heard, is taken for gone."""
+"""Seconds without a write after which a process on another machine counts as dead."""
 
 
 class Live(NamedTuple):
-    """A run that is being trained.
+    """The progress of a run that is being trained.
 
     Attributes:
-        host: the machine.
-        pid: the process.
-        epoch: from 0.
-        epochs: how many there are.
-        done: the share of this epoch's images.
-        speed: training images a second, of the last epoch or of this one so far.
-        accuracy: top-1 (%) on `split` after the last epoch; None before.
+        host: name of the machine.
+        pid: id of the process.
+        epoch: the current epoch, from 0.
+        epochs: number of epochs.
+        done: fraction of this epoch's images.
+        speed: training images per second, of the last epoch or of this one so far.
+        accuracy: top-1 (%) on `split` after the last epoch; None in the first epoch.
         split: `test` or `training`.
-        left: seconds to the end, at this pace; None before the first images.
-        time: when this was written, seconds since 1970.
+        left: estimated seconds to the end; None before the first images.
+        time: time of the write, in seconds since 1970.
     """
 
     host: str
@@ -51,20 +51,20 @@ class Live(NamedTuple):
 
     @property
     def alive(self) -> bool:
-        """Whether the process is there; of another machine's only how long it has been silent is known."""
+        """Whether the process exists; for another machine, whether its last write is recent."""
         if self.host != platform.node():
             return time.time() - self.time < SILENT
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return False
-        except PermissionError:  # another user's
+        except PermissionError:  # the process of another user
             return True
         return True
 
 
 def read(entries: Store, key: str) -> Live | None:
-    """What the process says that trains a run; None where nobody does."""
+    """The progress of a run; None if no process trains it."""
     content = _content(entries.unfinished(key) / NAME)
     try:
         found = Live(**content)
@@ -79,10 +79,10 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 class Pulse:
-    """Tells the store how a run goes, beside whoever else is told.
+    """A `Progress` that writes the progress of a run into the store, and passes it on.
 
     Args:
-        progress: is told everything as well.
+        progress: receives the same calls.
         folder: of the unfinished run.
     """
 
@@ -116,12 +116,12 @@ class Pulse:
         self.progress.end(row, timing)
 
     def close(self) -> None:
-        """The process ends."""
+        """The process ends: remove the file."""
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
 
     def _pace(self) -> tuple[float, float | None]:
-        """Images a second, and seconds to the end."""
+        """Images per second, and seconds to the end."""
         passed = time.monotonic() - self.began
         speed = self.speed or (self.seen / passed if self.seen else 0.0)
         epoch = self.seconds or (self.images / speed if speed else 0.0)
@@ -129,12 +129,12 @@ class Pulse:
         return speed, epoch * (self.epochs - self.epoch - share) if epoch else None
 
     def _write(self) -> None:
-        """Replace the file without waiting for the disk; a reader sees the old one or the new one."""
+        """Replace the file without waiting for the disk; readers see either the old or the new one."""
         self.written = time.monotonic()
         speed, left = self._pace()
         share = self.done / max(self.images, 1)
-        said = (self.epoch, self.epochs, share, speed, self.accuracy, self.split, left)
-        live = Live(platform.node(), os.getpid(), *said, time.time())
+        state = (self.epoch, self.epochs, share, speed, self.accuracy, self.split, left)
+        live = Live(platform.node(), os.getpid(), *state, time.time())
         temporary = self.path.with_name(f".{NAME}")
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)

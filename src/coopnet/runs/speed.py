@@ -1,7 +1,7 @@
-"""How long runs take: on this machine by what was measured on it, on an H100 by a rule.
+"""Estimates of the duration of runs: on this machine from measurements, on an H100 from a rule.
 
-Measured are the runs that this machine finished into its run store. Where there are none, a few steps of the trainer
-on random images are, when somebody asks for it.
+Measurements are the runs that this machine finished into its run store. Without such runs, and on request, a few steps
+of the trainer on random images are measured.
 """
 
 import contextlib
@@ -27,14 +27,14 @@ from coopnet.study.costs import Cost
 from coopnet.study.settings import Model
 
 LATEST = 200
-"""Finished runs that are looked at, the latest ones."""
+"""Number of latest finished runs that are used."""
 SECONDS = 5.0
-"""For which a few steps are measured."""
+"""Seconds for which a few steps are measured."""
 
 LAUNCHES, LAUNCH = 17, 3e-6
-"""Kernels of a training step for each convolution, and seconds that each takes at least (docs/performance.md)."""
+"""Kernels of a training step per convolution, and least number of seconds for each (docs/performance.md)."""
 RATE = {"bf16": 1e14, "fp32": 2e13}
-"""Operations a second that convolutions reach on an H100: about a tenth of its peak in bf16, a third in fp32."""
+"""Operations per second that convolutions reach on an H100: about a tenth of its peak in bf16, a third in fp32."""
 RULE = (
     f"{LAUNCHES} kernels of {LAUNCH * 1e6:g} µs for each convolution of a training step, a third of them for a batch "
     f"that is tested, and {RATE['bf16'] / 1e12:g} TFLOP/s in bf16, {RATE['fp32'] / 1e12:g} in fp32"
@@ -42,7 +42,7 @@ RULE = (
 
 
 class Speed(NamedTuple):
-    """How fast one network was trained here.
+    """The training speed of one network on this machine.
 
     Attributes:
         device: `cpu` or `cuda`.
@@ -62,13 +62,13 @@ class Speed(NamedTuple):
 
 
 def h100(cost: Cost, precision: str) -> float:
-    """Seconds that a run is estimated to take on one H100, by `RULE`."""
+    """Estimated seconds of a run on one H100, by `RULE`."""
     passes = cost.steps * (cost.convolutions + cost.taught / 3) + cost.batches * cost.convolutions / 3
     return passes * LAUNCHES * LAUNCH + (cost.training_flops + cost.testing_flops) / RATE[precision]
 
 
 def here(cost: Cost, precision: str, threads: int, speeds: Sequence[Speed]) -> float:
-    """Seconds that a run takes at the median speed of the networks of nearest size, measured alike if there are any."""
+    """Estimated seconds of a run, from the median speed of the networks nearest in size, with equal settings if any."""
     alike = [one for one in speeds if (one.precision, one.threads) == (precision, threads)]
     alike = alike or [one for one in speeds if one.precision == precision] or list(speeds)
     nearest = min(alike, key=lambda one: abs(math.log(one.image_flops / cost.image_flops))).image_flops
@@ -77,7 +77,7 @@ def here(cost: Cost, precision: str, threads: int, speeds: Sequence[Speed]) -> f
 
 
 def finished_here(entries: Store, device: str) -> list[Speed]:
-    """Speeds of the latest runs that this machine finished on such a device, as the store's journal has them."""
+    """Speeds of the latest runs that this machine finished on such a device, from the store's journal."""
     keys = dict.fromkeys(
         str(line.get("key"))
         for line in entries.journal()
@@ -88,12 +88,12 @@ def finished_here(entries: Store, device: str) -> list[Speed]:
 
 
 def _of_run(folder: Path) -> Speed | None:
-    """The speed of a finished run; None where nothing was trained, or nobody can say what an image costs."""
+    """The speed of a finished run; None if nothing was trained, or if the cost of an image is unknown."""
     try:
         record = files.read_json(folder / "run.json")
         row, device = record["row"], record["device"]
         if row["start"]["kind"] == "random" and record["parents"]:
-            return None  # part of the time was the teacher's
+            return None  # part of the time went into the teacher
         with (folder / "timing.csv").open(newline="", encoding="utf-8") as handle:
             epochs = list(csv.DictReader(handle))
         seconds = math.fsum(float(epoch["train_seconds"]) for epoch in epochs)
@@ -114,7 +114,7 @@ def _of_run(folder: Path) -> Speed | None:
 
 
 def remembered(workspace: Workspace, device: str) -> list[Speed]:
-    """What `measure` found on this machine before."""
+    """Earlier results of `measure` on this machine."""
     try:
         known = files.read_json(_memory(workspace))
         return [Speed(*one) for one in known[platform.node()] if one[0] == device]
@@ -127,10 +127,10 @@ def _memory(workspace: Workspace) -> Path:
 
 
 def measure(workspace: Workspace, plan: Study) -> Speed:
-    """Train the study's most frequent network from scratch for a few steps on random images, and remember the speed.
+    """Train the study's most frequent network from scratch for a few steps on random images, and save its speed.
 
     Raises:
-        CoopNetError: no row is trained from random weights alone, or its device is not here.
+        CoopNetError: no row is trained from random weights only, or the device is not available.
     """
     import numpy as np
     import torch
@@ -165,11 +165,13 @@ def measure(workspace: Workspace, plan: Study) -> Speed:
 
 
 def _typical(plan: Study) -> Run:
-    """A run from scratch of the network that the study trains most, with as many epochs as are needed."""
+    """A run from scratch of the network that the study trains most, with more epochs than needed."""
     runs = [run for run in plan.runs.values() if run.row.start.kind == "random" and not run.parents]
     runs = [run for run in runs if run.row.training.epochs and not run.row.model.wrapped]
     if not runs:
-        raise CoopNetError(f"study {plan.name} trains no network of its own from scratch, so nothing can be measured")
+        raise CoopNetError(
+            f"study {plan.name} trains none of the project's own networks from scratch, so nothing can be measured"
+        )
     work: dict[str, float] = {}
     for run in runs:
         cost = costs.cost(run)
@@ -181,7 +183,7 @@ def _typical(plan: Study) -> Run:
 
 
 class _Watch:
-    """Memory and progress of a run that is thrown away: it notes the speed of each epoch but the first."""
+    """State and progress of a run that is discarded: it records the speed of each epoch but the first."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
@@ -189,28 +191,28 @@ class _Watch:
 
     @property
     def speeds(self) -> list[float]:
-        """Images a second."""
+        """Images per second."""
         return self.epochs[1:]
 
     def reason(self) -> str | None:
-        """To stop: that time is up, and an epoch was measured."""
+        """The reason to stop: time is up and an epoch was measured; otherwise None."""
         return "measured" if self.speeds and time.monotonic() - self.began > SECONDS else None
 
     def load(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def save(self, tensors: Mapping[str, Any], facts: dict[str, Any]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def flush(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def begin(self, epoch: int, epochs: int, images: int, done: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def advance(self, images: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def end(self, row: Mapping[str, float], timing: Mapping[str, float]) -> None:
-        """Note the speed."""
+        """Record the speed."""
         self.epochs.append(timing["images_per_second"])

@@ -87,7 +87,7 @@ class Store:
         return self.place / "unfinished" / key
 
     def epochs_done(self, key: str) -> int | None:
-        """Epochs that an interrupted run has behind it, on the machine where it got furthest; None where none is."""
+        """Finished epochs of an interrupted run, on the machine with the most; None if there is no state."""
         states = [files.read_field(path, "facts") for path in self.unfinished(key).glob("*/state.json")]
         return max((facts["epoch"] for facts in states if isinstance(facts, dict) and "epoch" in facts), default=None)
 
@@ -171,7 +171,7 @@ class Store:
                 journal.write(b"\n" * bool(cut) + json.dumps(line).encode() + b"\n")
 
     def journal(self) -> Iterator[dict[str, Any]]:
-        """The lines of the journal, the oldest first; what a full disk cut short is left out."""
+        """The events of the journal, oldest first, without lines that a full disk cut short."""
         try:
             lines = (self.place / JOURNAL).read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:

@@ -1,7 +1,7 @@
-"""What a run costs, by closed form and without torch: layers, operations, images and bytes.
+"""The cost of a run in closed form, without torch: layers, operations, images and bytes.
 
-`networks.flops` counts the same operations while a network runs, which takes torch and seconds; a test holds both
-equal for every row. Networks of other libraries have no closed form here.
+`networks.flops` counts the same operations while a network runs, which needs torch and seconds; a test checks that both
+agree for every row. Networks of other libraries have no closed form here.
 """
 
 import functools
@@ -14,19 +14,19 @@ from coopnet.study.settings import Experiment, Model
 
 EXPANSION = {"basic": 1, "bottleneck": 4}
 SLOTS = {"sgd": 1, "adam": 2}
-"""Tensors that an optimiser keeps beside each parameter."""
+"""Number of tensors that an optimiser keeps per parameter."""
 NUMBER = 4
-"""Bytes of a weight, of a logit and of an optimiser's number."""
+"""Bytes of a weight, of a logit and of a number in the optimiser state."""
 
 
 class Layers(NamedTuple):
-    """Layers side by side or one after another, added up.
+    """The sum of several layers.
 
     Attributes:
-        flops: of one image: two for each multiply-add of convolutions and linear layers.
+        flops: of one image: two per multiply-add of convolutions and linear layers.
         parameters: trainable scalars.
-        buffers: numbers that are kept, but not trained.
-        convolutions: how many.
+        buffers: scalars that are stored but not trained.
+        convolutions: number of convolutions.
     """
 
     flops: int
@@ -35,11 +35,11 @@ class Layers(NamedTuple):
     convolutions: int
 
     def __add__(self, other: "Layers") -> "Layers":  # type: ignore[override]
-        """Both."""
+        """The sum of both."""
         return Layers(*(own + its for own, its in zip(self, other, strict=True)))
 
     def times(self, count: int) -> "Layers":
-        """So many of them."""
+        """The sum of `count` copies."""
         return Layers(*(count * own for own in self))
 
 
@@ -47,7 +47,7 @@ NOTHING = Layers(0, 0, 0, 0)
 
 
 def _convolution(kernel: int, inputs: int, outputs: int, side: int) -> Layers:
-    """A convolution with `side`² places of output, and its BatchNorm: mean, variance and a counter are buffers."""
+    """A convolution with `side`² output positions, and its BatchNorm, whose mean, variance and counter are buffers."""
     weights = kernel**2 * inputs * outputs
     return Layers(2 * weights * side**2, weights + 2 * outputs, 2 * outputs + 2, 1)
 
@@ -57,7 +57,7 @@ def _linear(inputs: int, outputs: int) -> Layers:
 
 
 def _block(kind: str, inputs: int, channels: int, side: int, stride: int) -> Layers:
-    """A residual block whose output has `side` places a side (He et al. 2016, arXiv 1512.03385)."""
+    """A residual block with `side`² output positions (He et al. 2016, arXiv 1512.03385)."""
     outputs = EXPANSION[kind] * channels
     if kind == "basic":
         layers = _convolution(3, inputs, channels, side) + _convolution(3, channels, channels, side)
@@ -68,7 +68,7 @@ def _block(kind: str, inputs: int, channels: int, side: int, stride: int) -> Lay
 
 
 def _stage(model: Model, index: int, side: int) -> Layers:
-    """A stage whose output has `side` places a side."""
+    """A stage with `side`² output positions."""
     each = EXPANSION[model.block]
     channels = model.width * 2**index
     inputs = model.width if index == 0 else each * channels // 2
@@ -96,28 +96,28 @@ def _network(model_json: str, classes: int, size: int) -> "Network":
 
 
 class Network(NamedTuple):
-    """A network's layers, and the FLOPs of a training image: forward and backward, but for the gradient of images."""
+    """A network's layers, and the FLOPs of a training image: forward and backward, without the images' gradient."""
 
     layers: Layers
     step_flops: int
 
 
 def network(model: Model, classes: int, size: int) -> Network | None:
-    """A network for images of `size` pixels a side; None where it comes from another library."""
+    """A network for images of `size` pixels a side; None if it comes from another library."""
     return None if model.wrapped else _network(model.model_dump_json(), classes, size)
 
 
 class Cost(NamedTuple):
-    """What a run costs.
+    """The cost of a run.
 
     Attributes:
         image_flops: of one image through the network.
-        training_flops: of all epochs: forward, backward, and the forward of a teacher.
-        testing_flops: of looking at test and validation images, while it is trained and at its end.
-        steps: of training.
-        batches: of images that are tested.
-        convolutions: of one pass through the network.
-        taught: those of its teacher.
+        training_flops: of all epochs: forward, backward, and the forward pass of a teacher.
+        testing_flops: of evaluation on test and validation images, during training and at the end.
+        steps: number of training steps.
+        batches: number of evaluation batches.
+        convolutions: number in one pass through the network.
+        taught: number in one pass through its teacher.
         disk: bytes of its files.
     """
 
@@ -132,11 +132,11 @@ class Cost(NamedTuple):
 
 
 TESTED = 1000
-"""Images of a batch that is tested."""
+"""Images per evaluation batch."""
 
 
 def cost(run: Run) -> Cost | None:
-    """What a run costs; None where its network, or its teacher's, has no closed form."""
+    """The cost of a run; None if its network, or its teacher's, has no closed form."""
     row, data, training = run.row, run.dataset, run.row.training
     own = network(row.model, data.classes, data.size)
     teacher = network(run.parents[0].row.model, data.classes, data.size) if row.taught else Network(NOTHING, 0)
@@ -145,15 +145,15 @@ def cost(run: Run) -> Cost | None:
     layers, images = own.layers, training_images(row, data)
     tested, validated = data.counts["test"], row.data.validation
     rounds = math.ceil(training.epochs / training.test_every)
-    looks = (rounds + 1, tested), (training.epochs + 1, validated)
+    evaluations = (rounds + 1, tested), (training.epochs + 1, validated)
     logits = (tested + validated) * (NUMBER * row.model.branches * (data.classes + 1) + 1)
     kept = layers.parameters * (1 + SLOTS[training.optimizer.kind]) + layers.buffers
     return Cost(
         image_flops=layers.flops,
         training_flops=(own.step_flops + teacher.layers.flops) * images * training.epochs,
-        testing_flops=layers.flops * sum(times * count for times, count in looks),
+        testing_flops=layers.flops * sum(times * count for times, count in evaluations),
         steps=training.epochs * math.ceil(images / training.batch_size),
-        batches=sum(times * math.ceil(count / TESTED) for times, count in looks),
+        batches=sum(times * math.ceil(count / TESTED) for times, count in evaluations),
         convolutions=layers.convolutions,
         taught=teacher.layers.convolutions,
         disk=logits + NUMBER * kept,
@@ -161,5 +161,5 @@ def cost(run: Run) -> Cost | None:
 
 
 def training_images(row: Experiment, dataset: Dataset) -> int:
-    """How many images a row is trained on."""
+    """Number of training images of a row."""
     return row.data.training_subset or dataset.counts["train"] - row.data.validation

@@ -75,6 +75,7 @@ def _serialise(node: object) -> str:
     return repr(node)
 
 
+@functools.cache
 def definitions(source: str) -> list[str]:
     """Fingerprints of a module's top-level statements, in hex.
 

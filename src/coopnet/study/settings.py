@@ -73,31 +73,35 @@ class HeldBack(Section):
     """Which images become the test images if the data has none: a fraction of each class, chosen by a seed."""
 
     fraction: Real = Field(gt=0, lt=1, description="of all images, stratified")
-    seed: Whole = Field(0, ge=0)
+    seed: Whole = Field(0, ge=0, description="seed of that choice")
 
 
 class Counts(Section):
     """Images of each split."""
 
-    train: Whole = Field(ge=2)
-    test: Whole = Field(ge=1)
+    train: Whole = Field(ge=2, description="training images")
+    test: Whole = Field(ge=1, description="test images")
 
 
 class Digests(Section):
     """Content digest of each split."""
 
-    train: Digest
-    test: Digest
+    train: Digest = Field(description="digest of the training images: SHA-256 in canonical order")
+    test: Digest = Field(description="digest of the test images")
 
 
 class Pinned(Section):
     """What `coopnet prepare` has measured of a dataset; it prints this section. It is part of every run's key."""
 
-    classes: Whole = Field(ge=2, le=2**16)
-    counts: Counts
-    digest: Digests
-    mean: list[Annotated[Real, Field(ge=0, le=1)]] = Field(min_length=3, max_length=3)
-    std: list[Annotated[Real, Field(gt=0, le=1)]] = Field(min_length=3, max_length=3)
+    classes: Whole = Field(ge=2, le=2**16, description="number of classes")
+    counts: Counts = Field(description="number of images")
+    digest: Digests = Field(description="content digests")
+    mean: list[Annotated[Real, Field(ge=0, le=1)]] = Field(
+        min_length=3, max_length=3, description="mean of each channel over the training images, in 0..1"
+    )
+    std: list[Annotated[Real, Field(gt=0, le=1)]] = Field(
+        min_length=3, max_length=3, description="standard deviation of each channel, likewise"
+    )
 
 
 class Described(Section):
@@ -173,7 +177,9 @@ class Data(Section):
     images: Whole | None = Field(
         None, description="number of training images, filled in from `datasets` in params.yaml; do not set it"
     )
-    augmentation: Literal["crop_flip", "none"] = "crop_flip"
+    augmentation: Literal["crop_flip", "none"] = Field(
+        "crop_flip", description="crop_flip: a random crop of the padded image, mirrored half of the time"
+    )
     normalization: Literal["dataset", "lan2018"] = Field(
         "dataset",
         description="mean and std of this dataset, or those of the published code (CIFAR-10's for both)",
@@ -208,13 +214,15 @@ WRAPPED = ("timm", "torchvision")
 class Model(Section):
     """The network."""
 
-    family: Literal["cifar_resnet", "resnet18", "timm", "torchvision"] = "cifar_resnet"
+    family: Literal["cifar_resnet", "resnet18", "timm", "torchvision"] = Field(
+        "cifar_resnet", description="the project's own residual networks, or a library whose model is named"
+    )
     name: Words | None = Field(None, description="name of a timm or torchvision model, such as resnet18")
     split: Words | None = Field(None, description="the module at which the branches begin, such as layer4")
     depth: Whole = Field(32, le=10_000, description="6n+2 with basic blocks, 9n+2 with bottlenecks, 18 for resnet18")
-    block: Literal["basic", "bottleneck"] = "basic"
+    block: Literal["basic", "bottleneck"] = Field("basic", description="kind of residual block")
     width: Whole = Field(16, ge=1, le=10_000, description="channels of the first stage")
-    branches: Whole = Field(1, ge=1, le=1_000)
+    branches: Whole = Field(1, ge=1, le=1_000, description="number of branches B")
     gate: Literal["learned", "mean", "none"] = Field(
         "learned", description="mean: all branches have the same weight; none: a plain network with one branch"
     )
@@ -351,10 +359,10 @@ class SGD(Section):
     """Stochastic gradient descent with momentum."""
 
     kind: Literal["sgd"]
-    lr: Real = Field(gt=0)
-    momentum: Real = Field(0.9, ge=0, lt=1)
-    nesterov: bool = False
-    weight_decay: Real = Field(1e-4, ge=0)
+    lr: Real = Field(gt=0, description="learning rate at the start")
+    momentum: Real = Field(0.9, ge=0, lt=1, description="coefficient of the previous update")
+    nesterov: bool = Field(False, description="Nesterov's momentum")
+    weight_decay: Real = Field(1e-4, ge=0, description="on every parameter, BatchNorm's included")
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> "SGD":
@@ -367,9 +375,11 @@ class Adam(Section):
     """Adam (Kingma and Ba, arXiv 1412.6980)."""
 
     kind: Literal["adam"]
-    lr: Real = Field(gt=0)
-    betas: tuple[Annotated[Real, Field(ge=0, lt=1)], Annotated[Real, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    weight_decay: Real = Field(0.0, ge=0)
+    lr: Real = Field(gt=0, description="learning rate at the start")
+    betas: tuple[Annotated[Real, Field(ge=0, lt=1)], Annotated[Real, Field(ge=0, lt=1)]] = Field(
+        (0.9, 0.999), description="decay of the running means of the gradient and of its square"
+    )
+    weight_decay: Real = Field(0.0, ge=0, description="on every parameter, added to its gradient")
 
 
 class GradientRatio(Section):
@@ -390,8 +400,8 @@ class GradientRatio(Section):
 class Schedule(Section):
     """The learning rate is multiplied by γ when a milestone epoch begins (epochs count from 0)."""
 
-    milestones: list[Annotated[Whole, Field(ge=1, le=LONGEST)]] = []
-    gamma: Real = Field(0.1, gt=0)
+    milestones: list[Annotated[Whole, Field(ge=1, le=LONGEST)]] = Field([], description="epochs, ascending")
+    gamma: Real = Field(0.1, gt=0, description="γ, the factor at each milestone")
     gradient_ratio: GradientRatio | None = Field(None, description="null: one learning rate for all modules")
 
     @model_validator(mode="after")
@@ -405,7 +415,7 @@ class OnTheFly(Section):
     """ONE: the ensemble teaches the branches. A network without a gate is not affected."""
 
     kind: Literal["on_the_fly"] = "on_the_fly"
-    temperature: Real = Field(3.0, ge=0.01)
+    temperature: Real = Field(3.0, ge=0.01, description="temperature T, which divides the logits")
     rampup: Real = Field(80, ge=0, le=LONGEST, description="R, in epochs; 0: full weight from the start")
 
 
@@ -419,21 +429,21 @@ class Mutual(Section):
     """Deep mutual learning: labels, and every branch teaches every other branch."""
 
     kind: Literal["mutual"]
-    temperature: Real = Field(1.0, ge=0.01)
+    temperature: Real = Field(1.0, ge=0.01, description="temperature T, which divides the logits")
 
 
 class SoftLabels(Section):
     """The parent's probabilities, without labels."""
 
     kind: Literal["soft_labels"]
-    temperature: Real = Field(1.0, ge=0.01)
+    temperature: Real = Field(1.0, ge=0.01, description="temperature T, which divides the logits")
 
 
 class Knowledge(Section):
     """Labels, and the parent's softened probabilities."""
 
     kind: Literal["knowledge"]
-    temperature: Real = Field(3.0, ge=0.01)
+    temperature: Real = Field(3.0, ge=0.01, description="temperature T, which divides the logits")
 
 
 Distillation = Annotated[
@@ -448,12 +458,14 @@ class Training(Section):
     """How a run is trained."""
 
     epochs: Whole = Field(ge=0, le=LONGEST, description="0: the initial network, untrained")
-    batch_size: Whole = Field(128, ge=2)
-    optimizer: Annotated[SGD | Adam, Field(discriminator="kind")]
-    schedule: Schedule = Schedule()
-    distillation: Distillation = OnTheFly()
+    batch_size: Whole = Field(128, ge=2, description="images of a step")
+    optimizer: Annotated[SGD | Adam, Field(discriminator="kind", description="how gradients change the weights")]
+    schedule: Schedule = Field(Schedule(), description="how the learning rate falls")
+    distillation: Distillation = Field(OnTheFly(), description="what the branches learn from besides labels")
     selection: Literal["last", "best_validation"] = Field("last", description="which epoch's network is the result")
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16: mixed precision; weights, BatchNorm's statistics, gate and loss stay fp32"
+    )
     test_every: Whole = Field(
         1, ge=1, description="epochs between two evaluations on the test images, for the curves; the last is always one"
     )
@@ -467,12 +479,12 @@ class Experiment(Section):
     """One row of the study: a model, how its weights start, how it is trained."""
 
     about: Words = Field(description="one line for the report")
-    part: Part = "foundation"
-    data: Data
-    model: Model
+    part: Part = Field("foundation", description="section of the report, and what an overlay's `parts` choose by")
+    data: Data = Field(description="what it learns from")
+    model: Model = Field(description="the network")
     parents: list[str] = Field([], description="experiments that give its weights; with start random its teacher")
-    start: Start = Random()
-    training: Training
+    start: Start = Field(Random(), description="how its first weights are made")
+    training: Training = Field(description="how it is trained")
     seeds: list[Annotated[Whole, Field(ge=0)]] | None = Field(None, min_length=1, description="null: the study's seeds")
 
     @model_validator(mode="after")
@@ -541,18 +553,18 @@ class Experiment(Section):
 class Parameters(Section):
     """`params.yaml`: the full study."""
 
-    title: Words
-    description: Words = ""
-    device: Literal["cpu", "cuda"]
+    title: Words = Field(description="title of the report")
+    description: Words = Field("", description="a few sentences for the report")
+    device: Literal["cpu", "cuda"] = Field(description="where runs are trained")
     threads: Whole = Field(
         ge=1,
         le=1_024,
         description="CPU threads of each run; a result's bits depend on it, so the scheduler must not choose it",
     )
-    seeds: list[Annotated[Whole, Field(ge=0)]] = Field(min_length=1)
+    seeds: list[Annotated[Whole, Field(ge=0)]] = Field(min_length=1, description="seeds of experiments that name none")
     defaults: dict[str, Any] = Field({}, description="defaults of every experiment")
     datasets: dict[Name, Described] = Field({}, description="your own datasets, and the measurements of svhn")
-    experiments: dict[Name, dict[str, Any]] = Field(min_length=1)
+    experiments: dict[Name, dict[str, Any]] = Field(min_length=1, description="the rows: name → experiment")
 
     @model_validator(mode="after")
     def _described(self) -> "Parameters":
@@ -579,11 +591,13 @@ class Parameters(Section):
 class Overlay(Section):
     """`studies/<name>.yaml`: another study, as its differences from `params.yaml`."""
 
-    title: Words | None = None
-    description: Words | None = None
-    device: Literal["cpu", "cuda"] | None = None
-    threads: Whole | None = Field(None, ge=1, le=1_024)
-    seeds: list[Annotated[Whole, Field(ge=0)]] | None = Field(None, min_length=1)
+    title: Words | None = Field(None, description="title of the report; null, here and below: as in params.yaml")
+    description: Words | None = Field(None, description="a few sentences for the report")
+    device: Literal["cpu", "cuda"] | None = Field(None, description="where runs are trained")
+    threads: Whole | None = Field(None, ge=1, le=1_024, description="CPU threads of each run")
+    seeds: list[Annotated[Whole, Field(ge=0)]] | None = Field(
+        None, min_length=1, description="seeds of experiments that name none"
+    )
     time_scale: Real = Field(1.0, gt=0, le=1000, description="multiplies epochs, milestones and ramp-up together")
     only: list[str] | None = Field(None, min_length=1, description="names of the experiments of this study; null: all")
     parts: list[Part] | None = Field(

@@ -1,0 +1,70 @@
+"""How Sphinx makes the site: `make docs`. Pages are Markdown; the reference is generated, see `reference.py`."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+sys.path[:0] = [str(DOCS), str(ROOT / "src")]
+
+import reference  # noqa: E402  (its folder was put on the path above)
+
+from coopnet import __version__  # noqa: E402
+
+project = "CoopNet"
+author = "the CoopNet authors"
+version = release = __version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+default_role = "code"  # of docstrings, which are Markdown in this
+highlight_language = "none"
+smartquotes = False
+
+myst_heading_anchors = 3
+myst_url_schemes = {"http": None, "https": None, "mailto": None, "site": "{{path}}"}
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_preserve_defaults = True
+napoleon_numpy_docstring = False
+
+html_theme = "furo"
+html_title = "CoopNet"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_use_index = False
+html_show_sphinx = False
+html_show_copyright = False
+html_theme_options = {"light_css_variables": {"font-stack": "system-ui, sans-serif"}}
+
+PUBLISHED = ("reports", "results/*/claims.json", "results/*/tables/*")
+"""What of the repository lies beside the pages: the committed reports, and the tables that they link to."""
+
+
+def complete(app: Sphinx, name: str, source: list[str]) -> None:
+    """Put what is generated into a page, and lead its links to reports to those beside the site."""
+    for key, generate in reference.PARTS.items():
+        source[0] = re.sub(rf"^<!-- generated: {key} -->$", lambda _, made=generate: made(), source[0], flags=re.M)
+    if name == "guarantees":
+        source[0] = reference.promises(source[0])
+    source[0] = re.sub(r"(?<!!)(\[[^]]*\]\()\.\./reports/", r"\1site:reports/", source[0])
+
+
+def publish(app: Sphinx, failure: Exception | None) -> None:
+    """Copy the committed reports and their tables beside the pages, if this is a checkout."""
+    listed = subprocess.run(["git", "ls-files", "-z", "--", *PUBLISHED], cwd=ROOT, capture_output=True, text=True)
+    for path in filter(None, listed.stdout.split("\0")):
+        target = Path(app.outdir) / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / path, target)
+
+
+def setup(app: Sphinx) -> None:
+    """Tell Sphinx of the two."""
+    app.connect("source-read", complete)
+    app.connect("build-finished", publish)
