@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that a newcomer needs; both install the environment on their first run.
 PYTHON ?= python3
-# Which wheels of PyTorch: those of the lock, by hash; or cpu, cu126, cu130, …, which uv takes from PyTorch's own index.
+# Wheels of PyTorch: `lock` for those of the lock, by hash; or cpu, cu126, cu130, … from PyTorch's own index.
 TORCH ?= lock
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN = .venv/bin
@@ -70,18 +70,23 @@ STUDY ?= mini
 report: $(READY)
 	$(BIN)/coopnet report $(STUDY)
 
-# The site of docs/, in build/docs: offline, every warning an error. Open build/docs/index.html.
+# The documentation site in build/docs, built offline with warnings as errors. Open build/docs/index.html.
 docs: $(READY)
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --fresh-env -d build/doctrees docs build/docs
 	@echo "The site: build/docs/index.html"
 
-# The JSON schemas by which editors complete and check params.yaml and overlays.
+# All that DVC recorded of STUDY, from its remote.
+restore: $(READY)
+	$(BIN)/dvc pull --with-deps $(if $(filter full,$(STUDY)),report,studies/dvc.yaml:report@$(STUDY))
+
+# The JSON schemas with which editors complete and check params.yaml and overlays.
 schemas: $(READY)
 	$(BIN)/python docs/reference.py
 
+# What `dev` needs, which is all but the heavier clients of experiment trackers.
 lock: $(READY)
 	$(BIN)/python -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
-		--all-extras pyproject.toml -o requirements.lock
+		--extra dev pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf .venv .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis logs

@@ -1,4 +1,4 @@
-"""What all tests share: one thread, no store but their own, and the real data where it is."""
+"""Shared by all tests: one thread, a separate run store, and the real data if available."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers with two threads each on two cores would crawl
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers with two threads each would be very slow on two cores
 
 ROOT = Path(__file__).parent.parent
 

@@ -32,6 +32,9 @@ EXTRAS = {
     "pipeline": ["dvc", "snakemake"],
     "export": ["onnx", "onnxruntime", "onnxscript"],
     "timm": ["timm"],
+    "tensorboard": ["tensorboard"],
+    "trackio": ["trackio"],
+    "mlflow": ["mlflow"],
 }
 """Optional libraries, by the extra that installs them."""
 
@@ -87,7 +90,7 @@ def _workspace() -> Workspace:
 
 
 def _then(words: str) -> None:
-    """Say at the end of a command where to look next."""
+    """Log the next command at the end of a command."""
     logging.getLogger(__name__).info("next: %s", words)
 
 
@@ -115,7 +118,7 @@ def prepare(
     from coopnet.commands import prepare as command
 
     command.prepare(_workspace(), dataset, source, root, out)
-    _then("`coopnet plan STUDY` says what a study takes, `snakemake --cores N --config study=STUDY` makes it")
+    _then("`coopnet plan STUDY` shows the cost of a study, `snakemake --cores N --config study=STUDY` makes it")
 
 
 @app.command()
@@ -124,7 +127,7 @@ def check(study: StudyName) -> None:
     from coopnet.commands import check as command
 
     command.check(_workspace(), study)
-    _then(f"`coopnet plan {study}` says what it takes")
+    _then(f"`coopnet plan {study}` shows its cost")
 
 
 @app.command()
@@ -181,7 +184,7 @@ def transfer(
     if evaluated:
         evaluate(study, experiment, seed, at_transfer=made.at_transfer)
     elif made.at_transfer:
-        _then(f"`coopnet train {study} {experiment} {seed}` trains it on")
+        _then(f"`coopnet train {study} {experiment} {seed}` trains it")
 
 
 @app.command()
@@ -195,7 +198,7 @@ def evaluate(
     from coopnet.commands import evaluate as command
 
     folder = command.evaluate(_workspace(), study, experiment, seed, at_transfer=at_transfer)
-    _then(f"{folder / 'metrics.json'} has its metrics; `coopnet runs {study}` says what is missing still")
+    _then(f"{folder / 'metrics.json'} has its metrics; `coopnet runs {study}` shows what is still missing")
 
 
 @app.command()
@@ -222,12 +225,12 @@ def report(study: StudyName) -> None:
     from coopnet.commands import report as command
 
     command.report(_workspace(), study)
-    _then(f"`coopnet answer {study}` says what was found, and where the pages are")
+    _then(f"`coopnet answer {study}` prints the findings and the paths of the pages")
 
 
 @app.command()
 def answer(study: StudyName = "full") -> None:
-    """Print what the report of a study found, and where it lies."""
+    """Print the findings of a study's report, and its path."""
     from coopnet.commands import answer as command
 
     command.answer(_workspace(), study)
@@ -236,7 +239,9 @@ def answer(study: StudyName = "full") -> None:
 @app.command()
 def timing(
     study: StudyName,
-    latency: Annotated[bool, typer.Option("--latency", help="first measure each network's latency here")] = False,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="first measure each network's latency on this machine")
+    ] = False,
 ) -> None:
     """Make the timing page of a study. Timings differ each time, so they are separate from the report."""
     from coopnet.commands import report as command
@@ -247,6 +252,21 @@ def timing(
         clock.measure(_workspace(), study)
     command.timing(_workspace(), study)
     _then(f"open {_workspace().report(study) / 'timing.html'}")
+
+
+@app.command(name="log")
+def log_study(
+    study: StudyName,
+    to: Annotated[str, typer.Option("--to", help="tensorboard, trackio or mlflow")],
+    place: Annotated[
+        str | None,
+        typer.Option(help="a folder for tensorboard (default: logs/tensorboard/STUDY); a tracking URI for mlflow"),
+    ] = None,
+) -> None:
+    """Send histories and scores of a study to an experiment tracker, from its tables; nothing is trained."""
+    from coopnet.commands import report as command
+
+    command.log_study(_workspace(), study, to, place)
 
 
 @app.command(name="import")
@@ -485,7 +505,7 @@ def show_benchmark() -> None:
 
 PANELS = {
     "A run": ("prepare", "train", "transfer", "evaluate", "import", "runs"),
-    "A study": ("check", "plan", "tables", "claims", "report", "answer", "timing", "bench"),
+    "A study": ("check", "plan", "tables", "claims", "report", "answer", "timing", "log", "bench"),
     "Recording in DVC": ("record",),
 }
 """Groups of `coopnet --help`, for commands that do not set their group themselves."""

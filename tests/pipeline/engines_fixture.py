@@ -1,7 +1,7 @@
-"""A project of four short runs in a git repository of its own, for both engines to work on.
+"""A project of four short runs in its own git repository, on which both engines work.
 
-`coopnet` trains in a process of its own here, as a user has it; how often is counted in the journal that the training
-code keeps in the run store.
+`coopnet` trains in a separate process here, as for a user; trainings are counted in the journal that the training code
+keeps in the run store.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ GRANDCHILD = {
     "start": {"kind": "continue"},
     "training": {"epochs": 100, "optimizer": {"lr": 0.01}, "distillation": {"rampup": 0}},
 }
-"""A third generation, which an engine can forget when its second one is made again."""
+"""A third generation, which an engine could forget when the second one is made again."""
 
 WIDE = {"model": {"width": 20}}  # checkpoints over 1 MB, where both engines' shortcuts for small files end
 
@@ -69,7 +69,7 @@ TINY: dict[str, Any] = {
 
 EVERYTHING = ["baseline/seed0", "one3/seed0", "one3_to_5_split/seed0", "one3_to_5_split_continued/seed0"]
 GROWN = EVERYTHING[2:]
-"""`one3_to_5_split` and what descends from it."""
+"""`one3_to_5_split` and its descendants."""
 
 ENGINES = ("snakemake", "dvc")
 TARGET = f"studies/dvc.yaml:report@{NAME}"
@@ -82,14 +82,14 @@ OWN_WORDS = {
 
 
 def other(engine: str) -> str:
-    """The engine that is not this one."""
+    """The other engine."""
     return ENGINES[1 - ENGINES.index(engine)]
 
 
 def ordinary_user() -> list[str]:
-    """How root becomes an ordinary user: nobody's files, no power over anyone's.
+    """The command prefix that turns root into an ordinary user, without special rights on anybody's files.
 
-    Where this Python lies in root's home, that user may read there, and nothing more.
+    If this Python is in root's home, that user may read there, and nothing more.
     """
     become = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     start = ["sh", "-c", '"$0" -c ""', sys.executable]  # in a shell, which has given up root's powers by then
@@ -99,12 +99,12 @@ def ordinary_user() -> list[str]:
 
 
 USERS = {"oneself": [], **({"nobody": ordinary_user()} if os.getuid() == 0 and shutil.which("setpriv") else {})}
-"""Who runs the engines, and the command that it takes to be that user."""
+"""The users that run the engines, and the command prefix for each."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """A command that has ended: its exit code, and all that it said."""
+    """A finished command: its exit code, and its output."""
 
     code: int
     said: str
@@ -112,12 +112,12 @@ class Done:
 
 @dataclass
 class Project:
-    """A checkout with the study `tiny`, its own run store, and a home for whoever works on it.
+    """A checkout with the study `tiny`, its own run store, and a home for its user.
 
     Attributes:
         root: the checkout.
-        user: whose processes work on it, of `USERS`.
-        read: lines of the journal that `trained` has told of.
+        user: the user of its processes, one of `USERS`.
+        read: number of journal lines that `trained` has already reported.
     """
 
     root: Path
@@ -131,42 +131,42 @@ class Project:
 
     @property
     def store(self) -> Path:
-        """Its run store, where it lies by default."""
+        """Its run store, in the default folder."""
         return self.root / ".dvc" / "cache" / "coopnet-runs"
 
     # Making, copying, cloning
 
     def copy(self, folder: Path, user: str | None = None) -> "Project":
-        """The same project elsewhere, with all dates of its files, and all of it for `user`."""
+        """A copy of the project elsewhere, with all file dates, owned by `user`."""
         folder.mkdir(parents=True)
         subprocess.run(["cp", "--reflink=auto", "-a", f"{self.root}/.", folder], check=True)
         own(folder.parent, user or self.user)
         return Project(folder, user or self.user, self.read)
 
     def clone(self, folder: Path) -> "Project":
-        """What git has of the project, in a folder that the user may write."""
+        """A git clone of the project, in a folder that the user may write."""
         self.run("git", "clone", "-q", self.root, folder)
         return Project(folder, self.user)
 
     def commit(self) -> None:
-        """Commit whatever is there."""
+        """Commit all files."""
         self.run("git", "add", "-A")
         self.run("git", "commit", "-q", "-m", "as it is")
 
     def edit(self, changes: Mapping[str, Any]) -> str:
-        """Lay values over the study; give its text as it was before, for `revert`."""
+        """Merge values into the study; return its old text, for `revert`."""
         before = self.overlay.read_text()
         self.overlay.write_text(yaml.safe_dump(study.merge(yaml.safe_load(before), changes)))
         return before
 
     def revert(self, before: str) -> None:
-        """Take an edit of the study back."""
+        """Undo an edit of the study."""
         self.overlay.write_text(before)
 
     # Commands
 
     def command(self, *arguments: str | Path) -> tuple[list[str | Path], dict[str, str]]:
-        """A command of the environment or of the system as the user starts it, and its environment."""
+        """The command line with which the user starts a command, and its environment."""
         name = BIN / arguments[0]
         home = self.root.parent / "home"
         if not home.is_dir():
@@ -182,7 +182,7 @@ class Project:
         return [*USERS[self.user], name if name.exists() else arguments[0], *arguments[1:]], environment
 
     def run(self, *arguments: str | Path, fails: bool = False) -> Done:
-        """Run a command to its end; it has to fail exactly if it `fails`."""
+        """Run a command to its end; it must fail exactly if `fails` is set."""
         command, environment = self.command(*arguments)
         done = subprocess.run(
             command, cwd=self.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -192,7 +192,7 @@ class Project:
 
     @contextlib.contextmanager
     def start(self, *arguments: str | Path) -> Iterator["Started"]:
-        """Start a command in a process group of its own, which is gone afterwards."""
+        """Start a command in its own process group, which is killed afterwards."""
         command, environment = self.command(*arguments)
         with (self.root.parent / f"{arguments[0]}.log").open("w") as log:
             process = subprocess.Popen(
@@ -205,7 +205,7 @@ class Project:
                 started.kill_all()
 
     def coopnet(self, *arguments: str, fails: bool = False) -> Done:
-        """A command of this package."""
+        """Run a command of this package."""
         return self.run("coopnet", *arguments, fails=fails)
 
     def snakemake(self, *arguments: str, cores: int = 2, fails: bool = False) -> Done:
@@ -213,14 +213,14 @@ class Project:
         return self.run(*snakemake(*arguments, cores=cores), fails=fails)
 
     def dvc(self, *arguments: str, fails: bool = False) -> Done:
-        """DVC."""
+        """Run DVC."""
         return self.run("dvc", *arguments, fails=fails)
 
     def make(self, engine: str, *, fails: bool = False) -> Done:
         """Make the study with an engine."""
         return self.run(*MAKE[engine], fails=fails)
 
-    # What happened
+    # Events
 
     def events(self) -> list[dict[str, Any]]:
         """All lines of the journal."""
@@ -228,36 +228,36 @@ class Project:
         return [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
 
     def trained(self) -> list[str]:
-        """Runs whose training was begun or gone on with since this was last asked, each as often as that happened."""
+        """Runs whose training was started or resumed since the last call, each as often as that happened."""
         events, self.read = self.events()[self.read :], len(self.events())
         return sorted(
             event["run"].removeprefix(f"{NAME}/") for event in events if event["event"] in ("trained", "resumed")
         )
 
     def event(self, kind: str, run: str) -> dict[str, Any] | None:
-        """The last event of a kind that the journal has of a run and `trained` has not told of."""
+        """The last event of this kind and run in the journal that `trained` has not reported yet."""
         new = self.events()[self.read :]
         found = [event for event in new if (event["event"], event["run"]) == (kind, f"{NAME}/{run}")]
         return found[-1] if found else None
 
     def saved(self, run: str) -> int | None:
-        """The process that trains a run, as soon as it has saved an epoch of it."""
+        """The process that trains a run, once it has saved an epoch of it."""
         begun = self.event("trained", run)
         if begun and list((self.store / "unfinished" / begun["key"]).glob("*/state.json")):
             return int(begun["pid"])
         return None
 
     def status(self, *stages: str) -> str:
-        """What DVC says of the phases of runs such as `one3/seed0`, of `tables`, or of the whole study without any."""
+        """The output of `dvc status` for the phases of runs such as `one3/seed0`, for `tables`, or for everything."""
         return self.dvc("status", *map(self.address, stages) if stages else ("--with-deps", TARGET)).said
 
     def address(self, stage: str) -> str:
-        """How DVC calls the phase that makes a run, or a phase of the whole study."""
+        """DVC's name of the phase that makes a run, or of a phase of the whole study."""
         phases = {run.name: run.phase for run in study.load(self.root, NAME).everything()}
         return f"studies/dvc.yaml:{phases.get(stage, stage)}@{NAME}"
 
     def assert_clean(self) -> None:
-        """Both engines find nothing to do, and all that DVC has recorded is true."""
+        """Both engines find nothing to do, and everything that DVC has recorded is correct."""
         status = self.status()
         assert "up to date" in status, status
         planned = self.snakemake("-n").said
@@ -266,10 +266,10 @@ class Project:
         assert self.recorded() == sorted(run.name for run in plan.everything())
 
     def recorded(self) -> list[str]:
-        """The runs that DVC has recorded, after a look at each: it was made with these very parameters.
+        """The runs that DVC has recorded, after a check that each was made with the recorded parameters.
 
-        DVC's lock names the folder of a phase by its digest, the folder's list in the cache names each file by its own,
-        and what a run was made with its record says.
+        DVC's lock has the digest of a phase's folder, the folder's list in the cache has the digest of each file, and a
+        run's record has the settings with which it was made.
         """
         lock = yaml.safe_load((self.root / "studies" / "dvc.lock").read_text())["stages"]
         runs = {run.name: run for run in study.load(self.root, NAME).everything()}
@@ -283,25 +283,25 @@ class Project:
             members = {one["relpath"]: one["md5"] for one in json.loads(self.cached(folder["md5"]).read_text())}
             for path in sorted(path for path in members if path.endswith("/run.json")):
                 name = path.removesuffix("/run.json") + " at transfer" * (phase in ("transfer", "expand"))
-                if name in runs:  # else of a row that was there before
+                if name in runs:  # otherwise it belongs to a row that was removed
                     self.check_record(phase, path.removesuffix("/run.json"), self.parameters(stage), members)
                     names.append(name)
         return sorted(names)
 
     def parameters(self, stage: Mapping[str, Any]) -> dict[str, Any]:
-        """What DVC's lock says that a phase was made with: the overlay's values, and `params.yaml` by its digest."""
+        """The parameters of a phase in DVC's lock: the overlay's values, and `params.yaml` by its digest."""
         path = self.root / "params.yaml"
         (digest,) = (one["md5"] for one in stage["deps"] if one["path"] == path.name)
         assert hashlib.md5(path.read_bytes()).hexdigest() == digest, path
         return {path.name: yaml.safe_load(path.read_text()), **stage["params"]}
 
     def check_record(self, phase: str, run: str, parameters: Mapping[str, Any], members: Mapping[str, str]) -> None:
-        """Compare what DVC has recorded of a run with what the run says itself."""
+        """Compare DVC's record of a run with the run's own record."""
         experiment, _, seed = run.partition("/")
         record = files.read_sealed(self.cached(members[f"{run}/run.json"]))
         row = row_of(parameters, experiment)
         at_transfer = phase in ("transfer", "expand")
-        if at_transfer:  # its training is its run's, not its own
+        if at_transfer:  # it has the training settings of its run
             assert {key: value for key, value in row.items() if key not in ("training", "start")} == {
                 key: value for key, value in record["row"].items() if key not in ("training", "start")
             }, run
@@ -317,7 +317,7 @@ class Project:
         return self.root / ".dvc" / "cache" / "files" / "md5" / digest[:2] / digest[2:]
 
     def results(self) -> dict[str, bytes]:
-        """Every file whose content is promised, by its path: all results and reports but wall-clock figures."""
+        """Every file whose content is promised, by its path: all results and reports except timings."""
         found = [path for folder in ("results", "reports") for path in (self.root / folder / NAME).rglob("*")]
         return {
             str(path.relative_to(self.root)): path.read_bytes()
@@ -327,13 +327,13 @@ class Project:
 
 
 class Watched:
-    """A command on its way, and what it said so far."""
+    """A running command, and its output so far."""
 
     process: subprocess.Popen[Any]
     said: Any
 
     def wait_for(self, happened: Callable[[], Any], seconds: float = 300) -> Any:
-        """Wait until something is so, and give it, whatever it is; the command must not end before."""
+        """Wait for a true value and return it; the command must not end before."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             found = happened()
@@ -346,14 +346,14 @@ class Watched:
 
 @dataclass(frozen=True)
 class Started(Watched):
-    """A command on its way."""
+    """A running command."""
 
     process: subprocess.Popen[bytes]
     log: Path
 
     @property
     def said(self) -> str:
-        """What it said so far."""
+        """Its output so far."""
         return self.log.read_text()
 
     def end(self) -> Done:
@@ -361,7 +361,7 @@ class Started(Watched):
         return Done(self.process.wait(timeout=600), self.said)
 
     def kill_all(self) -> None:
-        """SIGKILL to it and to all that it started."""
+        """Send SIGKILL to it and to all its children."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -376,7 +376,7 @@ MAKE = {"snakemake": snakemake(), "dvc": ("dvc", "repro", TARGET)}
 
 
 def fresh(folder: Path) -> Project:
-    """A project with its data prepared, in which nothing was trained yet."""
+    """A project with prepared data and without any training."""
     for part in PARTS:
         (folder / part).parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / part).is_dir():
@@ -398,9 +398,9 @@ def fresh(folder: Path) -> Project:
 
 
 def smaller() -> dict[str, Any]:
-    """Parameters, claims and figures of the project as far as they are about the rows of `tiny`.
+    """Parameters, claims and figures of the project, limited to the rows of `tiny`.
 
-    DVC reads `params.yaml` anew for each stage, and all stages of all studies whichever it is asked for.
+    DVC reads `params.yaml` again for each stage, and all stages of all studies in any case.
     """
     parameters, claims, figures = (
         study.read_yaml(ROOT / name) for name in ("params.yaml", "claims.yaml", "figures.yaml")
@@ -421,13 +421,13 @@ def smaller() -> dict[str, Any]:
 
 
 def own(folder: Path, user: str) -> None:
-    """Make a folder and all in it a user's."""
+    """Give a folder and its content to a user."""
     if USERS[user]:
         subprocess.run(["chown", "-R", "65534:65534", folder], check=True)
 
 
 def row_of(parameters: Mapping[str, Any], experiment: str) -> dict[str, Any]:
-    """The row that DVC's lock says a run was made with, filled in as the study does."""
+    """The row in DVC's lock with which a run was made, filled in as in the study."""
     general, own = parameters["params.yaml"], parameters[f"studies/{NAME}.yaml"]
     row = study.merge(general["defaults"], general["experiments"][experiment])
     row = study.merge(row, own["every_experiment"])
@@ -437,5 +437,5 @@ def row_of(parameters: Mapping[str, Any], experiment: str) -> dict[str, Any]:
 
 
 def threads_of(parameters: Mapping[str, Any]) -> int:
-    """The threads that DVC's lock says a run was made with."""
+    """The number of threads in DVC's lock with which a run was made."""
     return int(parameters[f"studies/{NAME}.yaml"].get("threads", parameters["params.yaml"]["threads"]))

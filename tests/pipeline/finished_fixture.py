@@ -1,4 +1,4 @@
-"""A finished study of two runs, made once by the real commands: what tests damage, and fill disks with."""
+"""A finished study of two runs, made once by the real commands; tests damage it and fill disks with it."""
 
 import atexit
 import contextlib
@@ -30,12 +30,12 @@ STUDIES = {
     "other": TINY | {"only": ["one3"], "experiments": {}, "seeds": [1]},
     "unfinished": TINY | {"only": ["one3"], "experiments": {}, "seeds": [2, 3], "time_scale": 0.008},
 }
-"""The one that is damaged, one whose files take the place of its own, and one whose runs are not done."""
+"""The study that is damaged, one whose files replace its own, and one with unfinished runs."""
 
 
 @dataclass(frozen=True)
 class Home:
-    """A workspace and its run store in one folder, and the commands on them in this process."""
+    """A workspace and its run store in one folder, and commands on them in this process."""
 
     root: Path
 
@@ -59,13 +59,13 @@ class Home:
 
     @contextlib.contextmanager
     def here(self) -> Iterator[None]:
-        """Commands take the store of this folder."""
+        """Commands use the store of this folder."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(VARIABLE, str(self.root / "store"))
             yield
 
     def copy(self, folder: Path) -> "Home":
-        """The same elsewhere, with all dates."""
+        """A copy elsewhere, with all dates."""
         subprocess.run(["cp", "--reflink=auto", "-a", f"{self.root}/.", folder], check=True)
         return Home(folder)
 
@@ -99,11 +99,11 @@ class Home:
         report.timing(self.workspace, name)
 
     def refresh(self, name: str = "tiny") -> None:
-        """What every start of the workflow does first."""
+        """The first step of every start of the workflow."""
         stamps.refresh(self.workspace, self.plan(name))
 
     def files(self) -> dict[str, Path]:
-        """Every file, by its path from here; what is being written begins with a dot."""
+        """Every file, by its relative path; files that are being written begin with a dot."""
         found = [path for path in self.root.rglob("*") if path.is_file() or path.is_symlink()]
         return {path.relative_to(self.root).as_posix(): path for path in sorted(found)}
 
@@ -118,7 +118,7 @@ class Home:
 
 
 def planned(folder: Path) -> Home:
-    """The parameters of the studies, and nothing made yet."""
+    """The parameters of the studies, without any results."""
     home = Home(folder)
     (home.workspace.root / "studies").mkdir(parents=True)
     overlays = {f"studies/{name}.yaml": content for name, content in STUDIES.items()}
@@ -128,7 +128,7 @@ def planned(folder: Path) -> Home:
 
 
 def make(home: Home, name: str, runs: Sequence[tuple[str, int]]) -> None:
-    """All that comes before the report."""
+    """Make everything before the report."""
     for experiment, seed in runs:
         if home.plan(name).run(experiment, seed).transfer:
             home.transfer(name, experiment, seed)
@@ -156,7 +156,7 @@ def bring_in(home: Home) -> None:
 
 
 def finished(folder: Path) -> Home:
-    """Everything made but the report, and two runs interrupted after their first epoch."""
+    """Everything except the report, and two runs that were interrupted after their first epoch."""
     home = planned(folder)
     home.prepare()
     make(home, "tiny", [(experiment, 0) for experiment in RUNS])
@@ -171,7 +171,7 @@ def finished(folder: Path) -> Home:
 
 
 def made_once(factory: pytest.TempPathFactory) -> Home:
-    """The finished study, for all tests of a session; they work on copies."""
+    """The finished study, for all tests of a session; tests use copies."""
     return _made(factory.getbasetemp() / "finished")
 
 
@@ -179,7 +179,7 @@ _made = functools.cache(finished)
 
 
 def fill(folder: Path, leave: int) -> Path:
-    """Write until `leave` bytes are left on the file system of a folder."""
+    """Write a file until `leave` bytes are left on the file system of a folder."""
     path = folder / "ballast"
     with path.open("ab") as ballast:
         free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
@@ -190,7 +190,7 @@ def fill(folder: Path, leave: int) -> Path:
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A file system of its own, where this user may mount one."""
+    """A separate file system, if this user may mount one."""
     folder.mkdir(parents=True, exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)]
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:

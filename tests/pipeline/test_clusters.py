@@ -1,4 +1,4 @@
-"""Profiles and commands for clusters, as far as a dry run goes."""
+"""Profiles and commands for clusters, tested with dry runs."""
 
 import re
 import shlex
@@ -26,7 +26,7 @@ def planned(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 def test_profile_for_slurm_is_as_safe_as_the_default() -> None:
-    """It takes the place of profiles/default, so it says again all that is there, but how many GPUs there are."""
+    """It replaces profiles/default, so it repeats all its settings, except the number of GPUs."""
     assert {key: SLURM.get(key) for key in DEFAULT if key != "resources"} == {
         key: value for key, value in DEFAULT.items() if key != "resources"
     }
@@ -37,7 +37,7 @@ SHORT = ("--set-resources", "train_one_run:runtime=3", "finetune_run:runtime=3")
 
 
 def test_jobs_stop_before_their_time_limit(workspace: Path) -> None:
-    """Under the profile a run of 4 hours saves after 235 minutes, a short one after half its time."""
+    """With the profile a run of 4 hours saves after 235 minutes, a short one after half its time."""
     profile = ("--workflow-profile", "profiles/slurm")
     for more, minutes in (((), "235"), (SHORT, "1.5")):
         done = planned(workspace, *profile, *more)
@@ -47,7 +47,7 @@ def test_jobs_stop_before_their_time_limit(workspace: Path) -> None:
 
 
 def test_a_machine_of_ones_own_sets_no_time_limit(workspace: Path) -> None:
-    """Without a scheduler a run goes on until it is done."""
+    """Without a scheduler a run continues until it is done."""
     done = planned(workspace)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "coopnet train tiny one3 0" in done.stdout
@@ -55,7 +55,7 @@ def test_a_machine_of_ones_own_sets_no_time_limit(workspace: Path) -> None:
 
 
 def test_command_of_the_kubernetes_job_is_one_that_snakemake_takes(workspace: Path) -> None:
-    """Its arguments make a plan, for as many GPUs as the pod asks for."""
+    """Its arguments give a plan, for the number of GPUs of the pod."""
     job = yaml.safe_load((ROOT / "profiles/kubernetes/job.yaml").read_text())
     (container,) = job["spec"]["template"]["spec"]["containers"]
     arguments = [argument.replace("study=full", "study=tiny") for argument in container["args"]]
@@ -67,7 +67,7 @@ def test_command_of_the_kubernetes_job_is_one_that_snakemake_takes(workspace: Pa
 
 @pytest.mark.parametrize("page", ["docs/clusters.md", "docs/performance.md"])
 def test_profiles_that_the_pages_name_are_there(page: str) -> None:
-    """Every path to a profile or a test in the pages on machines exists."""
+    """Every path to a profile or a test in the pages about machines exists."""
     named = set(re.findall(r"`?((?:profiles|tests)/[\w./-]*\w)", (ROOT / page).read_text()))
     assert named
     assert [path for path in named if not (ROOT / path).exists()] == []
@@ -75,7 +75,7 @@ def test_profiles_that_the_pages_name_are_there(page: str) -> None:
 
 @pytest.mark.slow
 def test_commands_of_the_page_are_known(workspace: Path) -> None:
-    """Every `snakemake` command of docs/clusters.md is one that Snakemake takes."""
+    """Snakemake accepts every `snakemake` command of docs/clusters.md."""
     text = (ROOT / "docs/clusters.md").read_text()
     commands = re.findall(r"^(?:[A-Z_]+=\S+ )*(snakemake .*?)(?: +#.*)?$", text, re.MULTILINE)
     assert commands

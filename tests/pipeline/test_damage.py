@@ -1,6 +1,6 @@
-"""Every file that the pipeline writes and later reads: whatever is done to it is noticed, by name, before it is used.
+"""Damage to any file that the pipeline writes and reads is reported, with its name, before the file is used.
 
-The table of kinds comes from the contracts (`workspace.py`), and a walk through a finished study finds no other file.
+The table of kinds comes from the contracts (`workspace.py`), and a finished study contains no other files.
 """
 
 import fnmatch
@@ -31,7 +31,7 @@ from coopnet.study import Run
 from finished_fixture import Home, made_once
 
 ALONE = "timing.csv"
-"""Wall-clock figures: of them only what is no number any more is noticed, and no other figure depends on them."""
+"""Timings: only invalid numbers are noticed, and no other figure depends on them."""
 
 Action = Callable[[Home], object]
 
@@ -41,10 +41,10 @@ class Kind:
     """A kind of file.
 
     Attributes:
-        path: the one that is damaged, from the home of a finished study; `{run}` and `{slot}` are filled in.
+        path: the damaged file, relative to the home of a finished study; `{run}` and `{slot}` are filled in.
         pattern: of all files of the kind.
-        readers: who reads it; each has to refuse it, or to tell of it and go another way.
-        mend: makes it again, to the same bytes; None where only people write it.
+        readers: commands that read it; each must refuse it, or report it and do without it.
+        mend: makes it again, with the same bytes; None if only people write it.
         twin: another run's file of the same name.
     """
 
@@ -55,11 +55,11 @@ class Kind:
     twin: str | None = None
 
 
-# Readers, and commands that mend
+# Readers, and commands that restore files
 
 
 def look(home: Home) -> None:
-    """What `coopnet runs` and every start of the workflow do: every run and step by content."""
+    """Compare every run and step by content, like `coopnet runs` and every start of the workflow."""
     plan = home.plan()
     problems = [records.of_run(home.workspace, plan, run, Digests()) for run in plan.everything()]
     problems += [records.of_step(home.workspace, step, Digests()) for step in steps.steps(home.workspace, plan)]
@@ -67,19 +67,19 @@ def look(home: Home) -> None:
 
 
 def load_arrays(home: Home) -> None:
-    """What training does with the prepared arrays."""
+    """Load the prepared arrays like training."""
     canonical.load(home.workspace.prepared("digits"), DATASETS["digits"])
 
 
 def grow(home: Home) -> None:
-    """Grow the parent anew, which no store has."""
+    """Grow the parent again, without a stored result."""
     shutil.rmtree(home.root / "store")
     shutil.rmtree(home.workspace.run(home.plan(), transfer_of(home)))
     home.transfer()
 
 
 def go_on(home: Home) -> None:
-    """Fine-tune the network at transfer anew, which no store has."""
+    """Fine-tune the network at transfer again, without a stored result."""
     shutil.rmtree(home.root / "store")
     shutil.rmtree(home.workspace.run(home.plan(), home.run("one3_to_5_split")))
     home.train(experiment="one3_to_5_split")
@@ -93,7 +93,7 @@ def transfer_of(home: Home) -> Run:
 
 
 def take(home: Home) -> None:
-    """Take the run from the store, into a workspace that has nothing of it."""
+    """Copy the run from the store into an empty workspace."""
     plan, run = home.plan(), home.run()
     wanted = targets(home.workspace, plan, run)
     for path in wanted.values():
@@ -105,29 +105,29 @@ def take(home: Home) -> None:
 
 
 def resume(home: Home) -> None:
-    """Go on with the interrupted run: what was saved is not used."""
+    """Continue the interrupted run: the saved state is not used."""
     unfinished = home.plan("unfinished").run("one3", 2).key
     folder = next(home.store.unfinished(unfinished).glob(f"*/{INDEX}")).parent
     assert ResumeFolder(folder.parent, IDENTITY[folder.name]).load() is None
 
 
 IDENTITY: dict[str, dict[str, object]] = {}
-"""Of the unfinished runs, by the name of the folder, as it was before anything was damaged."""
+"""The saved state of unfinished runs before any damage, by the name of the folder."""
 
 
 def imported(home: Home) -> None:
-    """What training does with an imported checkpoint."""
+    """Load an imported checkpoint like training."""
     folder = home.workspace.root / "imported" / "net"
     checkpoint.read(folder, study.imported_record(folder))
 
 
 def adopt(home: Home) -> None:
-    """The same `coopnet train` again."""
+    """Run the same `coopnet train` again."""
     assert home.train() == 0
 
 
 def again(*commands: str) -> Action:
-    """Commands of the study, one after the other."""
+    """Commands of the study, one after another."""
 
     def action(home: Home) -> None:
         for command in commands:
@@ -137,7 +137,7 @@ def again(*commands: str) -> Action:
 
 
 CLAIMED = ("metrics.json", "outcomes.safetensors")
-"""What the claims are decided from, of what is gathered from all runs."""
+"""The gathered files from which the claims are decided."""
 
 
 def kinds() -> dict[str, Kind]:
@@ -206,13 +206,13 @@ def kinds() -> dict[str, Kind]:
 KINDS = kinds()
 
 REMEMBERED = ("digests.json", "train_one/one3-seed0", "tables")
-"""What only saves work: whatever is done to it, at most something is made again."""
+"""Files that only save work: after any damage to them at most something is made again."""
 
 RECORDS = ("results/*/tables.record.json", "results/*/claims.record.json", "reports/*/timing.record.json")
-"""What the outputs of a step were made from: one that is damaged makes them stale, so that they are made again."""
+"""Records of steps: a damaged one makes the outputs stale, so that they are made again."""
 
 PEOPLE = ("params.yaml", "studies/tiny.yaml", "claims.yaml", "figures.yaml")
-"""What people write: an edit is no damage, but what cannot be read at all is refused."""
+"""Files that people write: an edit is not damage, but an unreadable file is refused."""
 
 READ_BY_NOBODY = {
     f"store/{JOURNAL}": "a chronicle for people; lines are added, none is read",
@@ -221,10 +221,10 @@ READ_BY_NOBODY = {
 }
 
 PAGES = {f"workspace/reports/tiny/{file}" for file in REPORT} | {"workspace/reports/*/figures/*.svg"}
-"""The end of the pipeline; SVG files are inside the page, and what lies beside it is read while the page is made."""
+"""The end of the pipeline; SVG files are part of the page, and other files are read while the page is made."""
 
 
-# Damages
+# Kinds of damage
 
 
 def flip(path: Path, twin: Path | None, chance: random.Random) -> None:
@@ -235,43 +235,43 @@ def flip(path: Path, twin: Path | None, chance: random.Random) -> None:
 
 
 def truncate(path: Path, twin: Path | None, chance: random.Random) -> None:
-    """Cut it short."""
+    """Truncate a file."""
     os.truncate(path, chance.randrange(1, path.stat().st_size))
 
 
 def empty(path: Path, twin: Path | None, chance: random.Random) -> None:
-    """Leave nothing of its content."""
+    """Delete the content of a file."""
     os.truncate(path, 0)
 
 
 def replace(path: Path, twin: Path | None, chance: random.Random) -> None:
-    """Put another run's file in its place, whole as it is."""
+    """Replace it by another run's intact file."""
     assert twin is not None
-    if twin.read_bytes() == path.read_bytes():  # a table of nothing but its header
+    if twin.read_bytes() == path.read_bytes():  # a table with a header only
         pytest.skip("the other study has the same file")
     shutil.copyfile(twin, path)
 
 
 def unreadable(path: Path, twin: Path | None, chance: random.Random) -> None:
-    """A file that can be opened, for any user, and not be read: `read` fails as on a dying disk."""
+    """A file that any user can open but not read: `read` fails as on a broken disk."""
     path.unlink()
     path.symlink_to("/proc/self/mem")
 
 
 def folder(path: Path, twin: Path | None, chance: random.Random) -> None:
-    """Put a folder in its place."""
+    """Replace it by a folder."""
     path.unlink()
     path.mkdir()
 
 
 DAMAGES = {one.__name__: one for one in (flip, truncate, empty, replace, unreadable, folder)}
 BITS = 3
-"""Seeded bits of a file that are flipped, one after the other."""
+"""Number of seeded bits of a file that are flipped, one after another."""
 
 
 @pytest.fixture(scope="session")
 def study_made(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """Made once; tests get copies."""
+    """The finished study, made once; tests get copies."""
     home = made_once(tmp_path_factory)
     for index in home.root.glob(f"store/unfinished/*/*/{INDEX}"):
         IDENTITY[index.parent.name] = json.loads(index.read_text())["identity"]
@@ -280,12 +280,12 @@ def study_made(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture
 def home(study_made: Home, tmp_path: Path) -> Home:
-    """A copy for this test."""
+    """A copy of the study for this test."""
     return study_made.copy(tmp_path / "home")
 
 
 def place(home: Home, path: str) -> Path:
-    """A path of the table in a home."""
+    """The path of an entry of the table in a home."""
     if "{" in path:
         unfinished, neighbour = (home.plan("unfinished").run("one3", seed).key for seed in (2, 3))
         index = next(home.store.unfinished(neighbour if "{neighbour}" in path else unfinished).glob(f"*/{INDEX}"))
@@ -303,7 +303,7 @@ def twin_of(home: Home, kind: Kind) -> Path:
 
 
 def noticed(action: Action, home: Home, caplog: pytest.LogCaptureFixture) -> str:
-    """What the user is told, in one line each."""
+    """The messages to the user, one line each."""
     caplog.clear()
     said = []
     with caplog.at_level(logging.WARNING):
@@ -317,7 +317,7 @@ def noticed(action: Action, home: Home, caplog: pytest.LogCaptureFixture) -> str
 
 
 CASES = [
-    # In a fast run each kind takes one of the damages, by turns.
+    # In a fast run each kind has one of the damages, in turn.
     pytest.param(
         *(kind, damage),
         id=f"{name}-{damage}",
@@ -333,7 +333,7 @@ CASES = [
 def test_damage_is_noticed_by_name(
     kind: Kind, damage: str, study_made: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever reads the file tells its name and does not use it; the command that made it makes the same bytes."""
+    """Every reader names the file and does not use it; the command that made it makes the same bytes again."""
     chance = random.Random(f"{kind.path} {damage}")
     for number in range(BITS if damage == "flip" else 1):
         for reader in kind.readers:
@@ -350,7 +350,7 @@ def test_damage_is_noticed_by_name(
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "damage"), [case for case in CASES if case.values[0].mend])
 def test_damage_is_mended_by_the_same_command(kind: Kind, damage: str, study_made: Home, home: Home) -> None:
-    """The command that made the file makes the same bytes again; a folder in its place it refuses to delete."""
+    """The command that made the file makes the same bytes again; it refuses to delete a folder in its place."""
     path = place(home, kind.path)
     DAMAGES[damage](path, twin_of(home, kind) if damage == "replace" else None, random.Random(damage))
     assert kind.mend is not None
@@ -365,7 +365,7 @@ def test_damage_is_mended_by_the_same_command(kind: Kind, damage: str, study_mad
 
 
 def test_every_file_is_of_a_known_kind(study_made: Home) -> None:
-    """A finished study has no file that the table lacks: who adds a kind has to say what becomes of it."""
+    """A finished study has no file that is missing in the table: a new kind of file needs an entry."""
     patterns = {kind.pattern for kind in KINDS.values()} | set(READ_BY_NOBODY)
     patterns |= {f"workspace/{path}" for path in (*PEOPLE, *RECORDS)} | remembered(study_made)
     found = study_made.files()
@@ -375,7 +375,7 @@ def test_every_file_is_of_a_known_kind(study_made: Home) -> None:
 
 
 def remembered(home: Home) -> set[str]:
-    """Every stamp and memory of digests that the studies may have."""
+    """All stamps and digest caches of the studies."""
     names = set()
     for plan in map(home.plan, ("tiny", "other")):
         names |= {f"{plan.name}/digests.json"} | {step.name for step in steps.of_all_runs(home.workspace, plan)}
@@ -386,7 +386,7 @@ def remembered(home: Home) -> set[str]:
 @pytest.mark.parametrize("damage", [name for name in DAMAGES if name != "replace"])
 @pytest.mark.parametrize("name", REMEMBERED)
 def test_damaged_memory_hides_nothing(name: str, damage: str, home: Home) -> None:
-    """Whatever is done to stamps and remembered digests, a damaged result is still found, and they heal."""
+    """After any damage to stamps and digest caches, a damaged result is still found, and they are restored."""
     path = home.workspace.stamps / "tiny" / name
     DAMAGES[damage](path, None, random.Random(name))
     result = home.workspace.run(home.plan(), home.run()) / "metrics.json"
@@ -410,7 +410,7 @@ def test_damaged_memory_hides_nothing(name: str, damage: str, home: Home) -> Non
 @pytest.mark.parametrize("damage", list(DAMAGES))
 @pytest.mark.parametrize("name", [path.replace("*", "tiny") for path in RECORDS])
 def test_damaged_record_of_a_step_makes_it_stale(name: str, damage: str, home: Home, study_made: Home) -> None:
-    """Its outputs are taken for stale, and the same command makes the same bytes and a whole record."""
+    """Its outputs count as stale, and the same command makes the same bytes and a valid record."""
     path = home.workspace.root / name
     twin = home.workspace.root / name.replace("tiny", "other") if "timing" not in name else home.run_record()
     DAMAGES[damage](path, twin, random.Random(name))
@@ -426,7 +426,7 @@ def test_damaged_record_of_a_step_makes_it_stale(name: str, damage: str, home: H
 
 
 def read_all(home: Home) -> None:
-    """What every start of the workflow reads first."""
+    """The files that every start of the workflow reads first."""
     rows = study.rows(home.workspace.root)
     entries.read(home.workspace.stated, rows, home.plan().experiments)
     published.read(home.workspace.published, rows)
@@ -435,7 +435,7 @@ def read_all(home: Home) -> None:
 @pytest.mark.parametrize("damage", ["empty", "unreadable", "folder"])
 @pytest.mark.parametrize("name", PEOPLE)
 def test_what_people_write_is_refused_if_it_cannot_be_read(name: str, damage: str, home: Home) -> None:
-    """A parameter file that cannot be read stops everything, by name."""
+    """An unreadable parameter file stops everything, and is named."""
     path = home.workspace.root / name
     DAMAGES[damage](path, None, random.Random(0))
     with pytest.raises(CoopNetError, match=name) as error:
@@ -447,7 +447,7 @@ def test_what_people_write_is_refused_if_it_cannot_be_read(name: str, damage: st
 def test_wall_clock_figures_reach_nothing_else(
     damage: str, study_made: Home, home: Home, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A damaged `timing.csv` of a run is refused by name if it is no table, and changes no promised byte if it is."""
+    """A `timing.csv` that is not a table is refused by name; any other change of it changes no promised byte."""
     path = home.workspace.run(home.plan(), home.run()) / ALONE
     twin = home.workspace.run(home.plan("other"), home.plan("other").run("one3", 1)) / ALONE
     DAMAGES[damage](path, twin, random.Random(damage))
@@ -460,7 +460,7 @@ def test_wall_clock_figures_reach_nothing_else(
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
 def test_journal_is_read_by_nobody(damage: str, home: Home) -> None:
-    """Whatever the journal holds, runs are made and found, and a new line is a line of its own."""
+    """With any content of the journal, runs are made and found, and a new event is on its own line."""
     journal = home.root / "store" / JOURNAL
     DAMAGES[damage](journal, None, random.Random(2))
     shutil.rmtree(home.root / "store" / "runs")
@@ -470,7 +470,7 @@ def test_journal_is_read_by_nobody(damage: str, home: Home) -> None:
 
 
 def test_damaged_everywhere_is_trained_again_to_the_same_bytes(study_made: Home, home: Home) -> None:
-    """A run that is damaged in the store and lost in the workspace is trained again."""
+    """A run that is damaged in the store and missing in the workspace is trained again."""
     run = home.run()
     for path in targets(home.workspace, home.plan(), run).values():
         path.unlink()
@@ -481,7 +481,7 @@ def test_damaged_everywhere_is_trained_again_to_the_same_bytes(study_made: Home,
 
 @pytest.mark.slow
 def test_interrupted_run_with_damaged_state_ends_in_the_same_bytes(home: Home) -> None:
-    """One run goes on from its state, the other has lost it and begins anew: nothing tells them apart."""
+    """One run continues from its state, the other starts again without it: the results are equal."""
     key = home.plan("unfinished").run("one3", 2).key
     other = home.copy(home.root.parent / "other")
     flip(next(other.store.unfinished(key).glob(f"*/{INDEX}")), None, random.Random(0))
@@ -493,7 +493,7 @@ def test_interrupted_run_with_damaged_state_ends_in_the_same_bytes(home: Home) -
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", list(DAMAGES))
 def test_damaged_report_is_named_and_made_again(damage: str, home: Home) -> None:
-    """Every page of a report that is not what was made is told by name, and the same command makes the same bytes."""
+    """Every changed page of a report is reported by name, and the same command makes the same bytes."""
     home.report()
     before = home.promised()
     chance = random.Random(damage)

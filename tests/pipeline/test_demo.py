@@ -1,4 +1,4 @@
-"""The demo as `make demo` makes it: Step 1 and Step 2, from nothing to the report, and what a person then reads."""
+"""The demo of `make demo`: Step 1 and Step 2, from nothing to the report, and the content of the report."""
 
 import itertools
 import json
@@ -27,7 +27,7 @@ PLAN = study.load(ROOT, "demo")
 
 
 class Words(HTMLParser):
-    """The text of a page, and what it would fetch."""
+    """The text of a page, and everything that it would fetch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,13 +44,13 @@ class Words(HTMLParser):
 
 
 def committed() -> list[str]:
-    """Studies whose report is in the repository."""
+    """Studies with a report in the repository."""
     listed = subprocess.run(["git", "ls-files", "reports"], cwd=ROOT, capture_output=True, text=True).stdout
     return sorted({line.split("/")[1] for line in listed.splitlines()})
 
 
 def begin(folder: Path) -> Path:
-    """A workspace in which nothing was made yet."""
+    """A workspace without results."""
     folder.mkdir(exist_ok=True)
     for part in ("params.yaml", "claims.yaml", "figures.yaml", "Snakefile", "studies", "workflow", "profiles"):
         source = ROOT / part
@@ -59,7 +59,7 @@ def begin(folder: Path) -> Path:
 
 
 def make(name: str, folder: Path) -> Path:
-    """A workspace in which a study of this project was made, from an empty store."""
+    """A workspace in which a study of this project was made, with an empty store."""
     begin(folder)
     environment = os.environ | {"COOPNET_STORE": str(folder / "store")}
     command = [BIN / "snakemake", "--cores", "2", "--config", f"study={name}"]
@@ -76,14 +76,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(demo: Path) -> Words:
-    """The report, read."""
+    """The parsed report."""
     words = Words()
     words.feed((demo / "reports/demo/index.html").read_text())
     return words
 
 
 def metrics(demo: Path, experiment: str, seed: int = 0) -> dict[str, Any]:
-    """The metrics of a run, as they were gathered."""
+    """The gathered metrics of a run."""
     content: dict[str, Any] = json.loads((demo / "results/demo/metrics.json").read_text())
     found: dict[str, Any] = content[f"{experiment}/seed{seed}"]
     return found
@@ -104,7 +104,7 @@ def test_report_has_every_experiment_with_its_mean_over_seeds(demo: Path, page: 
 
 
 def test_networks_learn(demo: Path) -> None:
-    """Even at this scale every trained network is far better than chance (10 %) on images it has not seen."""
+    """Even at this scale every trained network is far better than chance (10 %) on test images."""
     for run in PLAN.runs.values():
         if run.row.training.epochs:
             assert metrics(demo, run.experiment, run.seed)["final"]["test"]["ensemble"]["top1"] > 25, run.name
@@ -128,14 +128,14 @@ def test_transfer_table_tells_the_four_starts_apart(demo: Path) -> None:
     "name", ["expand1to3_split_exact", "expand1to5_split_exact", "expand1to3_masked", "expand1to5_masked", "embed1in3"]
 )
 def test_expansions_and_the_embedding_start_as_their_parent(demo: Path, name: str) -> None:
-    """Exact copies, masked branches and the embedding compute at transfer what the single network computes."""
+    """Exact copies, masked branches and the embedding compute at transfer the same as the single network."""
     versus = metrics(demo, name)["at_transfer"]["test"]["versus_parent"]
     assert versus["exact"]
     assert versus["changed_predictions"] == 0
 
 
 def test_exact_copies_stay_alike_and_noisy_ones_do_not(demo: Path) -> None:
-    """Without noise three copies predict the same before and after training; with it they differ."""
+    """Without noise three copies predict the same before and after training; with noise they differ."""
     alike, apart = (
         metrics(demo, name)["final"]["test"]["diversity"] for name in ("expand1to3_split_exact", "expand1to3_split")
     )
@@ -145,7 +145,7 @@ def test_exact_copies_stay_alike_and_noisy_ones_do_not(demo: Path) -> None:
 
 
 def test_plain_ensemble_is_the_mean_of_its_parents_logits(demo: Path) -> None:
-    """Combining without gate or training is the ensemble computed from the parents' saved logits."""
+    """Combining without gate or training equals the ensemble computed from the parents' saved logits."""
     block = metrics(demo, "one1_ensemble3")["final"]["test"]
     assert block["ensemble"] == pytest.approx(block["versus_parents"]["logit_ensemble"])
     assert block["mean_probabilities"] == pytest.approx(block["versus_parents"]["probability_ensemble"])
@@ -154,9 +154,9 @@ def test_plain_ensemble_is_the_mean_of_its_parents_logits(demo: Path) -> None:
 
 
 def test_refit_starts_above_the_first_trunk(demo: Path) -> None:
-    """At transfer the solved branches of a merge are far better than branches on a trunk that they never saw.
+    """At transfer the solved branches of a merge are far better than branches on an unfamiliar trunk.
 
-    Both with BatchNorm measured anew, so that the regression alone makes the difference.
+    Both have new BatchNorm statistics, so only the regression makes the difference.
     """
     refit, first = (
         metrics(demo, name)["at_transfer"]["test"]["branches"] for name in ("merge3_refit", "merge3_first_bn")
@@ -170,7 +170,7 @@ def test_page_needs_nothing_from_elsewhere(page: Words) -> None:
 
 
 def test_pdf_and_tables_and_timing_are_there(demo: Path) -> None:
-    """PDF, CSV tables and the page of timings, which stands apart."""
+    """PDF, CSV tables, and the separate page of timings."""
     assert (demo / "reports/demo/report.pdf").read_bytes().startswith(b"%PDF")
     assert (demo / "reports/demo/timing.html").is_file()
     for name in ("runs", "accuracy", "at_transfer", "growth", "history", "provenance"):
@@ -178,7 +178,7 @@ def test_pdf_and_tables_and_timing_are_there(demo: Path) -> None:
 
 
 def test_report_is_made_from_the_tables_alone(demo: Path, tmp_path: Path) -> None:
-    """With nothing but the tables, `coopnet report` gives the same bytes."""
+    """`coopnet report` needs only the tables, and gives the same bytes."""
     shutil.copytree(demo / "results/demo/tables", tmp_path / "results/demo/tables")
     shutil.copy(demo / "results/demo/claims.json", tmp_path / "results/demo")
     subprocess.run([BIN / "coopnet", "report", "demo"], cwd=tmp_path, check=True)
@@ -188,7 +188,7 @@ def test_report_is_made_from_the_tables_alone(demo: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", committed())
 def test_committed_reports_follow_from_committed_tables(name: str, tmp_path: Path) -> None:
-    """Every report in the repository is, byte for byte, what its tables give; on any machine with these libraries."""
+    """Every report in the repository equals, byte for byte, the report from its tables, on any machine."""
     shutil.copytree(ROOT / "results" / name / "tables", tmp_path / "results" / name / "tables")
     shutil.copy(ROOT / "results" / name / "claims.json", tmp_path / "results" / name)
     subprocess.run([BIN / "coopnet", "report", name], cwd=tmp_path, check=True)
@@ -208,14 +208,14 @@ def test_every_experiment_of_the_full_study_runs(tmp_path: Path) -> None:
     for run in plan.runs.values():
         assert found[run.name]["key"] == run.key
         assert run.experiment in text
-    assert "enlarged them to 224×224" in text  # what differs from the published protocol is said beside the numbers
+    assert "enlarged them to 224×224" in text  # differences from the published protocol are stated beside the numbers
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_readme_shows_the_findings_of_the_committed_report() -> None:
-    """Its findings are those of the report that it names, word for word."""
+    """Its findings are those of the report that it names, word by word."""
     shown = README.partition("<!-- reports/mini/report.md -->\n")[2].partition("\n<!-- end -->")[0]
     report = (ROOT / "reports/mini/report.md").read_text(encoding="utf-8")
     assert shown == report.partition("## What was found\n\n")[2].partition("\n\n")[0]
@@ -223,7 +223,7 @@ def test_readme_shows_the_findings_of_the_committed_report() -> None:
 
 
 def test_readme_shows_the_numbers_of_the_committed_tables() -> None:
-    """Every row of the table of results is what the tables of that study say."""
+    """Every row of the table of results agrees with the tables of that study."""
     tables = frames.load(ROOT / "results/mini/tables")
     accuracy = pd.read_csv(ROOT / "results/mini/tables/accuracy.csv").query("split == 'test' and model == 'ensemble'")
     accuracy = accuracy.set_index("experiment")
@@ -248,14 +248,14 @@ def test_readme_shows_the_numbers_of_the_committed_tables() -> None:
 
 
 def test_readme_is_short_and_its_links_lead_somewhere() -> None:
-    """At most 9 kB; every file that it links to is in the repository."""
+    """It has at most 9 kB; every file that it links to is in the repository."""
     assert len(README.encode()) <= 9_000
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).is_file(), target
 
 
 def test_readme_shows_the_chain_of_phases() -> None:
-    """Every arrow of its picture is one of Snakemake's rule graph of the full study."""
+    """Every arrow of its picture is in Snakemake's rule graph of the full study."""
     drawn = subprocess.run(
         [BIN / "snakemake", "--rulegraph", "mermaid-js"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout

@@ -1,4 +1,4 @@
-"""Networks outside of a study, by the command line: grown, joined, exported, used on images, compared."""
+"""Networks outside a study, on the command line: grown, joined, exported, applied to images, compared."""
 
 import contextlib
 import csv
@@ -36,14 +36,14 @@ FORMS = ("onnx", "pt2", "safetensors")
 
 
 class Done(NamedTuple):
-    """What a command said, and how it ended."""
+    """The output of a command, and its exit code."""
 
     stdout: str
     stderr: str
 
 
 def run(folder: Path, *arguments: str, code: int = 0) -> Done:
-    """The command line in a folder, in this process: importing PyTorch anew takes longer than most commands."""
+    """Run the command line in a folder, in this process: importing PyTorch takes longer than most commands."""
     said, complained = io.StringIO(), io.StringIO()
     handler = logging.StreamHandler(complained)
     logger, ended = logging.getLogger("coopnet"), 0
@@ -64,7 +64,7 @@ def run(folder: Path, *arguments: str, code: int = 0) -> Done:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with prepared digits, a small network that has learnt a little of them, and three of one branch."""
+    """A folder with prepared digits, a small network that has learnt a little, and three one-branch networks."""
     root = tmp_path_factory.mktemp("deploy")
     canonical.prepare(DIGITS, "digits", None, root / "data/prepared/digits")
     arrays = canonical.load(root / "data/prepared/digits", DIGITS)["train"]
@@ -103,7 +103,7 @@ def pictures(workspace: Path) -> tuple[Path, list[int]]:
 def test_export_computes_what_the_network_computes(
     workspace: Path, tmp_path: Path, form: str, branches: list[int] | None
 ) -> None:
-    """Read back from its files, on test images, to 1e-4; in ONNX Runtime for ONNX."""
+    """The export, read back, agrees on test images to 1e-4; for ONNX in ONNX Runtime."""
     source, arrays = saved.read(workspace / "three"), canonical.load(workspace / "data/prepared/digits", DIGITS)["test"]
     test = Labelled(arrays.images, arrays.labels, "digits")
     exporting.write(source, tmp_path / "out", name="three", branches=branches, form=form, test=test)
@@ -125,7 +125,7 @@ def test_export_computes_what_the_network_computes(
 def test_network_around_ones_own_model_is_exported_in_python(
     workspace: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where no command could build it; its card has accuracy, data and names; the exporter says nothing."""
+    """No command could build it; its card has accuracy, data and names; the exporter prints nothing."""
     caplog.set_level(logging.INFO)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -162,7 +162,7 @@ def test_network_around_ones_own_model_is_exported_in_python(
 
 
 def test_graph_can_normalise_by_itself(workspace: Path, tmp_path: Path) -> None:
-    """`--with-preprocessing`: images as they are in, the same logits out."""
+    """`--with-preprocessing`: uint8 images give the same logits."""
     arrays = canonical.load(workspace / "data/prepared/digits", DIGITS)["test"]
     plain = open_model(workspace / "three").logits(arrays.images)
     run(workspace, "export", "three", "--ensemble", "--with-preprocessing", "--out", str(tmp_path / "out"))
@@ -173,7 +173,7 @@ def test_graph_can_normalise_by_itself(workspace: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_snippets_of_the_card_run(workspace: Path, pictures: tuple[Path, list[int]], tmp_path: Path, form: str) -> None:
-    """All three, in the folder of the export, agree about a picture."""
+    """All three snippets, run in the folder of the export, agree about an image."""
     run(workspace, "export", "three", "--branch", "2", "--format", form, "--out", str(tmp_path / "out"))
     shutil.copy(pictures[0] / "040.png", tmp_path / "out/image.png")
     (expected,) = predict(open_model(tmp_path / "out"), [tmp_path / "out/image.png"])
@@ -193,7 +193,7 @@ def test_snippets_of_the_card_run(workspace: Path, pictures: tuple[Path, list[in
 
 
 def test_export_that_differs_is_refused(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is written of a graph that computes something else."""
+    """Nothing is written if the graph computes something else."""
     write = exporting._write_pt2
 
     def wrong(module: nn.Module, *rest: object) -> None:
@@ -209,7 +209,7 @@ def test_export_that_differs_is_refused(workspace: Path, tmp_path: Path, monkeyp
 
 
 def test_unreadable_images_are_named(workspace: Path, pictures: tuple[Path, list[int]], tmp_path: Path) -> None:
-    """The others go on; the exit code is not 0; the table for other programs has a row for each."""
+    """The others are classified; the exit code is not 0; the CSV table has a row for each file."""
     folder = tmp_path / "mixed"
     shutil.copytree(pictures[0], folder)
     (folder / "000.png").write_bytes(b"no image")
@@ -229,7 +229,7 @@ def test_unreadable_images_are_named(workspace: Path, pictures: tuple[Path, list
 
 
 def test_growth_and_its_receipt_by_command(workspace: Path, tmp_path: Path) -> None:
-    """The grown network is exact on the test images, has its optimiser's state, and can be grown again."""
+    """The grown network is exact on the test images, has the optimiser's state, and can be grown again."""
     done = run(workspace, "grow", "three", "--branches", "5", "--out", str(tmp_path / "five"))
     assert "0 of 355" in done.stdout
     receipt = json.loads((tmp_path / "five/receipt.json").read_text())
@@ -245,7 +245,7 @@ def test_growth_and_its_receipt_by_command(workspace: Path, tmp_path: Path) -> N
 
 
 def test_networks_are_joined_by_command(workspace: Path, tmp_path: Path) -> None:
-    """`combine` is exact; `merge` looks at training images; both are networks like any other."""
+    """`combine` is exact; `merge` uses training images; both results are ordinary networks."""
     done = run(workspace, "combine", "a", "b", "c", "--gate", "mean", "--out", str(tmp_path / "combined"))
     assert "0 of 355" in done.stdout
     run(workspace, "merge", "a", "b", "c", "--images", "200", "--out", str(tmp_path / "merged"))
@@ -262,7 +262,7 @@ def test_networks_are_joined_by_command(workspace: Path, tmp_path: Path) -> None
 
 
 def test_difference_is_paired() -> None:
-    """Two models that are wrong about different images differ by the difference of their accuracies."""
+    """Two models with errors on different images differ by the difference of their accuracies."""
     labels = np.zeros(200, dtype=int)
     a, b = (np.tile([1.0, 0.0], (200, 1)) for _ in range(2))
     a[:20, 1] = 2
@@ -296,7 +296,7 @@ def test_difference_is_paired() -> None:
     ],
 )
 def test_what_does_not_fit_is_refused(workspace: Path, command: str, said: str) -> None:
-    """One line, exit code 1, and nothing written."""
+    """One line, exit code 1, and nothing is written."""
     before = sorted(path.name for path in workspace.iterdir())
     done = run(workspace, *command.split(), code=1)
     assert done.stderr.startswith("coopnet: error: ")
@@ -309,7 +309,7 @@ def test_what_does_not_fit_is_refused(workspace: Path, command: str, said: str) 
 def test_extra_that_is_not_installed_is_named(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
-    """With the command that brings it."""
+    """The message has the command that installs it."""
     monkeypatch.setitem(sys.modules, missing, None)
     done = run(workspace, "export", "three", "--branch", "1", "--out", str(tmp_path / "x"), code=1)
     assert f"needs {missing}; install it with pip install 'coopnet[export]'" in done.stderr
@@ -317,7 +317,7 @@ def test_extra_that_is_not_installed_is_named(
 
 
 def test_damaged_export_is_refused(workspace: Path, tmp_path: Path) -> None:
-    """By name, whichever of its files it is."""
+    """The error names the damaged file, for each of its files."""
     run(workspace, "export", "three", "--branch", "1", "--out", str(tmp_path / "out"))
     for name in ("model.onnx", "preprocessing.json"):
         whole = (tmp_path / "out" / name).read_bytes()
@@ -331,7 +331,7 @@ def test_damaged_export_is_refused(workspace: Path, tmp_path: Path) -> None:
 def test_runs_are_found_in_the_workspace_and_in_its_store(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`STUDY/EXPERIMENT/seedN`: the same network from either; its card has the run's key, seed and data."""
+    """`STUDY/EXPERIMENT/seedN` gives the same network from both; its card has the run's key, seed and data."""
     row = {
         "about": "Two branches",
         "data": {"dataset": "digits", "training_subset": 100},

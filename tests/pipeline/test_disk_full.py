@@ -1,4 +1,4 @@
-"""A disk that is really full: one clear error, nothing half-written under a final name, and on it goes afterwards."""
+"""A really full disk gives one clear error, nothing half-written under a final name, and work continues afterwards."""
 
 import json
 import shutil
@@ -22,12 +22,12 @@ STATE = ("state.json", "a.safetensors", "b.safetensors")
 
 @dataclass(frozen=True)
 class Stage:
-    """A command, and what is taken away before it.
+    """A command, and the files that are removed before it.
 
     Attributes:
-        lost: patterns of files that it has to make.
+        lost: patterns of files that the command has to make.
         make: the command.
-        room: bytes left on the disk, so that it fails at one file or another; the first has to fail.
+        room: bytes left on the disk, so that it fails at different files; with the first value it must fail.
     """
 
     lost: Sequence[str]
@@ -41,7 +41,7 @@ def finish(home: Home) -> None:
 
 
 def go_on(home: Home) -> None:
-    """Train the interrupted run by a step, and save."""
+    """Train the interrupted run for one step, and save."""
     assert home.train("unfinished", "one3", 2, 0) == train.TIME_IS_UP
 
 
@@ -70,7 +70,7 @@ SLOW = {"report": Stage(["workspace/reports/tiny/*"], Home.report, [0, 64 * KB, 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """The finished study, and all its runs done."""
+    """The finished study with all its runs."""
     home = made_once(tmp_path_factory).copy(tmp_path_factory.mktemp("undisturbed") / "home")
     finish(home)
     return home
@@ -97,7 +97,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def test_full_disk(
     name: str, room: int, undisturbed: Home, disk: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """It is told in one line that names the file; what was there before is intact; afterwards all bits are the same."""
+    """One line names the file; existing files are intact; afterwards all bits are the same."""
     stage = (STAGES | SLOW)[name]
     if name in SLOW:
         stage.make(undisturbed)
@@ -129,7 +129,7 @@ def test_full_disk(
 
 
 def nothing_half_written(home: Home, undisturbed: Home) -> None:
-    """Every file with a final name is whole: what was there before or what is there in the end; nothing lies beside."""
+    """Every file with a final name is complete, in its old or its final version; no other files are left."""
     final = undisturbed.files()
     for name, path in home.files().items():
         if path.name.startswith("timing.") or path.name in (*STATE, "digests.json", JOURNAL) or "/.stamps/" in name:
@@ -142,7 +142,7 @@ def nothing_half_written(home: Home, undisturbed: Home) -> None:
 
 
 def resumable(home: Home) -> bool:
-    """Whether both interrupted runs can go on."""
+    """Whether both interrupted runs can be resumed."""
     found = []
     for index in sorted(home.root.glob(f"store/unfinished/*/*/{INDEX}")):
         identity = json.loads(index.read_text())["identity"]
@@ -173,7 +173,7 @@ def test_command_says_so_in_one_line(
 def test_full_disk_for_temporary_files(
     disk: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The PDF is typeset in the system's folder for temporary files, which may be full while the workspace is not."""
+    """The PDF is typeset in the system's folder for temporary files, which may be full when the workspace is not."""
     from coopnet.report import pdf
     from coopnet.report.document import Report
 

@@ -1,7 +1,7 @@
-"""Both engines on one study, in every order: nothing finished is trained again, nothing stale is called clean.
+"""Both engines on one study, in every order: no finished run is trained again, and nothing stale counts as clean.
 
-Who trained is counted in the journal that the training code keeps; what DVC has recorded is compared with what each
-run says it was made with, whenever a project is said to be clean.
+Trainings are counted in the journal that the training code keeps. Whenever a project counts as clean, DVC's records are
+compared with the records of the runs.
 """
 
 import contextlib
@@ -25,23 +25,23 @@ pytestmark = pytest.mark.slow
 
 each_engine = pytest.mark.parametrize("engine", ENGINES)
 each_user = pytest.mark.parametrize("user", USERS, indirect=True)
-ALSO = list(USERS)[-1]  # an ordinary user where the tests run as root
+ALSO = list(USERS)[-1]  # an ordinary user if the tests run as root
 first_user = pytest.mark.parametrize(("engine", "user"), [("snakemake", "oneself"), ("dvc", ALSO)], indirect=["user"])
 second_user = pytest.mark.parametrize(("engine", "user"), [("snakemake", ALSO), ("dvc", "oneself")], indirect=["user"])
 
 FASTER = {"experiments": {"one3_to_5_split": {"training": {"optimizer": {"lr": 0.02}}}}}
-"""Another learning rate of a run that has a parent and a child."""
+"""Another learning rate for a run that has a parent and a child."""
 
 OTHER = {"training": {"batch_size": 40}}
-"""What makes another run of any row."""
+"""A change that makes another run of any row."""
 
 LONGER = {"experiments": {"one3_to_5_split": {"training": {"epochs": 1250}}}}
-"""Five epochs: time to do something meanwhile."""
+"""Five epochs: enough time to do something during the training."""
 
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
-    """A folder that any user may enter, unlike pytest's."""
+    """A folder that any user may enter, unlike pytest's folders."""
     folder = Path(tempfile.mkdtemp(prefix="coopnet-engines-"))
     folder.chmod(0o755)
     yield folder
@@ -50,13 +50,13 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def beginning(place: Path) -> Project:
-    """The project that all others are copies of, as it was committed."""
+    """The committed project from which all others are copied."""
     return engines_fixture.fresh(place / "beginning" / "project")
 
 
 @pytest.fixture(scope="module")
 def end(place: Path, beginning: Project) -> Project:
-    """The same after both engines have made it."""
+    """The same project after both engines have made it."""
     project = beginning.copy(place / "end" / "project")
     for engine in ENGINES:
         project.make(engine)
@@ -66,7 +66,7 @@ def end(place: Path, beginning: Project) -> Project:
 
 @pytest.fixture
 def user(request: pytest.FixtureRequest) -> str:
-    """Who works on the project."""
+    """The user of the project."""
     return str(getattr(request, "param", "oneself"))
 
 
@@ -81,7 +81,7 @@ def new(place: Path, user: str) -> Iterator[Callable[[Project], Project]]:
 
 @pytest.fixture
 def fresh(beginning: Project, new: Callable[[Project], Project]) -> Project:
-    """A project in which nothing was trained yet."""
+    """A project without any training."""
     return new(beginning)
 
 
@@ -96,7 +96,7 @@ def made(end: Project, new: Callable[[Project], Project]) -> Project:
 
 @first_user
 def test_what_one_engine_made_the_other_does_not(fresh: Project, engine: str) -> None:
-    """1. One engine trains every run once; the other trains nothing, and both find nothing to do."""
+    """1. One engine trains every run once; the other trains nothing, and both then find nothing to do."""
     fresh.make(engine)
     assert fresh.trained() == EVERYTHING
     fresh.assert_clean()
@@ -106,7 +106,7 @@ def test_what_one_engine_made_the_other_does_not(fresh: Project, engine: str) ->
 
 
 def test_files_are_larger_than_what_the_engines_take_short_cuts_with(made: Project) -> None:
-    """The scenarios say something about files over 1 MB too."""
+    """The scenarios include files over 1 MB."""
     sizes = [path.stat().st_size for path in (made.root / "checkpoints").rglob("*.safetensors")]
     assert min(sizes) < 1e6 < max(sizes)
 
@@ -116,7 +116,7 @@ def test_files_are_larger_than_what_the_engines_take_short_cuts_with(made: Proje
 
 @second_user
 def test_edited_row_trains_itself_and_its_descendants(made: Project, engine: str) -> None:
-    """2. Another learning rate: its run and those that grow out of it train, once; the other engine has nothing."""
+    """2. Another learning rate: its run and its descendants train once; the other engine has nothing to do."""
     made.edit(FASTER)
     made.make(engine)
     assert made.trained() == GROWN
@@ -130,7 +130,7 @@ def test_edited_row_trains_itself_and_its_descendants(made: Project, engine: str
 
 @each_engine
 def test_reverted_edit_trains_nothing(made: Project, engine: str) -> None:
-    """3. An edit that is taken back, after one engine has made it, leaves nothing to train for either."""
+    """3. An edit that is reverted after one engine has made it leaves nothing to train for either engine."""
     results = made.results()
     before = made.edit({"experiments": {"one3_to_5_split_continued": OTHER}})
     made.make(engine)
@@ -149,7 +149,7 @@ def test_reverted_edit_trains_nothing(made: Project, engine: str) -> None:
 
 @each_engine
 def test_added_seed_trains_alone(made: Project, engine: str) -> None:
-    """4. A second seed: its runs train, no other; DVC says what its stages need."""
+    """4. A second seed: only its runs train; DVC reports what its stages need."""
     made.edit({"seeds": [0, 1]})
     made.make(engine)
     assert made.trained() == [run.replace("seed0", "seed1") for run in EVERYTHING]
@@ -160,7 +160,7 @@ def test_added_seed_trains_alone(made: Project, engine: str) -> None:
 
 @each_engine
 def test_added_experiment_trains_alone(made: Project, engine: str) -> None:
-    """4. Another row: its run trains, no other; DVC says what its stages need."""
+    """4. Another row: only its run trains; DVC reports what its stages need."""
     add_rows(made, {"added": {"model": {"branches": 1}}})
     made.make(engine)
     assert made.trained() == ["added/seed0"]
@@ -171,7 +171,7 @@ def test_added_experiment_trains_alone(made: Project, engine: str) -> None:
 
 def add_rows(project: Project, rows: dict[str, Any]) -> None:
     """Add experiments to `params.yaml`, and to the study."""
-    with (project.root / "params.yaml").open("a") as parameters:  # the experiments stand last
+    with (project.root / "params.yaml").open("a") as parameters:  # the experiments are the last section
         for name, row in rows.items():
             parameters.write(f"  {name}: {json.dumps({'about': 'one more', **row})}\n")
     project.edit({"only": [*yaml.safe_load(project.overlay.read_text())["only"], *rows]})
@@ -182,7 +182,7 @@ def add_rows(project: Project, rows: dict[str, Any]) -> None:
 
 @each_engine
 def test_new_title_is_a_new_report_and_no_training(made: Project, engine: str) -> None:
-    """5. The report has the new title; nothing trains, under either engine."""
+    """5. The report has the new title; nothing trains with either engine."""
     page = made.root / "reports" / NAME / "index.html"
     made.edit({"title": "Another title"})
     assert "Another title" not in page.read_text()
@@ -198,7 +198,7 @@ def test_new_title_is_a_new_report_and_no_training(made: Project, engine: str) -
 
 @each_engine
 def test_words_in_the_source_train_nothing(made: Project, engine: str) -> None:
-    """6. A comment and a docstring in the source that decides results: nothing trains, no result differs."""
+    """6. A comment and a docstring in deciding source: nothing trains, and no result differs."""
     results = made.results()
     module = made.root / "src/coopnet/training/optimizer.py"
     text, changed = re.subn(r'"""[^"]*"""', '"""Told differently."""', module.read_text(), count=2)
@@ -213,7 +213,7 @@ def test_words_in_the_source_train_nothing(made: Project, engine: str) -> None:
 
 @each_engine
 def test_changed_source_makes_what_it_decides_stale(made: Project, engine: str) -> None:
-    """6. Other code in a module that decides results: every run is stale for both engines, and is trained once."""
+    """6. Other code in a deciding module: every run is stale for both engines, and is trained once."""
     with (made.root / "src/coopnet/networks/merge.py").open("a") as module:
         module.write("\n\nADDED = 1\n")
     planned = made.snakemake("-n").said
@@ -231,7 +231,7 @@ def test_changed_source_makes_what_it_decides_stale(made: Project, engine: str) 
 
 @second_user
 def test_restored_clone_is_clean_and_edits_train_their_rows(made: Project, engine: str) -> None:
-    """7. A clone without a store fetches all and has nothing to train; then an edit trains its row and descendants."""
+    """7. A clone without a store fetches everything and trains nothing; an edit then trains its row and descendants."""
     made.dvc("remote", "add", "--default", "storage", "../remote")
     made.dvc("push", "--with-deps", TARGET)
     made.dvc("push", "prepare@digits")
@@ -257,7 +257,7 @@ REMEDY = r"(run|start) .*again|same command again|another DVC process is running
 
 
 def test_both_engines_at_once_train_each_run_once(fresh: Project) -> None:
-    """8. Started together, they share the work: each run trains once, and whoever gives up says what to do."""
+    """8. Started together, they share the work: each run trains once, and an engine that gives up says what to do."""
     with fresh.start(*MAKE["snakemake"]) as one, fresh.start(*MAKE["dvc"]) as two:
         ended = {"snakemake": one.end(), "dvc": two.end()}
     assert fresh.trained() == EVERYTHING
@@ -275,7 +275,7 @@ def test_both_engines_at_once_train_each_run_once(fresh: Project) -> None:
 
 @each_engine
 def test_parameters_edited_during_training_are_not_recorded_for_it(made: Project, engine: str) -> None:
-    """9. The run is refused, nothing is recorded with parameters it was not trained with, and its result is kept."""
+    """9. The run is refused, nothing is recorded with wrong parameters, and its result is kept."""
     made.edit(LONGER)
     with made.start(*MAKE[engine]) as started:
         started.wait_for(lambda: made.event("trained", GROWN[0]))
@@ -293,7 +293,7 @@ def test_parameters_edited_during_training_are_not_recorded_for_it(made: Project
 
 
 def test_neighbour_edited_during_training_is_not_recorded(made: Project) -> None:
-    """9. Of two runs of a phase, the first is edited when it is made and the second still trains: DVC refuses both."""
+    """9. One of two runs of a phase is edited after it was made, while the second still trains: DVC refuses both."""
     add_rows(made, {"slower": {"model": {"branches": 1, "gate": "none"}, "training": {"epochs": 25_000}}})
     made.edit({"experiments": {"baseline": OTHER}})
     with made.start(*MAKE["dvc"]) as started:
@@ -319,10 +319,10 @@ def test_neighbour_edited_during_training_is_not_recorded(made: Project) -> None
 def test_killed_half_way_the_rest_is_recorded_and_the_same_command_resumes(
     made: Project, engine: str, victim: str
 ) -> None:
-    """10. SIGKILL to a run, or to everything: what else was made stays recorded, and the same command goes on."""
+    """10. After SIGKILL to a run, or to everything, other results stay recorded, and the same command continues."""
     command = (*MAKE[engine], "--keep-going")
     made.edit(LONGER)
-    made.edit({"experiments": {"baseline": OTHER}})  # something else to make in the same go
+    made.edit({"experiments": {"baseline": OTHER}})  # another run to make in the same command
     with made.start(*command) as started:
         process = started.wait_for(lambda: made.saved(GROWN[0]))
         if victim == "engine":
@@ -345,7 +345,7 @@ def test_killed_half_way_the_rest_is_recorded_and_the_same_command_resumes(
 
 @each_engine
 def test_failing_run_is_named_and_leaves_the_rest_recorded(made: Project, engine: str) -> None:
-    """10. A run that cannot be made: it is named, its neighbour is made and recorded, and a mended row trains."""
+    """10. A failing run is named, its neighbour is made and recorded, and a corrected row trains."""
     before = made.edit({"experiments": {"baseline": OTHER, "one3_to_5_split": DIVERGING}})
     failed = made.run(*MAKE[engine], "--keep-going", fails=True)
     assert GROWN[0] in failed.said
@@ -360,13 +360,13 @@ def test_failing_run_is_named_and_leaves_the_rest_recorded(made: Project, engine
 
 
 DIVERGING = {"training": {"epochs": 1250, "optimizer": {"lr": 1e30}}}
-"""A learning rate with which no number stays finite."""
+"""A learning rate with which no value stays finite."""
 
 
 @pytest.mark.parametrize("share", [0, 0.5])
 @pytest.mark.parametrize("name", ["studies/dvc.lock", ".dvc/tmp/rwlock"])
 def test_lock_that_was_left_half_written_is_recorded_anew(made: Project, name: str, share: float) -> None:
-    """10. DVC killed while it wrote a lock refuses to start; `coopnet record` mends the lock."""
+    """10. DVC killed during the write of a lock refuses to start; `coopnet record` repairs the lock."""
     lock = made.root / name
     before = lock.read_bytes()
     lock.write_bytes(before[: int(share * len(before))])
@@ -395,24 +395,24 @@ OUTPUTS = {
     f"results/{NAME}/claims.json": ("claims", "claims"),
     f"reports/{NAME}/index.html": ("report", "report"),
 }
-"""An output of each kind, with the rule and the stage that make it."""
+"""An output of each kind, with its rule and its stage."""
 
 
 def edited(content: bytes) -> bytes:
-    """One byte in the middle is another."""
+    """Change one byte in the middle."""
     middle = len(content) // 2
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
 def truncated(content: bytes) -> bytes:
-    """The second half is gone."""
+    """Remove the second half."""
     return content[: len(content) // 2]
 
 
 @each_user
 @pytest.mark.parametrize(("engine", "damage"), [("snakemake", truncated), ("dvc", edited)])
 def test_damaged_outputs_are_made_again(made: Project, engine: str, damage: Callable[[bytes], bytes]) -> None:
-    """12. Outputs of every kind, edited or truncated, come back to the bit, without training."""
+    """12. Outputs of every kind, edited or truncated, are restored bit for bit, without training."""
     before = {path: (made.root / path).read_bytes() for path in OUTPUTS}
     for path, content in before.items():
         (made.root / path).write_bytes(damage(content))
@@ -426,7 +426,7 @@ def test_damaged_outputs_are_made_again(made: Project, engine: str, damage: Call
 
 @pytest.mark.parametrize("damage", [truncated, edited])
 def test_each_damaged_output_is_named(made: Project, damage: Callable[[bytes], bytes]) -> None:
-    """12. One damaged output alone: both engines name it, and want to make it again."""
+    """12. For each single damaged output both engines name it, and want to make it again."""
     for path, (rule, stage) in OUTPUTS.items():
         kept = made.root.parent / "kept"
         shutil.copy2(made.root / path, kept)
@@ -444,7 +444,7 @@ def test_each_damaged_output_is_named(made: Project, damage: Callable[[bytes], b
 
 
 def test_second_clone_with_other_cores_makes_the_same_bytes(beginning: Project, made: Project) -> None:
-    """13. From an empty store, on one core: every metrics file, table and report is that of two cores, to the bit."""
+    """13. From an empty store, on one core: every metrics file, table and report equals that of two cores."""
     clone = beginning.clone(made.root.parent / "clone")
     clone.snakemake(cores=1)
     assert clone.trained() == EVERYTHING
@@ -480,7 +480,7 @@ SECOND_GENERATION: dict[str, Any] = {
         "training": {"epochs": 0},
     },
 }
-"""Rows that go on from a grown, a merged and a distilled network: against the order of DVC's stages."""
+"""Rows that start from a grown, a merged and a distilled network: against the order of DVC's stages."""
 
 OF_ONE3 = ["one3/seed0", "one3_to_5_split/seed0", "one3_to_5_split_continued/seed0", "one3_to_7_split/seed0"]
 OF_BASELINE = [
@@ -490,7 +490,7 @@ OF_BASELINE = [
 
 
 def test_second_generation_is_trained_once_and_follows_the_first(fresh: Project) -> None:
-    """14. Rows against the order of phases: each trains once, and an edit in the first generation reaches them all."""
+    """14. Rows against the order of phases: each trains once, and an edit in the first generation affects all."""
     add_rows(fresh, SECOND_GENERATION)
     fresh.edit({"experiments": {"one3_to_7_split": WIDE}})
     fresh.make("dvc")
@@ -509,11 +509,11 @@ def test_second_generation_is_trained_once_and_follows_the_first(fresh: Project)
         fresh.assert_clean()
 
 
-# What the scenarios are checked with
+# Tests of the checks above
 
 
 def test_false_record_is_seen(made: Project) -> None:
-    """A lock that names another learning rate than the run was trained with does not pass for clean."""
+    """A lock with another learning rate than that of the run does not count as clean."""
     lock = made.root / "studies" / "dvc.lock"
     content = yaml.safe_load(lock.read_text())
     parameters = content["stages"][f"train_one@{NAME}"]["params"][f"studies/{NAME}.yaml"]

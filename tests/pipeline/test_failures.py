@@ -1,4 +1,4 @@
-"""A run that fails stops with a reason, keeps what it had, and is shown as failed: never as missing, never as zero."""
+"""A failed run stops with a reason, keeps its state, and is shown as failed: never as missing, never as zero."""
 
 import re
 import subprocess
@@ -39,7 +39,7 @@ FAILED = TrainingFailed("the training loss is nan in epoch 1, step 2 of 5: train
 
 @pytest.mark.parametrize(("value", "word"), [(3e38, "inf"), (float("nan"), "nan")])
 def test_loss_that_is_no_number_stops_the_run(value: float, word: str) -> None:
-    """An infinite loss, and NaN, of a real network: epoch and step, in words and as numbers, and nothing is saved."""
+    """An infinite loss, and NaN, in a real network: epoch and step, in words and as numbers; nothing is saved."""
     memory, job = Ram(), task(settings(precision="fp32"))
     for name, parameter in job.initial.network.named_parameters():
         if name.endswith("classifier.bias"):
@@ -53,19 +53,19 @@ def test_loss_that_is_no_number_stops_the_run(value: float, word: str) -> None:
 
 
 def test_memory_that_runs_out_is_told_from_other_errors() -> None:
-    """PyTorch's own error, NumPy's, and those of the CPU's and CUDA's allocators; no other error of the runtime."""
+    """The error types of PyTorch and NumPy and the messages of CPU and CUDA allocators; no other RuntimeError."""
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB.")) == "CUDA out of memory"
     assert out_of_memory(MemoryError()) == "MemoryError"
     for words in ("DefaultCPUAllocator: can't allocate memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED"):
         assert out_of_memory(RuntimeError(f"[enforce fail] err == 0. {words}. Error code 12")) == words
     assert out_of_memory(RuntimeError("shapes cannot be multiplied")) is None
-    recording = RuntimeError("operation failed due to a previous error during capture")  # by the end of a graph
+    recording = RuntimeError("operation failed due to a previous error during capture")  # raised at the end of a graph
     recording.__context__ = torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB.")
     assert out_of_memory(recording) == "CUDA out of memory"
 
 
 def test_other_errors_of_the_runtime_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bug is not called a lack of memory."""
+    """A bug is not reported as a lack of memory."""
 
     def broken(*arguments: Any) -> None:
         raise RuntimeError("shapes cannot be multiplied")
@@ -95,7 +95,7 @@ except CoopNetError as error:
 
 @pytest.mark.slow
 def test_memory_of_the_machine_that_runs_out_is_a_failed_run(tmp_path: Path, prepared: Path) -> None:
-    """A process that may not have more memory: epoch, step, remedy, a record of it; with enough, the run is made."""
+    """Exhausted memory of a process gives epoch, step, remedy and a record; with enough memory the run succeeds."""
     root = make_workspace(tmp_path / "workspace", prepared)
     edit(root, {"every_experiment": {"training": {"batch_size": 200}, "model": {"width": 16}}})
 
@@ -124,7 +124,7 @@ def test_memory_of_the_machine_that_runs_out_is_a_failed_run(tmp_path: Path, pre
 
 
 def edit(root: Path, changes: dict[str, Any]) -> None:
-    """Lay changes over the tiny study."""
+    """Merge changes into the tiny study."""
     path = root / "studies" / "tiny.yaml"
     path.write_text(yaml.safe_dump(study.merge(yaml.safe_load(path.read_text()), changes)))
 
@@ -138,7 +138,7 @@ def wild(tmp_path: Path, prepared: Path) -> Workspace:
 
 
 def test_failed_run_leaves_a_record_until_it_is_made(wild: Workspace) -> None:
-    """Run for real: one line, a record of reason and place, shown by `coopnet runs`; mended, nothing is left."""
+    """A real run gives one line, a record with reason and place, shown by `coopnet runs`; a fix removes all of it."""
     plan = study.load(wild.root, "tiny")
     with pytest.raises(CoopNetError, match=r"one3/seed0: .* is (nan|inf) in epoch 0.*diverged") as said:
         train_command.train(wild, "tiny", "one3", 0, None, None)
@@ -154,16 +154,16 @@ def test_failed_run_leaves_a_record_until_it_is_made(wild: Workspace) -> None:
     kept = wild.failure(plan, plan.run("one3", 0)).read_bytes()
     with pytest.raises(CoopNetError, match="diverged"):
         train_command.train(wild, "tiny", "one3", 0, None, None)
-    assert wild.failure(plan, plan.run("one3", 0)).read_bytes() == kept  # nothing in it is of the day
+    assert wild.failure(plan, plan.run("one3", 0)).read_bytes() == kept  # nothing in it depends on the date
     edit(wild.root, {"experiments": {"one3": {"training": {"optimizer": {"lr": 0.1}}}}})
     plan = study.load(wild.root, "tiny")
-    assert not failures.unavailable(wild, plan)  # of another learning rate nothing is known yet
+    assert not failures.unavailable(wild, plan)  # nothing is known yet about another learning rate
     assert train_command.train(wild, "tiny", "one3", 0, None, None) == 0
     assert not wild.failure(plan, plan.run("one3", 0)).exists()
 
 
 def test_what_is_no_failure_of_training_leaves_no_record(wild: Workspace) -> None:
-    """A missing parent, and a stop at the time limit."""
+    """A missing parent, and a stop at the time limit, are not failures of training."""
     with pytest.raises(CoopNetError, match="one3/seed0 of study tiny is missing"):
         train_command.transfer(wild, "tiny", "one3_to_5_split", 0, None)
     with pytest.raises(CoopNetError, match="one3_to_5_split/seed0 at transfer of study tiny is missing"):
@@ -175,12 +175,12 @@ def test_what_is_no_failure_of_training_leaves_no_record(wild: Workspace) -> Non
 
 @pytest.fixture
 def known(tmp_path: Path) -> tuple[Workspace, Study]:
-    """A study of synthetic runs of three seeds, all there."""
+    """A study of synthetic runs with three seeds, all present."""
     return made(tmp_path, by_branches)
 
 
 def lose(workspace: Workspace, plan: Study, experiment: str, seed: int) -> None:
-    """Let a run fail: what it had is gone, and there is a record of it."""
+    """Make a run fail: delete its files and write a failure record."""
     run = plan.run(experiment, seed)
     for path in workspace.run(plan, run).glob("*"):
         path.unlink()
@@ -188,7 +188,7 @@ def lose(workspace: Workspace, plan: Study, experiment: str, seed: int) -> None:
 
 
 def test_descendants_of_failed_runs_are_lost(known: tuple[Workspace, Study]) -> None:
-    """All that descends from it, of that seed alone; a record of another key, or beside the result, says nothing."""
+    """All descendants of that seed only; records of another key, or beside a result, are ignored."""
     workspace, plan = known
     assert failures.unavailable(workspace, plan) == {}
     lose(workspace, plan, "one3", 1)
@@ -213,14 +213,14 @@ def test_descendants_of_failed_runs_are_lost(known: tuple[Workspace, Study]) -> 
 
 
 def take(workspace: Workspace, step: steps.Step) -> None:
-    """Do what a step does, as far as its record tells."""
+    """Write the outputs and the record of a step."""
     with records.making(workspace, lambda: step):
         for path in step.outputs:
             files.write_text(path, path.name)
 
 
 def test_what_is_made_without_a_run_is_stale(known: tuple[Workspace, Study]) -> None:
-    """The record names that of the failure, so it is not what engines plan with, and of this failure alone."""
+    """The record names the failure's record, so it differs from the plan, and belongs to this failure only."""
     workspace, plan = known
     lose(workspace, plan, "one3", 1)
     unavailable = list(failures.unavailable(workspace, plan).values())
@@ -242,7 +242,7 @@ def test_what_is_made_without_a_run_is_stale(known: tuple[Workspace, Study]) -> 
 
 
 def test_partial_tables_are_not_recorded(known: tuple[Workspace, Study]) -> None:
-    """DVC is not told of a report without the runs that failed; the line says which and why."""
+    """Reports without failed runs are not recorded in DVC; the line says which runs and why."""
     workspace, plan = known
     report = steps.report(workspace, plan.name)
     for path in report.inputs:
@@ -264,7 +264,7 @@ def test_partial_tables_are_not_recorded(known: tuple[Workspace, Study]) -> None
 
 
 def test_claim_that_needs_a_failed_run_is_not_decided(known: tuple[Workspace, Study]) -> None:
-    """No survivors decide it: no number at all, and the run's name; all other claims are what they were."""
+    """The surviving runs do not decide it: it has no number, but the run's name; other claims are unchanged."""
     workspace, plan = known
     before = ledger_of(workspace)
     lose(workspace, plan, "one3_to_5_split", 2)
@@ -283,7 +283,7 @@ def test_claim_that_needs_a_failed_run_is_not_decided(known: tuple[Workspace, St
 
 
 def test_failure_makes_no_other_claim_look_surer(known: tuple[Workspace, Study]) -> None:
-    """Holm's correction still counts the claims that could not be decided: no corrected p value falls."""
+    """Holm's correction still counts the undecided claims, so no corrected p value falls."""
     workspace, plan = known
     before = ledger_of(workspace)
     lose(workspace, plan, "one5", 0)
@@ -294,7 +294,7 @@ def test_failure_makes_no_other_claim_look_surer(known: tuple[Workspace, Study])
 
 
 def test_waiting_runs_are_named_with_what_they_need(known: tuple[Workspace, Study]) -> None:
-    """A claim about a child of the failed run says both."""
+    """A claim about a child of the failed run names both runs."""
     workspace, plan = known
     lose(workspace, plan, "one3", 1)
     note = ledger_of(workspace)["split_over_parent/top1"]["note"]
@@ -309,7 +309,7 @@ LOST = {("one3", 1), ("one5", 0), ("one5", 1)}
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
-    """The tables and the report's content of a study that unavailable one seed of an experiment, and all of another."""
+    """Tables and report of a study without one seed of an experiment, and without all seeds of another."""
     folder = tmp_path_factory.mktemp("damaged")
     there, left = synthetic.without(*synthetic.write_study(folder), LOST)
     tables.build(there, left, folder / "tables")
@@ -321,14 +321,14 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
 
 
 def table(made_of: Report, name: str) -> dict[str, list[str]]:
-    """Rows of a table as text, by their first cell; details in brackets."""
+    """Rows of a table as text, by their first cell; details are in brackets."""
     (found,) = [item for one in made_of.sections for item in one.items if isinstance(item, Table) and item.id == name]
     rows = [[f"{cell.text} ({cell.detail})" if cell.detail else cell.text for cell in row.cells] for row in found.rows]
     return {row[0].split(" (")[0]: row[1:] for row in rows}
 
 
 def test_report_opens_with_what_failed(damaged: tuple[Path, Report]) -> None:
-    """First of all, and in the box of limits: each failed run, why, and what was not run because of it."""
+    """The report begins with each failed run, its reason, and the runs that were not made because of it."""
     _, made_of = damaged
     assert made_of.sections[0].id == "failed"
     assert "3 of 18 runs failed, and 5 that need them were not run." in made_of.limits[0]
@@ -342,7 +342,7 @@ def test_report_opens_with_what_failed(damaged: tuple[Path, Report]) -> None:
 
 
 def test_failed_experiments_have_rows_that_say_so(damaged: tuple[Path, Report]) -> None:
-    """One seed left: `1 of 2: 1 failed`; none left: `failed` in every cell of the table of all results."""
+    """With one seed left: `1 of 2: 1 failed`; with none: `failed` in every cell of the table of results."""
     _, made_of = damaged
     results = table(made_of, "results-table")
     assert results["one3"][1] == "1 (of 2: 1 failed)"
@@ -354,7 +354,7 @@ def test_failed_experiments_have_rows_that_say_so(damaged: tuple[Path, Report]) 
 
 
 def test_ledger_shows_what_was_not_decided(damaged: tuple[Path, Report]) -> None:
-    """As a verdict of its own, counted as such, with the run that failed and without a number."""
+    """It has its own verdict and count, with the failed run and without a number."""
     _, made_of = damaged
     ledger = next(one for one in made_of.sections if one.id == "claims")
     assert "1 not decided" in ledger.sentences[0].lower()
@@ -366,7 +366,7 @@ def test_ledger_shows_what_was_not_decided(damaged: tuple[Path, Report]) -> None
 
 @pytest.mark.slow
 def test_page_and_pdf_are_made_without_failed_runs(damaged: tuple[Path, Report], tmp_path: Path) -> None:
-    """Both name the run; the page twice over the same bytes."""
+    """Both name the run; the page has the same bytes each time."""
     folder, _ = damaged
     report.render(folder / "tables", tmp_path)
     page = (tmp_path / "index.html").read_text()
@@ -377,7 +377,7 @@ def test_page_and_pdf_are_made_without_failed_runs(damaged: tuple[Path, Report],
 
 
 def test_a_study_that_lost_nothing_says_nothing_of_it(tmp_path: Path) -> None:
-    """No key in `study.json`, no section, no fact."""
+    """There is no key in `study.json`, no section and no fact about failures."""
     there, whole = synthetic.write_study(tmp_path, seeds=(0,))
     tables.build(there, whole, tmp_path / "tables")
     files.write_json(tmp_path / "claims.json", [])
@@ -389,7 +389,7 @@ def test_a_study_that_lost_nothing_says_nothing_of_it(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("row", synthetic.ALL_PARTS, ids=lambda row: row.name)
 def test_any_experiment_may_fail(tmp_path: Path, row: synthetic.Row) -> None:
-    """Whichever row fails, in one seed or in all: tables, content and every figure can be made."""
+    """If any row fails, in one seed or in all, tables, content and every figure can still be made."""
     there, whole = synthetic.write_study(tmp_path, rows=synthetic.ALL_PARTS)
     files.write_json(tmp_path / "claims.json", synthetic.claims())
     (seeds,) = [one["seeds"] for one in whole.experiments if one["name"] == row.name]
@@ -408,13 +408,13 @@ def test_any_experiment_may_fail(tmp_path: Path, row: synthetic.Row) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path) -> engines_fixture.Project:
-    """A project in which nothing was trained yet."""
+    """A project without any training."""
     return engines_fixture.fresh(tmp_path / "project")
 
 
 @pytest.mark.slow
 def test_workflow_goes_on_and_reports_what_failed(project: engines_fixture.Project, tmp_path: Path) -> None:
-    """One run diverges: others finish, the exit code is not 0, the report names it; mended, no byte tells of it."""
+    """One run diverges: others finish, the exit code is not 0, the report names it; after a fix no trace is left."""
     sound = project.copy(tmp_path / "sound" / "project")
     before = project.edit({"experiments": {"one3": {"training": {"optimizer": {"lr": 1e6}}}}})
     said = project.snakemake(fails=True).said
@@ -429,7 +429,7 @@ def test_workflow_goes_on_and_reports_what_failed(project: engines_fixture.Proje
     assert "diverged" in listed
     assert listed.count("waiting for one3/seed0, which failed") == 2
     assert project.trained() == ["baseline/seed0", "one3/seed0"]
-    assert "Nothing to be done" not in project.snakemake("-n").said  # the failed run is asked for again
+    assert "Nothing to be done" not in project.snakemake("-n").said  # the failed run is requested again
     results = project.results()
     project.snakemake(fails=True)
     assert project.results() == results
@@ -443,7 +443,7 @@ def test_workflow_goes_on_and_reports_what_failed(project: engines_fixture.Proje
 
 @pytest.mark.slow
 def test_report_by_hand_and_then_dvc(project: engines_fixture.Project) -> None:
-    """The commands report what there is, by hand too; after that DVC asks for the failed run, and for the report."""
+    """The commands make a report without failed runs; DVC then requests the failed run, and the report."""
     before = project.edit({"experiments": {"one3": {"training": {"optimizer": {"lr": 1e6}}}}})
     for experiment in ("one3", "baseline"):
         project.coopnet("train", engines_fixture.NAME, experiment, "0", fails=experiment == "one3")

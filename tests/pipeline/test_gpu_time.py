@@ -1,4 +1,4 @@
-"""A quarter of an hour on a GPU: what is tested, chosen, made and brought back, and runs that share a device."""
+"""A quarter of an hour on a GPU: tests, choice of runs, results that are brought back, and shared devices."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from tiny_fixture import edit
 
 
 def test_exit_codes_are_those_of_training() -> None:
-    """The script is imported before the package can be, so it has the number itself."""
+    """The script is imported before the package is available, so it has its own copy of the number."""
     assert gpu.TIME_IS_UP == TIME_IS_UP
 
 
@@ -28,7 +28,7 @@ def test_exit_codes_are_those_of_training() -> None:
 
 
 def junit(path: Path, **outcomes: str) -> Path:
-    """A report of tests with these outcomes: passed, failure or skipped, by mode."""
+    """A JUnit report with these results: passed, failure or skipped, by mode."""
     inside = {"passed": "", "failure": "<failure/>", "error": "<error/>", "skipped": "<skipped/>"}
     cases = "".join(
         f'<testcase name="test_gpu[{mode}-kind0-bf16]">{inside[o]}</testcase>' for mode, o in outcomes.items()
@@ -55,11 +55,11 @@ def test_fastest_mode_whose_tests_passed_is_taken(
 
 
 def test_tests_without_outcome_count_as_failed(tmp_path: Path) -> None:
-    """A process that hung and was ended leaves no report; nothing is recorded then."""
+    """A process that hung and was killed leaves no report; then nothing is recorded."""
     assert gpu.mode_that_works(tmp_path / "none.xml", "cuda") == ("eager", ["the tests have no results"])
 
 
-# What is made, and in which order
+# Choice and order of runs
 
 SUMMARY: dict[str, Any] = {
     "speed": {
@@ -73,7 +73,7 @@ SUMMARY: dict[str, Any] = {
 
 
 def test_pace_is_what_part_a_measured() -> None:
-    """50,000 images: 1.5, 2.5 and 3 s an epoch, between them on a line, and 1.5 times as long when three share."""
+    """50,000 images: 1.5, 2.5 and 3 s per epoch, interpolated in between, and 1.5 times as long with three runs."""
     pace = Pace.read(SUMMARY)
     assert [pace.epoch(b, 50_000) for b in (1, 2, 3, 4, 5, 7)] == pytest.approx([1.5, 2.0, 2.5, 2.75, 3.0, 3.5])
     assert (pace.lanes, pace.way, pace.slowdown(3), pace.slowdown(1)) == (3, "mps", 1.5, 1.0)
@@ -101,13 +101,13 @@ JOBS = [
     ],
 )
 def test_what_can_be_finished(seconds: float, lanes: int, slowdown: float, ended: str) -> None:
-    """By hand: jobs are begun in order of worth, if they can end in time, children after their parents."""
+    """By hand: jobs begin in order of importance, if they can end in time, children after their parents."""
     flags = gpu.finishing(JOBS, set(), seconds, lanes, slowdown)
     assert [job.key for job, flag in zip(JOBS, flags, strict=True) if flag] == ended.split()
 
 
 def test_worthiest_runs_decide_how_many_are_made_at_once() -> None:
-    """Three at once only where the first is finished all the same, and then only if more are."""
+    """Three in parallel only if the first is still finished, and only if more runs are."""
     pace = Pace.read(SUMMARY)
     assert gpu.best_lanes(JOBS, set(), 149, pace) == 1  # at 1.5 times its length one3 would not be done
     assert gpu.best_lanes(JOBS, set(), 195, pace) == 3
@@ -115,11 +115,11 @@ def test_worthiest_runs_decide_how_many_are_made_at_once() -> None:
 
 
 def test_jobs_are_begun_if_they_can_end_and_the_last_one_in_any_case() -> None:
-    """A failed job's children are not tried; what cannot be finished any more is begun once, for its state."""
+    """Children of a failed job are not tried; a job that cannot be finished is begun once, for its state."""
     begun: list[str] = []
 
     class Clock(gpu.Slice):
-        """Goes on by hand."""
+        """A clock that is set by hand."""
 
         def __init__(self) -> None:
             self.now = 230.0 + gpu.RESERVE
@@ -142,7 +142,7 @@ def test_jobs_are_begun_if_they_can_end_and_the_last_one_in_any_case() -> None:
 
 
 def test_runs_come_in_order_of_worth() -> None:
-    """Of the full study: three branches, the plain network, what grows, each seed before the next, then merges."""
+    """In the full study: three branches, the plain network, growth, seed by seed, then merges."""
     everything = gpu.in_order_of_worth(study.load(gpu.FOLDER))
     made: set[str] = set()
     for run in everything:
@@ -156,7 +156,7 @@ def test_runs_come_in_order_of_worth() -> None:
 
 @pytest.fixture
 def place(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace that the script takes for its own, with a network and its control."""
+    """A workspace that the script uses as its own, with a network and its control."""
     for module, name in ((gpu, "FOLDER"), (bundle, "ROOT")):
         monkeypatch.setattr(module, name, workspace)
     monkeypatch.setattr(gpu, "FIRST", workspace / "results" / "bench" / "gpu_first.json")
@@ -165,7 +165,7 @@ def place(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_unfinished_runs_need_less(place: Path, tmp_path: Path) -> None:
-    """What was trained before is not counted again, and damaged state counts as nothing."""
+    """Finished epochs are not counted again, and damaged state counts as nothing."""
     plan, pace = study.load(place, "tiny"), Pace.read(SUMMARY)
     jobs, finished = gpu.jobs_of(plan, pace, tmp_path)
     run = plan.run("one3", 0)
@@ -182,7 +182,7 @@ def test_unfinished_runs_need_less(place: Path, tmp_path: Path) -> None:
 def test_part_b_makes_runs_and_what_comes_back_goes_in_place(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Really run on the CPU: two runs, packed, unpacked elsewhere, and there nothing is left to train."""
+    """Two real runs on the CPU are packed and unpacked elsewhere, where nothing is left to train."""
     gpu.FIRST.parent.mkdir(parents=True)
     summary = SUMMARY | {"launch": "serial", "sharing": None}
     gpu.FIRST.write_text(json.dumps(summary))
@@ -206,11 +206,11 @@ def test_part_b_makes_runs_and_what_comes_back_goes_in_place(
     assert gpu.jobs_of(study.load(home, "tiny"), Pace.read(summary), store)[0] == []
 
 
-# What travels
+# Bundles
 
 
 def items(folder: Path, **sizes: int) -> dict[str, bundle.Item]:
-    """Files of noise, which cannot be compressed, in a folder."""
+    """Files of random bytes, which cannot be compressed, in a folder."""
     folder.mkdir()
     for name, size in sizes.items():
         (folder / name).write_bytes(os.urandom(size))
@@ -218,7 +218,7 @@ def items(folder: Path, **sizes: int) -> dict[str, bundle.Item]:
 
 
 def test_bundles_are_no_larger_than_allowed(tmp_path: Path) -> None:
-    """Files stay in order, and a new bundle begins where the next file does not fit."""
+    """Files stay in order, and a new bundle begins when the next file does not fit."""
     made = items(tmp_path / "files", a=50_000, b=30_000, c=60_000, d=100)
     bundles = bundle.packed(made.values(), 100_000)
     assert [[item.path.name for item in one] for one in bundles] == [["a", "b"], ["c", "d"]]
@@ -232,7 +232,7 @@ def test_bundles_are_no_larger_than_allowed(tmp_path: Path) -> None:
 
 
 def test_what_is_sent_back_is_cut_into_parts_and_put_together(tmp_path: Path) -> None:
-    """The same bytes, in parts of the size allowed; a group that does not fit is named, smaller ones after it do."""
+    """The bytes are the same, in parts of the allowed size; a group that does not fit is named, later ones may fit."""
     made = items(tmp_path / "files", a=150_000, b=200_000, c=900_000, d=10_000)
     stored = [bundle.Item(made["d"].path, "store/runs/key/d")]
     left = bundle.send_back(tmp_path / "out", [[made["a"], made["b"]], [made["c"]], stored], part=100_000, parts=6)
@@ -250,7 +250,7 @@ def test_what_is_sent_back_is_cut_into_parts_and_put_together(tmp_path: Path) ->
 
 
 def test_what_came_back_writes_nowhere_else(tmp_path: Path) -> None:
-    """A path that leads out of the checkout is refused."""
+    """A path outside the checkout is refused."""
     made = items(tmp_path / "files", a=10)
     bundle.send_back(tmp_path / "out", [[bundle.Item(made["a"].path, "../escaped")]])
     with pytest.raises(tarfile.OutsideDestinationError):
@@ -258,11 +258,11 @@ def test_what_came_back_writes_nowhere_else(tmp_path: Path) -> None:
     assert not (tmp_path / "escaped").exists()
 
 
-# Time, and devices that are shared
+# Time, and shared devices
 
 
 def test_what_outlives_its_slice_is_asked_to_stop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It gets SIGTERM and the time to clean up, and the slice says that time is up."""
+    """The command gets SIGTERM and time to clean up, and the result says that time is up."""
     monkeypatch.setattr(gpu, "FOLDER", tmp_path)
     script = """
 import pathlib, signal, sys, time
@@ -279,7 +279,7 @@ time.sleep(60)
 
 
 def test_mps_is_taken_where_its_program_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """First MPS, then turns, on a GPU whose machine has the program; everywhere else turns alone."""
+    """On a GPU with the MPS program: first MPS, then turns; otherwise turns only."""
     cuda, cpu = sharing.torch.device("cuda"), sharing.torch.device("cpu")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert sharing.ways_on(cuda) == ["turns"]
@@ -293,7 +293,7 @@ def test_mps_is_taken_where_its_program_is(tmp_path: Path, monkeypatch: pytest.M
 def test_runs_take_turns_where_the_service_does_not_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line says why, and the work goes on."""
+    """One line gives the reason, and the work continues."""
     monkeypatch.setenv("PATH", str(tmp_path))
     with sharing.shared("mps") as environment:
         assert "CUDA_MPS_PIPE_DIRECTORY" not in environment
@@ -301,7 +301,7 @@ def test_runs_take_turns_where_the_service_does_not_start(
 
 
 def test_first_way_that_works_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With --best-way turns are measured only where MPS cannot be had."""
+    """With --best-way turns are measured only if MPS is not available."""
     monkeypatch.setattr(sharing, "ways_on", lambda device: ["mps", "turns"])
     monkeypatch.setattr(sharing.signal, "signal", lambda *asked: None)
     for works, tried in ((True, ["mps"]), (False, ["mps", "turns"])):
@@ -317,7 +317,7 @@ def test_first_way_that_works_is_enough(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def measured(**speeds: float) -> dict[str, object]:
-    """A result of sharing with two runs side by side, by way."""
+    """A result of sharing with two parallel runs, by way."""
     return {
         "ways": {
             way: {"runs": {"2": {"images_per_second": {"median": speed}}}, "bits": ["a"]} if speed else {"error": "no"}
@@ -327,7 +327,7 @@ def measured(**speeds: float) -> dict[str, object]:
 
 
 def test_ways_to_share_are_measured_once_each(tmp_path: Path) -> None:
-    """What another slice measured is kept while a way is missing, unless settings differ."""
+    """Earlier measurements are kept while a way is missing, unless settings differ."""
     path, settings, ways = tmp_path / "sharing.json", {"repetitions": 2}, ["turns", "mps"]
     assert sharing.unfinished(path, settings, ways) == {}
     path.write_text(json.dumps(settings | measured(turns=1.0) | {"same_bits": True}))
@@ -338,7 +338,7 @@ def test_ways_to_share_are_measured_once_each(tmp_path: Path) -> None:
 
 
 def test_what_failed_is_not_taken_for_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that fail while they take turns end it and leave no result; a service that is not there is only noted."""
+    """Runs that fail in turns end the measurement without a result; a missing service is only noted."""
     tried: list[str] = []
 
     def measure(way: str, *asked: object) -> dict[str, object]:
@@ -361,7 +361,7 @@ def test_what_failed_is_not_taken_for_measured(tmp_path: Path, monkeypatch: pyte
 
 
 def test_runs_side_by_side_have_the_bits_of_one_alone(tmp_path: Path) -> None:
-    """Really run on the CPU: the same digest from all three processes, and a speed for each number of runs."""
+    """Really run on the CPU: all three processes have the same digest, and each number of runs has a speed."""
     sizes = ("--images", "256", "--test-images", "10", "--epochs", "2", "--repetitions", "1")
     command = (sys.executable, "-m", "benchmarks.sharing", "--device", "cpu", "--counts", "1,2", *sizes)
     done = subprocess.run(
@@ -378,7 +378,7 @@ def test_runs_side_by_side_have_the_bits_of_one_alone(tmp_path: Path) -> None:
 
 
 def test_run_that_nobody_waits_for_ends() -> None:
-    """A worker whose parent was killed does not take the end of its input for the signal to go on."""
+    """A worker whose parent was killed does not treat the end of its input as the start signal."""
     row = study.load(gpu.FOLDER).experiments["one3"]
     row = row.model_copy(update={"training": row.training.model_copy(update={"epochs": 3, "precision": "fp32"})})
     asked = {"row": row.model_dump(mode="json"), "device": "cpu", "threads": 1, "epochs": 3}

@@ -1,4 +1,4 @@
-"""No command loads a library that it does not need: together they take longer than most commands do."""
+"""No command imports a library that it does not need: together they take longer than most commands."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ HEAVY = {
 
 
 def loaded(folder: Path, module: str, *arguments: str) -> set[str]:
-    """Which of the heavy libraries a command has loaded when it ends, well or with an error."""
+    """The heavy libraries that a command has imported when it ends, with success or an error."""
     code = f"import sys; from {module} import main\ntry: main()\nfinally: print('loaded:', *{HEAVY} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True)
     _, said, names = done.stdout.rpartition("loaded:")
@@ -25,7 +25,7 @@ def loaded(folder: Path, module: str, *arguments: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Path:
-    """A workspace in which nothing was made yet: what a command needs it has loaded when it finds that out."""
+    """A workspace without results: a command has imported what it needs when it notices that."""
     return make_workspace(tmp_path_factory.mktemp("imports") / "workspace", prepared)
 
 
@@ -47,23 +47,23 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Path:
     ],
 )
 def test_command_loads_what_it_needs(workspace: Path, command: str, needed: str) -> None:
-    """Neither torch for what trains nothing, nor what draws for what draws nothing."""
+    """Commands without training do not import torch, and commands without figures no plotting libraries."""
     assert loaded(workspace, "coopnet.cli", *command.split()) - set(needed.split()) == set()
 
 
 def test_refused_training_loads_nothing(workspace: Path) -> None:
-    """A parent that is missing is heard of at once."""
+    """A missing parent is reported at once."""
     assert loaded(workspace, "coopnet.cli", "train", "tiny", "one3_to_5_split", "0") == set()
 
 
 def test_workflow_is_read_without_heavy_libraries(workspace: Path) -> None:
-    """Every job of Snakemake on a cluster reads it again."""
+    """Every cluster job of Snakemake reads the workflow again."""
     own = loaded(workspace, "snakemake.cli", "--version")
     assert loaded(workspace, "snakemake.cli", "--dry-run", "--quiet", "all", "--config", "study=tiny") == own
 
 
 def test_training_loads_what_it_needs() -> None:
-    """A run reads prepared arrays and no Parquet, and all runs but a matched merge do without SciPy."""
+    """A run reads prepared arrays without Parquet, and only a matched merge needs SciPy."""
     idle = HEAVY - {"numpy", "torch"}
     code = f"import sys, coopnet.data.canonical, coopnet.runs.job; print(*{idle} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""A CUDA graph that cannot be recorded: the run goes on by itself, in a fresh process and another mode."""
+"""A CUDA graph that cannot be recorded: the run continues by itself, in a new process and another mode."""
 
 import subprocess
 import sys
@@ -28,13 +28,13 @@ graph.RECORDERS["cpu"] = Broken
 sys.argv = ["coopnet", *sys.argv[1:]]
 cli.main()
 """
-"""`coopnet` on a CPU that records graphs, and cannot."""
+"""`coopnet` on a CPU that pretends to record graphs, and fails."""
 
 
 def test_run_goes_on_in_a_fresh_process(
     workspace: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One line names run, mode, reason and next mode; the same command ends well, evaluated, with the usual bits."""
+    """One line has run, mode, reason and next mode; the command succeeds, with evaluation and the usual bits."""
     words = ("train", "tiny", "one3", "0", "--evaluate", "--max-minutes", "5")
     done = subprocess.run([sys.executable, "-c", BROKEN, *words], cwd=workspace, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -53,9 +53,9 @@ def test_run_goes_on_in_a_fresh_process(
 
 
 def test_commit_of_source_without_git_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no repository `COOPNET_COMMIT` says which commit it was, and only a commit's name will do."""
+    """Without a repository `COOPNET_COMMIT` names the commit, and must be a full commit hash."""
     monkeypatch.setenv(provenance.COMMIT, "c0ffee" * 6 + "c0ff")
-    assert provenance.code()["commit"] != "c0ffee" * 6 + "c0ff"  # the repository knows better
+    assert provenance.code()["commit"] != "c0ffee" * 6 + "c0ff"  # the repository takes precedence
     monkeypatch.setattr(provenance, "_git", lambda *asked: None)
     assert (provenance.code()["commit"], provenance.code()["modified"]) == ("c0ffee" * 6 + "c0ff", None)
     monkeypatch.setenv(provenance.COMMIT, "main")

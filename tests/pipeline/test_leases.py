@@ -1,4 +1,4 @@
-"""GPUs of one machine, leased: fake devices, real processes."""
+"""Leases of the GPUs of one machine: fake devices, real processes."""
 
 import os
 import signal
@@ -34,26 +34,26 @@ GPU 1: Fake (UUID: GPU-{0}-b)
 
 
 class Holders:
-    """Processes that lease a device each, say which, and keep it until they are killed."""
+    """Processes that lease one device each, print it, and keep it until they are killed."""
 
     def __init__(self, **environment: str):
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **environment}
         self.started: list[subprocess.Popen[str]] = []
 
     def start(self, seconds: float = 0, **environment: str) -> subprocess.Popen[str]:
-        """Start one that waits so long for a device."""
+        """Start a process that waits this long for a device."""
         command = [sys.executable, "-c", HOLD, str(seconds)]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.started.append(subprocess.Popen(command, env=self.environment | environment, **pipes))
         return self.started[-1]
 
     def seen(self, seconds: float = 0, **environment: str) -> str:
-        """Start one, and give the devices that it sees."""
+        """Start a process, and return the devices that it sees."""
         return said(self.start(seconds, **environment))
 
 
 def said(process: "subprocess.Popen[str]") -> str:
-    """The next line of a process."""
+    """The next output line of a process."""
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
@@ -66,7 +66,7 @@ def name() -> str:
 
 @pytest.fixture
 def holders(name: str, tmp_path: Path) -> Iterator[Holders]:
-    """Three devices named by `CUDA_VISIBLE_DEVICES`, and nothing known of others."""
+    """Three devices named by `CUDA_VISIBLE_DEVICES`, without any others."""
     made = Holders(CUDA_VISIBLE_DEVICES=f"{name}-0,{name}-1,{name}-2", PATH=str(tmp_path))
     yield made
     for process in made.started:
@@ -85,14 +85,14 @@ def nvidia_smi(name: str, tmp_path: Path) -> str:
 
 
 def test_each_process_sees_one_device_of_its_own(holders: Holders, name: str) -> None:
-    """As many processes as devices at once: each sees exactly one, no two the same; one more finds none."""
+    """As many processes as devices: each sees exactly one, no two the same; a further process finds none."""
     at_once = [holders.start() for _ in range(3)]
     assert {said(process) for process in at_once} == {f"{name}-0", f"{name}-1", f"{name}-2"}
     assert holders.seen() == "none free"
 
 
 def test_lease_dies_with_its_process(holders: Holders, name: str) -> None:
-    """Whoever waits gets the device of a process that was killed with -9, and no other."""
+    """A waiting process gets the device of a process that was killed with -9, and no other."""
     holding = {said(process): process for process in [holders.start() for _ in range(3)]}
     waiting = holders.start(seconds=60)
     time.sleep(1)
@@ -102,7 +102,7 @@ def test_lease_dies_with_its_process(holders: Holders, name: str) -> None:
 
 
 def test_runs_may_share_a_device(holders: Holders, name: str) -> None:
-    """COOPNET_RUNS_PER_GPU runs take a device together, after every device has one."""
+    """COOPNET_RUNS_PER_GPU runs share a device, after every device has one."""
     shared = {"COOPNET_RUNS_PER_GPU": "2"}
     first = {holders.seen(**shared) for _ in range(3)}
     assert first == {f"{name}-0", f"{name}-1", f"{name}-2"}
@@ -111,7 +111,7 @@ def test_runs_may_share_a_device(holders: Holders, name: str) -> None:
 
 
 def test_index_and_uuid_are_one_device(holders: Holders, name: str, nvidia_smi: str) -> None:
-    """Named by its index, by its UUID, by the beginning of that, or not at all: a device is leased once."""
+    """By its index, its UUID, the beginning of its UUID, or without any name: a device is leased once."""
     asked = {"PATH": nvidia_smi}
     assert holders.seen(**asked, CUDA_VISIBLE_DEVICES="0") == "0"
     for other in (f"GPU-{name}-a", f"GPU-{name}", "0,-1,1"):
@@ -121,7 +121,7 @@ def test_index_and_uuid_are_one_device(holders: Holders, name: str, nvidia_smi: 
 
 
 def test_jobs_of_slurm_do_not_share_out_each_others_devices(holders: Holders, name: str) -> None:
-    """Two jobs may both call their own device 0; two runs in one job may not both have it."""
+    """Two jobs may both number their own device 0; two runs in one job may not both have it."""
     one = {"CUDA_VISIBLE_DEVICES": f"{name}-0"}
     assert holders.seen(**one, SLURM_JOB_ID="7") == f"{name}-0"
     assert holders.seen(**one, SLURM_JOB_ID="8") == f"{name}-0"
@@ -130,7 +130,7 @@ def test_jobs_of_slurm_do_not_share_out_each_others_devices(holders: Holders, na
 
 @pytest.mark.parametrize("devices", ["", "-1", "NoDevFiles"])
 def test_without_a_device_nothing_is_leased(monkeypatch: pytest.MonkeyPatch, devices: str) -> None:
-    """Then PyTorch says what is missing, as before."""
+    """PyTorch then reports the missing device, as before."""
     monkeypatch.setenv(leases.VISIBLE, devices)
     assert leases.take("run", 0)
     assert os.environ[leases.VISIBLE] == devices
@@ -145,7 +145,7 @@ def test_number_of_runs_is_checked(monkeypatch: pytest.MonkeyPatch, number: str)
 
 
 def test_training_waits_for_a_device_until_its_time_limit(holders: Holders, name: str, prepared: Path) -> None:
-    """A run of `device: cuda` says that it waits, ends as one that may go on later, and loads no torch."""
+    """A run with `device: cuda` logs that it waits, ends as resumable, and imports no torch."""
     for _ in range(3):
         holders.start()
     for process in holders.started:
@@ -181,9 +181,9 @@ def choose(kind: str) -> torch.device:
 
 @pytest.mark.slow
 def test_snakemake_runs_as_many_jobs_as_there_are_devices(name: str, prepared: Path, tmp_path: Path) -> None:
-    """`--resources gpu=2` and four jobs: two at once, each with its own device.
+    """`--resources gpu=2` and four jobs: two at a time, each with its own device.
 
-    Real Snakemake, real `coopnet train`, a real study of `device: cuda`; only the tensors are on a CPU.
+    Snakemake, `coopnet train` and the study with `device: cuda` are real; only the tensors are on a CPU.
     """
     folder = make_workspace(tmp_path / "workspace", prepared)
     rows = ["baseline", "one1", "one3", "one5"]
@@ -212,7 +212,7 @@ def test_snakemake_runs_as_many_jobs_as_there_are_devices(name: str, prepared: P
 
 
 def test_sigterm_said_twice_still_saves() -> None:
-    """Slurm says it to every process, and `srun` passes its own on: the step is finished all the same."""
+    """Slurm sends SIGTERM to every process, and `srun` forwards its own: the step is still finished."""
     stop = Stop(None)
     with stop.listening():
         for _ in range(2):
@@ -221,7 +221,7 @@ def test_sigterm_said_twice_still_saves() -> None:
 
 
 def test_interrupt_asked_twice_goes_at_once() -> None:
-    """A person who presses Ctrl-C again does not want to wait for the step."""
+    """A second Ctrl-C ends the run without waiting for the step."""
     stop = Stop(None)
     with stop.listening():
         signal.raise_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""The commands and the workflow, as a user runs them: one study of a few seconds, in a workspace of its own."""
+"""The commands and the workflow, as a user runs them: a study of a few seconds, in its own workspace."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from tiny_fixture import BIN, TINY, bits, call, edit, make_workspace, train, tra
 
 
 def test_interrupted_by_signals_the_result_is_the_same(workspace: Path, prepared: Path, tmp_path: Path) -> None:
-    """SIGTERM (saved at once) and SIGKILL (saved at the last epoch), then the same command: bit-identical results."""
+    """After SIGTERM (saved at once) and SIGKILL (saved at the last epoch) the same command gives the same bits."""
     edit(workspace, lambda study: study.update(time_scale=0.04))
     other = make_workspace(tmp_path / "undisturbed", prepared)
     shutil.copy(workspace / "studies" / "tiny.yaml", other / "studies" / "tiny.yaml")
@@ -47,7 +47,7 @@ def test_interrupted_by_signals_the_result_is_the_same(workspace: Path, prepared
 
 
 def test_time_limit_stops_cleanly_and_continues(workspace: Path) -> None:
-    """`--max-minutes 0` stops after a step with exit code 75, and says how to go on."""
+    """`--max-minutes 0` stops after a step with exit code 75, and says how to continue."""
     stopped = train(workspace, "one3", max_minutes=0)
     assert stopped.returncode == 75
     assert "the same command again continues" in stopped.stderr
@@ -56,14 +56,14 @@ def test_time_limit_stops_cleanly_and_continues(workspace: Path) -> None:
 
 
 def test_finished_runs_are_taken_from_the_store(workspace: Path, own_store: Path, prepared: Path) -> None:
-    """Removed outputs come back without training and without torch; damaged outputs do not reach the store."""
+    """Removed outputs are copied without training and without torch; damaged outputs do not reach the store."""
     assert trained(train(workspace, "one3"))
     before = bits(workspace)
     weights = workspace / "checkpoints/tiny/train_one/one3/seed0/model.safetensors"
     weights.write_bytes(b"damaged")
     weights.with_name("run.json").unlink()
     [entry] = (own_store / "runs").iterdir()
-    (own_store / "unfinished" / entry.name / "a").mkdir(parents=True)  # of who was killed when all was done
+    (own_store / "unfinished" / entry.name / "a").mkdir(parents=True)  # of a process killed after the last step
     again = train(workspace, "one3")
     assert "nothing to train" in again.stderr
     assert not list((own_store / "unfinished").iterdir())
@@ -75,7 +75,7 @@ def test_finished_runs_are_taken_from_the_store(workspace: Path, own_store: Path
 
 
 def test_renaming_is_free_and_editing_is_not(workspace: Path) -> None:
-    """A study that renames nothing that decides takes everything from the store; a new learning rate trains."""
+    """A study with renamed rows copies everything from the store; a new learning rate trains."""
     train(workspace, "one3")
     edit(workspace, lambda study: study.update(title="Another title", experiments={"one3": {"about": "new words"}}))
     assert not trained(train(workspace, "one3"))
@@ -84,7 +84,7 @@ def test_renaming_is_free_and_editing_is_not(workspace: Path) -> None:
 
 
 def test_child_of_a_missing_or_stale_parent_is_refused(workspace: Path) -> None:
-    """Nothing grows out of a network that is not there, or not the one of the plan; the message names it."""
+    """No network is built from a missing or stale one; the message names it."""
     refused = transfer(workspace, "one3_to_5_split")
     assert refused.returncode == 1
     assert refused.stderr.startswith("one3/seed0 of study tiny is missing")
@@ -100,7 +100,7 @@ def test_child_of_a_missing_or_stale_parent_is_refused(workspace: Path) -> None:
 
 
 def test_parameters_edited_under_a_running_workflow_are_refused(workspace: Path) -> None:
-    """A job whose key is not the one it was started with does not train something else under its name."""
+    """A job whose key has changed since it was planned does not train another run under its name."""
     refused = train(workspace, "one3", key="0" * 32)
     assert refused.returncode == 1
     assert "has changed since the workflow was started" in refused.stderr
@@ -108,7 +108,7 @@ def test_parameters_edited_under_a_running_workflow_are_refused(workspace: Path)
 
 @pytest.mark.parametrize("part", ["device", "libraries", "source"])
 def test_state_of_another_machine_or_version_is_not_continued(workspace: Path, own_store: Path, part: str) -> None:
-    """Resume state of another device, library or source is refused by name, and neither used nor overwritten."""
+    """Saved state of another device, library or source is reported by name, and neither used nor overwritten."""
     assert train(workspace, "one3", max_minutes=0).returncode == 75
     (index,) = (own_store / "unfinished").glob("*/*/state.json")
     state = json.loads(index.read_text())
@@ -122,7 +122,7 @@ def test_state_of_another_machine_or_version_is_not_continued(workspace: Path, o
 
 
 def test_damaged_state_is_noticed(workspace: Path, own_store: Path) -> None:
-    """One flipped bit in the resume state: noticed, named, and the run starts over with the right bits."""
+    """One flipped bit in the saved state is noticed and named, and the run starts over with the right bits."""
     assert train(workspace, "one3", max_minutes=0).returncode == 75
     (tensors,) = (own_store / "unfinished").glob("*/*/*.safetensors")
     content = bytearray(tensors.read_bytes())
@@ -136,7 +136,7 @@ def test_damaged_state_is_noticed(workspace: Path, own_store: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
 def test_damaged_parent_is_noticed(workspace: Path, name: str, own_store: Path) -> None:
-    """A parent's file that is not the recorded one is named; the store's takes its place, or nothing grows."""
+    """A parent's file that differs from its record is named; the store's copy is used, or the growth is refused."""
     train(workspace, "one3")
     path = workspace / "checkpoints/tiny/train_one/one3/seed0" / name
     content = bytearray(path.read_bytes())
@@ -154,7 +154,7 @@ def test_damaged_parent_is_noticed(workspace: Path, name: str, own_store: Path) 
 
 
 def test_training_can_evaluate_at_once(workspace: Path) -> None:
-    """`--evaluate` leaves the bytes that the command of its own leaves, and nothing where training was stopped."""
+    """`--evaluate` writes the same bytes as the separate command, and nothing if training was stopped."""
     command, folder = (
         ("coopnet", "train", "tiny", "one3", "0", "--evaluate"),
         workspace / "checkpoints/tiny/train_one/one3/seed0",
@@ -170,7 +170,7 @@ def test_training_can_evaluate_at_once(workspace: Path) -> None:
 
 
 def test_logits_of_another_run_are_refused(workspace: Path) -> None:
-    """Metrics are computed from the logits that the run's record names, and from no others."""
+    """Metrics are computed only from the logits in the run's record."""
     train(workspace, "one3")
     path = workspace / "checkpoints/tiny/train_one/one3/seed0/logits.safetensors"
     content = bytearray(path.read_bytes())
@@ -182,7 +182,7 @@ def test_logits_of_another_run_are_refused(workspace: Path) -> None:
 
 
 def test_bf16_where_it_is_emulated_is_warned_of(workspace: Path) -> None:
-    """Asking for bf16 on a CPU without it gets a warning that names the way out."""
+    """bf16 on a CPU without hardware support gives a warning with the remedy."""
     flags = set(Path("/proc/cpuinfo").read_text().split()) if Path("/proc/cpuinfo").exists() else set()
     if flags & {"avx512_bf16", "amx_bf16", "bf16"}:
         pytest.skip("this CPU has bf16")
@@ -191,7 +191,7 @@ def test_bf16_where_it_is_emulated_is_warned_of(workspace: Path) -> None:
 
 
 def test_cuda_without_a_gpu_is_refused(workspace: Path) -> None:
-    """A study for the GPU on a machine without one: one line with the remedies."""
+    """A study for the GPU on a machine without one gives one line with the remedies."""
     import torch
 
     if torch.cuda.is_available():
@@ -224,7 +224,7 @@ def test_study_does_not_depend_on_cores(workspace: Path, prepared: Path, tmp_pat
 
 
 def test_edited_row_reruns_itself_and_its_descendants_alone(workspace: Path) -> None:
-    """Snakemake asks again exactly for what an edit decides; a new title asks for no training."""
+    """Snakemake plans exactly the runs that an edit affects; a new title plans no training."""
     arguments = ("snakemake", "--cores", "2", "--config", "study=tiny")
     for experiment in TINY["only"]:  # type: ignore[attr-defined]
         if "_to_5_" in experiment:
@@ -248,7 +248,7 @@ def test_edited_row_reruns_itself_and_its_descendants_alone(workspace: Path) -> 
 
 
 def test_what_was_only_evaluated_otherwise_waits_for_no_gpu(workspace: Path) -> None:
-    """A run that needs no training asks for one core and no GPU; a line says beforehand what there is to do."""
+    """A run without training needs one core and no GPU; a line at the start says what has to be done."""
     edit(workspace, lambda study: study.update(only=["one3", "one3_continued", "one3_to_5_split"], threads=2))
     for experiment in ("one3", "one3_continued"):
         assert train(workspace, experiment).returncode == 0
@@ -265,7 +265,7 @@ def test_what_was_only_evaluated_otherwise_waits_for_no_gpu(workspace: Path) -> 
 
 @pytest.mark.parametrize("name", ["full", "core", "mini"])
 def test_dry_run_plans_every_run(name: str, tmp_path: Path) -> None:
-    """`snakemake -n` plans a job per run and per transfer, by phase, and asks for a GPU where the study is for one."""
+    """`snakemake -n` plans a job per run and per transfer, by phase, and a GPU if the study needs one."""
     folder = tmp_path / "empty"
     folder.mkdir()
     for part in ("params.yaml", "claims.yaml", "figures.yaml", "Snakefile", "studies", "workflow", "profiles"):
@@ -290,7 +290,7 @@ def test_dry_run_plans_every_run(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_bad_configuration_is_refused_before_anything_runs(workspace: Path, arguments: list[str], words: str) -> None:
-    """A wrong study name or an override that the commands would never see: one clear line, exit code not 0."""
+    """A wrong study name, or an option that the commands would not see, gives one line and an exit code above 0."""
     refused = call(workspace, "snakemake", "--cores", "1", "--config", *arguments)
     assert refused.returncode != 0
     assert words in refused.stdout + refused.stderr
@@ -298,7 +298,7 @@ def test_bad_configuration_is_refused_before_anything_runs(workspace: Path, argu
 
 
 def test_edits_are_seen_in_runs_that_snakemake_did_not_make(workspace: Path) -> None:
-    """A run made by hand is up to date for the workflow, and stale as soon as its row is edited."""
+    """A run made by a command is up to date for the workflow, and stale as soon as its row is edited."""
     train(workspace, "one3")
     assert call(workspace, "coopnet", "evaluate", "tiny", "one3", "0").returncode == 0
     target = "checkpoints/tiny/train_one/one3/seed0/metrics.json"
@@ -314,7 +314,7 @@ def test_edits_are_seen_in_runs_that_snakemake_did_not_make(workspace: Path) -> 
 
 
 def test_metrics_of_another_run_are_not_tabulated(workspace: Path) -> None:
-    """A run made anew but not measured anew has no metrics; the tables refuse the old ones by name."""
+    """A new run without evaluation has no valid metrics; the tables refuse the old ones by name."""
     edit(workspace, lambda study: study.update(only=["one3"]))
     train(workspace, "one3")
     call(workspace, "coopnet", "evaluate", "tiny", "one3", "0")
@@ -328,7 +328,7 @@ def test_metrics_of_another_run_are_not_tabulated(workspace: Path) -> None:
 
 
 def test_a_failed_job_leaves_earlier_results_alone(workspace: Path) -> None:
-    """Results that lie there, committed ones for example, are replaced when there are new ones, not deleted before."""
+    """Existing results, for example committed ones, are replaced only by new ones, and not deleted before."""
     assert train(workspace, "one3").returncode == 0
     before = bits(workspace)
     edit(workspace, lambda study: study.update(device="cuda", only=["one3"]))
@@ -343,7 +343,7 @@ def test_a_failed_job_leaves_earlier_results_alone(workspace: Path) -> None:
 
 
 def test_two_processes_train_one_run_once(workspace: Path) -> None:
-    """Asked twice at the same time, one trains and the other waits for it."""
+    """If two processes request a run at the same time, one trains and the other waits for it."""
     processes = [
         subprocess.Popen(
             [BIN / "coopnet", "train", "tiny", "one3", "0"], cwd=workspace, stderr=subprocess.PIPE, text=True
@@ -356,7 +356,7 @@ def test_two_processes_train_one_run_once(workspace: Path) -> None:
 
 
 def test_typo_in_params_is_one_line(workspace: Path) -> None:
-    """A typo in params.yaml is named with its nearest valid key, by the commands and by the workflow alike."""
+    """A typing error in params.yaml is reported with the nearest valid key, by commands and workflow."""
     path = workspace / "params.yaml"
     path.write_text(path.read_text().replace("    epochs: 300", "    epoch: 300"))
     for arguments in (("coopnet", "train", "full", "one3", "0"), ("snakemake", "-n")):
@@ -368,7 +368,7 @@ def test_typo_in_params_is_one_line(workspace: Path) -> None:
 
 @pytest.mark.parametrize("name", ["claims.yaml", "figures.yaml"])
 def test_typo_in_what_is_read_last_stops_everything_first(workspace: Path, name: str) -> None:
-    """A mistake in the claims or the published figures is known before anything is trained."""
+    """A mistake in the claims or the published figures is reported before anything is trained."""
     path = workspace / name
     path.write_text(re.sub(r"\bone3\b", "one33", path.read_text()))
     refused = call(workspace, "snakemake", "-n", "--config", "study=tiny")
@@ -379,7 +379,7 @@ def test_typo_in_what_is_read_last_stops_everything_first(workspace: Path, name:
 
 
 def test_imported_checkpoint_is_a_parent(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A published checkpoint comes in, is measured as it is, and grows; its own preprocessing is insisted upon."""
+    """A published checkpoint is imported, evaluated and grown; its own preprocessing is required."""
     import torch
 
     import test_lan2018 as published
@@ -425,7 +425,7 @@ def test_imported_checkpoint_is_a_parent(workspace: Path, tmp_path: Path, monkey
 
 
 def test_runs_tells_the_state_of_each_run(workspace: Path) -> None:
-    """`coopnet runs`: missing, resumable with its epoch, finished, stale, and in the store."""
+    """`coopnet runs` shows missing, resumable (with epoch), finished and stale runs, and those in the store."""
 
     def state(experiment: str) -> str:
         listed = call(workspace, "coopnet", "runs", "tiny")
@@ -445,12 +445,12 @@ def test_runs_tells_the_state_of_each_run(workspace: Path) -> None:
 
 
 def test_garbage_of_the_store_is_named_before_it_is_removed(workspace: Path, own_store: Path) -> None:
-    """What an edit left behind is shown, then removed on request; what studies and results refer to stays."""
+    """Unused entries are listed, and removed only on request; entries that studies and results refer to stay."""
     assert train(workspace, "one3").returncode == 0
     left = study.load(workspace, "tiny").run("one3", 0).key
     assert "Nothing to remove" in call(workspace, "coopnet", "runs", "gc").stdout
     edit(workspace, lambda study: study.update(experiments={"one3": {"training": {"batch_size": 40}}}))
-    assert "Nothing to remove" in call(workspace, "coopnet", "runs", "gc").stdout  # its files still lie here
+    assert "Nothing to remove" in call(workspace, "coopnet", "runs", "gc").stdout  # its files are still here
     assert train(workspace, "one3").returncode == 0
     kept = study.load(workspace, "tiny").run("one3", 0).key
     said = call(workspace, "coopnet", "runs", "gc").stdout
@@ -463,7 +463,7 @@ def test_garbage_of_the_store_is_named_before_it_is_removed(workspace: Path, own
 
 
 def test_run_that_is_being_made_is_not_garbage(workspace: Path, own_store: Path) -> None:
-    """What another process is on is left alone, whatever refers to it."""
+    """A run that another process is making is kept, even if nothing refers to it."""
     busy = Store(own_store)
     (busy.unfinished("a" * 32)).mkdir(parents=True)
     with busy.lock("a" * 32):

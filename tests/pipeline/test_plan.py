@@ -34,7 +34,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 def test_plan_says_what_is_finished_and_what_the_rest_takes(finished: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Finished runs cost nothing more; the next study is timed by what this machine took for them."""
+    """Finished runs cost nothing more; the time of the next study is estimated from them."""
     monkeypatch.setenv(VARIABLE, str(finished.root / "store"))
     done = plans.of(finished.workspace, finished.plan()).total
     assert (done.here, done.stored, done.left, done.training_flops) == (done.runs, 0, 0, 0)

@@ -1,6 +1,6 @@
-"""Preparation: the canonical arrays, their digests, and everything that is refused.
+"""Preparation: the canonical arrays, their digests, and all refusals.
 
-Tests on the real CIFAR need `COOPNET_TEST_DATA`: a folder with the shards of `cifar10/` and `cifar100/`.
+Tests with the real CIFAR need `COOPNET_TEST_DATA`: a folder with the shards of `cifar10/` and `cifar100/`.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from coopnet.files.errors import CoopNetError
 
 
 def naive_digest(images: np.ndarray, labels: np.ndarray) -> str:
-    """The digest as DESIGN.md words it, on plain Python numbers."""
+    """The digest as DESIGN.md defines it, with plain Python numbers."""
     rows = sorted((int(label), image.flatten().tolist()) for image, label in zip(images, labels, strict=True))
     content = [label for label, _ in rows] + [byte for _, pixels in rows for byte in pixels]
     return hashlib.sha256(bytes(content)).hexdigest()
@@ -43,7 +43,7 @@ def naive_digest(images: np.ndarray, labels: np.ndarray) -> str:
 
 @pytest.fixture(scope="module")
 def splits() -> dict[str, Arrays]:
-    """15 train and 6 test images of 3 classes; two are equal, and two differ in their last byte alone."""
+    """15 train and 6 test images of 3 classes; two are equal, and two differ only in their last byte."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (21, 32, 32, 3), dtype=np.uint8)
     images[3] = images[0]
@@ -70,7 +70,7 @@ def toy(splits: dict[str, Arrays]) -> Dataset:
 
 
 def encode(image: np.ndarray, form: str = "PNG") -> bytes:
-    """An image file, without loss."""
+    """A lossless image file."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, form, **({"lossless": True} if form == "WEBP" else {}))
     return buffer.getvalue()
@@ -108,7 +108,7 @@ def assert_equal(first: dict[str, Arrays], second: dict[str, Arrays]) -> None:
 
 @st.composite
 def small_arrays(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """Images of six bytes: many ties, trailing zeros, and bytes that a signed comparison would get wrong."""
+    """Images of six bytes: many ties, trailing zeros, and bytes that a signed comparison would sort wrongly."""
     count = draw(st.integers(1, 12))
     pixels = draw(st.lists(st.sampled_from([0, 1, 127, 128, 255]), min_size=6 * count, max_size=6 * count))
     labels = draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))
@@ -133,7 +133,7 @@ def test_order_of_the_source_does_not_matter(arrays: tuple[np.ndarray, np.ndarra
 
 
 def test_memory_layout_does_not_matter(splits: dict[str, Arrays]) -> None:
-    """Arrays that lie channels-first in memory, as torchvision's do, have the same digest."""
+    """Arrays in channels-first memory order, like torchvision's, have the same digest."""
     images, labels = splits["train"]
     channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
     assert content_digest(channels_first, labels) == naive_digest(images, labels)
@@ -154,7 +154,7 @@ def write_backwards(folder: Path, splits: dict[str, Arrays], form: str) -> None:
 def test_shards_of_another_form_give_the_same_files(
     form: str, toy: Dataset, splits: dict[str, Arrays], shards: Path, tmp_path: Path
 ) -> None:
-    """Image format, column name, number and order of shards leave no trace in what is written."""
+    """Image format, column name, number and order of shards do not affect the written files."""
     write_backwards(tmp_path / "other", splits, form)
     one = prepare(toy, "parquet", shards, tmp_path / "one")
     other = prepare(toy, "parquet", tmp_path / "other", tmp_path / "two")
@@ -165,7 +165,7 @@ def test_shards_of_another_form_give_the_same_files(
 
 @pytest.fixture
 def torchvision_toy(monkeypatch: pytest.MonkeyPatch, splits: dict[str, Arrays], tmp_path: Path) -> None:
-    """A torchvision that knows the small dataset, whose archive lies in `tmp_path`."""
+    """A torchvision that knows the small dataset, with its archive in `tmp_path`."""
     content = archive(splits)
     (tmp_path / NAME).write_bytes(content)
     monkeypatch.setattr(torchvision.datasets, "TOY", published(content), raising=False)
@@ -173,7 +173,7 @@ def torchvision_toy(monkeypatch: pytest.MonkeyPatch, splits: dict[str, Arrays], 
 
 @pytest.mark.usefixtures("torchvision_toy")
 def test_torchvision_and_parquet_give_the_same_files(toy: Dataset, shards: Path, tmp_path: Path) -> None:
-    """Two sources differ in nothing but the manifest's `source`."""
+    """The results of two sources differ only in the manifest's `source`."""
     one = prepare(toy, "parquet", shards, tmp_path / "one")
     other = prepare(toy, "torchvision", tmp_path, tmp_path / "two")
     assert (one.pop("source"), other.pop("source")) == ("parquet", "torchvision")
@@ -207,7 +207,7 @@ def test_manifest_says_what_was_prepared(toy: Dataset, shards: Path, tmp_path: P
     }
 
 
-# --- refusals -------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------------
 
 Rows = list[dict[str, Any]]
 
@@ -247,7 +247,7 @@ EDITS: dict[str, tuple[Callable[[Rows], Rows], str]] = {
 
 
 def refusal(dataset: Dataset, source: str, root: Path | None, out: Path) -> str:
-    """The one line with which `prepare` refuses; nothing that looks finished is left."""
+    """The error message of `prepare`, which is one line; nothing is left that looks finished."""
     with pytest.raises(CoopNetError) as refused:
         prepare(dataset, source, root, out)
     assert not (out / MANIFEST).exists()
@@ -259,7 +259,7 @@ def refusal(dataset: Dataset, source: str, root: Path | None, out: Path) -> str:
 def test_wrong_shards_are_refused(
     edit: str, toy: Dataset, splits: dict[str, Arrays], shards: Path, tmp_path: Path
 ) -> None:
-    """Shards that hold anything but the dataset are refused with one line that names what is wrong."""
+    """Shards with anything but the dataset are refused with one line that names the mistake."""
     change, expected = EDITS[edit]
     shard = shards / "train-00000-of-00001.parquet"
     rows = change(rows_of(splits["train"]))
@@ -271,7 +271,7 @@ def test_wrong_shards_are_refused(
 
 @pytest.mark.parametrize("keep", [0, 100, 0.5, -1])
 def test_truncated_shard_is_refused(keep: float, toy: Dataset, shards: Path, tmp_path: Path) -> None:
-    """A shard that lost its end is refused by name, however much of it is left."""
+    """A truncated shard is refused by name, whatever its remaining length."""
     shard = shards / "test-00000-of-00001.parquet"
     content = shard.read_bytes()
     shard.write_bytes(content[: int(len(content) * keep) if isinstance(keep, float) else keep])
@@ -279,7 +279,7 @@ def test_truncated_shard_is_refused(keep: float, toy: Dataset, shards: Path, tmp
 
 
 def test_missing_split_is_refused(toy: Dataset, shards: Path, tmp_path: Path) -> None:
-    """A folder without shards of one split is refused, naming the split's pattern."""
+    """A folder without shards of one split is refused; the error has the split's pattern."""
     (shards / "test-00000-of-00001.parquet").unlink()
     assert f"{shards} has no images in test-*.parquet" in refusal(toy, "parquet", shards, tmp_path / "out")
 
@@ -291,13 +291,13 @@ def test_shards_of_another_dataset_are_refused(toy: Dataset, shards: Path, tmp_p
 
 
 def test_unknown_source_is_refused_with_the_known_ones(toy: Dataset, tmp_path: Path) -> None:
-    """A source that the dataset does not have is named, with those it has."""
+    """The error has the unknown source and those that the dataset has."""
     message = refusal(toy, "kaggle", tmp_path, tmp_path / "out")
     assert "toy has no source 'kaggle'; --source can be: torchvision, parquet" in message
 
 
 def test_missing_root_is_refused(toy: Dataset, tmp_path: Path) -> None:
-    """A folder that is not there, or not given, is asked for by its option."""
+    """The error for a missing folder names its option."""
     assert "--root" in refusal(toy, "parquet", None, tmp_path / "out")
     assert "--root" in refusal(toy, "torchvision", None, tmp_path / "out")
     assert f"{tmp_path / 'nowhere'} is not a folder" in refusal(toy, "parquet", tmp_path / "nowhere", tmp_path / "out")
@@ -305,7 +305,7 @@ def test_missing_root_is_refused(toy: Dataset, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("torchvision_toy")
 def test_failed_download_points_to_the_shards(toy: Dataset, tmp_path: Path) -> None:
-    """Without a network the official download fails in one line that offers the other source."""
+    """Without a network the failed download gives one line that suggests the other source."""
     message = refusal(toy, "torchvision", tmp_path / "empty", tmp_path / "out")
     assert f"cannot download toy from {UNREACHABLE}" in message
     assert "--source parquet --root" in message
@@ -318,7 +318,7 @@ def test_failed_download_points_to_the_shards(toy: Dataset, tmp_path: Path) -> N
 def test_interruption_leaves_nothing_that_looks_finished(
     survivors: int, toy: Dataset, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped after any number of its files, a preparation is unfinished to `load`, and can be run again."""
+    """Interrupted after any number of files, a preparation is unfinished for `load`, and can be repeated."""
     out = tmp_path / "out"
     written: list[Path] = []
 
@@ -347,7 +347,7 @@ def test_interruption_leaves_nothing_that_looks_finished(
 def test_interrupted_replacement_is_unfinished(
     toy: Dataset, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While another source's arrays replace those of a finished folder, its old manifest is gone."""
+    """While the arrays of a finished folder are replaced, its old manifest does not exist."""
     prepare(toy, "parquet", shards, tmp_path / "out")
 
     def interrupt(*_: Any) -> None:
@@ -360,7 +360,7 @@ def test_interrupted_replacement_is_unfinished(
 
 
 def test_unreadable_source_leaves_a_finished_folder_alone(toy: Dataset, shards: Path, tmp_path: Path) -> None:
-    """A source that fails does not cost the arrays that were prepared before."""
+    """A failing source leaves the prepared arrays unchanged."""
     prepare(toy, "parquet", shards, tmp_path / "out")
     with pytest.raises(CoopNetError):
         prepare(toy, "torchvision", None, tmp_path / "out")
@@ -368,7 +368,7 @@ def test_unreadable_source_leaves_a_finished_folder_alone(toy: Dataset, shards: 
 
 
 def test_finished_folder_is_not_prepared_again(toy: Dataset, shards: Path, tmp_path: Path) -> None:
-    """Asked twice, the second preparation needs no source and touches no file."""
+    """A second preparation needs no source and changes no file."""
     first = prepare(toy, "parquet", shards, tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     assert prepare(toy, "parquet", tmp_path / "nowhere", tmp_path / "out") == first
@@ -376,7 +376,7 @@ def test_finished_folder_is_not_prepared_again(toy: Dataset, shards: Path, tmp_p
 
 
 def cut(path: Path) -> None:
-    """Take away a file's end."""
+    """Remove the end of a file."""
     path.write_bytes(path.read_bytes()[:-10])
 
 
@@ -387,7 +387,7 @@ def flip(path: Path) -> None:
 
 
 def empty(path: Path) -> None:
-    """Leave valid JSON that says nothing."""
+    """Replace the content by an empty JSON mapping."""
     path.write_text("{}")
 
 
@@ -399,7 +399,7 @@ def empty(path: Path) -> None:
 def test_damage_is_refused_and_mended(
     name: str, damage: Callable[[Path], None], toy: Dataset, shards: Path, tmp_path: Path
 ) -> None:
-    """A lost or changed file is refused by `load`, naming it and the remedy, and the remedy works."""
+    """A missing or changed file is refused by `load`, with its name and the remedy, and the remedy works."""
     out = tmp_path / "out"
     prepare(toy, "parquet", shards, out)
     damage(out / name)
@@ -412,7 +412,7 @@ def test_damage_is_refused_and_mended(
 
 @pytest.mark.parametrize("field", ["name", "classes", "counts", "digest"])
 def test_folder_of_another_dataset_is_refused(field: str, toy: Dataset, shards: Path, tmp_path: Path) -> None:
-    """What was prepared as another dataset, or under other pins, is not loaded."""
+    """Arrays that were prepared as another dataset, or with other pins, are not loaded."""
     prepare(toy, "parquet", shards, tmp_path / "out")
     other: dict[str, Any] = {"name": "other", "classes": 4, "counts": {"train": 1, "test": 1}, "digest": {}}
     with pytest.raises(CoopNetError, match=MANIFEST):
@@ -423,7 +423,7 @@ def test_folder_of_another_dataset_is_refused(field: str, toy: Dataset, shards: 
 
 
 def test_descriptions_need_only_the_standard_library() -> None:
-    """The workflow imports the descriptions when it is parsed, so they pull in no numerical library."""
+    """The workflow imports the descriptions when it is parsed, so they import no numerical library."""
     heavy = "{'numpy', 'torch', 'pandas', 'PIL', 'pyarrow', 'sklearn'}"
     code = f"import sys, coopnet.data.datasets; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -433,7 +433,7 @@ def test_descriptions_need_only_the_standard_library() -> None:
 def prepared(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Dataset, dict[str, Arrays]]]:
-    """Each dataset of the study, prepared and loaded; the real CIFAR where `COOPNET_TEST_DATA` has it."""
+    """Each dataset of the study, prepared and loaded; the real CIFAR if `COOPNET_TEST_DATA` has it."""
     dataset, out = DATASETS[request.param], tmp_path_factory.mktemp(request.param)
     if dataset.default_source == "digits":
         prepare(dataset, "digits", None, out)
@@ -448,7 +448,7 @@ def prepared(
 
 
 def test_classes_are_stratified(prepared: tuple[Dataset, dict[str, Arrays]]) -> None:
-    """Both splits have every class, in proportions that differ by less than one image from each other's."""
+    """Both splits have every class, in proportions that differ by less than one image."""
     dataset, arrays = prepared
     counts = {split: np.bincount(arrays[split].labels, minlength=dataset.classes) for split in SPLITS}
     share = dataset.counts["test"] / (dataset.counts["train"] + dataset.counts["test"])
@@ -456,7 +456,7 @@ def test_classes_are_stratified(prepared: tuple[Dataset, dict[str, Arrays]]) -> 
 
 
 def test_pinned_digest_is_the_one_of_the_definition(prepared: tuple[Dataset, dict[str, Arrays]]) -> None:
-    """The pinned digests follow from the arrays by a second implementation of DESIGN.md."""
+    """The pinned digests agree with a second implementation of DESIGN.md."""
     dataset, arrays = prepared
     for split, (images, labels) in arrays.items():
         rows = sorted(bytes([label]) + image.tobytes() for label, image in zip(labels, images, strict=True))
@@ -467,7 +467,7 @@ def test_pinned_digest_is_the_one_of_the_definition(prepared: tuple[Dataset, dic
 
 
 def test_normalisation_is_that_of_the_training_images(prepared: tuple[Dataset, dict[str, Arrays]]) -> None:
-    """Mean and standard deviation are the training set's, to the digits given."""
+    """Mean and standard deviation are the training set's, to the given digits."""
     dataset, arrays = prepared
     levels = np.arange(256) / 255
     for channel in range(3):
@@ -479,7 +479,7 @@ def test_normalisation_is_that_of_the_training_images(prepared: tuple[Dataset, d
 
 
 def test_digits_are_those_of_scikit_learn() -> None:
-    """Every digit of scikit-learn is in one split, its 0..16 grey levels recoverable from each 4×4 block."""
+    """Every digit of scikit-learn is in one split; its 0..16 grey levels can be recovered from each 4×4 block."""
     from sklearn.datasets import load_digits
 
     splits = [read(DATASETS["digits"], split, "digits", None) for split in SPLITS]

@@ -1,4 +1,4 @@
-"""What is recorded in DVC is what the plan has, down to the weights that a run was made from."""
+"""Results recorded in DVC match the plan, including the weights from which a run was made."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ ONLY = {"only": ["one3", "one3_continued"], "seeds": [0], "time_scale": 0.01}
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """A study of a parent and its control."""
+    """A study with a parent and its control."""
     root = tmp_path_factory.mktemp("plan")
     (root / "studies").mkdir()
     (root / "params.yaml").write_text((ROOT / "params.yaml").read_text())
@@ -29,7 +29,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 @pytest.fixture
 def workspace(tmp_path: Path, plan: Study) -> Workspace:
-    """A parent and its child, as they were made."""
+    """A parent and its child with consistent records."""
     made = Workspace(tmp_path)
     lay(made, plan, plan.run("one3", 0), "weights")
     lay(made, plan, plan.run("one3_continued", 0), "others")
@@ -37,7 +37,7 @@ def workspace(tmp_path: Path, plan: Study) -> Workspace:
 
 
 def lay(workspace: Workspace, plan: Study, run: Run, weights: str) -> None:
-    """Put files of a run in their places, with a record that is true of them."""
+    """Write the files of a run, with a correct record."""
     wanted = targets(workspace, plan, run)
     for name, path in wanted.items():
         content = {"model.safetensors": weights, "timing.csv": "\n"}.get(name, name)
@@ -55,18 +55,18 @@ def lay(workspace: Workspace, plan: Study, run: Run, weights: str) -> None:
 
 
 def sort(workspace: Workspace, plan: Study) -> tuple[set[str], list[str]]:
-    """Which of the two phases that have runs are recorded, and what is refused."""
+    """Which of the two phases with runs are recorded, and which runs are refused."""
     sound, refused = record._sort(workspace, plan, Digests())
     return {"train_one", "finetune"} & set(sound), refused
 
 
 def test_runs_as_planned_are_recorded(workspace: Workspace, plan: Study) -> None:
-    """Both, and nothing that is not there."""
+    """Both phases are recorded, and nothing else."""
     assert sort(workspace, plan) == ({"train_one", "finetune"}, [])
 
 
 def test_child_of_other_weights_is_refused(workspace: Workspace, plan: Study) -> None:
-    """The parent's key is right, and its files are those of its record; but the child was made from others."""
+    """Key and files of the parent are correct, but the child was made from other weights."""
     lay(workspace, plan, plan.run("one3", 0), "of another machine")
     sound, refused = sort(workspace, plan)
     assert sound == {"train_one"}
@@ -74,7 +74,7 @@ def test_child_of_other_weights_is_refused(workspace: Workspace, plan: Study) ->
 
 
 def test_damaged_run_is_refused_with_its_phase(workspace: Workspace, plan: Study) -> None:
-    """DVC would save the digest of what lies there; what was made from the undamaged one is as the plan has it."""
+    """DVC would save the digest of the damaged file; results made from the undamaged one are still valid."""
     path = targets(workspace, plan, plan.run("one3", 0))["history.csv"]
     path.write_text("edited")
     sound, refused = sort(workspace, plan)
@@ -84,7 +84,7 @@ def test_damaged_run_is_refused_with_its_phase(workspace: Workspace, plan: Study
 
 
 def test_phase_without_runs_is_recorded(workspace: Workspace, plan: Study) -> None:
-    """DVC has a stage for it, which has nothing to make."""
+    """DVC has a stage for the phase, which has nothing to make."""
     sound, _ = record._sort(workspace, plan, Digests())
     assert {"merge", "ensemble", "transfer"} <= set(sound)
     assert not {"tables", "claims", "report"} & set(sound)
@@ -92,7 +92,7 @@ def test_phase_without_runs_is_recorded(workspace: Workspace, plan: Study) -> No
 
 @pytest.mark.parametrize("there", [(), (".dvc",)])
 def test_folder_without_dvc_or_git_is_refused(tmp_path: Path, there: tuple[str, ...]) -> None:
-    """In one line, with the command that makes it one."""
+    """One line has the command that creates the repository."""
     for name in there:
         (tmp_path / name).mkdir()
     with pytest.raises(CoopNetError, match="`git init`" if there else "`dvc init`"):

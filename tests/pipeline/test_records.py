@@ -1,4 +1,4 @@
-"""What lies in a workspace is known by content: as planned, stale, missing or damaged, whoever made it."""
+"""Files in a workspace are compared by content: valid, stale, missing or damaged, whichever engine made them."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ from coopnet.study import Run, Study
 
 @pytest.fixture(scope="module")
 def plan() -> Study:
-    """The full study; nothing of it lies in the workspaces here."""
+    """The full study; these workspaces have none of its results."""
     return study.load(ROOT)
 
 
@@ -32,7 +32,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 @pytest.fixture
 def step(workspace: Workspace) -> Step:
-    """A step from two files to one, taken."""
+    """A finished step from two files to one."""
     made = Step(
         "tiny/add",
         workspace.root / "sum.record.json",
@@ -48,19 +48,19 @@ def step(workspace: Workspace) -> Step:
 
 
 def take(workspace: Workspace, step: Step) -> None:
-    """Do what the step does."""
+    """Write the outputs and the record of the step."""
     with records.making(workspace, lambda: step):
         step.outputs[0].write_text("".join(path.read_text() for path in step.inputs))
 
 
 def kind(workspace: Workspace, step: Step) -> str | None:
-    """What is wrong with a step, in one word."""
+    """The kind of a step's problem, or None."""
     problem = records.of_step(workspace, step, Digests())
     return problem and problem.kind
 
 
 def test_step_that_was_taken_is_current(workspace: Workspace, step: Step) -> None:
-    """Right after it was made, and after dates alone have changed."""
+    """The step is valid after it was made, and after a change of dates only."""
     assert kind(workspace, step) is None
     for path in (*step.inputs, *step.outputs):
         os.utime(path, (1, 1))
@@ -83,7 +83,7 @@ def test_step_that_was_taken_is_current(workspace: Workspace, step: Step) -> Non
 def test_what_is_wrong_with_a_step(
     workspace: Workspace, step: Step, change: Callable[[Workspace, Step], object], expected: str
 ) -> None:
-    """An input, an output or the receipt that was changed or removed."""
+    """The changed or removed file is an input, an output or the record."""
     change(workspace, step)
     assert kind(workspace, step) == expected
 
@@ -98,12 +98,12 @@ def test_what_is_wrong_with_a_step(
     ],
 )
 def test_step_planned_otherwise_is_stale(workspace: Workspace, step: Step, change: dict) -> None:  # type: ignore[type-arg]
-    """Other source, other parameters, another list of files."""
+    """Changes: other source, other parameters, another list of files."""
     assert kind(workspace, Step(**(vars(step) | change))) == "stale"
 
 
 def test_step_is_refused_when_an_input_is_edited_meanwhile(workspace: Workspace, step: Step) -> None:
-    """Nobody can say which of the two the output was made from, so there is no receipt."""
+    """It is unknown from which version the output was made, so no record is written."""
 
     def make() -> None:
         with records.making(workspace, lambda: step):
@@ -126,14 +126,14 @@ def test_step_is_refused_when_parameters_are_edited_meanwhile(workspace: Workspa
 
 
 def test_step_that_fails_leaves_no_receipt(workspace: Workspace, step: Step) -> None:
-    """What a failed command has written is nobody's."""
+    """Outputs of a failed command have no record."""
     with pytest.raises(ZeroDivisionError), records.making(workspace, lambda: step):
         raise ZeroDivisionError
     assert kind(workspace, step) == "stale"
 
 
 def test_every_step_of_a_study_reads_what_is_there_before_it(plan: Study, workspace: Workspace) -> None:
-    """Its inputs are records of runs, outputs of an earlier step, or files of the project; its name is its own."""
+    """Inputs are records of runs, outputs of an earlier step, or project files; the names of steps are unique."""
     there = {workspace.stated, workspace.published}
     there |= {workspace.run(plan, run) / "run.json" for run in plan.everything()}
     names = set()
@@ -154,7 +154,7 @@ TIMING = "epoch,train_seconds,evaluation_seconds,images_per_second\n0,1.368,1.11
 
 @pytest.fixture
 def run(plan: Study, workspace: Workspace) -> Run:
-    """A run that lies there as planned."""
+    """A run with valid files."""
     planned = plan.run("baseline", 0)
     wanted = targets(workspace, plan, planned)
     for name, path in wanted.items():
@@ -165,7 +165,7 @@ def run(plan: Study, workspace: Workspace) -> Run:
 
 
 def test_run_as_planned_is_current(workspace: Workspace, plan: Study, run: Run) -> None:
-    """Its record has the planned key, and its files are those that the record names."""
+    """Its record has the planned key, and its files match the record."""
     assert records.of_run(workspace, plan, run, Digests()) is None
 
 
@@ -174,7 +174,7 @@ def test_run_as_planned_is_current(workspace: Workspace, plan: Study, run: Run) 
     ["model.safetensors", "optimizer.safetensors", "run.json", "logits.safetensors", "history.csv", "timing.csv"],
 )
 def test_damaged_file_of_a_run_is_named(workspace: Workspace, plan: Study, run: Run, name: str) -> None:
-    """One bit of any of its files."""
+    """One flipped bit in any of its files is reported."""
     path = targets(workspace, plan, run)[name]
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -189,7 +189,7 @@ def test_damaged_file_of_a_run_is_named(workspace: Workspace, plan: Study, run: 
     "damaged", ["", "epoch,train_seconds", TIMING[:-3], TIMING.replace("tion", "tinn"), "0,1,1,1\n"]
 )
 def test_timing_that_is_no_table_is_damaged(workspace: Workspace, plan: Study, run: Run, damaged: str) -> None:
-    """It has no digest, but nothing that the tables cannot read is taken for it."""
+    """It has no digest, but a file that the tables cannot read is damaged."""
     path = targets(workspace, plan, run)["timing.csv"]
     path.write_text(damaged)
     problem = records.of_run(workspace, plan, run, Digests())
@@ -200,7 +200,7 @@ def test_timing_that_is_no_table_is_damaged(workspace: Workspace, plan: Study, r
 
 
 def test_run_that_lacks_a_file_is_missing(workspace: Workspace, plan: Study, run: Run) -> None:
-    """Each of its files is needed."""
+    """Each of its files is required."""
     for path in targets(workspace, plan, run).values():
         content = path.read_bytes()
         path.unlink()
@@ -212,7 +212,7 @@ def test_run_that_lacks_a_file_is_missing(workspace: Workspace, plan: Study, run
 
 
 def test_record_that_cannot_be_read_is_damaged(workspace: Workspace, plan: Study, run: Run) -> None:
-    """Half a record is not one of other parameters."""
+    """Half a record is damaged and not stale."""
     path = targets(workspace, plan, run)["run.json"]
     path.write_text(path.read_text()[:20])
     problem = records.of_run(workspace, plan, run, Digests())
@@ -222,7 +222,7 @@ def test_record_that_cannot_be_read_is_damaged(workspace: Workspace, plan: Study
 
 
 def test_run_of_another_key_is_stale(workspace: Workspace, plan: Study, run: Run) -> None:
-    """Files of another seed in its place, whole as they are."""
+    """Intact files of another seed in its place are stale."""
     places = targets(workspace, plan, plan.run("baseline", 1))
     for name, path in targets(workspace, plan, run).items():
         places[name].parent.mkdir(parents=True, exist_ok=True)
@@ -239,7 +239,7 @@ def test_run_of_another_key_is_stale(workspace: Workspace, plan: Study, run: Run
 def test_stamps_are_old_only_for_what_is_current(
     workspace: Workspace, plan: Study, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A run as planned has a stamp older than everything, one that is missing or damaged a new one."""
+    """A valid run has a stamp older than everything; a missing or damaged one has a new stamp."""
     step = steps.evaluate(workspace, plan, run)
     due = stamps.refresh(workspace, plan)
     current, missing = (stamps.of_run(workspace, plan, "train_baseline", "baseline", seed) for seed in (0, 1))
@@ -263,7 +263,7 @@ def test_stamps_are_old_only_for_what_is_current(
 
 
 def test_current_outputs_are_dated_after_what_they_were_made_from(workspace: Workspace, plan: Study, run: Run) -> None:
-    """A clone's files have any dates; what is as planned must not look older than its data."""
+    """A clone's files have arbitrary dates; valid outputs must not look older than their inputs."""
     data = workspace.prepared("cifar100") / "manifest.json"
     files.write_text(data, "{}")
     wanted = targets(workspace, plan, run)
@@ -277,7 +277,7 @@ def test_current_outputs_are_dated_after_what_they_were_made_from(workspace: Wor
 
 
 def test_digest_follows_the_content(tmp_path: Path) -> None:
-    """Also when size and modification date are kept."""
+    """The digest changes with the content even if size and modification date stay the same."""
     path = tmp_path / "file"
     path.write_text("one")
     date = path.stat().st_mtime_ns
@@ -289,7 +289,7 @@ def test_digest_follows_the_content(tmp_path: Path) -> None:
 
 
 def test_digests_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next process does not read the file again, even if it was given another date through `date`."""
+    """The next process does not read the file again, even after its date was changed by `date`."""
     path = tmp_path / "file"
     path.write_text("one")
     with remembered(tmp_path / "digests.json") as digests:
@@ -303,14 +303,14 @@ def test_digests_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("content", ["", "[]", '{"file": 1}'])
 def test_damaged_memory_is_forgotten(tmp_path: Path, content: str) -> None:
-    """It is only memory."""
+    """It is only a cache."""
     (tmp_path / "digests.json").write_text(content)
     (tmp_path / "file").write_text("one")
     assert Digests(tmp_path / "digests.json")(tmp_path / "file") == files.sha256(tmp_path / "file")
 
 
 def test_missing_file_has_no_digest(tmp_path: Path) -> None:
-    """Neither has a folder."""
+    """A folder has no digest either."""
     assert Digests()(tmp_path / "none") is None
     assert Digests()(tmp_path) is None
 
@@ -319,18 +319,18 @@ def test_missing_file_has_no_digest(tmp_path: Path) -> None:
 
 
 def test_locks_of_the_dead_are_cleared_and_those_of_the_living_kept(tmp_path: Path) -> None:
-    """A second Snakemake beside a living one leaves the locks alone; after its end they are nobody's."""
+    """A second Snakemake beside a running one keeps the locks; after the end of the first they are stale."""
     left = tmp_path / "locks" / "0.input.lock"
     left.parent.mkdir()
     left.touch()
     first = stamps.clear_stale(tmp_path)
     assert not left.exists()
-    left.touch()  # its own
+    left.touch()  # its own lock
     second = stamps.clear_stale(tmp_path)
     assert left.exists()
     os.close(first)
     third = stamps.clear_stale(tmp_path)
-    assert left.exists()  # the second is alive
+    assert left.exists()  # the second one is running
     os.close(second)
     os.close(third)
     os.close(stamps.clear_stale(tmp_path))

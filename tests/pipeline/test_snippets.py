@@ -25,7 +25,7 @@ from coopnet.cli import app
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 ALIEN = {"pip", "docker", "git", "source", "mkdir", "tar", "cd"}
-"""Programs on the pages that are not this project's to check."""
+"""Programs on the pages that are not part of this project."""
 
 
 class Snippet(NamedTuple):
@@ -45,13 +45,13 @@ def snippets(page: Path) -> list[Snippet]:
 
 
 def runnable(page: Path) -> list[Snippet]:
-    """What is run in an empty folder."""
+    """The snippets that run in an empty folder."""
     return [one for one in snippets(page) if not one.mark and one.kind in ("python", "sh")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_snippet_is_run_or_says_why_not(page: Path) -> None:
-    """Marks are one of those above; the test that is said to run a snippet exists and reads that page."""
+    """Each mark is one of those above; the test named for a snippet exists and reads that page."""
     for one in snippets(page):
         known = re.fullmatch(r"not run: \S.{10,}|run by (tests/\S+\.py)|in a checkout|into \S+", one.mark)
         assert known or not one.mark, f"{page.name}: {one.mark!r} is no mark"
@@ -66,7 +66,7 @@ def test_every_snippet_is_run_or_says_why_not(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=lambda page: page.stem)
 def test_snippets_run(page: Path, tmp_path: Path) -> None:
-    """From the first to the last, Python in one process, as a reader would type it; commands as they stand."""
+    """Snippets run in order: Python in one process, as a reader would type it; commands as they are."""
     script = ["import contextlib, sys", "from coopnet.cli import main"]
     for one in runnable(page):
         if one.kind == "python":

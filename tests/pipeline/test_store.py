@@ -1,4 +1,4 @@
-"""The run store keeps finished runs whole, gives them to one process at a time, and is found from everywhere."""
+"""The run store keeps finished runs intact, allows one process per run, and is found from every workspace."""
 
 import logging
 import os
@@ -27,7 +27,7 @@ def runs(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def targets(tmp_path: Path) -> dict[str, Path]:
-    """Where the files of a run belong: in two folders, as in a workspace."""
+    """The workspace paths of a run's files: in two folders, as in a workspace."""
     return {
         "model.safetensors": tmp_path / "checkpoints" / "model.safetensors",
         "history.csv": tmp_path / "results" / "history.csv",
@@ -36,7 +36,7 @@ def targets(tmp_path: Path) -> dict[str, Path]:
 
 
 def contents(targets: dict[str, Path]) -> dict[str, bytes]:
-    """What lies there, the record apart."""
+    """The content of these files, except the record."""
     return {name: path.read_bytes() for name, path in targets.items() if name != RECORD}
 
 
@@ -52,13 +52,13 @@ def make(runs: Store, key: str = KEY) -> None:
 
 
 def one_line(error: pytest.ExceptionInfo[CoopNetError]) -> str:
-    """The message, which is one line."""
+    """The error message, which must be one line."""
     message = str(error.value)
     assert len(message.splitlines()) == 1, message
     return message
 
 
-# Its place
+# Its folder
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def configure(workspace: Path, name: str, folder: str) -> None:
-    """Set DVC's cache folder as `dvc cache dir` does."""
+    """Set DVC's cache folder like `dvc cache dir`."""
     (workspace / ".dvc").mkdir(parents=True, exist_ok=True)
     text = f"[core]\n    analytics = false\n['remote \"there\"']\n    url = ../there\n[cache]\n    dir = {folder}\n"
     (workspace / ".dvc" / name).write_text(text, encoding="utf-8")
@@ -92,38 +92,38 @@ def linked_worktree(workspace: Path) -> Path:
 
 
 def test_default_is_in_dvcs_default_cache(workspace: Path) -> None:
-    """Without any configuration the store lies in DVC's cache, where `dvc gc` leaves it alone."""
+    """Without configuration the store is in DVC's cache folder, where `dvc gc` does not delete it."""
     assert default_place(workspace) == workspace / ".dvc" / "cache" / "coopnet-runs"
 
 
 def test_environment_comes_first(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """COOPNET_STORE wins over every configuration."""
+    """COOPNET_STORE takes precedence over every configuration."""
     configure(workspace, "config.local", "/elsewhere")
     monkeypatch.setenv("COOPNET_STORE", str(workspace / "mine"))
     assert default_place(workspace) == workspace / "mine"
 
 
 def test_empty_environment_is_none(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`COOPNET_STORE= command` asks for the default."""
+    """`COOPNET_STORE= command` selects the default."""
     monkeypatch.setenv("COOPNET_STORE", "")
     assert default_place(workspace) == workspace / ".dvc" / "cache" / "coopnet-runs"
 
 
 def test_relative_environment_does_not_move_with_the_process(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relative COOPNET_STORE is resolved at once, from the current folder."""
+    """A relative COOPNET_STORE is resolved at once, relative to the current folder."""
     monkeypatch.chdir(workspace)
     monkeypatch.setenv("COOPNET_STORE", "mine")
     assert default_place(workspace) == workspace / "mine"
 
 
 def test_dvcs_cache_folder_is_followed(workspace: Path) -> None:
-    """A cache folder in `.dvc/config` is relative to `.dvc`, as it is for DVC."""
+    """A cache folder in `.dvc/config` is relative to `.dvc`, as for DVC."""
     configure(workspace, "config", "../../cache")
     assert default_place(workspace) == workspace.parent / "cache" / "coopnet-runs"
 
 
 def test_local_configuration_wins_over_shared(workspace: Path) -> None:
-    """`.dvc/config.local` is this machine's own."""
+    """`.dvc/config.local` is local to this machine."""
     configure(workspace, "config", "../../common")
     configure(workspace, "config.local", str(workspace.parent / "own"))
     assert default_place(workspace) == workspace.parent / "own" / "coopnet-runs"
@@ -131,7 +131,7 @@ def test_local_configuration_wins_over_shared(workspace: Path) -> None:
 
 @pytest.mark.parametrize("written", ["'{}'", '"{}"', "{}  # a comment"])
 def test_cache_folder_may_be_quoted_or_commented(written: str, workspace: Path) -> None:
-    """What DVC's own reader takes off the value is taken off."""
+    """Quotes and comments are removed from the value, as DVC does."""
     folder = workspace.parent / "with space %(x)s"
     configure(workspace, "config", written.format(folder))
     assert default_place(workspace) == folder / "coopnet-runs"
@@ -139,7 +139,7 @@ def test_cache_folder_may_be_quoted_or_commented(written: str, workspace: Path) 
 
 @pytest.mark.parametrize("content", [b"no section\n", b"[cache]\ndir\n", b"[cache]\ndir = \xff\n"])
 def test_damaged_configuration_is_refused(content: bytes, workspace: Path) -> None:
-    """A configuration that cannot be read is named in one line."""
+    """An unreadable configuration is named in one line."""
     (workspace / ".dvc" / "config").write_bytes(content)
     with pytest.raises(CoopNetError) as error:
         default_place(workspace)
@@ -147,14 +147,14 @@ def test_damaged_configuration_is_refused(content: bytes, workspace: Path) -> No
 
 
 def test_linked_worktree_shares_the_default_store(workspace: Path) -> None:
-    """`git worktree add` gives a checkout that finds the runs of its main worktree."""
+    """A checkout made by `git worktree add` finds the runs of its main worktree."""
     linked = linked_worktree(workspace)
     assert default_place(linked) == default_place(workspace) == workspace / ".dvc" / "cache" / "coopnet-runs"
 
 
 @pytest.mark.parametrize("name", ["config", "config.local"])
 def test_linked_worktree_shares_the_configured_store(name: str, workspace: Path) -> None:
-    """It finds the runs even where only the main worktree has the (uncommitted) configuration."""
+    """It finds the runs even if only the main worktree has the (uncommitted) configuration."""
     linked = linked_worktree(workspace)
     configure(workspace, name, "../../big-disk")
     configure(linked, "config", "../../big-disk") if name == "config" else None
@@ -162,7 +162,7 @@ def test_linked_worktree_shares_the_configured_store(name: str, workspace: Path)
 
 
 def test_linked_worktree_with_a_relative_link(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Git may write the way to the main worktree relative to the linked one (worktree.useRelativePaths)."""
+    """Git may write the path to the main worktree relative to the linked one (worktree.useRelativePaths)."""
     linked = linked_worktree(workspace)
     (linked / ".git").write_text("gitdir: ../main/.git/worktrees/linked\n", encoding="utf-8")
     monkeypatch.chdir("/")
@@ -170,7 +170,7 @@ def test_linked_worktree_with_a_relative_link(workspace: Path, monkeypatch: pyte
 
 
 def test_temporary_workspace_of_dvc_shares_the_store(workspace: Path) -> None:
-    """`dvc exp run --temp` clones into `.dvc/tmp/exps` and points the clone's local configuration to the cache."""
+    """`dvc exp run --temp` clones into `.dvc/tmp/exps` and sets the original cache in the local configuration."""
     temporary = workspace / ".dvc" / "tmp" / "exps" / "tmpabc"
     (temporary / ".git").mkdir(parents=True)
     configure(temporary, "config.local", str(workspace / ".dvc" / "cache"))
@@ -181,7 +181,7 @@ def test_temporary_workspace_of_dvc_shares_the_store(workspace: Path) -> None:
 
 
 def test_added_run_can_be_taken(runs: Store, targets: dict[str, Path]) -> None:
-    """What was added is finished, and comes back byte for byte, into folders that did not exist."""
+    """An added run is finished, and is copied byte for byte into folders that did not exist."""
     assert not runs.finished(KEY)
     make(runs)
     assert runs.finished(KEY)
@@ -190,7 +190,7 @@ def test_added_run_can_be_taken(runs: Store, targets: dict[str, Path]) -> None:
 
 
 def test_records_are_copied_last(runs: Store, targets: dict[str, Path], tmp_path: Path) -> None:
-    """Who finds a record in a workspace finds all that it names: nothing could follow that would fail."""
+    """If a workspace has the record, it has all files that the record names."""
     make(runs)
     (tmp_path / "checkpoints").write_text("a file where a folder should be")
     with pytest.raises(CoopNetError, match="cannot write"):
@@ -199,14 +199,14 @@ def test_records_are_copied_last(runs: Store, targets: dict[str, Path], tmp_path
 
 
 def test_unknown_run_cannot_be_taken(runs: Store, targets: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing is written, nothing is said, and the store is not created, for a run that was never made."""
+    """For a run that was never made, nothing is written or logged, and the store is not created."""
     assert not runs.take(KEY, targets)
     assert not any(path.exists() for path in (*targets.values(), runs.place))
     assert not caplog.records
 
 
 def test_taken_files_are_copies(runs: Store, targets: dict[str, Path]) -> None:
-    """No hard links: damage done to an output in place does not reach the store."""
+    """There are no hard links: in-place damage to an output does not reach the store."""
     make(runs)
     runs.take(KEY, targets)
     for name, path in targets.items():
@@ -217,7 +217,7 @@ def test_taken_files_are_copies(runs: Store, targets: dict[str, Path]) -> None:
 
 
 def test_damaged_output_is_replaced(runs: Store, targets: dict[str, Path]) -> None:
-    """Taking a run again mends what was damaged or lost in the workspace."""
+    """Copying a run again restores files that are damaged or missing in the workspace."""
     make(runs)
     runs.take(KEY, targets)
     targets["model.safetensors"].write_bytes(b"damaged")
@@ -227,7 +227,7 @@ def test_damaged_output_is_replaced(runs: Store, targets: dict[str, Path]) -> No
 
 
 def test_good_output_is_left_alone(runs: Store, targets: dict[str, Path]) -> None:
-    """A file that is right already is not written again, but dated anew: engines that go by dates asked for it."""
+    """A correct file is not written again, but gets a new date: an engine that compares dates has requested it."""
     make(runs)
     runs.take(KEY, targets)
     before = [path.stat().st_ino for path in targets.values()]
@@ -261,7 +261,7 @@ DAMAGES = {
 def test_damaged_entry_is_set_aside(
     name: str, damage, runs: Store, targets: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is not taken, its file is named in the log, nothing of it reaches the workspace, and it can be looked at."""
+    """It is not copied, its file is named in the log, nothing reaches the workspace, and the entry is kept aside."""
     make(runs)
     damage(runs.folder(KEY) / name)
     with caplog.at_level(logging.WARNING):
@@ -275,7 +275,7 @@ def test_damaged_entry_is_set_aside(
 
 @pytest.mark.parametrize("damage", [damage for name, damage in DAMAGES.items() if "lost" in name or "record" in name])
 def test_visible_damage_is_not_finished(damage, runs: Store) -> None:
-    """Whatever the record and names show, the quick look finds, without raising."""
+    """The quick check finds everything that the record and the file names show, without exceptions."""
     make(runs)
     name, spoil = damage
     spoil(runs.folder(KEY) / name)
@@ -285,7 +285,7 @@ def test_visible_damage_is_not_finished(damage, runs: Store) -> None:
 def test_entry_that_lacks_a_needed_file_is_set_aside(
     runs: Store, targets: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An entry made by a version that wrote other files is made again."""
+    """An entry of a version that wrote other files is made again."""
     make(runs)
     assert not runs.take(KEY, targets | {"logits.safetensors": targets["history.csv"].with_name("logits.safetensors")})
     assert "logits.safetensors" in caplog.text
@@ -293,7 +293,7 @@ def test_entry_that_lacks_a_needed_file_is_set_aside(
 
 @pytest.mark.parametrize("notice", [True, False])
 def test_run_can_be_made_again_after_damage(notice: bool, runs: Store, targets: dict[str, Path]) -> None:
-    """Adding replaces a damaged entry, whether or not it was set aside before, and even when that happened before."""
+    """Adding replaces a damaged entry, whether or not it was set aside, and even if an older one was."""
     for _ in range(2):
         make(runs)
         flip(runs.folder(KEY) / "model.safetensors")
@@ -305,7 +305,7 @@ def test_run_can_be_made_again_after_damage(notice: bool, runs: Store, targets: 
 
 
 def test_entries_do_not_mix(runs: Store, targets: dict[str, Path]) -> None:
-    """Damage to one entry leaves another as it is."""
+    """Damage to one entry does not affect another."""
     make(runs)
     make(runs, "other")
     flip(runs.folder("other") / "history.csv")
@@ -351,14 +351,14 @@ sys.stdin.readline()
 
 
 def start(script: str, *arguments: Path) -> subprocess.Popen[str]:
-    """Another process, to be talked to over its pipes."""
+    """Another process, controlled through its pipes."""
     return subprocess.Popen(
         [sys.executable, "-c", script, *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
 
 def test_two_processes_make_a_run_once(runs: Store, tmp_path: Path) -> None:
-    """Racing for one key, one makes the run; the other waits for it and takes it."""
+    """Of two processes with one key, one makes the run; the other waits for it and copies it."""
     processes = [start(RACE, runs.place, tmp_path / name) for name in "ab"]
     assert [process.stdout.readline() for process in processes if process.stdout] == ["ready\n"] * 2
     for process in processes:
@@ -370,7 +370,7 @@ def test_two_processes_make_a_run_once(runs: Store, tmp_path: Path) -> None:
 
 
 def test_lock_is_held_against_others(runs: Store) -> None:
-    """While one process is on a run, another cannot be."""
+    """While one process makes a run, another one cannot."""
     holder = start(HOLD, runs.place)
     assert holder.stdout
     assert holder.stdout.readline() == "held\n"
@@ -382,7 +382,7 @@ def test_lock_is_held_against_others(runs: Store) -> None:
 
 
 def test_lock_dies_with_its_owner(runs: Store) -> None:
-    """After kill -9 nothing has to be unlocked by hand."""
+    """After kill -9 no lock has to be removed by hand."""
     holder = start(HOLD, runs.place)
     assert holder.stdout
     assert holder.stdout.readline() == "held\n"
@@ -392,14 +392,14 @@ def test_lock_dies_with_its_owner(runs: Store) -> None:
 
 
 def test_waiting_is_announced(runs: Store, caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever waits for another process says for which run."""
+    """A process that waits logs the name of the run."""
     holder = start(HOLD, runs.place)
     assert holder.stdin
     assert holder.stdout
     assert holder.stdout.readline() == "held\n"
 
     class Release(logging.Handler):
-        """Lets the holder go as soon as the waiting is announced."""
+        """Ends the holder as soon as the waiting is logged."""
 
         def emit(self, record: logging.LogRecord) -> None:
             assert "one3/seed0 is being made by another process" in record.getMessage()
@@ -416,11 +416,11 @@ def test_waiting_is_announced(runs: Store, caplog: pytest.LogCaptureFixture) -> 
     assert holder.wait(timeout=60) == 0
 
 
-# A place that cannot be written
+# A folder that cannot be written
 
 
 def test_store_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
-    """A store that cannot be written is one line, which names it and COOPNET_STORE."""
+    """An unwritable store gives one line with its path and COOPNET_STORE."""
     (tmp_path / "file").write_text("not a folder", encoding="utf-8")
     with pytest.raises(CoopNetError, match="COOPNET_STORE") as error:
         Store(tmp_path / "file" / "store").lock(KEY)
@@ -428,7 +428,7 @@ def test_store_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_entry_that_cannot_be_added_is_refused(runs: Store) -> None:
-    """The same when a finished run cannot be moved in."""
+    """The same if a finished run cannot be moved into it."""
     runs.place.mkdir()
     (runs.place / "runs").write_text("not a folder", encoding="utf-8")
     with pytest.raises(CoopNetError, match="COOPNET_STORE") as error:
@@ -437,7 +437,7 @@ def test_entry_that_cannot_be_added_is_refused(runs: Store) -> None:
 
 
 def test_lock_that_cannot_be_taken_is_refused(runs: Store) -> None:
-    """The same when the lock file cannot be opened."""
+    """The same if the lock file cannot be opened."""
     (runs.place / "locks" / f"{KEY}.lock").mkdir(parents=True)
     with pytest.raises(CoopNetError, match="COOPNET_STORE") as error:
         store.acquire(runs.lock(KEY), "one3/seed0")

@@ -1,4 +1,4 @@
-"""A study of a few seconds, workspaces that it is made in, and commands called in this process and in others."""
+"""A study of a few seconds, workspaces for it, and commands in this process and in others."""
 
 import io
 import logging
@@ -36,7 +36,7 @@ TINY = {
 
 
 def make_workspace(folder: Path, prepared: Path) -> Path:
-    """A workspace with the project's parameters, workflow, and a tiny study beside the others."""
+    """A workspace with the project's parameters and workflow, and a tiny study beside the others."""
     folder.mkdir(parents=True)
     for name in ("params.yaml", "claims.yaml", "figures.yaml", "Snakefile", "studies", "workflow", "profiles"):
         source = ROOT / name
@@ -47,7 +47,7 @@ def make_workspace(folder: Path, prepared: Path) -> Path:
 
 
 def call(workspace: Path, *arguments: str, store: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command of the environment in a workspace; `store` other than the test's own."""
+    """Run a command of the environment in a workspace; `store` replaces the test's own store."""
     environment = os.environ | ({"COOPNET_STORE": store} if store else {})
     return subprocess.run(
         [BIN / arguments[0], *arguments[1:]], cwd=workspace, capture_output=True, text=True, env=environment
@@ -92,7 +92,7 @@ def bits(workspace: Path) -> dict[str, bytes]:
 
 
 def trained(result: subprocess.CompletedProcess[str]) -> bool:
-    """Whether a command really trained, as its own log tells."""
+    """Whether a command really trained, according to its log."""
     return "epoch 1/" in result.stderr
 
 

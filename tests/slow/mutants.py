@@ -1,13 +1,13 @@
-"""Mutation testing: the science modules with one small error each, and the tests that have to notice it.
+"""Mutation testing: the science modules with one small error each, and the tests that must detect it.
 
-`python tests/slow/mutants.py [module …]` (`make mutants`) tries every mutant of the modules that mutants.yaml names,
-and fails where one survives that is not listed there with a reason. Nothing is written into the source: each mutant
-lives in a process of its own, forked after the libraries were imported. A first run without an error records which
-test executes which line. So a mutant meets the tests of its own line first, the quickest of them first. Source and
-tests must not be edited meanwhile: a test that is not found counts as one that fails.
+`python tests/slow/mutants.py [module …]` (`make mutants`) tries every mutant of the modules in mutants.yaml, and fails
+if one survives that is not listed there with a reason. The source files are not changed: each mutant lives in its own
+process, forked after the libraries were imported. A first run without an error records which test executes which line.
+So a mutant meets the tests of its own line first, the fastest of them first. Do not edit source and tests meanwhile: a
+test that is not found counts as failed.
 
-The maintained tools do not fit: mutmut 3 leaves functions with decorators alone, and here much of the mathematics
-stands behind `@torch.no_grad()`; cosmic-ray starts Python, and so imports PyTorch, anew for each mutant.
+The maintained tools do not fit: mutmut 3 skips functions with decorators, and here much of the mathematics is under
+`@torch.no_grad()`; cosmic-ray starts Python, and so imports PyTorch, again for each mutant.
 """
 
 import argparse
@@ -35,9 +35,9 @@ import yaml
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "coopnet"
 LIMIT = 1800
-"""Seconds of CPU for the run without an error; a mutant has five times what that took, and a minute."""
+"""Seconds of CPU for the run without an error; a mutant has five times its duration, and a minute."""
 BROKEN = 3
-"""The exit code of pytest where not a test failed but pytest itself."""
+"""The exit code of pytest if not a test failed but pytest itself."""
 Place = tuple[ast.AST, str, int | None]
 LISTED: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 
@@ -48,13 +48,13 @@ OPERATORS |= {ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult, ast.Pow: ast.Mult}
 NAMES = {"min": "max", "any": "all", "argmax": "argmin", "floor": "ceil", "zeros_": "ones_", "zeros": "ones"}
 NAMES |= {new: old for old, new in NAMES.items()} | {"reversed": "list", "sorted": "list", "mean": "sum"}
 SILENT = (ast.Raise, ast.Assert, ast.JoinedStr)
-"""Not mutated: words for people, and assertions, which only say what is known."""
+"""Not mutated: texts for people, and assertions."""
 SMALL = (ast.Constant, ast.Name, ast.Attribute, ast.UnaryOp, ast.Slice, ast.Tuple)
-"""Shown with what they stand in, as they say too little by themselves."""
+"""Shown with their parents, because they are unclear on their own."""
 
 
 class Mutant(NamedTuple):
-    """One error: `new` stands in `parent.field`, at `index` where that is a list. Without a place, all is in `tree`."""
+    """One error: `new` is in `parent.field`, at `index` if that is a list. Without a place, `tree` has everything."""
 
     name: str  # function, before, after: no line, since lines move
     tree: ast.Module
@@ -63,13 +63,13 @@ class Mutant(NamedTuple):
     new: ast.AST | None = None
 
     def apply(self) -> None:
-        """Make the error, in a process of its own."""
+        """Make the error, in a separate process."""
         if self.place and self.new:
             put(self.place, self.new)
 
 
 def head(path: Sequence[ast.AST]) -> int:
-    """Where in a path the expression or simple statement stands that says what its last node does."""
+    """The position in a path of the expression or simple statement that shows what its last node does."""
     place = len(path) - 1
     while isinstance(path[place], SMALL) and not hasattr(path[place - 1], "body"):
         place -= 1
@@ -77,7 +77,7 @@ def head(path: Sequence[ast.AST]) -> int:
 
 
 def lines(path: Sequence[ast.AST]) -> range:
-    """Lines of the statement that a node is in; of one with a body, those of its head."""
+    """Lines of the statement that contains a node; for one with a body, those of its head."""
     statement: Any = next(node for node in reversed(path) if isinstance(node, ast.stmt))
     body = getattr(statement, "body", None)
     return range(statement.lineno, max(body[0].lineno, statement.lineno + 1) if body else statement.end_lineno + 1)
@@ -93,7 +93,7 @@ def put(place: Place, node: ast.AST) -> None:
 
 
 def errors(node: ast.AST) -> Iterator[ast.AST]:
-    """What is put in a node's place."""
+    """Replacements for a node."""
     match node:
         case ast.Compare(left, [operator], others) if type(operator) in OPERATORS:
             yield ast.Compare(left, [OPERATORS[type(operator)]()], others)
@@ -162,7 +162,7 @@ def mutants(tree: ast.Module) -> list[Mutant]:
 
 
 def said(node: ast.AST) -> str:
-    """A node as source, the head alone of one with a body."""
+    """A node as source; only the head if it has a body."""
     return ast.unparse(node).strip().partition("\n")[0]
 
 
@@ -170,23 +170,23 @@ def said(node: ast.AST) -> str:
 
 
 class Loader(importlib.machinery.SourceFileLoader):
-    """Imports one module from a tree in place of its file."""
+    """Imports one module from a tree instead of its file."""
 
     def __init__(self, module: str, tree: ast.Module):
         super().__init__(f"coopnet.{module.removesuffix('.py').replace('/', '.')}", str(SOURCE / module))
         self.tree = tree
 
     def find_spec(self, name: str, *_: object) -> importlib.machinery.ModuleSpec | None:
-        """Of that module alone."""
+        """Only for that module."""
         return importlib.util.spec_from_loader(name, self) if name == self.name else None
 
     def get_code(self, fullname: str) -> Any:
-        """What the import executes."""
+        """The code that the import executes."""
         return compile(self.tree, self.path, "exec")
 
 
 class Recorder:
-    """A plugin of pytest that notes which lines of a file each test executes, and how long the test takes."""
+    """A pytest plugin that records which lines of a file each test executes, and the test's duration."""
 
     def __init__(self, path: Path):
         self.path, self.lines = str(path), set[int]()
@@ -219,7 +219,7 @@ def forked(
     limit: int = LIMIT,
     recorder: Recorder | None = None,
 ) -> int:
-    """Run tests of a mutant, group by group until one fails, in a new process; its id."""
+    """Run tests of a mutant, group by group until one fails, in a new process; returns its id."""
     if pid := os.fork():
         return pid
     code = BROKEN
@@ -227,7 +227,7 @@ def forked(
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(1, 2)
-        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))  # an endless loop is noticed
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))  # an endless loop is detected
         os.chdir(ROOT)
         mutant.apply()
         sys.path.insert(0, str(SOURCE.parent))
@@ -250,10 +250,10 @@ def forked(
 
 
 def recorded(module: str, files: list[str], where: str) -> list[tuple[float, str, set[int]]]:
-    """Seconds, name and executed lines of each test, the quickest first; and the libraries they use are imported.
+    """Seconds, name and executed lines of each test, fastest first; the used libraries are imported.
 
     Raises:
-        SystemExit: a test fails although there is no error.
+        SystemExit: a test fails without an error.
     """
     path = SOURCE / module
     pid = forked(module, Mutant("", ast.parse(path.read_bytes())), [files], where, recorder=Recorder(path))
@@ -267,10 +267,10 @@ def recorded(module: str, files: list[str], where: str) -> list[tuple[float, str
 
 
 def survivors(module: str, chosen: Sequence[Mutant], files: list[str], jobs: int) -> list[str]:
-    """Names of those mutants of a module that no test of `files` notices."""
+    """Names of the mutants of a module that no test of `files` detects."""
     with tempfile.TemporaryDirectory() as where:
         tests = recorded(module, files, where)
-        gc.freeze()  # what is imported is no garbage, and a process that looks for some would copy all of it
+        gc.freeze()  # imported objects are no garbage, and a garbage collection would copy all of them
         limit = 60 + 5 * round(sum(seconds for seconds, _, _ in tests))
         queue, running, found = list(chosen), dict[int, Mutant](), list[str]()
         while queue or running:
@@ -292,7 +292,7 @@ def by_hand(error: dict[str, Any]) -> Mutant:
     """An error that is written out in mutants.yaml.
 
     Raises:
-        SystemExit: the source has changed, so that the error has to be written anew.
+        SystemExit: the source has changed, so the error must be written again.
     """
     source = (SOURCE / error["module"]).read_text(encoding="utf-8")
     if source.count(error["before"]) != 1:
@@ -301,7 +301,7 @@ def by_hand(error: dict[str, Any]) -> Mutant:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Try mutants; 1 where one survives without a reason."""
+    """Try mutants; returns 1 if one survives without a reason."""
     parser = argparse.ArgumentParser(description="Mutate the science modules, and show which mutants no test notices.")
     parser.add_argument("modules", nargs="*", metavar="module", help="networks/loss.py …; all by default")
     parser.add_argument("--sample", type=int, help="so many mutants of each module, drawn at random")

@@ -1,4 +1,4 @@
-"""Asked to stop at random moments, however often: the same command again ends in the same bits."""
+"""After any number of interruptions at random moments, the same command gives the same bits."""
 
 import random
 import signal
@@ -14,7 +14,7 @@ from tiny_fixture import BIN, bits, call, edit, make_workspace
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_random_interruptions_leave_no_trace(number: signal.Signals, prepared: Path, tmp_path: Path) -> None:
-    """Twenty seeded random requests to a run and its grown child, some of them in the midst of training."""
+    """Twenty seeded random requests to a run and its grown child, some of them during training."""
     chance = random.Random(number)
     folders = [make_workspace(tmp_path / name / "workspace", prepared) for name in ("calm", "storm")]
     for folder in folders:

@@ -1,8 +1,8 @@
-"""Killed at any moment, whoever is killed: the same command again ends in the bits of an undisturbed study.
+"""After kills at any moment, of any process, the same command ends with the bits of an undisturbed study.
 
-Each kind of kill is a chain on a tiny study: start, kill at a random moment, start again, until the study is made; then
-from an empty store anew, until enough kills have hit a process that was alive. `KILLS` in the environment sets another
-number of them.
+Each kind of kill is a chain on a tiny study: start, kill at a random moment, start again, until the study is finished;
+then again from an empty store, until enough kills have hit a live process. `KILLS` in the environment sets another
+number of kills.
 """
 
 import contextlib
@@ -29,26 +29,26 @@ from engines_fixture import MAKE, NAME, TINY, Project
 pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("KILLS", "20"))
-"""How many kills of each kind hit a process that is alive."""
+"""Number of kills of each kind that must hit a live process."""
 
 STUDY = {"only": ["one3", "one3_to_5_split"], "time_scale": 0.03, "experiments": {}}
 """A run of 9 epochs and its grown child of 3."""
 
 PATIENCE = 300.0
-"""Seconds in which whatever is left alone comes to its end."""
+"""Seconds within which an undisturbed command ends."""
 
 EPOCH = re.compile(r"^(\S+/seed\d+)  epoch (\d+)/\d+  .*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Calm:
-    """The study as it is made undisturbed.
+    """The undisturbed study.
 
     Attributes:
         beginning: the project before.
-        everything: each promised file of it, by path.
-        seconds: how long it took.
-        lives: how long each of its trainings lived, in seconds.
+        everything: each of its promised files, by path.
+        seconds: its duration.
+        lives: duration of each of its trainings, in seconds.
     """
 
     beginning: Project
@@ -91,7 +91,7 @@ def calm(place: Path) -> Calm:
 
 
 def begin(project: Project, *command: str) -> "subprocess.Popen[bytes]":
-    """Start a command in a process group of its own; what it says is added to the project's log."""
+    """Start a command in its own process group; its output is appended to the project's log."""
     words, environment = project.command(*command)
     environment = dict(environment) | {"COOPNET_SAVE_SECONDS": "0"}  # every epoch is on disk before the next begins
     with (project.root.parent / "log").open("ab") as log:
@@ -101,12 +101,12 @@ def begin(project: Project, *command: str) -> "subprocess.Popen[bytes]":
 
 
 def said(project: Project) -> str:
-    """All that commands on a project said, the last of it."""
+    """The end of the output of all commands on a project."""
     return (project.root.parent / "log").read_text()[-8000:]
 
 
 def alive(project: Project) -> dict[int, list[str]]:
-    """The words of every process that works in a project, by its id."""
+    """The arguments of every process that works in a project, by its id."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -123,7 +123,7 @@ def trainings(project: Project) -> list[int]:
 
 
 def settle(project: Project) -> None:
-    """Wait until nobody works in a project any more."""
+    """Wait until no process works in a project."""
     end = time.monotonic() + PATIENCE
     while alive(project):
         assert time.monotonic() < end, alive(project)
@@ -131,7 +131,7 @@ def settle(project: Project) -> None:
 
 
 def strike(pid: int, number: int = signal.SIGKILL, *, group: bool = False) -> bool:
-    """Send a signal to a process or to its group; whether there was one."""
+    """Send a signal to a process or to its group; returns whether it existed."""
     try:
         (os.killpg if group else os.kill)(pid, number)
     except ProcessLookupError:
@@ -140,13 +140,13 @@ def strike(pid: int, number: int = signal.SIGKILL, *, group: bool = False) -> bo
 
 
 def wait(process: "subprocess.Popen[bytes]", seconds: float) -> bool:
-    """Give a process that much time; whether it has ended."""
+    """Wait this long for a process; returns whether it has ended."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
     return process.returncode is not None
 
 
-# What is looked at
+# Checks
 
 
 def everything(project: Project) -> dict[str, bytes]:
@@ -158,24 +158,24 @@ def everything(project: Project) -> dict[str, bytes]:
 
 @dataclass
 class Diary:
-    """Every epoch that a training has told of as done, by run and number, in its own words."""
+    """Every epoch that a training has logged as done, by run and number, with its line."""
 
     told: dict[tuple[str, int], set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def read(self, project: Project) -> None:
-        """Read what the logs have now; a job that is started again begins its log anew."""
+        """Read the current logs; a restarted job starts its log again."""
         for path in [project.root.parent / "log", *(project.root / "logs").rglob("*.log")]:
             if path.is_file():
                 for line in EPOCH.finditer(path.read_text(errors="replace")):
                     self.told[line[1], int(line[2])].add(line[0])
 
     def repeated(self) -> list[tuple[str, int]]:
-        """Epochs that were done and trained again all the same."""
+        """Epochs that were done and then trained again."""
         return [epoch for epoch, lines in self.told.items() if len(lines) > 1]
 
 
 def compare(project: Project, calm: Calm) -> None:
-    """All bits are those of the undisturbed study, and nothing else lies there."""
+    """All bits equal those of the undisturbed study, and there are no other files."""
     found = everything(project)
     assert sorted(found) == sorted(calm.everything)
     assert [path for path, content in found.items() if content != calm.everything[path]] == []
@@ -188,10 +188,10 @@ class Storm:
     Attributes:
         calm: the undisturbed study.
         place: a folder for its projects.
-        command: what is started again and again.
-        kill: sends its signal at a moment of its choice to what was started; whether it hit anything alive.
-        kills: how many have to hit.
-        hits: how many have.
+        command: the command that is started again and again.
+        kill: sends its signal at some moment to the started command; returns whether it hit a live process.
+        kills: required number of hits.
+        hits: number of hits so far.
     """
 
     calm: Calm
@@ -221,7 +221,7 @@ class Storm:
         print(f"{self.hits} kills in {studies} studies")
 
     def attempt(self, project: Project, diary: Diary) -> bool:
-        """Start once; whether it came to its end undisturbed."""
+        """Start once; returns whether it ended undisturbed."""
         process = begin(project, *self.command)
         try:
             hit = self.hits < self.kills and self.kill(project, process)
@@ -234,7 +234,7 @@ class Storm:
         self.hits += hit
         log = project.root.parent / "log"
         refused = not hit and process.returncode != 0
-        if refused:  # by DVC, for a lock that it was killed in writing
+        if refused:  # by DVC, because it was killed while it wrote a lock
             mended = project.coopnet("record", NAME).said
             assert "was left half-written by a DVC that was killed" in mended, said(project)
         with log.open("a") as handle:
@@ -244,7 +244,7 @@ class Storm:
 
 @pytest.mark.parametrize("victim", ["snakemake", "dvc", "group of snakemake", "group of dvc"])
 def test_killed_engine(calm: Calm, place: Path, victim: str) -> None:
-    """SIGKILL to an engine alone, whose jobs live on, or to it with all it started: bit-identical, no epoch twice."""
+    """SIGKILL to an engine only, whose jobs live on, or with all its children: bit-identical, no epoch twice."""
     chance = random.Random(victim)
     engine = victim.split()[-1]
 
@@ -257,7 +257,7 @@ def test_killed_engine(calm: Calm, place: Path, victim: str) -> None:
 
 
 def test_killed_training(calm: Calm, place: Path) -> None:
-    """SIGKILL to a training under Snakemake at a moment of its life: bit-identical, no epoch twice."""
+    """SIGKILL to a training under Snakemake at a random moment: bit-identical, no epoch twice."""
     chance = random.Random("training")
 
     def kill(project: Project, process: "subprocess.Popen[bytes]") -> bool:
@@ -272,7 +272,7 @@ def test_killed_training(calm: Calm, place: Path) -> None:
 
 @pytest.mark.parametrize("whom", ["training", "group of snakemake"])
 def test_sigterm_with_a_grace_period(calm: Calm, place: Path, whom: str) -> None:
-    """SIGTERM, and SIGKILL a moment later to what is still there, as cluster schedulers do: bit-identical."""
+    """SIGTERM, then SIGKILL to remaining processes, as cluster schedulers do: bit-identical."""
     chance = random.Random(f"grace {whom}")
     command = ("coopnet", "train", NAME, "one3", "0") if whom == "training" else MAKE["snakemake"]
     most = max(calm.lives) if whom == "training" else calm.seconds / 3
@@ -289,7 +289,7 @@ def test_sigterm_with_a_grace_period(calm: Calm, place: Path, whom: str) -> None
 
 
 def test_limited_time(calm: Calm, place: Path) -> None:
-    """`--max-minutes`, too few each time: exit code 75 until it is 0, then bit-identical."""
+    """`--max-minutes`, too short each time: exit code 75 until it is 0, then bit-identical."""
     chance = random.Random("minutes")
     project = calm.beginning.copy(place / "minutes" / "project")
     codes, diary = [], Diary()

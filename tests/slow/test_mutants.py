@@ -1,4 +1,4 @@
-"""The tests of the science notice errors in it, and the list of errors is in step with the source."""
+"""The tests of the science detect errors in it, and the list of errors matches the source."""
 
 import ast
 import subprocess
@@ -15,7 +15,7 @@ MODULES: dict[str, Any] = mutants.LISTED["modules"]
 
 @pytest.mark.parametrize("module", MODULES)
 def test_listed_survivors_are_mutants_of_the_source(module: str) -> None:
-    """Each has a reason and is still what the tool would try; the tests that are named exist."""
+    """Each has a reason and is still a mutant of the tool; the named tests exist."""
     names = {mutant.name for mutant in mutants.mutants(ast.parse((mutants.SOURCE / module).read_bytes()))}
     survivors = MODULES[module].get("survivors", {})
     assert survivors.keys() <= names
@@ -25,13 +25,13 @@ def test_listed_survivors_are_mutants_of_the_source(module: str) -> None:
 
 @pytest.mark.parametrize("error", mutants.LISTED["by_hand"], ids=lambda error: error["name"])
 def test_errors_by_hand_fit_the_source(error: dict[str, Any]) -> None:
-    """What an error replaces is in its module, once; what it becomes is Python, and another program."""
+    """The code that an error replaces occurs once in its module; the replacement is valid and another program."""
     changed = mutants.by_hand(error).tree
     assert ast.dump(changed) != ast.dump(ast.parse((mutants.SOURCE / error["module"]).read_bytes()))
 
 
 def test_mutants_are_single_errors() -> None:
-    """By hand: what becomes of a small function, each mutant another program, and the source is left as it was."""
+    """The mutants of a small function, by hand: each is another program, and the source is not changed."""
     tree = ast.parse(
         "def f(x, y=1):\n    'Words.'\n    if x < 0 and y:\n        raise ValueError(x + 1)\n    return -x / 2.0\n"
     )
@@ -54,7 +54,7 @@ def test_mutants_are_single_errors() -> None:
 
 @pytest.mark.slow
 def test_errors_in_the_science_are_noticed() -> None:
-    """Those that are written out by hand, and three of each module, are noticed by its tests."""
+    """The errors in mutants.yaml, and three per module, are detected by its tests."""
     command = [sys.executable, str(mutants.__file__), "--sample", "3"]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert made.returncode == 0, made.stdout[-2000:] + made.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""Two users, two engines, two clones, one run store: nothing half-written is seen, and locks die with their owner."""
+"""Two users, two engines, two clones, one run store: no half-written file is visible, and locks end with owners."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ __all__ = ["calm", "place"]  # the fixtures
 pytestmark = pytest.mark.slow
 
 GROUP = 65532
-"""What the two users have in common."""
+"""The group that the two users share."""
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Clone(Project):
 
     Attributes:
         shared: the store.
-        number: of the user; None for oneself.
+        number: id of the user; None for the current user.
     """
 
     shared: Path = Path()
@@ -47,7 +47,7 @@ class Clone(Project):
         return self.shared
 
     def command(self, *arguments: str | Path) -> tuple[list[str | Path], dict[str, str]]:
-        """A command as this user starts it."""
+        """The command line with which this user starts a command."""
         words, environment = super().command(*arguments)
         environment["COOPNET_STORE"] = str(self.shared)
         if self.number is None:
@@ -60,7 +60,7 @@ class Clone(Project):
 
 
 def clones(calm: Calm, folder: Path, numbers: tuple[int | None, int | None]) -> list[Clone]:
-    """Two clones, each of a user, and an empty store that both may write."""
+    """Two clones, one per user, and an empty store that both may write."""
     store = folder / "store"
     store.mkdir(parents=True)
     if None not in numbers:
@@ -72,7 +72,7 @@ def clones(calm: Calm, folder: Path, numbers: tuple[int | None, int | None]) -> 
         if number is not None:
             subprocess.run(["chown", "-R", f"{number}:{number}", root.parent], check=True)
         clone = Clone(root, shared=store, number=number)
-        clone.command("true")  # makes the home
+        clone.command("true")  # creates the home
         if number is not None:
             os.chown(root.parent / "home", number, number)
         made.append(clone)
@@ -82,7 +82,7 @@ def clones(calm: Calm, folder: Path, numbers: tuple[int | None, int | None]) -> 
 USERS = {
     "one user": (None, None),
     "two users": pytest.param(
-        (1, 65534),  # daemon and nobody, since Snakemake wants users that have a name
+        (1, 65534),  # daemon and nobody, since Snakemake needs users with names
         marks=pytest.mark.skipif(
             os.getuid() != 0 or not shutil.which("setpriv"), reason="becoming two other users takes root, and setpriv"
         ),
@@ -96,12 +96,12 @@ each_users = pytest.mark.parametrize("numbers", USERS.values(), ids=USERS.keys()
 
 @dataclass
 class Watcher:
-    """Reads every file with its final name, again and again, and keeps what is wrong with any.
+    """Reads every file with a final name again and again, and records problems.
 
     Attributes:
-        folders: where to look.
-        wrong: what was half-written, or not what its record says.
-        looks: how many files were read.
+        folders: the folders to watch.
+        wrong: files that were half-written, or did not match their record.
+        looks: number of files that were read.
     """
 
     folders: list[Path]
@@ -112,7 +112,7 @@ class Watcher:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Look as long as the block lasts."""
+        """Watch as long as the block lasts."""
         thread = threading.Thread(target=self._watch)
         thread.start()
         try:
@@ -128,7 +128,7 @@ class Watcher:
                     self._look(path)
 
     def _look(self, path: Path) -> None:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # gone meanwhile
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # removed meanwhile
             stat = path.stat()
             facts = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
             if self.known.get(path) == facts:
@@ -154,12 +154,12 @@ def visible(folder: Path) -> Iterator[Path]:
 
 
 def check(path: Path) -> None:
-    """Read a file to its end, and what it names.
+    """Read a file completely, and the files that it names.
 
     Raises:
-        AssertionError: it is half-written, or something that it names is.
-        ValueError: it is no JSON.
-        safetensors.SafetensorError: it is none.
+        AssertionError: it is half-written, or a file that it names is.
+        ValueError: it is not valid JSON.
+        safetensors.SafetensorError: it is not valid safetensors.
     """
     content = path.read_bytes()
     if path.suffix == ".json":
@@ -184,16 +184,16 @@ ENDS = {
     ".pdf": b"%%EOF",
     ".png": b"IEND\xaeB`\x82",
 }
-"""How files of a kind end when they are whole."""
+"""The last bytes of complete files of a kind."""
 
 
 def watched(*projects: Clone) -> Watcher:
-    """A watcher of all that these clones and their store consist of."""
+    """A watcher of all files of these clones and their store."""
     parts = [project.root / part for project in projects for part in ("data", "checkpoints", "results", "reports")]
     return Watcher([*parts, *(project.root / ".stamps" for project in projects), projects[0].shared])
 
 
-# What two do at once
+# Two at once
 
 
 @each_users
@@ -201,7 +201,7 @@ def watched(*projects: Clone) -> Watcher:
 def test_two_clones_share_the_work(
     calm: Calm, place: Path, engines: tuple[str, str], numbers: tuple[int | None, int | None]
 ) -> None:
-    """Started together, each run is trained once in all, both have all results, and no reader sees half a file."""
+    """Started together, each run is trained once in total, both have all results, and no reader sees half a file."""
     both = clones(calm, place / f"{'-'.join(engines)}-{numbers[0]}", numbers)
     watcher = watched(*both)
     with watcher.watching():
@@ -221,7 +221,7 @@ def test_two_clones_share_the_work(
 
 @each_users
 def test_lock_dies_with_its_owner(calm: Calm, place: Path, numbers: tuple[int | None, int | None]) -> None:
-    """Who waits for a run whose owner is killed gets it and continues it, to the same bits; the other takes them."""
+    """A waiting process continues the run of a killed owner to the same bits; the other one copies it."""
     first, second = clones(calm, place / f"lock-{numbers[0]}", numbers)
     command = ("coopnet", "train", NAME, "one3", "0")
     owner = begin(first, *command)
@@ -242,7 +242,7 @@ def test_lock_dies_with_its_owner(calm: Calm, place: Path, numbers: tuple[int | 
 
 @each_users
 def test_each_mends_what_the_other_made(calm: Calm, place: Path, numbers: tuple[int | None, int | None]) -> None:
-    """An entry of one user's that is damaged is set aside by the other, whoever set the last one aside, and goes."""
+    """A damaged entry of one user is set aside by the other, whoever set the last one aside, and removed."""
     first, second = clones(calm, place / f"mend-{numbers[0]}", numbers)
     command = ("train", NAME, "one3", "0")
     first.coopnet(*command)
@@ -258,14 +258,14 @@ def test_each_mends_what_the_other_made(calm: Calm, place: Path, numbers: tuple[
 
 
 def trained(calm: Calm) -> dict[str, bytes]:
-    """The files of `one3` that training makes, undisturbed."""
+    """The files of an undisturbed training of `one3`."""
     return {
         path: content for path, content in calm.everything.items() if "/one3/seed0/" in path and Path(path).name in MADE
     }
 
 
 def until(happened: Callable[[], Any], process: "subprocess.Popen[bytes]", project: Project) -> None:
-    """Wait until something is so; the process must not end before."""
+    """Wait until something happens; the process must not end before."""
     end = time.monotonic() + 300
     while not happened():
         assert process.poll() is None, said(project)

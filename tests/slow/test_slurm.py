@@ -1,6 +1,6 @@
-"""The workflow on a real Slurm cluster, two nodes on the loopback interface, with the profile as it is delivered.
+"""The workflow on a real Slurm cluster, two nodes on the loopback interface, with the delivered profile.
 
-The processes that train are really stopped, killed, requeued and moved; `cluster.sh` says what the cluster is made of.
+Training processes are really stopped, killed, requeued and moved; `cluster.sh` describes the cluster.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ LINEAGE = TINY | {"time_scale": 0.04, "only": ["one3", "one3_to_5_masked"]}
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The cluster, up and idle; gives its folder."""
+    """The running, idle cluster; returns its folder."""
     folder = tmp_path_factory.mktemp("slurm")
     started = subprocess.run([CLUSTER, "start", folder], capture_output=True, text=True)
     if started.returncode == 3:
@@ -53,18 +53,18 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def all_nodes(cluster: Path) -> Iterator[None]:
-    """Both nodes are there again after a test, and no job is left."""
+    """After a test both nodes are available, and no job is left."""
     yield
     subprocess.run(["scancel", "--user=root"])
     for node in ("one", "two"):
         if not Path("/proc", (cluster / f"slurmd-{node}.pid").read_text().strip()).exists():
             subprocess.run(["slurmd", "-N", node], check=True)
-        with contextlib.suppress(subprocess.CalledProcessError):  # it was not away
+        with contextlib.suppress(subprocess.CalledProcessError):  # the node was available
             control("update", f"NodeName={node}", "State=RESUME")
 
 
 def control(*arguments: str) -> str:
-    """`scontrol`."""
+    """Run `scontrol`."""
     return subprocess.run(["scontrol", *arguments], capture_output=True, text=True, check=True).stdout
 
 
@@ -77,7 +77,7 @@ def workspace(folder: Path, prepared: Path, study: dict[str, Any]) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What the two runs of `LINEAGE` give without Slurm, one after the other, from an empty store."""
+    """The results of the two runs of `LINEAGE` without Slurm, one after the other, from an empty store."""
     folder = workspace(tmp_path_factory.mktemp("undisturbed") / "workspace", prepared, LINEAGE)
     for experiment in LINEAGE["only"]:
         steps = [("train",), ("evaluate",)]
@@ -91,26 +91,26 @@ def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 PHASES = {name: run.phase for (name, _), run in studies.load(ROOT, "demo_all").runs.items()}
-"""Which phase makes the runs of a row."""
+"""The phase that makes the runs of a row."""
 
 
 def made(*experiments: str) -> list[str]:
-    """What to ask Snakemake for, so that runs are trained and evaluated and nothing follows."""
+    """The Snakemake targets with which runs are trained and evaluated, without later steps."""
     return [f"checkpoints/tiny/{PHASES[experiment]}/{experiment}/seed0/run.json" for experiment in experiments]
 
 
 class OnSlurm(Watched):
-    """A study on its way through Snakemake and Slurm, from an empty store.
+    """A study that runs through Snakemake and Slurm, from an empty store.
 
     Attributes:
         folder: its workspace.
-        process: Snakemake, in a process group of its own.
+        process: Snakemake, in its own process group.
     """
 
     def __init__(self, folder: Path, *arguments: str, study: str = "tiny"):
         self.folder = folder
         command = [BIN / "snakemake", *arguments, "--workflow-profile", "profiles/slurm", "--config", f"study={study}"]
-        command += ["--slurm-no-account", "--slurm-status-command", "squeue"]  # there is no accounting here
+        command += ["--slurm-no-account", "--slurm-status-command", "squeue"]  # the cluster has no accounting
         command += ["--slurm-init-seconds-before-status-checks", "2"]
         environment = os.environ | {"COOPNET_STORE": str(folder / "store"), "COOPNET_SAVE_SECONDS": "0"}
         with (folder / "snakemake.log").open("w") as log:
@@ -120,17 +120,17 @@ class OnSlurm(Watched):
 
     @property
     def said(self) -> str:
-        """What Snakemake said so far."""
+        """The output of Snakemake so far."""
         return (self.folder / "snakemake.log").read_text()
 
     def events(self, experiment: str) -> list[dict[str, Any]]:
-        """What the journal has of a run."""
+        """The events of a run in the journal."""
         journal = self.folder / "store" / "journal.jsonl"
         lines = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
         return [line for line in lines if line["run"] == f"tiny/{experiment}/seed0"]
 
     def halted(self, experiment: str) -> "Job":
-        """The job of a run that has saved an epoch, its training stopped in the midst of the next ones."""
+        """The job of a run that has saved an epoch and is stopped during a later one."""
 
         def job() -> "Job | None":
             begun = [event for event in self.events(experiment) if event["event"] in ("trained", "resumed")]
@@ -142,7 +142,7 @@ class OnSlurm(Watched):
         return found
 
     def end(self) -> None:
-        """Wait until all is made."""
+        """Wait until everything is finished."""
         try:
             assert self.process.wait(timeout=900) == 0, self.said
         finally:
@@ -151,7 +151,7 @@ class OnSlurm(Watched):
 
 
 class Job:
-    """The job of Slurm in which a process trains."""
+    """The Slurm job of a training process."""
 
     def __init__(self, pid: int):
         self.pid = pid
@@ -161,22 +161,22 @@ class Job:
         self.node = self.environment["SLURMD_NODENAME"]
 
     def processes(self) -> list[int]:
-        """All processes of the job, Slurm's own for its steps included."""
+        """All processes of the job, including Slurm's own for its steps."""
         steps, member = f"slurmstepd: [{self.number}.", f"SLURM_JOB_ID={self.number}"
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):  # it has just ended
+            with contextlib.suppress(OSError):  # the process has just ended
                 words = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
                 if (folder / "cmdline").read_bytes().decode().startswith(steps) or member in words:
                     found.append(int(folder.name))
         return found
 
     def go_on(self) -> None:
-        """Let the process run again."""
+        """Let the process continue."""
         os.kill(self.pid, signal.SIGCONT)
 
     def at_once(self) -> None:
-        """After a requeue Slurm waits two minutes; do not."""
+        """Skip the two minutes that Slurm waits after a requeue."""
         for _ in range(200):
             if "JobState=PENDING" in control("show", "job", self.number):
                 break
@@ -185,7 +185,7 @@ class Job:
 
 
 def own_time_limit(job: Job, cluster: Path) -> None:
-    """The run's own clock, set below the job's time limit, has it save and stop."""
+    """The run's own time limit, below that of the job, makes it save and stop."""
     time.sleep(61)
     job.go_on()
 
@@ -196,13 +196,13 @@ def killed_at_time_limit(job: Job, cluster: Path) -> None:
 
 
 def requeued(job: Job, cluster: Path) -> None:
-    """An administrator, or a preemption, puts the job back into the queue."""
+    """An administrator, or a preemption, requeues the job."""
     control("requeue", job.number)
     job.at_once()
 
 
 def node_lost(job: Job, cluster: Path) -> None:
-    """A node loses its power: all that runs on it is gone at once, and an administrator says so."""
+    """A node fails: all its processes end at once, and an administrator marks it as down."""
     for pid in [int((cluster / f"slurmd-{job.node}.pid").read_text()), *job.processes()]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -228,7 +228,7 @@ def test_disturbed_run_continues_to_the_same_bits(
     prepared: Path,
     tmp_path: Path,
 ) -> None:
-    """Interrupted in its midst, a run continues (in another job, or in the same one) and its child follows."""
+    """A run that is interrupted during training continues (in another or the same job), and its child follows."""
     run = OnSlurm(workspace(tmp_path / "workspace", prepared, LINEAGE), *made("one3_to_5_masked"), *arguments)
     try:
         job = run.halted("one3")
@@ -249,7 +249,7 @@ def test_disturbed_run_continues_to_the_same_bits(
 def test_drained_node_ends_what_it_has_and_gets_nothing_new(
     undisturbed: dict[str, bytes], prepared: Path, tmp_path: Path
 ) -> None:
-    """A node is drained in the midst of a run: that run is made there, its child on the other node."""
+    """A node is drained during a run: the run is finished there, and its child on the other node."""
     run = OnSlurm(workspace(tmp_path / "workspace", prepared, LINEAGE), *made("one3_to_5_masked"))
     try:
         parent = run.halted("one3")
@@ -266,7 +266,7 @@ def test_drained_node_ends_what_it_has_and_gets_nothing_new(
 
 
 def test_jobs_on_one_node_get_a_gpu_each(prepared: Path, tmp_path: Path) -> None:
-    """Two stand-in GPUs: two runs at once, each with one of them; the third waits for its turn."""
+    """With two stand-in GPUs two runs work at once, each with its own GPU; the third one waits."""
     control("update", "NodeName=two", "State=DRAIN", "Reason=test")
     study = LINEAGE | {"only": ["baseline", "one1", "one3"]}
     run = OnSlurm(
@@ -296,7 +296,7 @@ def test_jobs_on_one_node_get_a_gpu_each(prepared: Path, tmp_path: Path) -> None
 
 
 def test_demo_gives_the_same_bytes_as_without_slurm(tmp_path: Path) -> None:
-    """Step 1 and Step 2 from nothing to the report: every result, table, claim and report, but wall-clock figures."""
+    """Step 1 and Step 2 from nothing to the report: every result, table, claim and report, except timings."""
     local = make("demo", tmp_path / "local")
     run = OnSlurm(begin(tmp_path / "slurm"), study="demo")
     assert run.process.wait(timeout=3600) == 0, run.said

@@ -1,6 +1,6 @@
-"""A week in miniature: runs, kills, edits, damage and clearing up at random; what is left at the end is a study.
+"""A week in miniature: random runs, kills, edits, damage and clean-ups; the result at the end is a valid study.
 
-`SOAK_RUNS` and `SOAK_SEED` in the environment set how many runs are asked for, and another sequence.
+`SOAK_RUNS` and `SOAK_SEED` in the environment set the number of runs and the random sequence.
 """
 
 import os
@@ -44,12 +44,12 @@ EXPECTED = (
     "has no experiment|is not .*of study|unknown|no run|seeds",
     "is missing or damaged",
 )
-"""What a command may say when somebody damages and edits things below its hands; it never shows a traceback."""
+"""Messages that a command may print while files are damaged and edited; it never prints a traceback."""
 
 
 @dataclass
 class Asked:
-    """A run that was asked for, when it began and when it is killed, and what it says."""
+    """A requested run, its start, the time of its kill, and its output."""
 
     process: "subprocess.Popen[str]"
     name: str
@@ -60,17 +60,17 @@ class Asked:
 
 @dataclass
 class Week:
-    """What happens to a workspace.
+    """The events in a workspace.
 
     Attributes:
-        workspace: where.
-        store: its runs.
-        chance: decides.
-        overlays: what the study was before, to go back to.
-        running: at most two at once.
-        asked: runs so far.
-        longest: how long a run took that came to its end, seconds.
-        happened: how often each thing did.
+        workspace: the workspace.
+        store: its run store.
+        chance: the random generator.
+        overlays: earlier versions of the study.
+        running: commands in progress, at most two.
+        asked: number of requested runs.
+        longest: longest duration of a finished run, in seconds.
+        happened: number of events of each kind.
     """
 
     workspace: Path
@@ -83,7 +83,7 @@ class Week:
     happened: Counter[str] = field(default_factory=Counter)
 
     def pass_by(self) -> None:
-        """Until enough runs were asked for; then nothing runs any more."""
+        """Let events happen until enough runs were requested, and wait for all of them."""
         actions = {self.ask: 60, self.edit: 8, self.go_back: 5, self.lose_outputs: 8, self.damage_output: 6}
         actions |= {self.lose_entry: 3, self.damage_store: 6, self.touch: 3, self.clear_up: 1}
         self.write(STUDY)
@@ -102,7 +102,7 @@ class Week:
     # Runs
 
     def ask(self) -> None:
-        """Ask for a run; for its parent, where that was not made yet."""
+        """Request a run, or its parent if that is missing."""
         plan = study.load(self.workspace, "tiny")
         run = self.chance.choice(list(plan.runs.values()))
         while missing := [source for source in run.sources if not self.store.finished(source.key)]:
@@ -111,7 +111,7 @@ class Week:
         self.asked += 1
 
     def start(self, run: Run, command: str) -> None:
-        """Start a command on a run, that may be killed within the time it takes."""
+        """Start a command for a run, which may be killed within its expected duration."""
         log = self.workspace.parent / f"{self.asked}.log"
         with log.open("w") as said:
             process = subprocess.Popen(
@@ -127,7 +127,7 @@ class Week:
         self.running.append(Asked(process, run.name, now, doom, log))
 
     def reap(self, most: int) -> None:
-        """Kill whose time has come, until at most so many run; what ended by itself ended well or said why not."""
+        """Kill due commands until at most this many run; commands that ended by themselves must end properly."""
         while len(self.running) > most:
             for asked in list(self.running):
                 if time.monotonic() > asked.doom:
@@ -141,7 +141,7 @@ class Week:
             time.sleep(0.02)
 
     def judge(self, code: int, said: str, name: str) -> None:
-        """Refuse an end that is none."""
+        """Refuse an unexpected end."""
         self.happened[f"exit code {code}"] += 1
         assert "Traceback" not in said, (name, said)
         if code == -signal.SIGKILL:
@@ -152,13 +152,13 @@ class Week:
     # The study
 
     def write(self, content: dict[str, Any]) -> None:
-        """Save the overlay as an editor does, at once."""
+        """Save the overlay at once, like an editor."""
         path = self.workspace / "studies" / "tiny.yaml"
         path.with_suffix(".new").write_text(yaml.safe_dump(content))
         path.with_suffix(".new").replace(path)
 
     def edit(self) -> None:
-        """Another learning rate, seed, title or length, or a row more or less."""
+        """Edit a learning rate, seed, title or length, or add or remove a row."""
         before = self.overlays[-1]
         row = self.chance.choice(before["only"])
         others = [child for child in CHILDREN if child not in before["only"]]
@@ -180,11 +180,11 @@ class Week:
         self.write(self.overlays[-1])
 
     def go_back(self) -> None:
-        """An earlier state of the study, as `git checkout` brings it."""
+        """Restore an earlier state of the study, like `git checkout`."""
         self.overlays.append(self.chance.choice(self.overlays))
         self.write(self.overlays[-1])
 
-    # Losses and damage
+    # Loss and damage
 
     def outputs(self) -> list[Path]:
         """All files of results and checkpoints."""
@@ -192,7 +192,7 @@ class Week:
         return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
 
     def lose_outputs(self) -> None:
-        """A file, or all of a run, is deleted."""
+        """Delete a file, or all files of a run."""
         if outputs := self.outputs():
             path = self.chance.choice(outputs)
             if self.chance.random() < 0.5:
@@ -201,32 +201,32 @@ class Week:
                 path.unlink(missing_ok=True)
 
     def damage_output(self) -> None:
-        """A bit of an output is another, or its end is gone."""
+        """Flip a bit of an output, or truncate it."""
         if outputs := self.outputs():
             self.damage(self.chance.choice(outputs))
 
     def touch(self) -> None:
-        """A file has the date of now, or of long ago."""
+        """Set the date of a file to now, or to long ago."""
         if outputs := self.outputs():
             date = self.chance.choice([time.time(), 1e9])
             self.try_to(lambda: os.utime(self.chance.choice(outputs), (date, date)))
 
     def lose_entry(self) -> None:
-        """Somebody deletes a run from the store."""
+        """Delete a run from the store."""
         if found := sorted((self.store.place / "runs").glob("*")):
             shutil.rmtree(self.chance.choice(found), ignore_errors=True)
 
     def damage_store(self) -> None:
-        """A file in the store, of a finished or an unfinished run, is damaged."""
+        """Damage a file in the store, of a finished or an unfinished run."""
         folder = self.store.place / self.chance.choice(["runs", "unfinished"])
-        # What is being written, before anybody knows its digest, nobody can protect.
+        # Files that are being written have no digest yet, so they cannot be protected.
         found = [path for path in folder.glob("*/*") if path.is_file()] if folder.name == "runs" else []
         found += [path for path in folder.glob("*/*/*") if path.is_file() and path.parent.name != "files"]
         if found := sorted(path for path in found if not path.name.startswith(".")):
             self.damage(self.chance.choice(found))
 
     def damage(self, path: Path) -> None:
-        """Flip a bit of a file, or cut its end off."""
+        """Flip a bit of a file, or truncate it."""
 
         def change() -> None:
             content = bytearray(path.read_bytes())
@@ -240,7 +240,7 @@ class Week:
         self.try_to(change)
 
     def try_to(self, change: Callable[[], None]) -> None:
-        """Change a file that may be gone meanwhile."""
+        """Change a file that may be removed meanwhile."""
         try:
             change()
         except FileNotFoundError:
@@ -253,7 +253,7 @@ class Week:
 
 
 def test_after_a_week_all_is_as_if_made_from_scratch(tmp_path: Path, prepared: Path) -> None:
-    """Runs are asked for and killed amid edits, losses and damage: then one `snakemake` ends in the same bytes."""
+    """Runs are requested and killed amid edits, losses and damage; then one `snakemake` gives the same bytes."""
     workspace = make_workspace(tmp_path / "week" / "workspace", prepared)
     week = Week(workspace, Store(tmp_path / "store"), random.Random(SEED))
     week.pass_by()

@@ -1,4 +1,4 @@
-"""Sweeps with DVC's experiments: an override trains the row that it concerns and its descendants, wherever it runs."""
+"""Sweeps with DVC's experiments: an override trains its row and the row's descendants, in every kind of workspace."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ METRIC = "results/tiny/scores.json:one3_continued.top1"
 
 @pytest.fixture
 def workspace(tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A git repository with three rows alone, one the parent of another; the run store is where DVC's cache is."""
+    """A git repository with three rows, one the parent of another; the run store is in DVC's cache folder."""
     monkeypatch.delenv("COOPNET_STORE")
     monkeypatch.setenv("PATH", os.pathsep.join([str(BIN), os.environ["PATH"]]))  # DVC's stages call `coopnet`
     folder = make_workspace(tmp_path / "workspace", prepared)
@@ -52,7 +52,7 @@ def workspace(tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def _cut(path: Path, section: str | None, kept: tuple[str, ...]) -> None:
-    """Leave only some keys of a mapping, or of one of its sections."""
+    """Keep only some keys of a mapping, or of one of its sections."""
     content = yaml.safe_load(path.read_text())
     whole = content if section is None else content[section]
     few = {key: whole[key] for key in kept}
@@ -65,32 +65,32 @@ def git(folder: Path, *arguments: str) -> None:
 
 
 def commit(folder: Path) -> None:
-    """Commit all that git does not ignore."""
+    """Commit all files that git does not ignore."""
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message", "all of it")
 
 
 def done(result: subprocess.CompletedProcess[str]) -> str:
-    """What a command said, once it went well."""
+    """The output of a command, which must succeed."""
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
 
 def trained(folder: Path) -> list[str]:
-    """Every run that was ever trained, by the journal that the trainer keeps."""
+    """All trainings so far, from the trainer's journal."""
     lines = (folder / ".dvc/cache/coopnet-runs/journal.jsonl").read_text().splitlines()
     return [event["run"].split("/")[1] for event in map(json.loads, lines) if event["event"] == "trained"]
 
 
 def shown(folder: Path) -> dict[str, dict[str, str]]:
-    """Rows of `dvc exp show --csv`, by the name of the experiment, its baseline by `master` or `main`."""
+    """Rows of `dvc exp show --csv`, by the name of the experiment; the baseline is `master` or `main`."""
     table = csv.DictReader(io.StringIO(done(call(folder, "dvc", "exp", "show", "--csv"))))
     return {row["Experiment"] or row["rev"]: row for row in table}
 
 
 @pytest.mark.slow
 def test_override_trains_its_row_and_descendants(workspace: Path) -> None:
-    """`dvc exp run -S` in the workspace, with `--temp` and from the queue; `dvc exp show` has what each reached."""
+    """`dvc exp run -S` in the workspace, with `--temp` and from the queue; `dvc exp show` has the accuracy of each."""
 
     def run(*arguments: str) -> list[str]:
         before = len(trained(workspace))

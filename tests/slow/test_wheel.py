@@ -1,4 +1,4 @@
-"""The wheel alone, in an environment with nothing but what it asks for."""
+"""The wheel alone, in an environment with only its requirements."""
 
 import os
 import subprocess
@@ -36,7 +36,7 @@ assert not {"torch", "coopnet"} & set(sys.modules)
 
 
 def needed(requirements: list[str], extra: str) -> set[str]:
-    """Names of all installed distributions that some requirements lead to, with an extra at the top."""
+    """Names of all installed distributions that some requirements need, with an extra at the top level."""
     found: set[str] = set()
     open_ = [(Requirement(text), extra) for text in requirements]
     while open_:
@@ -59,13 +59,13 @@ def link(name: str, site: Path) -> None:
         target = site / top
         if not target.exists():
             target.symlink_to(Path(str(distribution.locate_file(top))))
-        elif target.is_dir() and target.is_symlink():  # a namespace that several distributions fill
+        elif target.is_dir() and target.is_symlink():  # a namespace shared by several distributions
             assert target.resolve() == Path(str(distribution.locate_file(top))).resolve()
 
 
 @pytest.mark.slow
 def test_wheel_in_an_empty_environment(tmp_path: Path) -> None:
-    """It imports, grows, exports, and leaves the study's libraries out; the export runs in ONNX Runtime alone."""
+    """The wheel imports, grows and exports without the study's libraries; the export runs in ONNX Runtime."""
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")

@@ -15,12 +15,12 @@ PROGRAM = (sys.executable, "-m", "coopnet")
 
 
 def snippets(page: Path, language: str) -> list[str]:
-    """The blocks of a page in a language."""
+    """The code blocks of a page in a language."""
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.S | re.M)
 
 
 def run(folder: Path, *command: str) -> str:
-    """What a command prints."""
+    """The output of a command."""
     done = subprocess.run([*command], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -28,7 +28,7 @@ def run(folder: Path, *command: str) -> str:
 
 @pytest.mark.slow
 def test_example_of_ones_own_data(root: Path, tmp_path: Path) -> None:
-    """Digits as PNG files, described, pinned, trained on as the page says, and in the report by their name."""
+    """Digits as PNG files are described, pinned and trained on as on the page, and are in the report by their name."""
     page = root / "docs" / "your_data.md"
     (script,), (described, overlay, *_) = snippets(page, "python"), snippets(page, "yaml")
     for name in ("claims.yaml", "figures.yaml"):

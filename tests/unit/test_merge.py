@@ -1,4 +1,4 @@
-"""Merging networks: permutations that change nothing, trunks that are matched or refitted, what each parent gives."""
+"""Merging: permutations that keep the function, matched and refitted trunks, and the tensors that each parent gives."""
 
 import copy
 from collections.abc import Callable
@@ -39,11 +39,11 @@ def trained(architecture: Architecture = CIFAR, seed: int = 0, adam: bool = Fals
             if name.endswith("num_batches_tracked"):
                 tensor.fill_(seed + 7)
             elif name == "gate.log_prior":
-                tensor.fill_(0.5)  # of no effect on one branch, and not to be inherited
+                tensor.fill_(0.5)  # has no effect on one branch, and is not inherited
             elif tensor.dim() == 1:
                 tensor += 0.3 * torch.randn(tensor.shape, generator=generator).abs()
             if name == "gate.norm.bias":
-                tensor += 2  # scores above 0, which tell rows apart
+                tensor += 2  # scores above 0 distinguish rows
     state = {name: torch.randn(p.shape, generator=generator) for name, p in network.named_parameters()}
     if not adam:
         return TrainedNetwork(network, {"momentum_buffer": state})
@@ -56,7 +56,7 @@ def family(count: int = 3, architecture: Architecture = CIFAR) -> list[TrainedNe
 
 
 def batches(count: int = 3, size: int = 8, seed: int = 0) -> Callable[[], list[Tensor]]:
-    """Random normalised images, the same at every call; every batch is one larger than the one before."""
+    """Random normalised images, the same at every call; each batch has one image more than the one before."""
     generator = torch.Generator().manual_seed(seed)
     images = [torch.randn(size + i, 3, 32, 32, generator=generator) for i in range(count)]
     return lambda: images
@@ -68,21 +68,21 @@ IMAGES = batches(1, 6, seed=99)()[0]
 def merged(
     parents: list[TrainedNetwork], trunk: str = "first", gate_rows: str = "uniform", **options: object
 ) -> TrainedNetwork:
-    """`merge` without re-estimation unless asked for."""
+    """`merge`, by default without re-estimation."""
     given: dict[str, object] = {"reestimate": False, "images": batches(), "ridge": 1e-9, "seed": 3} | options
     return merge(parents, trunk=trunk, gate_rows=gate_rows, **given)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
 def outputs(network: CooperativeNetwork, images: Tensor = IMAGES) -> Outputs:
-    """In eval mode."""
+    """Outputs in eval mode."""
     result: Outputs = copy.deepcopy(network).eval()(images)
     return result
 
 
 @torch.no_grad()
 def scores(network: CooperativeNetwork, features: list[Tensor] | None = None) -> Tensor:
-    """Gate scores before the softmax in eval mode, [N, B], of the network's own features unless others are given."""
+    """Gate scores before the softmax in eval mode, [N, B], by default of the network's own features."""
     network = copy.deepcopy(network).eval()
     assert network.gate is not None
     read = network.features(IMAGES) if features is None else features
@@ -101,7 +101,7 @@ def shuffle(architecture: Architecture, seed: int) -> dict[str, Tensor]:
 
 
 def snapshot(trained: TrainedNetwork) -> dict[str, Tensor]:
-    """All tensors of a trained, cloned."""
+    """Copies of all tensors of a trained network."""
     tensors = {name: tensor.clone() for name, tensor in trained.network.state_dict().items()}
     for slot, state in trained.optimizer_state.items():
         tensors |= {f"{slot}/{name}": tensor.clone() for name, tensor in state.items()}
@@ -120,7 +120,7 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_permutation_keeps_the_logits_and_moves_the_weights(kind: str) -> None:
-    """Each permutation by itself and all together: same logits and gate scores up to rounding, other tensors."""
+    """Each permutation and all together: equal logits and gate scores up to rounding, and different tensors."""
     parent = trained(KINDS[kind])
     order = shuffle(KINDS[kind], seed=1)
     before = outputs(parent.network).branches
@@ -135,7 +135,7 @@ def test_every_permutation_keeps_the_logits_and_moves_the_weights(kind: str) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_channels_of_a_trunk_are_permuted(kind: str) -> None:
-    """Every dimension of channels in trunk, reading convolutions and gate belongs to exactly one permutation."""
+    """Every channel dimension in trunk, reading convolutions and gate belongs to exactly one permutation."""
     network = build(KINDS[kind], 0)
     expected = []
     for name, tensor in network.state_dict().items():
@@ -151,7 +151,7 @@ def test_all_channels_of_a_trunk_are_permuted(kind: str) -> None:
 
 @pytest.mark.parametrize("adam", [False, True])
 def test_optimiser_state_is_permuted_with_its_tensors(adam: bool) -> None:
-    """State that equals the weights still equals them afterwards; Adam's step count has no channels."""
+    """State that equals the weights still equals them after a permutation; Adam's step count has no channels."""
     network, optimizer_state = trained(adam=adam)
     slot = "exp_avg" if adam else "momentum_buffer"
     optimizer_state[slot] = {name: p.detach().clone() for name, p in network.named_parameters()}
@@ -163,7 +163,7 @@ def test_optimiser_state_is_permuted_with_its_tensors(adam: bool) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_matching_recovers_a_hidden_permutation(kind: str) -> None:
-    """A network matched to its own shuffled copy undoes the shuffle exactly."""
+    """Matching a network to its own shuffled copy undoes the shuffle exactly."""
     parent = trained(KINDS[kind])
     hidden = shuffle(KINDS[kind], seed=2)
     moved = permute(parent, hidden)
@@ -175,7 +175,7 @@ def test_matching_recovers_a_hidden_permutation(kind: str) -> None:
 
 
 def test_matching_brings_different_trunks_closer() -> None:
-    """The distance to another network's trunk shrinks, and every order is a permutation."""
+    """The distance to another network's trunk decreases, and every order is a permutation."""
 
     def distance(one: TrainedNetwork, other: TrainedNetwork) -> float:
         pairs = zip(one.network.trunk.named_parameters(), other.network.trunk.parameters(), strict=True)  # type: ignore[union-attr]
@@ -188,7 +188,7 @@ def test_matching_brings_different_trunks_closer() -> None:
 
 
 def test_mean_after_matching_a_shuffled_copy_is_the_network_itself() -> None:
-    """`matched` of a network and its shuffled copy: its trunk and momentum, and twice its branch."""
+    """`matched` of a network and its shuffled copy gives its trunk and momentum, and its branch twice."""
     parent = trained()
     moved = permute(parent, shuffle(CIFAR, seed=2))
     network, optimizer_state = merged([parent, moved], "matched")
@@ -210,7 +210,7 @@ def test_mean_after_matching_a_shuffled_copy_is_the_network_itself() -> None:
 
 
 def test_first_keeps_what_the_first_parent_computes() -> None:
-    """Branch 1 on the first trunk is parent 1, bit by bit; branch 2 reads that trunk too."""
+    """Branch 1 on the first trunk equals parent 1 bit for bit; branch 2 reads that trunk too."""
     parents = family(2)
     branches = outputs(merged(parents, "first").network).branches
     assert torch.equal(branches[:, 0], outputs(parents[0].network).branches[:, 0])
@@ -236,7 +236,7 @@ def test_mean_averages_weights_statistics_and_momentum_but_not_counters() -> Non
 
 
 def test_matched_is_the_mean_of_matched_parents() -> None:
-    """Permuting the other parents by hand and taking `mean` gives the same, gate rows and momentum included."""
+    """Permuting the other parents by hand and then `mean` gives the same, including gate rows and momentum."""
     first, *others = family(3)
     moved = [permute(other, match(first.network, other.network, seed=3)) for other in others]
     by_hand, found = merged([first, *moved], "mean", "parents"), merged([first, *others], "matched", "parents")
@@ -245,7 +245,7 @@ def test_matched_is_the_mean_of_matched_parents() -> None:
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (1, 2), (1, 1), (3, 1)])
 def test_ridge_regression_finds_the_convolution(kernel: int, stride: int) -> None:
-    """Outputs of a known convolution, of more channels than `like` has, give its weights back."""
+    """The weights of a known convolution, with more channels than `like`, are recovered from its outputs."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(12, 5, kernel, kernel, generator=generator)
     like = nn.Conv2d(5, 6, kernel, stride, padding=kernel // 2, bias=False)
@@ -255,7 +255,7 @@ def test_ridge_regression_finds_the_convolution(kernel: int, stride: int) -> Non
 
 
 def test_ridge_is_in_units_of_the_mean_square() -> None:
-    """On the system with Gram matrix diag(4, 0), λ = 1 adds 2 to both: half-shrunk weights, none for a dead channel."""
+    """With Gram matrix diag(4, 0), λ = 1 adds 2 to both: weights are halved, and zero for a dead channel."""
     like = nn.Conv2d(2, 1, 1, bias=False)
     inputs = torch.tensor([2.0, 0.0]).reshape(1, 2, 1, 1)
     weight = solve_convolution(like, [(inputs, torch.full((1, 1, 1, 1), 6.0))], ridge=1.0)
@@ -266,7 +266,7 @@ def test_ridge_is_in_units_of_the_mean_square() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_refit_undoes_a_permutation_of_the_trunk(kind: str) -> None:
-    """On the same trunk, or on one whose channels are shuffled, every branch computes what it computed before."""
+    """On the same trunk, or one with shuffled channels, every branch computes the same as before."""
     parent, images = trained(KINDS[kind]), batches(2, 16)
     same_trunk = copy.deepcopy(parent)
     same_trunk.network.branches.load_state_dict(trained(KINDS[kind], 10).network.branches.state_dict())
@@ -282,7 +282,7 @@ def test_refit_undoes_a_permutation_of_the_trunk(kind: str) -> None:
 
 
 def test_refit_comes_closer_to_the_parents_than_the_bare_first_trunk() -> None:
-    """On another trunk, the refitted convolutions compute what they computed at home better than the old ones do."""
+    """On another trunk, refitted convolutions are closer to the original outputs than the old ones."""
     parents = family(2)
     name = "branches.1.stage.0.conv1"
     networks = [copy.deepcopy(parent.network).eval() for parent in parents]
@@ -313,7 +313,7 @@ def test_refitted_convolutions_are_new_and_all_else_is_copied() -> None:
 
 
 def test_reestimated_statistics_are_the_means_over_batches() -> None:
-    """Every BatchNorm: the mean of batch means and of unbiased batch variances, batches of any size counting alike."""
+    """Every BatchNorm has the mean of batch means and unbiased batch variances; batches of any size count alike."""
     network = merged(family(2)).network
     images = batches()
     watched = copy.deepcopy(network)
@@ -339,7 +339,7 @@ def test_reestimated_statistics_are_the_means_over_batches() -> None:
 
 
 def test_reestimation_touches_nothing_but_statistics() -> None:
-    """Weights, counters, momenta and the mode stay as they are, and no gradient is made."""
+    """Weights, counters, momenta and mode are unchanged, and no gradients are computed."""
     network = merged(family(2)).network.eval()
     before = copy.deepcopy(network)
     reestimate_statistics(network, batches())
@@ -354,7 +354,7 @@ def test_reestimation_touches_nothing_but_statistics() -> None:
 
 
 def test_merge_reestimates_on_request() -> None:
-    """`reestimate` is `reestimate_statistics` of the merged network; `refit` does it without being asked."""
+    """`reestimate` calls `reestimate_statistics` for the merged network; `refit` always does."""
     parents = family(2)
     network = merged(parents, "first").network
     reestimate_statistics(network, batches())
@@ -377,7 +377,7 @@ def test_combined_mean_is_the_ensemble_of_the_parents() -> None:
 
 @pytest.mark.parametrize("kind", ["combine", "merge"])
 def test_uniform_gate_weighs_all_alike_and_learns(kind: str) -> None:
-    """Weights are 1/B exactly, in eval and in training, and gradients reach the gate's BatchNorm."""
+    """Weights are exactly 1/B, in eval and training mode, and gradients reach the gate's BatchNorm."""
     parents = family(4)
     result = combine(parents, gate="learned", gate_rows="uniform", seed=0) if kind == "combine" else merged(parents)
     network = result.network
@@ -391,7 +391,7 @@ def test_uniform_gate_weighs_all_alike_and_learns(kind: str) -> None:
 
 
 def test_combined_parents_keep_their_own_scores() -> None:
-    """With `parents`, score b is what parent b's gate says, and reads its trunk only."""
+    """With `parents`, score b is that of parent b's gate and reads only its trunk."""
     parents = family(3)
     network = combine(parents, gate="learned", gate_rows="parents", seed=0).network
     alone = torch.cat([scores(parent.network) for parent in parents], dim=1)
@@ -404,7 +404,7 @@ def test_combined_parents_keep_their_own_scores() -> None:
 
 
 def test_merged_parents_score_the_shared_features() -> None:
-    """With `parents`, score b is what parent b's gate says about the features of the shared trunk."""
+    """With `parents`, score b is that of parent b's gate for the features of the shared trunk."""
     parents = family(3)
     network = merged(parents, "first", "parents").network
     with torch.no_grad():
@@ -415,7 +415,7 @@ def test_merged_parents_score_the_shared_features() -> None:
 
 
 def test_gate_rows_of_matched_parents_are_permuted_along() -> None:
-    """A network and its shuffled copy give two equal rows once they are matched."""
+    """A network and its shuffled copy have equal gate rows after matching."""
     parent = trained()
     moved = permute(parent, shuffle(CIFAR, seed=2))
     found = scores(merged([parent, moved], "matched", "parents").network)
@@ -424,7 +424,7 @@ def test_gate_rows_of_matched_parents_are_permuted_along() -> None:
 
 
 def test_a_parent_without_a_gate_gives_a_uniform_row() -> None:
-    """Its score is 1 for every image; its gated sibling keeps its own, and its counter."""
+    """Its score is 1 for every image; a sibling with a gate keeps its own row, and its counter."""
     parents = [trained(), trained(KINDS["ungated"], 10)]
     network = combine(parents, gate="learned", gate_rows="parents", seed=0).network
     torch.testing.assert_close(scores(network), torch.cat([scores(parents[0].network), torch.ones(6, 1)], dim=1))
@@ -432,11 +432,11 @@ def test_a_parent_without_a_gate_gives_a_uniform_row() -> None:
     assert network.gate.norm.num_batches_tracked == 7
 
 
-# What is carried
+# Inherited state
 
 
 def test_state_and_counters_are_carried() -> None:
-    """Every copied tensor, its counter and its momentum are its parent's; a uniform gate is new."""
+    """Every copied tensor has its parent's value, counter and momentum; a uniform gate is new."""
     parents = family(3)
     for result in (combine(parents, gate="learned", gate_rows="uniform", seed=0), merged(parents)):
         momentum = result.optimizer_state["momentum_buffer"]
@@ -468,7 +468,7 @@ def test_copied_gate_rows_bring_their_momentum(trunk: str) -> None:
 
 
 def test_missing_state_is_zero() -> None:
-    """A parent without optimiser state counts as zero, whichever it is; Adam's step stays a scalar."""
+    """Any parent without optimiser state counts as zero; Adam's step stays a scalar."""
     untrained, adam = TrainedNetwork(trained(seed=10).network, {}), trained(adam=True)
     name = "trunk.stem.0.weight"
     for parents in ([untrained, adam], [adam, untrained]):
@@ -491,7 +491,7 @@ def test_missing_state_is_zero() -> None:
 
 @pytest.mark.parametrize("trunk", ["first", "mean", "matched", "refit", "own"])
 def test_parents_are_left_untouched(trunk: str) -> None:
-    """Weights, statistics, optimiser state and mode of the parents, which share no memory with the result."""
+    """Weights, statistics, optimiser state and mode of the parents are unchanged; the result shares no memory."""
     parents = [trained(), trained(KINDS["ungated"], 10), trained(seed=20)]
     before = [snapshot(parent) for parent in parents]
     parents[0].network.eval()
@@ -509,7 +509,7 @@ def test_parents_are_left_untouched(trunk: str) -> None:
 
 
 def test_same_seed_same_bits_with_deterministic_kernels_only() -> None:
-    """Every way of merging repeats itself bit by bit, and uses nothing that PyTorch calls non-deterministic."""
+    """Every kind of merge gives the same bits twice, and uses no operation that PyTorch calls non-deterministic."""
     parents, mode = family(2), torch.get_deterministic_debug_mode()
     torch.set_deterministic_debug_mode("error")
     try:
@@ -522,7 +522,7 @@ def test_same_seed_same_bits_with_deterministic_kernels_only() -> None:
         torch.set_deterministic_debug_mode(mode)
 
 
-# Refusals
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -538,7 +538,7 @@ def test_same_seed_same_bits_with_deterministic_kernels_only() -> None:
     ],
 )
 def test_misfits_are_named(change: dict[str, object], message: str) -> None:
-    """Which parent differs, in what, and from what, in both ways of joining."""
+    """The error names the parent, the difference, and both values, for both ways of joining."""
     misfit = TrainedNetwork(build(replace(CIFAR, **change), 0), {})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=message):
         merged([trained(), misfit])
@@ -547,14 +547,14 @@ def test_misfits_are_named(change: dict[str, object], message: str) -> None:
 
 
 def test_different_blocks_are_refused() -> None:
-    """Basic blocks and bottlenecks of the same depth."""
+    """Basic blocks and bottlenecks of the same depth are refused."""
     parents = [trained(replace(CIFAR, depth=20, block=block, width=4)) for block in ("basic", "bottleneck")]
     with pytest.raises(ValueError, match="parent 2 has block bottleneck, parent 1 has block basic"):
         merged(parents)
 
 
 def test_unknown_options_and_missing_parents_are_refused() -> None:
-    """Each by its value."""
+    """The error has the wrong value."""
     parents = family(2)
     with pytest.raises(ValueError, match="unknown trunk 'last'"):
         merged(parents, "last")

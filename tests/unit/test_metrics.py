@@ -1,4 +1,4 @@
-"""Metrics of saved logits agree with independent implementations, and with what they are meant to say."""
+"""Metrics of saved logits agree with independent implementations and with their definitions."""
 
 from dataclasses import replace
 from itertools import permutations
@@ -37,7 +37,7 @@ from coopnet.runs.workspace import Workspace
 
 
 def some_logits(seed: int, images: int = 400, classes: int = 10, spread: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
-    """Random float32 logits that know something about their random labels."""
+    """Random float32 logits that are correlated with their random labels."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, classes, images)
     logits = generator.normal(size=(images, classes)) + np.eye(classes)[labels]
@@ -45,7 +45,7 @@ def some_logits(seed: int, images: int = 400, classes: int = 10, spread: float =
 
 
 def some_saved(seed: int, images: int = 100, branches: int = 3, classes: int = 10) -> Saved:
-    """What a random network says."""
+    """The outputs of a random network."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(size=(images, branches, classes)).astype(np.float32)
     gate = generator.dirichlet(np.ones(branches), images).astype(np.float32)
@@ -103,7 +103,7 @@ def test_nll_agrees_with_scikit_learn(seed: int) -> None:
 @given(seed=st.integers(0, 2**32 - 1), images=st.integers(1, 40), classes=st.integers(2, 12))
 @settings(max_examples=50, deadline=None)
 def test_ranks_are_places_in_a_stable_sort(seed: int, images: int, classes: int) -> None:
-    """The rank of the true class is its place among all classes, sorted by logit, equal ones by index."""
+    """The rank of the true class is its position among all classes, sorted by logit, equal ones by index."""
     generator = np.random.default_rng(seed)
     logits = generator.integers(-2, 3, (images, classes)).astype(np.float32)  # many ties
     labels = generator.integers(0, classes, images)
@@ -114,7 +114,7 @@ def test_ranks_are_places_in_a_stable_sort(seed: int, images: int, classes: int)
 @given(seed=st.integers(0, 2**32 - 1), images=st.integers(1, 40), classes=st.integers(2, 8))
 @settings(max_examples=50, deadline=None)
 def test_ties_are_ranked_by_the_next_score(seed: int, images: int, classes: int) -> None:
-    """With further scores the rank is the place in a lexicographic sort: by each in turn, then by class index."""
+    """With further scores the rank is the position in a lexicographic sort by each score, then by class index."""
     generator = np.random.default_rng(seed)
     first, second, third = generator.integers(0, 3, (3, images, classes))  # many ties
     labels = generator.integers(0, classes, images)
@@ -126,7 +126,7 @@ def test_ties_are_ranked_by_the_next_score(seed: int, images: int, classes: int)
 
 
 def test_equal_logits_are_predicted_as_argmax_does() -> None:
-    """Among equal logits the first class is the prediction, so a constant network is right about class 0 alone."""
+    """Among equal logits the first class is the prediction, so a constant network is correct for class 0 only."""
     labels = np.arange(10)
     found = scores(np.zeros((10, 10), np.float32), labels)
     assert (found["top1"], found["top5"]) == (10, 50)
@@ -139,7 +139,7 @@ def test_top5_of_few_classes_is_always_right() -> None:
 
 
 def test_labels_of_any_integer_type() -> None:
-    """Labels are saved as bytes; the scores are the same."""
+    """Labels are saved as bytes; the scores do not depend on that."""
     logits, labels = some_logits(0)
     assert scores(logits, labels.astype(np.uint8)) == scores(logits, labels)
 
@@ -152,7 +152,7 @@ def test_large_logits_do_not_overflow() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_diverged_network_is_refused(value: float) -> None:
-    """No comparison with NaN is true, so that a network that says nothing must not pass for one that is right."""
+    """Comparisons with NaN are false, so a diverged network could otherwise count as correct."""
     logits, labels = some_logits(0)
     logits[3] = value
     with pytest.raises(CoopNetError, match="diverged"):
@@ -177,7 +177,7 @@ def test_calibration_error_is_that_of_the_paper(seed: int) -> None:
 
 
 def test_calibration_error_by_hand() -> None:
-    """Two bins of two images each: 0.35 against one right of two, 0.80 against two of two."""
+    """Two bins of two images each: confidence 0.35 with one of two correct, and 0.80 with two of two."""
     confidence = np.array([0.30, 0.40, 0.90, 0.70])
     correct = np.array([True, False, True, True])
     expected = 100 * (2 / 4 * abs(1 / 2 - 0.35) + 2 / 4 * abs(1 - 0.80))
@@ -185,7 +185,7 @@ def test_calibration_error_by_hand() -> None:
 
 
 def test_bins_hold_their_upper_edge() -> None:
-    """Bins are (a, b], as in the paper: a confidence of exactly 0.5 lies in the lower of two; 0 in the first."""
+    """Bins are (a, b], as in the paper: a confidence of exactly 0.5 is in the lower bin, and 0 in the first."""
     low, high = (np.array([c, 0.25]) for c in (0.5, np.nextafter(0.5, 1)))
     correct = np.array([True, False])
     together, apart = 100 * abs(1 - 0.75) / 2, 100 * (0.5 + 0.25) / 2
@@ -195,14 +195,14 @@ def test_bins_hold_their_upper_edge() -> None:
 
 
 def test_certain_and_right_is_calibrated() -> None:
-    """Confidence 1 lies in the last bin: always right is no error, always wrong is all of it."""
+    """Confidence 1 is in the last bin: always correct has no error, always wrong has error 100 %."""
     ones = np.ones(7)
     assert expected_calibration_error(ones, ones.astype(bool)) == 0
     assert expected_calibration_error(ones, ~ones.astype(bool)) == 100
 
 
 def test_calibrated_network_has_small_error() -> None:
-    """Labels drawn from the network's own probabilities: the error is that of sampling; sharper logits are worse."""
+    """For labels drawn from the network's own probabilities the error is that of sampling; sharper logits are worse."""
     generator = np.random.default_rng(0)
     logits = 2 * generator.normal(size=(20_000, 10))
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -222,7 +222,7 @@ def test_ensemble_is_the_gate_weighted_sum() -> None:
 
 
 def test_measure_has_everyone() -> None:
-    """Number of images, scores of the ensemble, and of each branch with its mean gate weight; weights sum to 1."""
+    """The result has the number of images, scores of the ensemble, and of each branch with its mean gate weight."""
     saved = some_saved(1)
     found = measure(saved)
     assert found["images"] == 100
@@ -242,7 +242,7 @@ def test_plain_network_is_its_own_ensemble() -> None:
 
 @pytest.mark.parametrize("branches", [2, 3])
 def test_mean_probabilities_are_those_of_the_branches(branches: int) -> None:
-    """The scores of the unweighted mean of probabilities, whatever the gate says."""
+    """The scores of the unweighted mean of probabilities do not depend on the gate."""
     saved = some_saved(2, branches=branches)
     mean = softmax(saved.branches).mean(axis=1)
     expected = pytest.approx(scores(np.log(mean), saved.labels), rel=1e-9)
@@ -252,21 +252,21 @@ def test_mean_probabilities_are_those_of_the_branches(branches: int) -> None:
 
 
 def test_mean_of_certain_networks_that_disagree_is_a_half() -> None:
-    """Probabilities of 1 and of e⁻²⁰⁰⁰, which no float holds: the logarithm of their mean is −log 2."""
+    """For probabilities 1 and e⁻²⁰⁰⁰, which no float can represent, the logarithm of the mean is −log 2."""
     certain = np.array([[[0.0, -2000.0, -3000.0], [-2000.0, 0.0, -3000.0]]])
     expected = [[-np.log(2), -np.log(2), -3000.0]]
     np.testing.assert_allclose(log_mean(certain), expected, rtol=1e-12)
 
 
 def test_mean_of_vanishing_probabilities_is_finite() -> None:
-    """A class that every branch calls impossible (e^-1000 is 0 as a float) still has a logarithm, the right one."""
+    """A class with probability e^-1000 in every branch (0 as a float) still has the correct logarithm."""
     logits = np.array([[[1000.0, 0.0], [1000.0, 10.0]]], np.float32)
     expected = -990 + np.log1p(np.exp(-10)) - np.log(2)
     np.testing.assert_allclose(log_mean(log_probabilities(logits)), [[0, expected]], rtol=1e-12)
 
 
 def test_plain_network_has_no_diversity() -> None:
-    """Where there is one branch, nothing is said about several."""
+    """A network with one branch has no diversity entry."""
     assert set(measure(some_saved(3, branches=1))) == {"images", "ensemble", "reliability", "branches"}
     several = {"images", "ensemble", "reliability", "branches", "mean_probabilities", "diversity"}
     assert set(measure(some_saved(3))) == several
@@ -281,7 +281,7 @@ def leaves(content: Any) -> list[Any]:
 
 
 def test_metrics_are_plain_numbers() -> None:
-    """All values can be written as JSON and compared: Python's own numbers, no NumPy types."""
+    """All values are Python numbers, not NumPy types, so they can be written as JSON."""
     saved = some_saved(3)
     found = [versus(saved, saved), measure(saved), versus_parents([saved, saved]), versus_teacher(saved, saved)]
     assert {type(value) for value in leaves(found)} == {int, float, bool, NoneType}
@@ -291,7 +291,7 @@ def test_metrics_are_plain_numbers() -> None:
 
 
 def test_reliability_by_hand() -> None:
-    """Of four bins the third holds its upper edge; an empty bin has no means, and images of all bins add up."""
+    """The third of four bins contains its upper edge; an empty bin has no means, and all images are counted."""
     confidence, correct = np.array([0.3, 0.5, 0.6, 0.75, 0.9]), np.array([True, False, True, True, True])
     empty = {"images": 0, "confidence": None, "accuracy": None}
     found = reliability(confidence, correct, bins=4)
@@ -302,7 +302,7 @@ def test_reliability_by_hand() -> None:
 
 
 def test_reliability_is_that_of_the_ensemble() -> None:
-    """15 bins whose images are all there are, whose accuracy is top-1, and whose gaps are the ECE."""
+    """15 bins contain all images, with accuracy equal to top-1 and gaps equal to the ECE."""
     found = measure(some_saved(1))
     bins = [one for one in found["reliability"] if one["images"]]
     assert len(found["reliability"]) == 15
@@ -319,7 +319,7 @@ def test_reliability_is_that_of_the_ensemble() -> None:
 
 @pytest.mark.parametrize("images", [1, 8, 100, 101])
 def test_outcomes_are_the_accuracy_of_every_model(images: int) -> None:
-    """What was packed comes back bit by bit, and its means are the accuracies in the metrics."""
+    """Unpacked outcomes equal the packed ones, and their means are the accuracies in the metrics."""
     saved = some_saved(4)
     saved = Saved(*(np.resize(array, (images, *array.shape[1:])) for array in vars(saved).values()))
     found, packed = outcomes(saved), pack(outcomes(saved))
@@ -334,7 +334,7 @@ def test_outcomes_are_the_accuracy_of_every_model(images: int) -> None:
 
 
 def test_outcomes_of_other_images_are_refused() -> None:
-    """Bits that cannot be those of as many images."""
+    """Bits with a size for another number of images are refused."""
     bits = pack(outcomes(some_saved(4)))["ensemble"]
     for images in (96, 105):
         with pytest.raises(ValueError, match="not those of"):
@@ -345,7 +345,7 @@ def test_outcomes_of_other_images_are_refused() -> None:
 
 
 def test_disagreement_by_hand() -> None:
-    """Of four images branches 1 and 2 differ on one, 1 and 3 on two, 2 and 3 on three: 25, 50, 75; mean 50 %."""
+    """Of four images branches 1 and 2 differ in one, 1 and 3 in two, 2 and 3 in three: 25, 50, 75; mean 50 %."""
     predictions = np.array([[0, 0, 0], [1, 1, 0], [2, 2, 1], [0, 1, 0]])
     found = diversity(log_probabilities(np.eye(3)[predictions]))
     assert {name: pair["disagreement"] for name, pair in found["pairs"].items()} == {"1-2": 25, "1-3": 50, "2-3": 75}
@@ -353,7 +353,7 @@ def test_disagreement_by_hand() -> None:
 
 
 def test_divergence_by_hand() -> None:
-    """Of (½, ½) and (¾, ¼), KL is ½ ln(4/3) one way and ¾ ln 3 − ln 2 the other; of equal images the mean is halved."""
+    """For (½, ½) and (¾, ¼), KL is ½ ln(4/3) in one direction and ¾ ln 3 − ln 2 in the other."""
     logits = np.log([[[1 / 2, 1 / 2], [3 / 4, 1 / 4]], [[1 / 2, 1 / 2], [1 / 2, 1 / 2]]])
     expected = (0.5 * np.log(4 / 3) + 0.75 * np.log(3) - np.log(2)) / 2 / 2
     shifted = logits + np.array([[[5.0], [-3.0]]])  # a constant on all logits changes no probability
@@ -364,7 +364,7 @@ def test_divergence_by_hand() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_divergence_agrees_with_scipy(seed: int) -> None:
-    """KL is SciPy's relative entropy: of each pair both ways, and on average over all ordered pairs."""
+    """KL is SciPy's relative entropy for each pair in both directions, and on average over all ordered pairs."""
     saved = some_saved(seed, branches=4)
     p = softmax(saved.branches)
     found = diversity(saved.log_probabilities)
@@ -377,7 +377,7 @@ def test_divergence_agrees_with_scipy(seed: int) -> None:
 
 
 def test_identical_branches_have_no_diversity() -> None:
-    """Copies agree on every image, and their divergence is 0, not nearly 0."""
+    """Copies agree on every image, and their divergence is exactly 0."""
     saved = some_saved(0, branches=1)
     found = diversity(np.repeat(saved.log_probabilities, 3, axis=1))
     assert found == {"disagreement": 0, "kl": 0, "pairs": dict.fromkeys(("1-2", "1-3", "2-3"), found["pairs"]["1-2"])}
@@ -385,7 +385,7 @@ def test_identical_branches_have_no_diversity() -> None:
 
 
 def test_divergence_of_certain_branches_is_finite() -> None:
-    """Branches that are certain of different classes diverge by their difference in logits, not by infinity."""
+    """Branches that are certain of different classes diverge by their difference in logits, not infinitely."""
     logits = np.array([[[2000.0, 0.0], [0.0, 1000.0]]], np.float32)
     assert diversity(log_probabilities(logits))["kl"] == pytest.approx(1500)
 
@@ -394,7 +394,7 @@ def test_divergence_of_certain_branches_is_finite() -> None:
 
 
 def test_network_equals_itself() -> None:
-    """No prediction changed, no difference, exact; the parent's scores are the ensemble's."""
+    """No changed prediction, no difference, exact; the parent's scores are the ensemble's."""
     saved = some_saved(4)
     found = versus(saved, saved)
     assert found == {
@@ -407,7 +407,7 @@ def test_network_equals_itself() -> None:
 
 
 def test_shrunken_logits_keep_predictions_only() -> None:
-    """All logits of an image times one factor (`zero_output`): same predictions, not exact."""
+    """All logits of an image times one factor (`zero_output`): the same predictions, but not exact."""
     parent = some_saved(5)
     factor = np.random.default_rng(0).uniform(0.3, 0.9, (100, 1)).astype(np.float32)
     found = versus(replace(parent, gate=parent.gate * factor), parent)
@@ -417,7 +417,7 @@ def test_shrunken_logits_keep_predictions_only() -> None:
 
 
 def test_dead_branch_changes_nothing() -> None:
-    """A fourth branch of weight 0 (`masked`) is exact, whatever it says."""
+    """A fourth branch of weight 0 (`masked`) is exact, whatever its outputs are."""
     parent = some_saved(6)
     loud = np.full((100, 1, 10), 1e3, np.float32)
     gate = np.concatenate([parent.gate, np.zeros((100, 1), np.float32)], axis=1)
@@ -426,7 +426,7 @@ def test_dead_branch_changes_nothing() -> None:
 
 @pytest.mark.parametrize(("share", "exact"), [(0.5, True), (2.0, False)])
 def test_exact_is_a_share_of_the_largest_logit(share: float, exact: bool) -> None:
-    """The largest difference may be a millionth of the parent's largest logit, and no more."""
+    """The largest difference may be at most a millionth of the parent's largest logit."""
     gate, labels = np.ones((2, 1)), np.array([0, 1])
     logits = np.array([[[8.0, 1.0]], [[0.5, 0.25]]])
     moved = logits.copy()
@@ -435,7 +435,7 @@ def test_exact_is_a_share_of_the_largest_logit(share: float, exact: bool) -> Non
 
 
 def test_changed_predictions_are_counted() -> None:
-    """Each image with another prediction counts once, whether it became right or wrong."""
+    """Each image with another prediction counts once, whether it becomes correct or wrong."""
     gate, labels = np.ones((4, 1)), np.array([0, 0, 1, 1])
     logits = np.array([[[1.0, 0.0]], [[1.0, 0.0]], [[1.0, 0.0]], [[0.0, 1.0]]])
     moved = logits[:, :, ::-1].copy()
@@ -466,7 +466,7 @@ def test_plain_ensembles_of_the_parents() -> None:
 
 
 def test_ensemble_of_one_network_is_that_network() -> None:
-    """The same parent twice: both ensembles score as it does."""
+    """With the same parent twice, both ensembles have its scores."""
     parent = some_saved(7)
     found = versus_parents([parent, parent])
     own = pytest.approx(measure(parent)["ensemble"], rel=1e-6)
@@ -474,7 +474,7 @@ def test_ensemble_of_one_network_is_that_network() -> None:
 
 
 def test_disagreement_with_the_teacher_is_counted() -> None:
-    """Three of four images predicted otherwise than the teacher does: 75 %, whichever of the two is right."""
+    """Three of four predictions differ from the teacher's: 75 %, whichever of the two is correct."""
     gate, labels = np.ones((4, 1)), np.array([0, 0, 1, 1])
     logits = np.array([[[1.0, 0.0]], [[1.0, 0.0]], [[1.0, 0.0]], [[0.0, 1.0]]])
     other = logits[:, :, ::-1].copy()
@@ -490,7 +490,7 @@ DATA = SimpleNamespace(dataset="digits")
 
 
 def plan_of(monkeypatch: pytest.MonkeyPatch, start: str, parents: list[SimpleNamespace]) -> SimpleNamespace:
-    """A study of one run, `child` with seed 0, that began as `start` says."""
+    """A study of one run, `child` with seed 0, with this start."""
     child = SimpleNamespace(
         experiment="child",
         seed=0,
@@ -507,7 +507,7 @@ def plan_of(monkeypatch: pytest.MonkeyPatch, start: str, parents: list[SimpleNam
 
 
 def parent_of(seed: int) -> SimpleNamespace:
-    """A run that another began from."""
+    """The parent of a run."""
     row = SimpleNamespace(data=DATA)
     return SimpleNamespace(
         experiment="one", seed=seed, name="one", key=f"key {seed}", phase="train_one", row=row, parents=()
@@ -537,7 +537,7 @@ def save(root: Path, run: SimpleNamespace, saved: dict[str, Saved]) -> None:
 def test_parents_are_called_what_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str, count: int, name: str | None
 ) -> None:
-    """A parent that gave no weights is a teacher; of one parent and of several there are different figures."""
+    """A parent without weights is a teacher; one parent and several parents have different entries."""
     parents = [parent_of(seed) for seed in range(count)]
     run = plan_of(monkeypatch, start, parents)
     final = {split: some_saved(seed) for seed, split in enumerate(("test", "validation"))}
@@ -571,7 +571,7 @@ def test_parents_are_called_what_they_are(
 
 
 def test_diverged_run_is_not_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of logits that are no numbers neither votes nor metrics are left behind."""
+    """Logits that are not finite leave neither votes nor metrics."""
     run = plan_of(monkeypatch, "random", [])
     said = some_saved(0)
     said.branches[3, 1, 4] = np.nan

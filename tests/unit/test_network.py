@@ -1,4 +1,4 @@
-"""The network computes what the paper says, and has the size the published code has."""
+"""The network computes what the paper defines, and has the size of the published code."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def architecture(**changes: object) -> Architecture:
         ({"depth": 32, "branches": 3}, 1_193_189),
         ({"depth": 32, "branches": 5}, 1_913_587),
         ({"depth": 110, "branches": 1, "gate": "none"}, 1_736_564),
-        # What the published code calls ResNet-110 has 18 bottlenecks per stage: by its layers a ResNet-164.
+        # The published ResNet-110 has 18 bottlenecks per stage: by its layers it is a ResNet-164.
         ({"depth": 164, "block": "bottleneck", "branches": 1, "gate": "none"}, 1_727_284),
     ],
 )
@@ -36,7 +36,7 @@ def test_parameters_are_those_of_the_published_networks(changes: dict[str, objec
 
 
 def test_resnet18_splits_after_stage_3() -> None:
-    """ResNet-18's trunk gives 256 channels at 8×8, its branches start at 512."""
+    """ResNet-18's trunk has 256 channels at 8×8; its branches begin with 512."""
     network = build(architecture(family="resnet18", depth=18, width=64, branches=2, classes=100), 0).eval()
     with torch.no_grad():
         features = network.trunk(torch.zeros(1, 3, 32, 32))
@@ -66,7 +66,7 @@ def test_ensemble_is_the_gate_weighted_sum() -> None:
 
 
 def test_branch_off_has_weight_zero_and_finite_gradients() -> None:
-    """A log-prior of −∞ gives weight 0 exactly, and every gradient stays finite."""
+    """A log-prior of −∞ gives exactly weight 0, and every gradient is finite."""
     network = build(architecture(), 0).train()
     assert network.gate is not None
     network.gate.log_prior[1] = -torch.inf
@@ -93,7 +93,7 @@ def test_own_trunks_make_branches_independent() -> None:
 
 
 def test_gate_reads_each_trunk_in_the_place_of_its_branch() -> None:
-    """Channels of trunk b are inputs b·C to (b + 1)·C of the gate: those alone answer to what trunk b says."""
+    """Channels of trunk b are inputs b·C to (b + 1)·C of the gate: only these depend on trunk b."""
     network = build(architecture(trunk="own"), 0).eval()
     images, channels = torch.randn(4, 3, 32, 32), network.architecture.trunk_channels
     assert network.gate is not None
@@ -113,7 +113,7 @@ def test_gate_reads_each_trunk_in_the_place_of_its_branch() -> None:
 
 @pytest.mark.parametrize("trunk", ["shared", "own"])
 def test_mean_gate_weighs_all_branches_alike(trunk: str) -> None:
-    """`gate: mean` has no parameters of its own and gives each of three branches a third."""
+    """`gate: mean` has no parameters and gives each of three branches weight 1/3."""
     network, gated = (build(architecture(trunk=trunk, gate=gate), 0) for gate in ("mean", "learned"))
     outputs = network(torch.randn(4, 3, 32, 32))
     torch.testing.assert_close(outputs.gate, torch.full((4, 3), 1 / 3))
@@ -136,7 +136,7 @@ def test_depths_that_do_not_exist_are_refused(depth: int, block: str) -> None:
 
 
 def test_same_seed_same_bits_other_seed_other_bits() -> None:
-    """Initialisation is a function of the seed and leaves the global generator alone."""
+    """Initialisation depends on the seed only and does not change the global generator."""
     before = torch.get_rng_state()
     first, again, other = (build(architecture(), seed).state_dict() for seed in (1, 1, 2))
     assert torch.equal(before, torch.get_rng_state())
@@ -146,14 +146,14 @@ def test_same_seed_same_bits_other_seed_other_bits() -> None:
 
 @pytest.mark.parametrize(("block", "depth"), [("basic", 8), ("bottleneck", 11)])
 def test_initialisation_is_he_fan_out(block: str, depth: int) -> None:
-    """Convolutions have standard deviation √(2 / (k² · out channels)), whatever the inputs; BatchNorm is at 1 and 0."""
+    """Convolutions have standard deviation √(2 / (k² · out channels)); BatchNorm is at 1 and 0."""
     network = build(architecture(block=block, depth=depth, width=32), 0)
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     for convolution in convolutions:
         expected = (2 / (convolution.kernel_size[0] ** 2 * convolution.out_channels)) ** 0.5
         assert convolution.weight.std().item() == pytest.approx(expected, rel=0.1)
         assert abs(convolution.weight.mean().item()) < 0.1 * expected
-    assert sum(one.in_channels != one.out_channels for one in convolutions) >= 5  # there, fan-in is another number
+    assert sum(one.in_channels != one.out_channels for one in convolutions) >= 5  # for these, fan-in differs
     assert (network.trunk.stem[1].weight == 1).all()
     assert (network.trunk.stem[1].bias == 0).all()
 

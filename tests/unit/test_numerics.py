@@ -1,4 +1,4 @@
-"""The fingerprint of the numerics changes with what they compute, and with nothing else."""
+"""The fingerprint of the numerics changes with their computation, and with nothing else."""
 
 import ast
 from pathlib import Path
@@ -50,7 +50,7 @@ def name(x: float, width: int = 8) -> str:
 '''
 
 GOLDEN = "517250b222567238ff8a7a17713300240055e1072c9da95eb708d5328d21c447"
-"""Of Python 3.11, 3.12 and 3.13 alike."""
+"""The same for Python 3.11, 3.12 and 3.13."""
 
 
 def edited(old: str, new: str) -> str:
@@ -60,9 +60,9 @@ def edited(old: str, new: str) -> str:
 
 
 def test_golden_fingerprint() -> None:
-    """One source has one fingerprint in every version of Python, so that a new one makes no result stale.
+    """The fingerprint does not depend on the version of Python, so a new version makes no result stale.
 
-    If this fails under a new Python, mend `_serialise`, not the number.
+    If this fails under a new Python, correct `_serialise` and not the number.
     """
     assert fingerprint(SOURCE) == GOLDEN
 
@@ -86,7 +86,7 @@ def test_golden_fingerprint() -> None:
     ],
 )
 def test_words_and_layout_do_not_count(old: str, new: str) -> None:
-    """Comments, docstrings of anything, blank lines, quotes and parentheses leave the fingerprint as it is."""
+    """Comments, all docstrings, blank lines, quotes and parentheses do not change the fingerprint."""
     assert fingerprint(edited(old, new)) == fingerprint(SOURCE)
 
 
@@ -125,12 +125,12 @@ def test_words_and_layout_do_not_count(old: str, new: str) -> None:
     ],
 )
 def test_every_change_of_the_computation_counts(old: str, new: str) -> None:
-    """Constants, operators, defaults, decorators, kinds of argument, conditions, formats: all are seen."""
+    """Constants, operators, defaults, decorators, kinds of argument, conditions and formats change it."""
     assert fingerprint(edited(old, new)) != fingerprint(SOURCE)
 
 
 def test_where_a_definition_lies_does_not_count() -> None:
-    """Definitions that move to other modules, and the imports that follow them, leave the version as it is."""
+    """Moving definitions to other modules, with the imports that follow them, does not change the version."""
     one, two = "def f(x):\n    return x\n", "from coopnet.one import f\n\ndef g(x):\n    return f(x)\n"
     assert sorted(definitions(one) + definitions(two)) == sorted(definitions(one + two.partition("\n")[2]))
     assert definitions("from coopnet.one import f") == definitions("from coopnet.other.one import f")
@@ -139,18 +139,18 @@ def test_where_a_definition_lies_does_not_count() -> None:
 
 
 def test_order_of_statements_counts() -> None:
-    """Two lines that change places are another computation."""
+    """Swapping two statements is another computation."""
     assert fingerprint("a = 1\nb = 2\n") != fingerprint("b = 2\na = 1\n")
 
 
 def test_listed_modules_exist() -> None:
-    """Each listed module is there, once, in order."""
+    """Each listed module exists once, in order."""
     assert [module for module in MODULES if not (PACKAGE / module).is_file()] == []
     assert sorted(set(MODULES)) == list(MODULES)
 
 
 def test_source_hash_covers_every_listed_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A change in any one of them changes the hash; a change elsewhere does not."""
+    """A change in any of them changes the hash; a change elsewhere does not."""
 
     def hashed() -> str:
         numerics.own_version.cache_clear()
@@ -200,11 +200,11 @@ HARMLESS = {
     "runs/__init__.py": "empty",
     "study/__init__.py": "names of other modules' functions",
 }
-"""What the numerics import without depending on it for a result's bits, and why."""
+"""Modules that the numerics import although no result's bits depend on them, and why."""
 
 
 def imported_by(module: str) -> set[str]:
-    """The modules of the package that a module imports, the packages that they lie in included."""
+    """The modules of the package that a module imports, including their packages."""
     found = set()
     for node in ast.walk(ast.parse((PACKAGE / module).read_text(encoding="utf-8"))):
         names = []
@@ -220,7 +220,7 @@ def imported_by(module: str) -> set[str]:
 
 
 def files_of(parts: list[str]) -> set[str]:
-    """The files that are run when `coopnet.<parts>` is imported; a last part may be a name inside a module."""
+    """The files that run when `coopnet.<parts>` is imported; a last part may be a name inside a module."""
     found = {"__init__.py"}
     for end in range(1, len(parts) + 1):
         path = "/".join(parts[:end])
@@ -229,7 +229,7 @@ def files_of(parts: list[str]) -> set[str]:
 
 
 def test_no_module_of_the_numerics_is_forgotten() -> None:
-    """All that training imports, however indirectly, is fingerprinted or is known to be harmless."""
+    """Everything that training imports, directly or not, is fingerprinted or listed as harmless."""
     waiting, seen = ["runs/job.py"], set()
     while waiting:
         module = waiting.pop()
@@ -241,19 +241,19 @@ def test_no_module_of_the_numerics_is_forgotten() -> None:
 
 
 def test_harmless_modules_are_not_fingerprinted() -> None:
-    """A module is in one list or in the other, and exists."""
+    """A module is in one list only, and exists."""
     assert not HARMLESS.keys() & set(MODULES)
     assert [name for name in HARMLESS if not (PACKAGE / name).is_file()] == []
 
 
 @pytest.mark.parametrize("name", [name for name, reason in HARMLESS.items() if reason == "empty"])
 def test_empty_packages_are_empty(name: str) -> None:
-    """What is harmless because it is empty is empty, but for its docstring."""
+    """A module that is harmless because it is empty has only a docstring."""
     assert fingerprint((PACKAGE / name).read_text(encoding="utf-8")) == fingerprint("")
 
 
 def test_versions_with_the_same_bits_lead_back_to_one() -> None:
-    """No version is its own ancestor, and what the source is now is known under the first that computed the same."""
+    """No version is its own ancestor, and the current source is known under the first equivalent version."""
     known = numerics.same_bits()
     assert not known.keys() & set(known.values())
     assert numerics.source_hash() == numerics.first_version(numerics.source_version(PACKAGE))
@@ -261,7 +261,7 @@ def test_versions_with_the_same_bits_lead_back_to_one() -> None:
 
 @pytest.mark.slow
 def test_versions_that_are_said_to_be_the_same_train_the_same(tmp_path: Path) -> None:
-    """Runs of every kind, by the source as it is and as it was: weights, optimiser, history and logits to the bit."""
+    """Runs of every kind, with the current and the earlier source, have the same tensors and the same history."""
     first = numerics.source_hash()
     if numerics.own_version() == first:
         pytest.skip("this version of the numerics says of no other that it computes the same")

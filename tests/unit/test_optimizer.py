@@ -1,4 +1,4 @@
-"""SGD and Adam are those of `torch.optim`, and go on from the state that they are given."""
+"""SGD and Adam equal those of `torch.optim`, and continue from a given state."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def network() -> CooperativeNetwork:
 
 
 def give(gradients: list[Tensor], *networks: CooperativeNetwork) -> None:
-    """Give these gradients to the parameters of some networks."""
+    """Set these gradients for the parameters of some networks."""
     for one in networks:
         for parameter, gradient in zip(one.parameters(), gradients, strict=True):
             parameter.grad = gradient.clone()
@@ -45,7 +45,7 @@ def drawn(steps: int) -> list[list[Tensor]]:
     ],
 )
 def test_optimizer_is_torch_optim(options: SGD | Adam, reference: Any) -> None:
-    """Three steps from the same gradients, the last at a lower rate, give what the classes of `torch.optim` give."""
+    """Three steps with the same gradients, the last at a lower rate, equal those of `torch.optim`."""
     networks = [network() for _ in range(2)]
     ours, theirs = Optimizer(networks[0], options, {}), reference(networks[1].parameters())
     for step, gradients in enumerate(drawn(3)):
@@ -61,7 +61,7 @@ def test_optimizer_is_torch_optim(options: SGD | Adam, reference: Any) -> None:
 
 @pytest.mark.parametrize("options", [SGD(kind="sgd", lr=0.1), Adam(kind="adam", lr=0.01)])
 def test_state_is_carried_on(options: SGD | Adam) -> None:
-    """A new optimiser with the state of another one goes on as that one does; the given tensors stay as they are."""
+    """A new optimiser with the state of another one continues like it; the given tensors are not changed."""
     one, other = network(), network()
     first = Optimizer(one, options, {})
     *before, last = drawn(3)
@@ -81,7 +81,7 @@ def test_state_is_carried_on(options: SGD | Adam) -> None:
 
 
 def test_state_of_another_kind_is_left_out_and_what_is_missing_is_zero() -> None:
-    """Adam begins with no momentum of SGD's, and with zeros for parameters that bring nothing."""
+    """Adam starts without SGD's momentum, and with zeros for parameters without state."""
     net = network()
     names = dict(net.named_parameters())
     known = "trunk.stem.0.weight"
@@ -99,7 +99,7 @@ def test_state_of_another_kind_is_left_out_and_what_is_missing_is_zero() -> None
 
 
 def test_parameters_without_a_gradient_stay() -> None:
-    """Neither weight decay nor momentum moves what has no gradient; gradients are forgotten on request."""
+    """Neither weight decay nor momentum moves a parameter without a gradient; gradients can be deleted."""
     net = network()
     optimizer = Optimizer(net, SGD(kind="sgd", lr=0.1, weight_decay=0.1), {})
     give(drawn(1)[0], net)
@@ -114,7 +114,7 @@ def test_parameters_without_a_gradient_stay() -> None:
 
 
 def test_a_learning_rate_on_the_device_is_changed_where_it_lies() -> None:
-    """Where steps are replayed the rate is a tensor, which the recorded work reads: it has to stay the same one."""
+    """If steps are replayed, the rate is a tensor that the recorded work reads, so it must stay the same tensor."""
     optimizer = Optimizer(network(), SGD(kind="sgd", lr=0.1), {})
     optimizer.lr = recorded = torch.tensor(0.1)
     optimizer.set_lr(0.025)

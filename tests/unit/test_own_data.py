@@ -1,4 +1,4 @@
-"""One's own images: folders and shards, the size that they are brought to, what is pinned, and everything refused."""
+"""A user's own images: folders and shards, scaling to one size, pins, and all refusals."""
 
 import dataclasses
 import hashlib
@@ -42,7 +42,7 @@ CLASSES = ("ant", "bee", "cat")
 
 
 def picture(seed: int, width: int, height: int) -> Image.Image:
-    """An image that is like no other."""
+    """A unique image."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
@@ -77,7 +77,7 @@ BASE: dict[str, Any] = {
 
 
 def workspace(folder: Path, changes: dict[str, Any] | None = None, **described: Any) -> Workspace:
-    """A folder with a `params.yaml`: `described` is said of the dataset, `changes` of the row."""
+    """A folder with a `params.yaml`: `described` describes the dataset, `changes` the row."""
     content = json.loads(json.dumps(BASE))
     content["datasets"]["insects"] |= described
     for section, values in (changes or {}).items():
@@ -87,7 +87,7 @@ def workspace(folder: Path, changes: dict[str, Any] | None = None, **described: 
 
 
 def pinned(home: Workspace, capsys: pytest.CaptureFixture[str], name: str = "insects") -> dict[str, Any]:
-    """Prepare a dataset and add the line that is printed to `params.yaml`; return what it says."""
+    """Prepare a dataset and add the printed line to `params.yaml`; return its content."""
     capsys.readouterr()
     command.prepare(home, name, None, None, None)
     line: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
@@ -98,7 +98,7 @@ def pinned(home: Workspace, capsys: pytest.CaptureFixture[str], name: str = "ins
     return line["pinned"]
 
 
-# What is pinned ------------------------------------------------------------------------------------------------------
+# Pins ----------------------------------------------------------------------------------------------------------------
 
 KEYS = {
     ("full", "baseline", 0): "5ad97c1fafe0aefdef69b6d92d1cedc9",
@@ -107,21 +107,21 @@ KEYS = {
     ("mini", "one5", 1): "b87670acfdf95a0888d259e844181be3",
     ("demo", "one3", 0): "71db507f138f1ce0ecb7821a7d1c9821",
 }
-"""Keys of runs before there were datasets of one's own, with a version of the numerics that stays."""
+"""Keys of runs before users could add datasets, with a fixed version of the numerics."""
 
 
 @pytest.mark.parametrize("place", KEYS)
 def test_keys_of_the_study_are_what_they_were(
     place: tuple[str, str, int], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What rows may say about data and networks of one's own changes no key of the rows that say nothing of it."""
+    """New settings for a user's own data and networks change no key of rows that do not use them."""
     monkeypatch.setattr(numerics, "source_hash", lambda: "the source")
     name, experiment, seed = place
     assert study.load(root, name).run(experiment, seed).key == KEYS[place]
 
 
 def test_what_is_not_pinned_is_not_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A row on data without a pin is refused, naming the command that prints one; the pin is part of the key."""
+    """A row on unpinned data is refused with the command that prints a pin; the pin is part of the key."""
     write_folders(tmp_path / "images")
     home = workspace(tmp_path)
     with pytest.raises(CoopNetError, match=r"insects is not pinned; run `coopnet prepare insects`, and add the line"):
@@ -136,7 +136,7 @@ def test_what_is_not_pinned_is_not_planned(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_the_pin_is_what_the_images_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Digests follow from the images by a second implementation of DESIGN.md, constants by NumPy."""
+    """Digests agree with a second implementation of DESIGN.md, and constants with NumPy."""
     root = write_folders(tmp_path / "images")
     pin = pinned(workspace(tmp_path), capsys)
     for split in ("train", "test"):
@@ -154,7 +154,7 @@ def test_the_pin_is_what_the_images_are(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_other_images_than_the_pinned_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An image that changed is refused with the line that would let it pass; what was prepared stays."""
+    """A changed image is refused with the line that would accept it; the prepared data stay."""
     root = write_folders(tmp_path / "images")
     home = workspace(tmp_path)
     pinned(home, capsys)
@@ -169,7 +169,7 @@ def test_other_images_than_the_pinned_are_refused(tmp_path: Path, capsys: pytest
 
 
 def test_names_of_classes_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The prepared folder has the names of the classes, and so have the datasets that come with the project."""
+    """The prepared folder has the class names, and so have the project's own datasets."""
     write_folders(tmp_path / "images")
     home = workspace(tmp_path)
     pinned(home, capsys)
@@ -184,14 +184,14 @@ def test_names_of_classes_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_an_image_of_the_size_keeps_its_pixels() -> None:
-    """What is 16×16 RGB already goes through without a change."""
+    """A 16×16 RGB image is not changed."""
     image = picture(0, 16, 16)
     np.testing.assert_array_equal(fitted(image, 16), np.asarray(image))
 
 
 @pytest.mark.parametrize(("width", "height"), [(40, 40), (41, 30), (23, 64), (8, 9)])
 def test_images_are_scaled_as_torchvision_scales_them(width: int, height: int) -> None:
-    """The middle square, scaled bicubic with antialiasing: `Resize` and `CenterCrop`, up to rounding at the border."""
+    """The centred square, scaled bicubic with antialiasing: `Resize` and `CenterCrop`, up to rounding at the border."""
     smooth = np.linspace(0, 255, width * height * 3).reshape(height, width, 3).astype(np.uint8)
     image = Image.fromarray(smooth)
     theirs = transforms.Compose(
@@ -202,7 +202,7 @@ def test_images_are_scaled_as_torchvision_scales_them(width: int, height: int) -
 
 
 def test_other_forms_become_rgb(tmp_path: Path) -> None:
-    """Grey and palette images become RGB, EXIF turns an image upright, more than 8 bits are refused."""
+    """Grey and palette images become RGB, EXIF orientation is applied, and more than 8 bits are refused."""
     grey = Image.fromarray(np.full((16, 16), 7, dtype=np.uint8))
     assert (fitted(grey, 16) == 7).all()
     palette = picture(1, 16, 16).quantize(4)
@@ -218,7 +218,7 @@ def test_other_forms_become_rgb(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [8, 48])
 def test_augmentation_is_that_of_the_size(size: int) -> None:
-    """Crops are windows of the image with an eighth of its size of black around it: 4 pixels at 32, as published."""
+    """Crops are windows of the image with a black border of an eighth of its size: 4 pixels at 32, as published."""
     assert (padding(32), padding(size)) == (4, size // 8)
     pixels = np.random.default_rng(0).integers(0, 256, (6, size, size, 3), dtype=np.uint8)
     images = Images(pixels, np.arange(6), [0.0] * 3, [1.0] * 3, CPU)
@@ -236,7 +236,7 @@ def test_augmentation_is_that_of_the_size(size: int) -> None:
 
 
 def test_test_images_are_held_back_by_what_they_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of one tree a stratified share is held back; names of files do not matter, the seed does."""
+    """A stratified fraction of one tree is held back; file names do not matter, the seed does."""
     tree = write_folders(tmp_path / "images", train=10, test=0) / "train"
     pins = []
     for seed in (0, 0, 1):
@@ -278,28 +278,28 @@ def test_folders_and_shards_are_the_same_dataset(tmp_path: Path, capsys: pytest.
     assert files.read_json(home.prepared("insects") / "manifest.json")["class_names"] == list(CLASSES)
 
 
-# Refusals ------------------------------------------------------------------------------------------------------------
+# Errors --------------------------------------------------------------------------------------------------------------
 
 
 def emptied(folder: Path) -> None:
-    """Leave a folder without what was in it."""
+    """Delete the content of a folder."""
     for path in folder.iterdir():
         path.unlink()
 
 
 def cut(path: Path) -> None:
-    """Take the second half of a file away."""
+    """Delete the second half of a file."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def extra_class(root: Path) -> None:
-    """A class that only the test images have."""
+    """Add a class that only the test images have."""
     (root / "test" / "dog").mkdir()
     picture(0, 9, 9).save(root / "test" / "dog" / "0.png")
 
 
 def flat(root: Path) -> None:
-    """Training images without folders of classes."""
+    """Put training images beside the class folders."""
     for path in sorted((root / "train").glob("*/*")):
         path.rename(root / "train" / f"{path.parent.name}{path.name}")
     for name in CLASSES:
@@ -307,7 +307,7 @@ def flat(root: Path) -> None:
 
 
 def bomb(root: Path) -> None:
-    """A PNG of a few bytes that says it has 12,000 × 12,000 pixels."""
+    """A PNG of a few bytes whose header declares 12,000 × 12,000 pixels."""
     buffer = io.BytesIO()
     picture(0, 1, 1).save(buffer, "PNG")
     content = bytearray(buffer.getvalue())
@@ -337,7 +337,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("kind", WRONG)
 def test_wrong_folders_are_refused(kind: str, tmp_path: Path) -> None:
-    """What is no dataset is refused in one line that names the file and the remedy, and nothing is left."""
+    """A folder that is not a dataset is refused in one line with file and remedy, and nothing is left."""
     spoil, words = WRONG[kind]
     spoil(write_folders(tmp_path / "images"))
     home = workspace(tmp_path)
@@ -380,7 +380,7 @@ def test_wrong_descriptions_are_refused(kind: str, tmp_path: Path, capsys: pytes
 
 
 def test_too_small_for_the_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A ResNet-18 divides its images by 8; smaller ones are refused when the study is read, others are not."""
+    """A ResNet-18 divides the image size by 8; smaller images are refused when the study is read."""
     write_folders(tmp_path / "images")
     network = {"model": {"family": "resnet18", "depth": 18}}
     pin = pinned(workspace(tmp_path, size=4), capsys)
@@ -395,7 +395,7 @@ def test_too_small_for_the_network(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def official(folder: Path, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """A file as the official ones are, with so few images; returns images and labels."""
+    """A file like the official ones with few images; returns images and labels."""
     random = np.random.default_rng(count)
     images = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     labels = np.arange(count) % 10
@@ -406,7 +406,7 @@ def official(folder: Path, split: str, count: int) -> tuple[np.ndarray, np.ndarr
 
 @pytest.fixture
 def few_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Arrays]:
-    """SVHN with 30 and 20 images, whose files lie in `tmp_path` and are taken for the official ones."""
+    """SVHN with 30 and 20 images, whose files in `tmp_path` count as the official ones."""
     arrays, known, sizes = {}, {}, {}
     for split, count in (("train", 30), ("test", 20)):
         arrays[split] = Arrays(*official(tmp_path, split, count))
@@ -422,7 +422,7 @@ def few_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Ar
 
 
 def test_svhn_is_read_from_its_matlab_files(tmp_path: Path, few_numbers: dict[str, Arrays]) -> None:
-    """Images and labels are those of the files, label 10 is the digit 0, and what there is can be pinned."""
+    """Images and labels are those of the files, label 10 is the digit 0, and the content can be pinned."""
     dataset = DATASETS["svhn"]
     manifest = canonical.prepare(dataset, "matlab", tmp_path, tmp_path / "out")
     for split, arrays in canonical.load(tmp_path / "out", dataset).items():
@@ -439,7 +439,7 @@ def test_svhn_is_read_from_its_matlab_files(tmp_path: Path, few_numbers: dict[st
 def test_another_file_than_the_official_is_not_opened(
     tmp_path: Path, few_numbers: dict[str, Arrays], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file of the same size with another MD5 sum is refused before anything reads it."""
+    """A file of the same size with another MD5 sum is refused before it is read."""
     path = tmp_path / "train_32x32.mat"
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     monkeypatch.setattr(svhn, "unpacked", None)
@@ -459,7 +459,7 @@ def test_another_file_than_the_official_is_not_opened(
     ],
 )
 def test_other_contents_are_refused(content: Any, words: str, tmp_path: Path) -> None:
-    """What passes for the official file and is none is refused in one line."""
+    """A file with the official digest but other content is refused in one line."""
     path = tmp_path / "x.mat"
     path.write_bytes(content) if isinstance(content, bytes) else scipy.io.savemat(path, content)
     with pytest.raises(CoopNetError, match=words):
@@ -471,7 +471,7 @@ def test_other_contents_are_refused(content: Any, words: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("classes", [10, 300])
 def test_what_is_written_in_pieces_are_the_bytes_of_the_library(classes: int, tmp_path: Path) -> None:
-    """Files written piece by piece are those of safetensors; labels have two bytes above 256 classes."""
+    """Files written piece by piece equal those of safetensors; labels have two bytes above 256 classes."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (9, 12, 12, 3), dtype=np.uint8)
     labels = order.packed(random.integers(0, classes, 9), classes)
@@ -487,14 +487,14 @@ def test_what_is_written_in_pieces_are_the_bytes_of_the_library(classes: int, tm
 
 
 def test_two_bytes_for_many_classes() -> None:
-    """Above 256 classes the digest takes labels as two bytes, little-endian."""
+    """Above 256 classes the digest uses labels of two bytes, little-endian."""
     images, labels = np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1), np.array([299, 2, 256])
     content = (2).to_bytes(2, "little") + (256).to_bytes(2, "little") + (299).to_bytes(2, "little") + bytes([1, 2, 0])
     assert order.content_digest(images, labels, 300) == hashlib.sha256(content).hexdigest()
 
 
 def test_order_does_not_depend_on_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images that are looked up for every comparison are sorted as those that are in memory."""
+    """Images that are read for every comparison are sorted like those in memory."""
     random = np.random.default_rng(0)
     images = random.integers(0, 2, (200, 1, 2, 3), dtype=np.uint8)
     labels = random.integers(0, 3, 200)
@@ -505,7 +505,7 @@ def test_order_does_not_depend_on_memory(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("augment", [True, False])
 def test_images_that_stay_behind_give_the_same_bits(augment: bool, tmp_path: Path) -> None:
-    """A run whose images go over batch by batch, out of a mapped file, has the bits of one whose images went before."""
+    """A run with images from a memory-mapped file, batch by batch, has the bits of one with images on the device."""
     random = np.random.default_rng(0)
     images, labels = random.integers(0, 256, (120, 32, 32, 3), dtype=np.uint8), random.integers(0, 4, 120)
     parts = {"images": files.Pieces("U8", list(images.shape), [images])}
@@ -553,7 +553,7 @@ LIMITED = """
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts what a process has written on Linux alone")
 def test_more_images_than_memory(tmp_path: Path) -> None:
-    """A process may go through twice the images that it has memory for; as a whole they do not fit, and it knows."""
+    """A process can read twice as many images as fit into its memory, and detects that they do not fit at once."""
     piece = np.random.default_rng(0).integers(0, 256, (1000, 64, 64, 3), dtype=np.uint8)
     files.write_pieces(tmp_path / "images", {"images": files.Pieces("U8", [20_000, 64, 64, 3], [piece] * 20)})
     code = [sys.executable, "-c", textwrap.dedent(LIMITED), str(tmp_path / "images")]

@@ -1,4 +1,4 @@
-"""The committed reports as a reader has them: links, policy, figures, pages, and what a browser makes of them."""
+"""The committed reports as readers see them: links, policy, figures, pages, and their appearance in a browser."""
 
 import base64
 import hashlib
@@ -32,7 +32,7 @@ browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed
 
 
 def tool(name: str) -> pytest.MarkDecorator:
-    """Skip where a tool of poppler-utils is missing."""
+    """Skip if a tool of poppler-utils is missing."""
     return pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} (poppler-utils) is not installed")
 
 
@@ -74,7 +74,7 @@ def source_of(report: Path) -> str:
 
 
 def test_every_link_leads_somewhere(report: Path) -> None:
-    """Anchors are on the page, files in the repository; no id stands twice."""
+    """Anchors are on the page, files in the repository; ids are unique."""
     page = Page(source_of(report))
     assert len(page.ids) == len(set(page.ids))
     for link in set(page.links):
@@ -82,7 +82,7 @@ def test_every_link_leads_somewhere(report: Path) -> None:
 
 
 def test_claims_lead_to_their_rows_and_rows_to_their_records(report: Path) -> None:
-    """Each experiment has a row and a record with an anchor, each claim a row."""
+    """Each experiment has a row and a record with an anchor, and each claim a row."""
     page = Page(source_of(report))
     results = ROOT / "results" / report.name
     for row in json.loads((results / "tables/study.json").read_text())["experiments"]:
@@ -107,7 +107,7 @@ def test_claims_lead_to_the_experiments_that_they_compare(report: Path) -> None:
 
 
 def test_style_and_script_are_those_that_the_policy_knows(report: Path) -> None:
-    """One of each, by their digests; nothing else may run, style or load, and no attribute tries to."""
+    """There is one style and one script, with the policy's digests; the policy allows nothing else."""
     source = source_of(report)
     policy = html.unescape(re.findall(r'Content-Security-Policy" content="([^"]*)"', source)[0])
     for tag, name in (("style", "style-src"), ("script", "script-src")):
@@ -133,7 +133,7 @@ def test_a_report_is_small(report: Path) -> None:
 
 
 def test_figures_carry_their_letters(report: Path) -> None:
-    """Text is text, none below 9 points, in a font that each file holds; no figure is wider than a telephone."""
+    """Text is text, at least 9 points, in an embedded font; no figure is wider than a phone."""
     for path in (report / "figures").glob("*.svg"):
         figure = path.read_text(encoding="utf-8")
         sizes = [float(size) for size in re.findall(r"font(?:-size)?: ([\d.]+)px", figure)]
@@ -145,7 +145,7 @@ def test_figures_carry_their_letters(report: Path) -> None:
 
 @tool("pdfinfo")
 def test_the_paper_has_the_length_of_a_paper(report: Path) -> None:
-    """8 to 14 pages, the demo's six at most; the appendix is apart, and neither says when it was made."""
+    """The paper has 8 to 14 pages, at most six for the demo; the appendix is separate, and neither has a date."""
     pages = {}
     for name in ("report", "appendix"):
         said = subprocess.run(["pdfinfo", report / f"{name}.pdf"], capture_output=True, text=True, check=True).stdout
@@ -158,7 +158,7 @@ def test_the_paper_has_the_length_of_a_paper(report: Path) -> None:
 @tool("pdffonts")
 @pytest.mark.parametrize("name", ["report", "appendix"])
 def test_fonts_of_the_pdf_are_embedded(report: Path, name: str) -> None:
-    """Every one of them, and none is a substitute for letters that were missing."""
+    """All fonts are embedded, and none is a substitute for missing characters."""
     said = subprocess.run(["pdffonts", report / f"{name}.pdf"], capture_output=True, text=True, check=True).stdout
     fonts = [line.split() for line in said.splitlines()[2:]]
     assert fonts
@@ -167,7 +167,7 @@ def test_fonts_of_the_pdf_are_embedded(report: Path, name: str) -> None:
 
 @tool("pdftotext")
 def test_nothing_is_cut_off_at_the_edge_of_a_page(report: Path, tmp_path: Path) -> None:
-    """Every word of paper and appendix lies within its margins."""
+    """Every word of paper and appendix is within the margins."""
     for name in ("report", "appendix"):
         subprocess.run(["pdftotext", "-bbox", report / f"{name}.pdf", tmp_path / "words"], check=True)
         boxes = re.findall(r'xMin="([\d.-]+)" yMin="[\d.-]+" xMax="([\d.]+)"', (tmp_path / "words").read_text())
@@ -204,11 +204,11 @@ frame.addEventListener("load", () => {
 });
 frame.src = "ADDRESS";
 """
-"""A page that measures another one in a frame of some width."""
+"""A page that measures another one in a frame of a given width."""
 
 
 def measured(report: Path, width: int, folder: Path, *flags: str) -> dict[str, object]:
-    """What a browser makes of a report at a width: sizes in CSS pixels, colours, and what sticks out."""
+    """The layout of a report in a browser at a width: sizes in CSS pixels, colours, and overflowing elements."""
     script = MEASURE.replace("WIDTH", str(width)).replace("ADDRESS", (report / "index.html").as_uri())
     frame = f'<iframe style="border:0;width:{width}px;height:900px"></iframe>'
     (folder / "frame.html").write_text(f"<body>{frame}<script>{script}</script>", encoding="utf-8")
@@ -231,7 +231,7 @@ def measured(report: Path, width: int, folder: Path, *flags: str) -> dict[str, o
 @browser
 @pytest.mark.parametrize("width", [390, 1400])
 def test_nothing_sticks_out_and_every_letter_is_legible(report: Path, width: int, tmp_path: Path) -> None:
-    """On a telephone and on a desk: no sideways scrolling, nothing beyond the edge, no figure text below 9 pixels."""
+    """On a phone and on a desktop: no horizontal scrolling, no overflow, no figure text below 9 pixels."""
     found = measured(report, width, tmp_path)
     assert int(str(found["page"])) <= width
     assert found["wide"] == []
@@ -253,7 +253,7 @@ def test_long_tables_are_folded_on_a_telephone_alone(report: Path, width: int, t
 
 @browser
 def test_figures_follow_the_page_into_the_dark(report: Path, tmp_path: Path) -> None:
-    """Light letters on dark paper, in figures too."""
+    """Dark mode has light text on a dark background, also in figures."""
     light = measured(report, 800, tmp_path, "--blink-settings=preferredColorScheme=1")
     (tmp_path / "dark").mkdir()
     dark = measured(report, 800, tmp_path / "dark", "--blink-settings=preferredColorScheme=0")
@@ -266,7 +266,7 @@ def test_figures_follow_the_page_into_the_dark(report: Path, tmp_path: Path) -> 
 @browser
 @tool("pdftotext")
 def test_a_printed_page_is_whole(report: Path, tmp_path: Path) -> None:
-    """No word of it lies beyond the paper, and the answers are on the first sheet."""
+    """No word is beyond the paper, and the answers are on the first sheet."""
     command = [str(CHROMIUM), *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--no-pdf-header-footer"]
     target = tmp_path / "print.pdf"
     subprocess.run([*command, f"--print-to-pdf={target}", (report / "index.html").as_uri()], check=True, timeout=300,

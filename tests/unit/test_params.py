@@ -1,4 +1,4 @@
-"""What `params.yaml` says because it was computed is what the computation gives."""
+"""Computed numbers in `params.yaml` agree with their computation."""
 
 import pytest
 

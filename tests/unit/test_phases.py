@@ -1,4 +1,4 @@
-"""Each row belongs to one link of the method's chain, and a transfer is a run of its own."""
+"""Each row belongs to one phase of the method, and a transfer is a separate run."""
 
 from conftest import ROOT
 from coopnet import study
@@ -13,7 +13,7 @@ def phase_of(name: str) -> str:
 
 
 def test_rows_of_the_full_study_have_the_phases_of_the_method() -> None:
-    """Trained, grown, merged, taught and trained-on networks each have a phase."""
+    """Trained, grown, merged, taught and fine-tuned networks each have a phase."""
     expected = {
         "baseline": "train_baseline",
         "one1": "train_one",
@@ -30,7 +30,7 @@ def test_rows_of_the_full_study_have_the_phases_of_the_method() -> None:
 
 
 def test_transfers_are_built_by_the_phase_of_their_kind() -> None:
-    """Growth of several branches, expansion of one, merges; nothing else begins with a transfer."""
+    """Growth of several branches, expansion of one, and merges begin with a transfer; nothing else does."""
     found = {name: run.transfer.phase for (name, seed), run in FULL.runs.items() if seed == 0 and run.transfer}
     assert found["one3_to_5_zero_pad"] == "transfer"
     assert found["expand1to5_masked"] == found["embed1in3"] == "expand"
@@ -40,7 +40,7 @@ def test_transfers_are_built_by_the_phase_of_their_kind() -> None:
 
 
 def test_every_run_has_a_place_of_its_own() -> None:
-    """Phase, experiment and seed name one network; each comes after all that it is made from."""
+    """Phase, experiment and seed identify one network; each comes after the runs that it is made from."""
     everything = list(FULL.everything())
     places = [(run.phase, run.experiment, run.seed) for run in everything]
     assert len(set(places)) == len(places)
@@ -52,7 +52,7 @@ def test_every_run_has_a_place_of_its_own() -> None:
 
 
 def test_key_of_a_transfer_does_not_depend_on_its_training() -> None:
-    """Rows that differ in how they are trained on share the network at transfer; other starts do not."""
+    """Rows that differ only in their training share the network at transfer; other starts do not."""
     keys = {name: FULL.run(name, 0).transfer.key for name in ("one3_to_5_zero_pad", "one3_to_5_published")}  # type: ignore[union-attr]
     assert len(set(keys.values())) == 1
     masked = {FULL.run(name, 0).transfer.key for name in ("one3_to_5_masked", "one3_to_5_masked_early")}  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Published figures: what the file holds, how it is refused, and what stands beside our own figures."""
+"""Published figures: the content of the file, its errors, and the comparison with our own figures."""
 
 import re
 import shutil
@@ -78,7 +78,7 @@ EXPECTED = {
 
 @pytest.mark.parametrize("place", EXPECTED, ids=str)
 def test_every_published_figure_is_there(place: tuple[str, str | None, str | None]) -> None:
-    """Each figure stands under its source with the row and model it is compared with, and nothing beside it."""
+    """Each figure is under its source with the row and model of its comparison, and nothing else."""
     found = [
         entry.figure.value
         for name, entry in FIGURES.items()
@@ -88,7 +88,7 @@ def test_every_published_figure_is_there(place: tuple[str, str | None, str | Non
 
 
 def test_no_other_figure_is_there() -> None:
-    """The file holds no figure beyond those."""
+    """The file has no other figures."""
     places = {(name.split(".")[0], entry.figure.experiment, entry.figure.model) for name, entry in FIGURES.items()}
     assert places == set(EXPECTED)
 
@@ -119,13 +119,13 @@ def test_no_other_figure_is_there() -> None:
     ],
 )
 def test_what_was_measured_is_said_with_the_figure(where: str, expected: Mapping[str, Any]) -> None:
-    """Spread, runs, length, epoch and what it was picked on are those of the source; None is what it does not say."""
+    """Spread, runs, length, epoch and selection are those of the source; None if the source does not state them."""
     figure = FIGURES[where].figure
     assert {key: getattr(figure, key) for key in expected} == expected
 
 
 def test_figures_are_on_the_data_and_the_network_of_their_rows() -> None:
-    """A figure whose row has other data or another network is one that says why, or one whose network is unknown."""
+    """A figure whose row has other data or another network has a note that says why, or an unknown network."""
     rows = study.load(ROOT).experiments
     other = set()
     for name, entry in FIGURES.items():
@@ -143,20 +143,20 @@ def test_figures_are_on_the_data_and_the_network_of_their_rows() -> None:
 
 
 def test_an_error_is_turned_into_an_accuracy() -> None:
-    """31.18 % error is 68.82 % accuracy; an accuracy stays what it is."""
+    """31.18 % error is 68.82 % accuracy; an accuracy is unchanged."""
     assert FIGURES["one_paper.baseline"].figure.accuracy == [68.82]
     assert FIGURES["mcl_okd.one4"].figure.accuracy == [74.26]
 
 
 def test_the_page_of_differences_names_rows_that_there_are() -> None:
-    """Every row that it names is a row of params.yaml, or stands for several of them."""
+    """Every row that the page names is a row of params.yaml, or a pattern for several rows."""
     page = (ROOT / "docs/differences.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:one|baseline|merge|combine|expand|embed|resnet|cifar10_)\w*)(?:_?\*)?`", page))
     assert len(named) > 15
     assert {name for name in named if not any(row.startswith(name) for row in ROWS)} == set()
 
 
-# Refusals ------------------------------------------------------------------------------------------------
+# Errors --------------------------------------------------------------------------------------------------
 
 
 def _edited(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
@@ -206,7 +206,7 @@ def _entry(source: str, name: str, **change: Any) -> Callable[[dict[str, Any]], 
 def test_a_wrong_file_is_refused_in_one_line(
     tmp_path: Path, change: Callable[[dict[str, Any]], Any], words: Sequence[str]
 ) -> None:
-    """The line names the file, the entry and the key, and what would be right."""
+    """The line names the file, the entry, the key and the remedy."""
     with pytest.raises(CoopNetError) as refusal:
         read(_edited(tmp_path, change), ROWS)
     message = str(refusal.value)
@@ -217,7 +217,7 @@ def test_a_wrong_file_is_refused_in_one_line(
 
 
 def test_an_entry_given_twice_is_refused(tmp_path: Path) -> None:
-    """Of two entries with one name YAML would keep the last without a word."""
+    """YAML would silently keep the last of two entries with one name."""
     text = (ROOT / "figures.yaml").read_text(encoding="utf-8")
     (tmp_path / "figures.yaml").write_text(text.replace("    one_ensemble: {", "    one: {"), encoding="utf-8")
     with pytest.raises(CoopNetError, match="'one' is given twice"):
@@ -297,7 +297,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def page(made: tuple[Path, Path]) -> Text:
-    """What a reader of that report sees."""
+    """The report as a reader sees it."""
     return Text((made[1] / "index.html").read_text(encoding="utf-8"))
 
 
@@ -307,7 +307,7 @@ def row(made: tuple[Path, Path], name: str) -> dict[str, str]:
 
 
 def test_ours_is_the_mean_over_seeds_and_the_difference_is_in_accuracy(made: tuple[Path, Path]) -> None:
-    """Branch 2 of the fixture is 1.2 points behind its ensemble; theirs is 100 − error."""
+    """Branch 2 of the fixture is 1.2 points below its ensemble; the published accuracy is 100 − error."""
     found = row(made, "paper.one")
     ours = [synthetic.top1("one3", seed) - 1.2 for seed in (0, 1)]
     assert float(found["theirs"]) == pytest.approx(100 - 26.61)
@@ -324,7 +324,7 @@ def test_top5_is_compared_with_top5(made: tuple[Path, Path]) -> None:
 
 
 def test_listed_runs_give_mean_and_sample_deviation(made: tuple[Path, Path]) -> None:
-    """Of 46 and 48: 47 ± √2; and what is measured alike differs in nothing."""
+    """For 46 and 48: 47 ± √2; an equal protocol has no differences."""
     found = row(made, "log.alike")
     assert float(found["theirs"]) == 47
     assert float(found["theirs_spread"]) == pytest.approx(2**0.5)
@@ -342,13 +342,13 @@ def test_listed_runs_give_mean_and_sample_deviation(made: tuple[Path, Path]) -> 
     ],
 )
 def test_protocols_are_compared_part_by_part(made: tuple[Path, Path], name: str, differs: str, unsaid: str) -> None:
-    """What differs, and what nobody has said, are told apart; a row that was not run differs in nothing known."""
+    """Differing and unstated parts are distinguished; a row that was not run has no known differences."""
     found = row(made, name)
     assert (found["differs"], found["unsaid"]) == (differs, unsaid)
 
 
 def test_both_protocols_stand_in_the_table(made: tuple[Path, Path]) -> None:
-    """Ours is read from the row that was run."""
+    """Our protocol is read from the row that was run."""
     found = row(made, "paper.one")
     ours, theirs = ([found[f"{name}_{side}"] for name in PROTOCOL] for side in ("ours", "theirs"))
     assert ours == ["cifar100", "ResNet-8", "20", "12000", "last", "2"]
@@ -356,7 +356,7 @@ def test_both_protocols_stand_in_the_table(made: tuple[Path, Path]) -> None:
 
 
 def test_a_plain_ensemble_has_the_protocol_of_its_members(made: tuple[Path, Path]) -> None:
-    """It is not trained itself: its networks were, for 20 epochs; and it is the mean of probabilities."""
+    """It is not trained itself; its members were, for 20 epochs; and it is the mean of probabilities."""
     found = row(made, "log.together")
     assert (found["epochs_ours"], found["network_ours"], found["differs"]) == ("20", "ResNet-8", "runs")
     assert found["runs_ours"] == "2"  # ensembles, of three networks each
@@ -366,21 +366,21 @@ def test_a_plain_ensemble_has_the_protocol_of_its_members(made: tuple[Path, Path
 
 
 def test_what_is_not_measured_is_never_filled(made: tuple[Path, Path]) -> None:
-    """No row, a row that the study has not, images that it does not hold: no figure of ours, no difference."""
+    """Without a row, or without the images, there is no figure of ours and no difference."""
     for name, state in (("paper.none", "no row"), ("paper.absent", "not run"), ("log.unheld", "not measured")):
         found = row(made, name)
         assert (found["state"], found["ours"], found["ours_minus_theirs"], found["n"]) == (state, "", "", "0")
 
 
 def test_other_data_give_no_difference(made: tuple[Path, Path]) -> None:
-    """Accuracies on CIFAR-100 and CIFAR-10 stand side by side and are not subtracted."""
+    """Accuracies on CIFAR-100 and CIFAR-10 are shown together and not subtracted."""
     found = row(made, "log.elsewhere")
     assert float(found["ours"]) == pytest.approx(48.35)
     assert found["ours_minus_theirs"] == ""
 
 
 def test_a_model_that_the_row_does_not_have_is_refused(tmp_path: Path) -> None:
-    """A sixth branch of five is a slip in the file, and no gap."""
+    """A sixth branch of five is a mistake in the file and not a gap."""
     content = {"log": SMALL["log"] | {"figures": {"slip": SMALL["log"]["figures"]["least"] | {"model": "branch6"}}}}
     (tmp_path / "figures.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     runs, info = synthetic.write_study(tmp_path / "runs", seeds=(0,))
@@ -389,7 +389,7 @@ def test_a_model_that_the_row_does_not_have_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_best_validation_epoch_is_named_as_such(tmp_path: Path) -> None:
-    """Where our own row picks its epoch on validation images, its protocol says so."""
+    """If our own row selects its epoch on validation images, its protocol says so."""
     picked = {"data": {"validation": 2000}, "training": {"selection": "best_validation"}}
     rows = [replace(synthetic.ROWS[3], settings=picked)]
     runs, info = synthetic.write_study(tmp_path / "runs", seeds=(0,), rows=rows)
@@ -405,7 +405,7 @@ def test_the_best_validation_epoch_is_named_as_such(tmp_path: Path) -> None:
 
 
 def test_the_page_shows_theirs_ours_and_what_differs(page: Text) -> None:
-    """One line per figure; below ours the seeds, below the differences what nobody has said."""
+    """One line per figure; below ours the seeds, below the differences the unstated parts."""
     assert page.row("published-table", "ONE") == [
         "ONE | CIFAR-100, ResNet-32, test top-1; ours: one3, branch 2",
         "73.39 ± 0.06 | n = 3",
@@ -420,19 +420,19 @@ def test_the_page_shows_theirs_ours_and_what_differs(page: Text) -> None:
 
 
 def test_a_figure_picked_on_test_images_says_so_in_its_cell(page: Text) -> None:
-    """And one of the last epoch does not."""
+    """A figure of the last epoch has no such note."""
     assert page.row("published-table", "Picked")[1] == "50.00 | n = 1, best epoch, selected on test"
     assert page.row("published-table", "Lower")[1] == "48.50 | n = 1"
 
 
 def test_figures_are_grouped_by_source(page: Text) -> None:
-    """A heading for each, with its kind."""
+    """Each source has a heading with its kind."""
     headings = [cells[0] for cells in page.tables["published-table"] if len(cells) == 1]
     assert headings == [f"The paper {HOSTILE}: paper table", "The log: log"]
 
 
 def test_the_sentences_are_counted_from_the_table(page: Text) -> None:
-    """How many are compared and why others are not; where scales differ; what a claimed gain really is."""
+    """The number of comparisons and reasons for missing ones; differences in scale; the size of a claimed gain."""
     for expected in (
         "Of 11 published figures, 7 can be set against this study’s; the others are 1 of experiments that it has not "
         "run, 1 of images that it holds none of, 1 that no experiment measures and 1 of other data",
@@ -443,14 +443,14 @@ def test_the_sentences_are_counted_from_the_table(page: Text) -> None:
 
 
 def test_the_caption_explains_only_the_certainties_that_occur(page: Text) -> None:
-    """Two of the three."""
+    """Only two of the three occur."""
     found = {name for name, words in CERTAINTIES.items() if f"{name}: {words}" in page.text}
     assert found == {"secondary source", "log"}
     assert set(CERTAINTIES) == set(Figure.model_json_schema()["properties"]["certainty"]["enum"])
 
 
 def test_words_of_the_file_are_text(made: tuple[Path, Path], page: Text) -> None:
-    """Markup in any of them is shown and never interpreted, on the page and in the PDF."""
+    """Markup in any text is shown literally, on the page and in the PDF."""
     assert (made[1] / "index.html").read_text(encoding="utf-8").count("<script") == 1  # the page's own
     for expected in (f"The paper {HOSTILE}", f"Plain {HOSTILE}", f"why not {HOSTILE}", f"Remark {HOSTILE}"):
         assert expected in page.text
@@ -458,7 +458,7 @@ def test_words_of_the_file_are_text(made: tuple[Path, Path], page: Text) -> None
 
 
 def test_without_figures_there_is_no_section(tmp_path: Path) -> None:
-    """A study that compares with nothing has an empty table and no section."""
+    """A study without comparisons has an empty table and no section."""
     runs, info = synthetic.write_study(tmp_path / "runs", seeds=(0,), rows=synthetic.ROWS[:1])
     tables.build(runs, info, tmp_path / "tables")
     files.write_json(tmp_path / "claims.json", [])
@@ -468,7 +468,7 @@ def test_without_figures_there_is_no_section(tmp_path: Path) -> None:
 
 
 def test_self_distillation_gains_less_than_claimed_in_its_own_table(tmp_path: Path) -> None:
-    """0.43 points on test in the mean of the published figures, on whatever study's page; computed here by hand."""
+    """0.43 points on test in the mean of the published figures, in any study; computed here by hand."""
     runs, info = synthetic.write_study(tmp_path / "runs", seeds=(0,), rows=synthetic.ROWS[:1])
     tables.build(runs, replace(info, published=list(FIGURES.values())), tmp_path / "tables")
     found = pick(tmp_path / "tables" / "published.csv", id="part3.self_distilled")

@@ -1,4 +1,4 @@
-"""The report: what it says is what the runs' files hold, and it is the same bytes every time."""
+"""The report shows the content of the runs' files, and has the same bytes every time."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def pick(path: Path, **where: object) -> dict[str, str]:
-    """The only row that agrees with `where`."""
+    """The only row that matches `where`."""
     (found,) = [row for row in rows(path) if all(row[key] == str(value) for key, value in where.items())]
     return found
 
@@ -75,7 +75,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def whole_page(whole: tuple[Path, Path]) -> "Text":
-    """What a reader of that report sees."""
+    """The report as a reader sees it."""
     return Text((whole[1] / "index.html").read_text(encoding="utf-8"))
 
 
@@ -86,7 +86,7 @@ def page(made: tuple[Path, Path]) -> str:
 
 
 class Text(HTMLParser):
-    """What a reader sees: the text of a page, and the cells of its tables by id."""
+    """The page as a reader sees it: its text, and the cells of its tables by id."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -156,7 +156,7 @@ def test_one_seed_has_no_deviation(single: tuple[Path, Path]) -> None:
 
 
 def test_transfer_counts_and_exactness(made: tuple[Path, Path]) -> None:
-    """A start is exact when max|Δ| ≤ 1e-6 · max|logit|; its relative difference is their ratio."""
+    """A start is exact if max|Δ| ≤ 1e-6 · max|logit|; its relative difference is their ratio."""
     for start, exact in (("zero_pad", "no"), ("zero_output", "no"), ("masked", "yes"), ("split", "yes")):
         found = pick(made[0] / "transfer.csv", start=start, seed=1)
         assert found["exact"] == exact
@@ -177,7 +177,7 @@ def test_transfer_mean_is_over_seeds(made: tuple[Path, Path]) -> None:
 
 
 def test_a_start_is_exact_only_if_every_seed_is(tmp_path: Path) -> None:
-    """One seed out of tolerance makes the start inexact in the mean."""
+    """One seed beyond the tolerance makes the start inexact in the mean."""
     runs, study = synthetic.write_study(tmp_path)
     (split,) = [run for run in runs if (run.experiment, run.seed) == ("one3_to_5_split", 1)]
     metrics = files.read_json(split.folder / "metrics.json")
@@ -189,7 +189,7 @@ def test_a_start_is_exact_only_if_every_seed_is(tmp_path: Path) -> None:
 
 
 def test_growth_is_paired_with_parent_and_control(made: tuple[Path, Path]) -> None:
-    """A child's gain is against its own parent and the control of the same seed."""
+    """A child's gain is relative to its own parent and to the control of the same seed."""
     for seed in (0, 1):
         found = pick(made[0] / "growth.csv", experiment="one3_to_5_masked", seed=seed, model="ensemble", metric="top1")
         child = synthetic.top1("one3_to_5_masked", seed)
@@ -199,7 +199,7 @@ def test_growth_is_paired_with_parent_and_control(made: tuple[Path, Path]) -> No
 
 
 def test_the_control_has_no_control(made: tuple[Path, Path]) -> None:
-    """The control is compared with its parent, and with no control: not even with itself."""
+    """The control is compared with its parent and with no control, also not with itself."""
     found = pick(made[0] / "growth_mean.csv", experiment="one3_continued", model="ensemble", metric="top1")
     assert float(found["over_parent_mean"]) == pytest.approx(0.3)
     assert found["over_control_mean"] == ""
@@ -222,7 +222,7 @@ def test_a_control_of_another_length_is_none(tmp_path: Path) -> None:
 
 
 def test_histories_keep_every_epoch_and_digit(made: tuple[Path, Path]) -> None:
-    """history.csv has each run's epochs, with the digits that the run wrote."""
+    """history.csv has each run's epochs, with the digits of the run."""
     source = rows(made[0].parent / "one3" / "seed1" / "history.csv")
     found = [
         r for r in rows(made[0] / "history.csv") if (r["experiment"], r["seed"], r["split"]) == ("one3", "1", "test")
@@ -240,7 +240,7 @@ def test_tables_do_not_depend_on_the_order_of_the_runs(made: tuple[Path, Path], 
 
 
 def test_wall_clock_is_in_timing_alone(made: tuple[Path, Path], tmp_path: Path) -> None:
-    """Other times change timing.csv and nothing else."""
+    """Other timings change timing.csv and nothing else."""
     runs, study = synthetic.write_study(tmp_path / "runs", title=HOSTILE)
     timing = runs[0].folder / "timing.csv"
     timing.write_text(timing.read_text().replace("10.5", "99.25"))
@@ -253,14 +253,14 @@ def test_wall_clock_is_in_timing_alone(made: tuple[Path, Path], tmp_path: Path) 
 
 
 def test_parts_are_carried_and_the_first_is_the_foundation(whole: tuple[Path, Path]) -> None:
-    """Every experiment keeps its part; one that names none belongs to the foundation."""
+    """Every experiment keeps its part; without a part it belongs to the foundation."""
     study = json.loads((whole[0] / "study.json").read_text())
     assert {row["name"]: row["part"] for row in study["experiments"]} == {r.name: r.part for r in synthetic.ALL_PARTS}
     assert list(load(whole[0]).parts) == ["foundation", "variants", "step2", "distillation"]
 
 
 def test_children_of_one_parent_alone_are_growth(whole: tuple[Path, Path]) -> None:
-    """Students and networks of several parents are not compared with a parent as if they had grown from it."""
+    """Students and networks of several parents are not compared with a parent as if grown from it."""
     children = {row.name for row in synthetic.ALL_PARTS if len(row.parents) == 1 and row.start != "random"}
     assert {row["experiment"] for row in rows(whole[0] / "growth.csv")} == children
     assert pick(whole[0] / "growth_mean.csv", experiment="expand1to3", model="ensemble", metric="top1")["control"] == (
@@ -269,13 +269,13 @@ def test_children_of_one_parent_alone_are_growth(whole: tuple[Path, Path]) -> No
 
 
 def test_transfer_is_about_one_parent(whole: tuple[Path, Path]) -> None:
-    """Networks of several parents have no parent to be exact against."""
+    """Networks of several parents have no parent for a test of exactness."""
     found = {row["start"] for row in rows(whole[0] / "transfer.csv")}
     assert found == {"zero_pad", "zero_output", "masked", "split"}
 
 
 def test_a_merge_is_compared_with_its_parents_and_their_controls(whole: tuple[Path, Path]) -> None:
-    """Ensemble against logit ensembles, branches against means of singles; each seed has parents of its own."""
+    """Ensembles are compared with logit ensembles, branches with single networks, for each seed with its parents."""
     for seed in (0, 1):
         parents = statistics.mean(synthetic.top1("one1", 3 * seed + j) for j in range(3))
         controls = statistics.mean(synthetic.top1("one1_continued", 3 * seed + j) for j in range(3))
@@ -299,14 +299,14 @@ def test_a_merge_is_compared_with_its_parents_and_their_controls(whole: tuple[Pa
 
 
 def test_equal_scores_are_not_ahead() -> None:
-    """A mean kept to ten digits differs from the score it equals by rounding alone."""
+    """A mean with ten digits differs from an equal score only by rounding."""
     assert difference(10.140845070422536, 10.14084507) == 0
     assert str(difference(10.14084507, 10.140845070422536)) == "0.0"
     assert difference(1.0, None) is None
 
 
 def test_a_merge_without_training_has_its_step_0_alone(whole: tuple[Path, Path]) -> None:
-    """Its end would be what it is at transfer; and a plain ensemble is no merge."""
+    """Its final scores are those at transfer; and a plain ensemble is not a merge."""
     found = pick(whole[0] / "merges.csv", experiment="merge3_mean", seed=0)
     assert found["at_transfer_branch3_top1"]
     assert {value for column, value in found.items() if column.startswith(("final", "control", "ensemble_over"))} == {
@@ -317,7 +317,7 @@ def test_a_merge_without_training_has_its_step_0_alone(whole: tuple[Path, Path])
 
 
 def _changed_training(tmp_path: Path, **change: object) -> Path:
-    """Tables of the whole study after a change of the control's training."""
+    """Tables of the whole study after a change in the training of the control."""
     altered = [
         replace(row, settings=row.settings | {"training": change}) if row.name == "one1_continued" else row
         for row in synthetic.ALL_PARTS
@@ -334,7 +334,7 @@ def _changed_training(tmp_path: Path, **change: object) -> Path:
 def test_a_control_has_the_same_training_but_for_distillation(
     tmp_path: Path, change: dict[str, object], control: str
 ) -> None:
-    """Other training makes no control, neither of one parent nor of several; other distillation does."""
+    """A row with other training is not a control, for one parent or several; other distillation is allowed."""
     made_tables = _changed_training(tmp_path, **change)
     assert pick(made_tables / "merges.csv", experiment="merge3_refit")["control"] == control
     grown = pick(made_tables / "growth.csv", experiment="expand1to3", model="ensemble", metric="top1")
@@ -342,7 +342,7 @@ def test_a_control_has_the_same_training_but_for_distillation(
 
 
 def test_single_controls_stand_in_where_their_ensemble_is_missing(tmp_path: Path) -> None:
-    """Without a row for the controls' ensemble the mean of the controls is still known, and named."""
+    """Without a row for the controls' ensemble the mean of the controls is used, and named."""
     without = [row for row in synthetic.ALL_PARTS if row.name != "control3"]
     # The control has the seeds that the ensemble asked for.
     wanted = synthetic.replicates(synthetic.ALL_PARTS, "one1_continued", (0,))
@@ -368,14 +368,14 @@ def test_copies_are_compared_with_their_donors(whole: tuple[Path, Path]) -> None
 
 
 def test_votes_are_those_of_the_largest_networks_from_scratch(whole: tuple[Path, Path]) -> None:
-    """Grown networks and smaller ones stay out; 31 subsets of five branches, three rules."""
+    """Grown and smaller networks are excluded; 31 subsets of five branches, three rules."""
     found = rows(whole[0] / "votes.csv")
     assert {row["experiment"] for row in found} == {"one5", "one5_holdout", "one5_ratio"}
     assert len([r for r in found if (r["experiment"], r["seed"], r["split"]) == ("one5", "0", "test")]) == 3 * 31
 
 
 def test_a_vote_is_chosen_on_validation_images_never_on_test(whole: tuple[Path, Path]) -> None:
-    """Subsets with branch 1 win on validation and are reported, though on test others are better."""
+    """Subsets with branch 1 win on validation and are reported, although others are better on test images."""
     best = rows(whole[0] / "votes_best.csv")
     assert {row["experiment"] for row in best} == {"one5_holdout"}
     assert len(best) == 2 * 3 * 2 * 5
@@ -390,7 +390,7 @@ def test_a_vote_is_chosen_on_validation_images_never_on_test(whole: tuple[Path, 
 
 
 def test_students_are_compared_with_teacher_and_single(whole: tuple[Path, Path]) -> None:
-    """A plain ensemble teaches with its mean of probabilities; the single is the mean over the baseline's seeds."""
+    """A plain ensemble teaches its mean of probabilities; the single network is the mean over the baseline's seeds."""
     members = statistics.mean(synthetic.top1("baseline", seed) for seed in range(3))
     found = pick(whole[0] / "distillation.csv", experiment="distilled", seed=0, score="top1")
     teacher = members + synthetic.PLAIN + synthetic.PROBABILITIES
@@ -405,15 +405,15 @@ def test_students_are_compared_with_teacher_and_single(whole: tuple[Path, Path])
 
 
 def test_part_3_has_its_ancestors_and_every_plain_ensemble(whole: tuple[Path, Path]) -> None:
-    """Rows of that part, what they descend from, ensembles of other parts, and ONE with the same protocol."""
+    """Rows of that part, their ancestors, ensembles of other parts, and ONE with the same protocol."""
     names = {row["experiment"] for row in rows(whole[0] / "distillation.csv")}
     own = {"ensemble3", "distilled", "self_distilled", "mutual2"}
-    beside = {"one3", "one5", "one3_sparse"}  # how often its test images are looked at is no matter of protocol
+    beside = {"one3", "one5", "one3_sparse"}  # the frequency of tests is not part of the protocol
     assert names == own | beside | {"baseline", "one1_ensemble3", "control3"}
 
 
 def test_factors_have_a_table_of_their_own(whole: tuple[Path, Path], made: tuple[Path, Path]) -> None:
-    """One row per epoch and module, in order; the history does not have them, and most studies have none."""
+    """One row per epoch and module, in order; they are not in the history, and most studies have none."""
     found = [row for row in rows(whole[0] / "factors.csv") if (row["seed"], row["epoch"]) == ("1", "3")]
     assert [(row["module"], float(row["factor"])) for row in found] == [
         (module, place / 2) for place, module in enumerate(synthetic.MODULES, start=1)
@@ -433,7 +433,7 @@ def test_epochs_without_a_look_at_the_test_images_have_no_test_row(whole: tuple[
 
 
 def lineage_flops(folder: Path, experiment: str) -> int:
-    """What all training that led to an experiment's first seed has cost."""
+    """The cost of all training that led to an experiment's first seed."""
     return int(pick(folder / "compute.csv", experiment=experiment)["lineage_flops"])
 
 
@@ -442,18 +442,18 @@ STEP = 3000 * 12_000
 
 
 def test_training_is_images_times_epochs(whole: tuple[Path, Path]) -> None:
-    """A run's training is its step's cost for each image and epoch; a plain ensemble has none."""
+    """A run's training is the cost of its step per image and epoch; a plain ensemble has none."""
     for name, expected in (
         ("one3", 3 * STEP * synthetic.EPOCHS),
         ("one3_to_5_masked", 5 * STEP * synthetic.TUNING),
-        ("distilled", (STEP + 3 * STEP // 3) * synthetic.EPOCHS),  # three networks teach, forward alone
+        ("distilled", (STEP + 3 * STEP // 3) * synthetic.EPOCHS),  # three networks teach, with forward passes only
         ("ensemble3", 0),
     ):
         assert int(pick(whole[0] / "compute.csv", experiment=name)["training_flops"]) == expected
 
 
 def test_images_kept_for_validation_train_nothing(tmp_path: Path) -> None:
-    """Without a subset the training images are those of the data, less the validation images."""
+    """Without a subset the training images are all images of the data without the validation images."""
     data = {"data": {"training_subset": None, "validation": 5000}}
     holdout = replace(synthetic.ROWS[0], settings=data)
     runs, study = synthetic.write_study(tmp_path / "runs", seeds=(0,), rows=[holdout])
@@ -463,7 +463,7 @@ def test_images_kept_for_validation_train_nothing(tmp_path: Path) -> None:
 
 
 def test_lineage_is_all_that_led_to_a_run(whole: tuple[Path, Path]) -> None:
-    """Parent, three members, three merged, and a teacher with what it is made of."""
+    """Parent, three members, three merged networks, and a teacher with its ancestors."""
     one, tuned = STEP * synthetic.EPOCHS, STEP * synthetic.TUNING
     for name, expected in (
         ("baseline", one),
@@ -478,7 +478,7 @@ def test_lineage_is_all_that_led_to_a_run(whole: tuple[Path, Path]) -> None:
 
 
 def test_a_common_ancestor_is_counted_once(tmp_path: Path) -> None:
-    """one1 seed 1 is a member of the first parent and the parent of the second, and was trained once."""
+    """one1 seed 1 is a member of the first parent and the parent of the second, and is counted once."""
     chosen = [row for row in synthetic.ALL_PARTS if row.name in ("one1", "one1_continued", "one1_ensemble3")]
     chosen.append(synthetic.Row("odd", "", 2, 46.0, "combine", "one1_ensemble3,one1_continued"))
     runs, study = synthetic.write_study(tmp_path / "runs", rows=chosen)
@@ -488,7 +488,7 @@ def test_a_common_ancestor_is_counted_once(tmp_path: Path) -> None:
 
 
 def test_nothing_is_said_of_the_past_of_an_imported_checkpoint(tmp_path: Path) -> None:
-    """Neither of the checkpoint nor of what descends from it; a report is made all the same."""
+    """The cost of the checkpoint and its descendants is unknown; the report is made anyway."""
     chosen = [row for row in synthetic.ROWS if row.name in ("one3", "one3_to_5_masked")]
     runs, study = synthetic.write_study(tmp_path / "runs", seeds=(0,), rows=chosen)
     study.experiments[0]["row"]["start"] = {"kind": "imported", "path": "imported/one3"}
@@ -505,7 +505,7 @@ def test_nothing_is_said_of_the_past_of_an_imported_checkpoint(tmp_path: Path) -
 
 
 def test_the_frontier_is_what_no_cheaper_network_equals() -> None:
-    """Equal accuracy for more is not on it, nor less accuracy for the same."""
+    """A network with equal accuracy at higher cost, or less accuracy at equal cost, is not on it."""
     points = pd.DataFrame(
         {
             "experiment": ["cheap", "same_cost", "same_accuracy", "better", "worse"],
@@ -517,14 +517,14 @@ def test_the_frontier_is_what_no_cheaper_network_equals() -> None:
 
 
 def test_starts_without_training_are_not_in_the_figure_of_costs(whole: tuple[Path, Path]) -> None:
-    """A merge at transfer is no outcome; a plain ensemble, which needs no training, is one."""
+    """A merge at transfer is not a result; a plain ensemble, which needs no training, is one."""
     kinds = cost.points(load(whole[0])).set_index("experiment")["kind"]
     assert "merge3_mean" not in kinds
     assert (kinds["ensemble3"], kinds["distilled"], kinds["merge3_refit"]) == ("together", "scratch", "descended")
 
 
 def test_bins_are_pooled_over_seeds(made: tuple[Path, Path]) -> None:
-    """4711 images of seed 0 that are right in 88.5 %, and 4785 of seed 1 in 88.4 %; other bins are empty."""
+    """4711 images of seed 0 with 88.5 % accuracy, and 4785 of seed 1 with 88.4 %; other bins are empty."""
     where = {"experiment": "one3_to_5_zero_pad", "stage": "at_transfer"}
     found = pick(made[0] / "reliability.csv", **where, bin=15)
     assert found["images"] == str(4711 + 4785)
@@ -535,7 +535,7 @@ def test_bins_are_pooled_over_seeds(made: tuple[Path, Path]) -> None:
 
 
 def test_bins_hold_every_image_of_every_stage(whole: tuple[Path, Path]) -> None:
-    """The end of each experiment, and the transfer of those that did not start at random."""
+    """Bins at the end of each experiment, and at transfer for those with a transfer."""
     frame = load(whole[0]).reliability
     images = frame.groupby(["experiment", "stage"])["images"].sum()
     for row in load(whole[0]).experiments:
@@ -545,12 +545,12 @@ def test_bins_hold_every_image_of_every_stage(whole: tuple[Path, Path]) -> None:
     assert set(frame.groupby(["experiment", "stage"]).size()) == {15}
 
 
-# Refusals ------------------------------------------------------------------------------------------
+# Errors --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "run.json", "history.csv", "timing.csv", "votes.csv"])
 def test_a_run_without_a_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
-    """A missing file stops the report and names the run and the file; it never becomes a gap or a zero."""
+    """A missing file stops the report and names the run and the file; it is never a gap or a zero."""
     runs, study = synthetic.write_study(tmp_path)
     (tmp_path / "one5" / "seed1" / name).unlink()
     with pytest.raises(CoopNetError, match=rf"one5 seed 1.*{name}"):
@@ -559,7 +559,7 @@ def test_a_run_without_a_file_is_refused_by_name(tmp_path: Path, name: str) -> N
 
 
 def test_a_run_that_was_not_given_is_refused_by_name(tmp_path: Path) -> None:
-    """Every experiment and seed of the study has to be there."""
+    """Every experiment and seed of the study is required."""
     runs, study = synthetic.write_study(tmp_path)
     with pytest.raises(CoopNetError, match="one3_to_5_split seed 1 is missing"):
         tables.build(runs[:-1], study, tmp_path / "tables")
@@ -664,7 +664,7 @@ def _other_experiment(folder: Path) -> None:
     ],
 )
 def test_a_damaged_run_is_refused_by_name(tmp_path: Path, damage: object) -> None:
-    """Files that are cut, edited, impossible or of another run are refused in one line that names the run."""
+    """Truncated, edited, impossible or foreign files are refused in one line that names the run."""
     runs, study = synthetic.write_study(tmp_path)
     damage(tmp_path / "one5" / "seed0")
     with pytest.raises(CoopNetError, match="one5 seed 0") as refusal:
@@ -673,7 +673,7 @@ def test_a_damaged_run_is_refused_by_name(tmp_path: Path, damage: object) -> Non
 
 
 def test_a_missing_table_is_refused_by_name(made: tuple[Path, Path], tmp_path: Path) -> None:
-    """The report names the table that it lacks."""
+    """The error names the missing table."""
     (copied(made[0], tmp_path) / "growth.csv").unlink()
     with pytest.raises(CoopNetError, match=r"growth\.csv"):
         report.render(tmp_path / "tables", tmp_path / "out")
@@ -688,12 +688,12 @@ def test_the_page_says_what_its_scale_cannot_show(page: str) -> None:
 
 
 def test_the_page_says_how_epochs_were_selected(page: str) -> None:
-    """Last epochs are named as such."""
+    """Last epochs are described as such."""
     assert "the network of the last epoch; no epoch was picked" in Text(page).text
 
 
 def test_a_picked_epoch_is_named_in_its_cell(tmp_path: Path) -> None:
-    """Where an epoch was picked on the validation images, the cell itself says so."""
+    """If an epoch was selected on validation images, the cell says so."""
     runs, study = synthetic.write_study(tmp_path / "runs", seeds=(0,), rows=synthetic.ROWS[:2])
     study.experiments[1]["row"]["training"]["selection"] = "best_validation"
     record = files.read_json(runs[1].folder / "run.json")
@@ -708,7 +708,7 @@ def test_a_picked_epoch_is_named_in_its_cell(tmp_path: Path) -> None:
 
 
 def test_the_page_links_to_tables_that_exist(made: tuple[Path, Path], page: str) -> None:
-    """Each relative link leads to a file of the repository's layout."""
+    """Each relative link leads to an existing file of the repository."""
     timing.render(*made)
     targets = set(re.findall(r'<a [^>]*href="([^"#]+)"', page))
     assert targets
@@ -717,13 +717,13 @@ def test_the_page_links_to_tables_that_exist(made: tuple[Path, Path], page: str)
 
 
 def test_ids_of_the_page_are_unique(page: str) -> None:
-    """Figures drawn by the same library share no element ids on the page."""
+    """Figures drawn by the same library have different element ids on the page."""
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
 
 
 def test_timing_is_a_page_of_its_own(made: tuple[Path, Path], tmp_path: Path) -> None:
-    """timing.html holds the seconds, index.html does not."""
+    """timing.html has the seconds, index.html has none."""
     timing.render(made[0], tmp_path)
     text = Text((tmp_path / "timing.html").read_text(encoding="utf-8"))
     assert text.tables["timing-table"][1] == ["baseline", "0", "20", "210.0", "30.0", "950"]
@@ -746,7 +746,7 @@ def test_latency_is_shown_where_it_was_measured(made: tuple[Path, Path], tmp_pat
 
 
 def test_two_reports_of_the_same_tables_are_the_same_bytes(whole: tuple[Path, Path], tmp_path: Path) -> None:
-    """Another folder, another process and another hash seed change no byte."""
+    """Another folder, process and hash seed change no byte."""
     started = []
     for seed in ("1", "2"):
         out = tmp_path / seed / "deep" / "er" / "out"
@@ -773,7 +773,7 @@ def test_the_report_is_made_from_tables_and_ledger_alone(made: tuple[Path, Path]
 
 
 def test_a_figure_that_is_no_longer_drawn_is_removed(tmp_path: Path) -> None:
-    """A report holds no picture of experiments that its study does not have."""
+    """A report has no picture of experiments that its study lacks."""
     old = tmp_path / "reports" / "mini" / "figures" / "curves_scratch_2.svg"
     files.write_text(old, "<svg/>")
     make(tmp_path, seeds=(0,), rows=synthetic.ROWS[:1])
@@ -784,7 +784,7 @@ def test_a_figure_that_is_no_longer_drawn_is_removed(tmp_path: Path) -> None:
 
 
 def test_a_study_from_scratch_needs_no_growth(tmp_path: Path) -> None:
-    """One experiment without parents makes a report without the sections of growth."""
+    """One experiment without parents gives a report without the sections about growth."""
     made_tables, out = make(tmp_path, seeds=(0,), rows=synthetic.ROWS[:1])
     assert load(made_tables).growth.empty
     page = (out / "index.html").read_text(encoding="utf-8")
@@ -794,7 +794,7 @@ def test_a_study_from_scratch_needs_no_growth(tmp_path: Path) -> None:
 
 
 def test_numbers_are_written_as_people_write_them() -> None:
-    """A real minus, a dash for nothing, no minus before zero, no ± without a spread."""
+    """A real minus sign, a dash for missing values, no minus before zero, no ± without a standard deviation."""
     assert number(-1.256) == f"{MINUS}1.26"
     assert number(float("nan")) == "–"
     assert number(-0.001, sign=True) == "0.00"
@@ -805,7 +805,7 @@ def test_numbers_are_written_as_people_write_them() -> None:
 
 
 def test_lengths_of_merged_networks_are_named_where_they_differ() -> None:
-    """160 epochs against 300 stand beside the merges; the same length for all is not worth a sentence."""
+    """160 epochs against 300 are named beside the merges; equal lengths are not mentioned."""
     parents = [{"name": "one1", "epochs": 160, "parents": []}, {"name": "baseline", "epochs": 300, "parents": []}]
     both = {"name": "mixed", "epochs": 75, "parents": ["baseline", "one1", "one1"]}
     (sentence,) = merging.lengths([*parents, both], ["mixed"])

@@ -1,4 +1,4 @@
-"""What an interrupted run continues from: written aside, not after every short epoch, and on disk when it matters."""
+"""The saved state of an interrupted run: written by a thread, not after every short epoch, and in time."""
 
 import threading
 from pathlib import Path
@@ -13,7 +13,7 @@ from coopnet.runs.resume import ResumeFolder
 
 
 class Clock:
-    """Goes on by hand."""
+    """A clock that is set by hand."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -25,14 +25,14 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The time that the folder sees."""
+    """The clock that the folder uses."""
     clock = Clock()
     monkeypatch.setattr(resume, "time", clock)
     return clock
 
 
 def on_disk(folder: ResumeFolder) -> int | None:
-    """The epoch that a run would continue from after a kill; None: from its beginning."""
+    """The epoch from which a run would continue after a kill; None: from its beginning."""
     found = ResumeFolder(folder.run, folder.identity).load()
     return None if found is None else int(found[1]["epoch"])
 
@@ -43,13 +43,13 @@ def save(folder: ResumeFolder, epoch: int) -> None:
 
 
 def settled(folder: ResumeFolder) -> None:
-    """Wait for the thread that writes, without writing what waits."""
+    """Wait for the writing thread, without writing the waiting state."""
     if folder.thread is not None:
         folder.thread.join()
 
 
 def test_short_epochs_are_not_written_one_by_one(tmp_path: Path, clock: Clock) -> None:
-    """Of epochs of 10 s each third one is written; what came after it is on disk once it is asked for."""
+    """Every third epoch of 10 s is written; later states are on disk after a flush."""
     folder = ResumeFolder(tmp_path, {"key": "a"})
     seen = []
     for epoch in range(1, 8):
@@ -63,7 +63,7 @@ def test_short_epochs_are_not_written_one_by_one(tmp_path: Path, clock: Clock) -
 
 
 def test_without_seconds_every_epoch_is_on_disk(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With COOPNET_SAVE_SECONDS=0 an epoch that was done is there when the next begins."""
+    """With COOPNET_SAVE_SECONDS=0 a finished epoch is on disk when the next begins."""
     monkeypatch.setenv(resume.EVERY, "0")
     folder = ResumeFolder(tmp_path, {"key": "a"})
     for epoch in (1, 2):
@@ -74,7 +74,7 @@ def test_without_seconds_every_epoch_is_on_disk(tmp_path: Path, clock: Clock, mo
 def test_training_goes_on_while_a_state_is_written(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two epochs end during a slow writing; they wait, change nothing of it, and the newest is written at the end."""
+    """Two epochs end during a slow write; they wait without changing it, and the newest is written at the end."""
     go, write = threading.Event(), checkpoint.write_tensors
 
     def slowly(path: Path, tensors: Any) -> None:
@@ -100,7 +100,7 @@ def test_training_goes_on_while_a_state_is_written(
 def test_state_that_could_not_be_written_ends_the_run(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error of the thread is raised at the next epoch, once; the state on disk is the one before."""
+    """The error of the thread is raised once, at the next epoch; the earlier state is still on disk."""
     folder = ResumeFolder(tmp_path, {"key": "a"})
     save(folder, 1)
     folder.flush()
@@ -120,7 +120,7 @@ def test_state_that_could_not_be_written_ends_the_run(
 
 @pytest.mark.parametrize("text", ["often", "-1", "inf", "nan"])
 def test_wrong_seconds_are_refused(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable, its value and what would be right are named."""
+    """The error names the variable, its value and the valid values."""
     monkeypatch.setenv(resume.EVERY, text)
     with pytest.raises(CoopNetError, match=f"COOPNET_SAVE_SECONDS is '{text}'; set it to a number of seconds"):
         ResumeFolder(tmp_path, {})

@@ -1,4 +1,4 @@
-"""What changes with time: the learning rate, the log-prior of new branches, and how many steps an epoch has."""
+"""Quantities that change during training: learning rate, log-prior of new branches, and steps per epoch."""
 
 import math
 
@@ -11,7 +11,7 @@ from coopnet.training.schedule import Opening, learning_rate, steps_per_epoch
 
 
 def test_milestones_past_the_end_are_allowed() -> None:
-    """Each milestone reached multiplies by γ; others do nothing."""
+    """Each reached milestone multiplies by γ; later ones have no effect."""
     assert [learning_rate(0.1, [151, 225], 0.1, e) for e in (0, 150, 151, 225)] == pytest.approx(
         [0.1, 0.1, 0.01, 0.001]
     )
@@ -27,14 +27,14 @@ def test_opening_is_linear_between_its_ends(step: int, alpha: float) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_opening_at_once_is_a_jump(share: float) -> None:
-    """Where both ends are one, α is 0 before it and 1 from it on."""
+    """If both ends are equal, α is 0 before and 1 from then on."""
     assert [Opening((1,), share, share).alpha(step, 10) for step in range(11)] == [
         float(step >= 10 * share) for step in range(11)
     ]
 
 
 def test_log_priors_are_logarithms_of_alpha_for_the_opening_branches_alone() -> None:
-    """[steps + 1, B]: branches 1 and 3 open, the others keep what the transfer gave them, −log 2 of a copy included."""
+    """[steps + 1, B]: branches 1 and 3 open; the others keep their values at transfer, including −log 2 of a copy."""
     opening, before = Opening((1, 3), 0.25, 0.75), torch.tensor([0.0, -math.inf, -math.log(2), -math.inf])
     table = opening.log_priors(before, 8)
     assert table.shape == (9, 4)
@@ -46,6 +46,6 @@ def test_log_priors_are_logarithms_of_alpha_for_the_opening_branches_alone() -> 
 
 @given(images=st.integers(2, 5000), batch_size=st.integers(2, 600))
 def test_epoch_has_every_image_but_a_last_one_that_is_alone(images: int, batch_size: int) -> None:
-    """BatchNorm needs two images: a last batch of one is left out, every other one is a step."""
+    """BatchNorm needs two images: a last batch with one image is left out, every other batch is a step."""
     batches = [range(images)[first : first + batch_size] for first in range(0, images, batch_size)]
     assert steps_per_epoch(images, batch_size) == sum(len(batch) > 1 for batch in batches)

@@ -1,4 +1,4 @@
-"""What a run begins with: the images of its row, and transfers that look at images of the run's own seed."""
+"""The start of a run: the images of its row, and transfers that use images drawn by the run's own seed."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ FULL = study.load(ROOT)
 
 
 def run(experiment: str, seed: int = 0, **data: Any) -> Run:
-    """A planned run of this project, with a small network, 40 training images of 100, and changes to its data."""
+    """A planned run of this project with a small network, 40 of 100 training images, and changed data settings."""
     planned = FULL.runs[experiment, 0]
     model = planned.row.model.model_copy(update={"depth": 8, "width": WIDTH})
     changed = planned.row.data.model_copy(update={"training_subset": 40, "validation": 20} | data)
@@ -44,18 +44,18 @@ def arrays(train: int = 100, test: int = 10) -> dict[str, tuple[np.ndarray, np.n
 
 
 def held(count: int) -> Images:
-    """Images on the CPU, each of one grey that no other has."""
+    """Images on the CPU, each with its own shade of grey."""
     pixels = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 32, 32, 3))
     return Images(pixels, np.arange(count), [0.0] * 3, [1.0] * 3, CPU)
 
 
 def greys(batches: Iterator[Tensor]) -> list[int]:
-    """Which of the images of `held` these are, in their order."""
+    """The indices of these images in `held`, in order."""
     return [round(255 * image[0, 0, 0].item()) for batch in batches for image in batch]
 
 
 def test_images_of_a_transfer_are_drawn_by_seed() -> None:
-    """As many different images as asked for, the same for the same seed, others for another; all without a number."""
+    """The requested number of different images, the same for the same seed; all images without a number."""
     images = held(200)
     first, again, other = (greys(some_images(images, 50, seed)) for seed in (1, 1, 2))
     assert first == again
@@ -71,13 +71,13 @@ def test_images_of_a_transfer_are_drawn_by_seed() -> None:
 def test_images_of_a_transfer_come_in_batches_of_about_equal_size(
     monkeypatch: pytest.MonkeyPatch, count: int, sizes: list[int]
 ) -> None:
-    """No batch is larger than the limit, and none much smaller than the others: the last one would weigh too much."""
+    """No batch is larger than the limit or much smaller than the others; a small last one would count too much."""
     monkeypatch.setattr(setup, "TRANSFER_BATCH", 4)
     assert [len(batch) for batch in some_images(held(count), None, 0)] == sizes
 
 
 def test_a_merge_looks_at_images_of_its_own_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two seeds of a row choose different training images, and the same seed the same ones each time they are read."""
+    """Two seeds of a row use different training images, and the same seed uses the same ones at each pass."""
     chosen: list[Callable[[], Iterator[Tensor]]] = []
 
     def merge(parents: Any, *, images: Callable[[], Iterator[Tensor]], **options: Any) -> Any:
@@ -98,7 +98,7 @@ def test_a_merge_looks_at_images_of_its_own_seed(monkeypatch: pytest.MonkeyPatch
 
 
 def test_splits_are_those_of_the_row() -> None:
-    """Training and validation are disjoint parts of the training images, as drawn by the row's seed of the split."""
+    """Training and validation are disjoint parts of the training images, determined by the row's split seed."""
     found, source = load_splits(run("one3"), arrays(), CPU), arrays()
     data = run("one3").row.data
     chosen = split(source["train"][1], validation=20, subset=40, seed=data.split_seed)
@@ -112,7 +112,7 @@ def test_splits_are_those_of_the_row() -> None:
 
 @pytest.mark.parametrize("kind", ["dataset", "lan2018"])
 def test_images_are_normalised_as_the_row_says(kind: str) -> None:
-    """White is (1 − mean) / std of the constants that the row names, in every split."""
+    """White is (1 − mean) / std with the row's constants, in every split."""
     white = {name: (np.full_like(images, 255), labels) for name, (images, labels) in arrays().items()}
     planned = run("one3", normalization=kind)
     constants = {
@@ -128,11 +128,11 @@ def test_images_are_normalised_as_the_row_says(kind: str) -> None:
 def test_a_row_without_augmentation_is_trained_without(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, augmentation: str, augment: bool
 ) -> None:
-    """What the row says about augmentation is what the training is asked for."""
+    """The row's augmentation is passed to the training."""
     asked: list[bool] = []
 
     class Enough(Exception):
-        """Nothing has to be trained."""
+        """Ends the test before any training."""
 
     def train(task: Any, *others: Any) -> None:
         asked.append(task.augment)

@@ -1,4 +1,4 @@
-"""Subsets of the training images are stratified, seeded, and independent of one another."""
+"""Subsets of the training images are stratified, seeded and independent of each other."""
 
 import numpy as np
 import pytest
@@ -19,12 +19,12 @@ def histogram(labels: np.ndarray) -> list[int]:
 
 
 def test_even_classes_give_even_subsets() -> None:
-    """A size that the classes divide takes the same number of each."""
+    """A size that is a multiple of the number of classes has equally many images of each."""
     assert histogram(LABELS[stratified(LABELS, 200, seed=0)]) == [20] * 10
 
 
 def test_shares_are_rounded_to_the_lower_classes() -> None:
-    """What is left over goes to the largest remainders, here all equal: one more for each of the first classes."""
+    """The rest goes to the largest remainders, here all equal: one more for each of the first classes."""
     assert histogram(LABELS[stratified(LABELS, 203, seed=0)]) == [21] * 3 + [20] * 7
 
 
@@ -58,7 +58,7 @@ def test_choice_is_seeded() -> None:
 
 
 def test_choice_within_a_class_is_uniform() -> None:
-    """Over many seeds every image is chosen about equally often: the choice is no prefix."""
+    """Over many seeds every image is chosen about equally often, not just the first ones."""
     often = sum(np.bincount(stratified(LABELS[:60], 30, seed), minlength=60) for seed in range(200))
     assert often.min() > 60
     assert often.max() < 140
@@ -71,7 +71,7 @@ def test_choice_within_a_class_is_uniform() -> None:
 )
 @settings(max_examples=40, deadline=None)
 def test_split(validation: int, subset: int | None, seed: int) -> None:
-    """Both parts have the sizes asked for, are balanced (to 2 images, since the rest is to 1), and share no image."""
+    """Both parts have the requested sizes, are balanced to 2 images (the rest to 1), and share no image."""
     parts = split(LABELS, validation=validation, subset=subset, seed=seed)
     assert len(parts.validation) == validation
     assert len(parts.training) == (600 - validation if subset is None else subset)
@@ -90,27 +90,27 @@ def test_everything_is_used_by_default() -> None:
 
 
 def test_all_the_rest_is_trained_on() -> None:
-    """Without a subset, what is not validation is training."""
+    """Without a subset, all images that are not for validation are for training."""
     parts = split(LABELS, validation=100, subset=None, seed=0)
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(600))
 
 
 @pytest.mark.parametrize("subset", [2, 50, 500, None])
 def test_validation_does_not_depend_on_the_subset(subset: int | None) -> None:
-    """Studies on parts of the training images are validated on the same images."""
+    """Studies with subsets of the training images use the same validation images."""
     whole = split(LABELS, validation=100, subset=None, seed=3).validation
     np.testing.assert_array_equal(split(LABELS, validation=100, subset=subset, seed=3).validation, whole)
 
 
 def test_validation_and_subset_are_drawn_independently() -> None:
-    """The two choices have streams of their own: equal sizes do not choose equal places."""
+    """The two choices have separate random streams: equal sizes do not choose equal positions."""
     chosen = split(LABELS, validation=100, subset=None, seed=0).validation
     subset = split(LABELS, validation=0, subset=100, seed=0).training
     assert len(np.intersect1d(chosen, subset)) < 50
 
 
 def test_split_is_the_same_for_every_type_of_label() -> None:
-    """Labels are stored as bytes and trained on as integers; the split is one."""
+    """Labels are stored as bytes and used as integers; the split is the same."""
     for a, b in zip(
         split(LABELS, validation=50, subset=100, seed=0),
         split(LABELS.astype(np.int64), validation=50, subset=100, seed=0),
@@ -120,7 +120,7 @@ def test_split_is_the_same_for_every_type_of_label() -> None:
 
 
 def test_split_is_pinned() -> None:
-    """The images chosen for a seed never change: results made with them would be stale without a change of key."""
+    """The images chosen for a seed never change: otherwise earlier results would be stale without a change of key."""
     parts = split(UNEVEN, validation=10, subset=10, seed=0)
     assert parts.validation.tolist() == [4, 18, 30, 34, 45, 51, 64, 82, 87, 99]
     assert parts.training.tolist() == [5, 14, 17, 37, 44, 79, 80, 81, 85, 90]

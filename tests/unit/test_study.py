@@ -1,4 +1,4 @@
-"""`params.yaml` and its overlays become the runs that they describe, or are refused in one clear line."""
+"""`params.yaml` and its overlays give the runs that they describe, or are refused in one clear line."""
 
 import copy
 import datetime
@@ -35,7 +35,7 @@ PARAMS: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encodin
 FINE_TUNED = ("one3_continued", *(f"one3_to_5_{kind}" for kind in ("zero_pad", "zero_output", "masked", "split")))
 FOUNDATION = ("baseline", "one1", "one3", "one5", *FINE_TUNED)
 ADAM = ("resnet18_single", "resnet18_distilled", "resnet18_self_distilled")
-"""What Part 3 trains as published; everything else has ONE's protocol."""
+"""Rows that Part 3 trains as published; all other rows have ONE's protocol."""
 SMALL = (
     *FOUNDATION,
     *("one5_gradient_ratio", "one3_no_gate", "one3_no_sharing", "resnet110_baseline", "one3_to_5_masked_closed"),
@@ -53,7 +53,7 @@ def write(
     name: str = "small",
     rows: Iterable[str] = SMALL,
 ) -> Path:
-    """A folder with some rows of this project's `params.yaml`, changed at dotted paths, and perhaps an overlay."""
+    """A folder with some rows of this project's `params.yaml`, changed at dotted paths, and an optional overlay."""
     content = copy.deepcopy(some(rows))
     for path, value in (changes or {}).items():
         *parents, last = path.split(".")
@@ -73,13 +73,13 @@ def write(
 
 
 def some(rows: Iterable[str]) -> dict[str, Any]:
-    """The content of this project's `params.yaml` with these rows alone, in its order."""
+    """This project's `params.yaml` with these rows only, in its order."""
     chosen = set(rows)
     return PARAMS | {"experiments": {name: row for name, row in PARAMS["experiments"].items() if name in chosen}}
 
 
 def refusal(root: Path, name: str = "full") -> str:
-    """The message with which a study is refused; it is one line, and no library's."""
+    """The error message for a study; it is one line, and not a library's own."""
     with pytest.raises(CoopNetError) as caught:
         study.load(root, name)
     message = str(caught.value)
@@ -102,7 +102,7 @@ def keys(root: Path, name: str = "full") -> dict[str, str]:
 
 @functools.cache
 def small_keys() -> Mapping[str, str]:
-    """The keys of the rows in `SMALL` as they are."""
+    """The current keys of the rows in `SMALL`."""
     with tempfile.TemporaryDirectory() as folder:
         return keys(write(Path(folder)))
 
@@ -146,14 +146,14 @@ def test_studies_of_this_project_load(name: str) -> None:
     ],
 )
 def test_studies_of_this_project_have_whole_parts(name: str, parts: set[str]) -> None:
-    """A study has every row of its parts: full and demo_all of all, demo of Steps 1 and 2; mini lists its rows."""
+    """A study has all rows of its parts: full and demo_all of all parts, demo of Steps 1 and 2; mini lists its rows."""
     whole = [row for row in project(name).experiments if ROWS[row].part in parts]
     assert whole == [row for row in PARAMS["experiments"] if ROWS[row].part in parts]
     assert whole == list(project(name).experiments)
 
 
 def test_full_study_has_every_part() -> None:
-    """The nine rows of the foundation, and in every other part what the study asks for by name."""
+    """The foundation has nine rows, and every other part has the rows that the study requires by name."""
     parts = defaultdict(set)
     for name, row in ROWS.items():
         parts[row.part].add(name)
@@ -180,7 +180,7 @@ def test_full_study_has_every_part() -> None:
 
 
 def test_seeds_of_each_study() -> None:
-    """Three replicates in the full study and of most rows of mini, else one; of a parent what its children need."""
+    """Three replicates in the full study and for most rows of mini, otherwise one; parents have what children need."""
     assert all(row.seeds is None for row in ROWS.values())
     assert project().seeds("one3_to_5_split") == [0, 1, 2]
     assert project().seeds("one1") == list(range(9))
@@ -209,7 +209,7 @@ SCHEDULES: dict[str, tuple[int, float, list[int]]] = {
     "one5*_matched_compute": (315, 0.1, [159, 236]),
     "*": (300, 0.1, [151, 225]),
 }
-"""Epochs, learning rate and milestones by name; the first pattern that fits counts."""
+"""Epochs, learning rate and milestones by name; the first matching pattern applies."""
 
 
 def test_full_study_has_the_published_schedules() -> None:
@@ -229,7 +229,7 @@ def test_full_study_has_the_published_schedules() -> None:
 
 
 def test_full_study_distils_at_full_weight_after_surgery() -> None:
-    """From scratch ONE ramps up for 80 epochs; what has a past has the full weight at once. Two rows differ by name."""
+    """From scratch ONE ramps up for 80 epochs; networks made from trained ones start at full weight; two exceptions."""
     for name, row in TRAINED.items():
         if isinstance(row.training.distillation, OnTheFly):
             slow = row.start.kind == "random"
@@ -259,7 +259,7 @@ def test_full_study_has_the_published_optimizer() -> None:
 
 
 def test_part_3_has_its_published_protocol() -> None:
-    """CIFAR-10, Adam 1e-3 without decay of any kind, 100 epochs, no augmentation, the epoch best on 5,000 images."""
+    """CIFAR-10, Adam 1e-3 without any decay, 100 epochs, no augmentation, the best epoch on 5,000 images."""
     for name in ADAM:
         training = ROWS[name].training
         assert training.optimizer.model_dump(include={"kind", "lr", "weight_decay"}) == {
@@ -275,7 +275,7 @@ def test_part_3_has_its_published_protocol() -> None:
 
 
 def test_full_study_has_the_published_losses() -> None:
-    """ONE at T = 3 but where the name says otherwise; mutual learning and soft labels at T = 1, ResNet-110 at T = 3."""
+    """ONE at T = 3 unless the name says otherwise; mutual learning and soft labels at T = 1, ResNet-110 at T = 3."""
     others = {
         "one3_no_distillation": {"kind": "none"},
         "mutual2": {"kind": "mutual", "temperature": 1},
@@ -291,7 +291,7 @@ def test_full_study_has_the_published_losses() -> None:
 
 
 def test_teachers_of_the_full_study() -> None:
-    """A student learns from the five, from one of its kind, or from a ResNet-110; the teacher gives it no weights."""
+    """A student learns from five networks, from one of its kind, or from a ResNet-110, without using their weights."""
     assert {name: row.parents for name, row in ROWS.items() if row.taught} == {
         "resnet18_distilled": ["resnet18_ensemble5"],
         "resnet18_self_distilled": ["resnet18_single"],
@@ -310,7 +310,7 @@ NETWORKS = {
 
 
 def test_full_study_has_the_published_networks() -> None:
-    """ResNet-32 with basic blocks, but for the rows that name another network."""
+    """ResNet-32 with basic blocks, except for rows that name another network."""
     for name, row in ROWS.items():
         expected = next(network for pattern, network in NETWORKS.items() if fnmatch(name, pattern))
         assert (row.model.family, row.model.depth, row.model.block, row.model.width) == expected, name
@@ -324,7 +324,7 @@ def test_names_say_the_branches() -> None:
 
 
 def test_gates_and_trunks_of_the_full_study() -> None:
-    """Plain networks have no gate, ensembles weigh all alike; what combines networks keeps their trunks."""
+    """Plain networks have no gate, ensembles have equal weights; combined networks keep their trunks."""
     for name, row in ROWS.items():
         ensemble = "_ensemble" in name or name == "mutual2"
         plain = row.model.branches == 1 and "one1" not in name
@@ -334,14 +334,14 @@ def test_gates_and_trunks_of_the_full_study() -> None:
 
 
 def test_other_data_of_the_full_study() -> None:
-    """CIFAR-10 where the name says so, and in Part 3 as published; else CIFAR-100."""
+    """CIFAR-10 if the name says so, and in Part 3 as published; otherwise CIFAR-100."""
     for name, row in ROWS.items():
         cifar10 = name.startswith("cifar10_") or (name.startswith("resnet18_") and row.part == "distillation")
         assert row.data.dataset == ("cifar10" if cifar10 else "cifar100"), name
 
 
 def test_grown_experiments_have_the_designed_starts() -> None:
-    """Each starts from one3 in its own way; the prior of masked opens from 40 to 60 %, split copies branches 1, 2."""
+    """Each starts from one3 in its own way; the prior of masked opens from 40 to 60 %; split copies branches 1, 2."""
     starts = {name: row.start.model_dump() for name, row in ROWS.items() if row.parents == ["one3"]}
     masked = {"kind": "masked", "opens": True, "closed_until": 0.4, "open_from": 0.6}
     split = {"kind": "split", "donors": [1, 2], "noise": 0.1}
@@ -383,7 +383,7 @@ def test_merged_experiments_have_the_designed_starts() -> None:
 
 
 def test_expanded_experiments_have_the_designed_starts() -> None:
-    """one1 as 3 and as 5 branches: exact copies, noisy copies, masked; and inside a network whose others stay off."""
+    """one1 as 3 and as 5 branches: exact copies, noisy copies, masked; and in a network whose others stay off."""
     for many in (3, 5):
         exact, noisy, masked = (ROWS[f"expand1to{many}_{kind}"].start for kind in ("split_exact", "split", "masked"))
         assert (exact.kind, exact.noise, noisy.kind, noisy.noise) == ("split", 0, "split", 0.1)
@@ -393,7 +393,7 @@ def test_expanded_experiments_have_the_designed_starts() -> None:
 
 
 def test_untrained_experiments_are_ensembles_or_merges() -> None:
-    """What takes no epoch is a plain ensemble of trained networks, or a merge that is measured at transfer."""
+    """A row with 0 epochs is a plain ensemble of trained networks, or a merge that is measured at transfer."""
     untrained = set(ROWS) - set(TRAINED)
     ensembles = {name for name in untrained if "_ensemble" in name}
     assert {(ROWS[name].start.kind, ROWS[name].model.gate) for name in ensembles} == {("combine", "mean")}
@@ -408,12 +408,12 @@ def test_untrained_experiments_are_ensembles_or_merges() -> None:
 
 
 def training_but_distillation(row: Experiment) -> dict[str, Any]:
-    """What a row and its control have in common: data and training, apart from the loss."""
+    """The settings that a row and its control share: data and training, without the loss."""
     return {"data": row.data.model_dump(), "training": row.training.model_dump(exclude={"distillation"})}
 
 
 def continuation(parent: str, row: Experiment, rows: Mapping[str, Experiment]) -> str | None:
-    """The experiment that trains `parent` on as `row` is trained."""
+    """The experiment that trains `parent` further with the training of `row`."""
     for name, other in rows.items():
         trained_on = (other.start.kind, other.parents) == ("continue", [parent])
         if trained_on and training_but_distillation(other) == training_but_distillation(row):
@@ -432,7 +432,7 @@ def plain_ensemble(members: list[str | None], row: Experiment, rows: Mapping[str
 
 @pytest.mark.parametrize("study_name", ["full", *OVERLAYS])
 def test_every_fine_tuned_row_has_a_control(study_name: str) -> None:
-    """One that trains its parent on just so; of several parents, their plain ensemble after each was trained on."""
+    """A control trains the parent with the same settings; for several parents it is the ensemble of such controls."""
     rows = project(study_name).experiments
     fine_tuned = {name for name, row in rows.items() if row.start.kind in (*GROWING, *JOINING) and row.training.epochs}
     without = set()
@@ -445,7 +445,7 @@ def test_every_fine_tuned_row_has_a_control(study_name: str) -> None:
 
 
 def test_controls_continue_the_networks_that_are_joined() -> None:
-    """Replicate by replicate, the ensemble of the continued networks has the very ancestors of what it controls."""
+    """For each replicate, the ensemble of the continued networks has the same ancestors as the row that it controls."""
     pairs = {
         "combine3": "one1_continued_ensemble3",
         "combine3_with_baseline": "mixed_continued_ensemble3",
@@ -464,12 +464,12 @@ def test_controls_continue_the_networks_that_are_joined() -> None:
     ("name", "precision"), [("full", "bf16"), ("demo", "fp32"), ("demo_all", "fp32"), ("mini", "fp32")]
 )
 def test_precision_of_each_study(name: str, precision: str) -> None:
-    """bf16 is for the GPU of the full study; without hardware for it, it is ten times slower than fp32."""
+    """bf16 is for the GPU of the full study; emulated, it is ten times slower than fp32."""
     assert {row.training.precision for row in project(name).experiments.values()} == {precision}
 
 
 def test_defaults_of_the_settings_are_not_needed() -> None:
-    """`params.yaml` says everything that a plain row consists of, so that a reader sees the whole method there."""
+    """`params.yaml` has every setting of a plain row, so that a reader sees the whole method there."""
     row = ROWS["one3"]
     silent = {"data": {"split_seed"}}
     for section in ("data", "model", "training"):
@@ -493,14 +493,14 @@ def test_time_scale_stretches_all_epochs_together(tmp_path: Path) -> None:
 
 
 def test_time_scale_leaves_shares_alone(tmp_path: Path) -> None:
-    """The prior of masked opens at shares of the steps, which are the same in a study of any length."""
+    """The prior of masked opens at fractions of the steps, which are the same in a study of any length."""
     root = write(tmp_path, overlay={"time_scale": 0.1})
     short, full = (study.load(root, name).experiments["one3_to_5_masked"] for name in ("small", "full"))
     assert short.start == full.start
 
 
 def test_time_scale_leaves_the_untrained_untrained(tmp_path: Path) -> None:
-    """What takes no epoch takes none in a study of any length; what takes some, takes at least one."""
+    """Rows with 0 epochs keep 0 in a study of any length; all other rows keep at least one."""
     root = write(tmp_path, overlay={"time_scale": 0.0001})
     epochs = {name: row.training.epochs for name, row in study.load(root, "small").experiments.items()}
     assert epochs == {name: int(name in TRAINED) for name in SMALL}
@@ -513,13 +513,13 @@ def time_scale(name: str) -> float:
 
 
 def starts_whole(experiment: str) -> bool:
-    """Whether the full study trains it for the 300 epochs of what starts at random."""
+    """Whether the full study trains it for the 300 epochs of rows with random weights."""
     return ROWS[experiment].training.epochs == 300
 
 
 @pytest.mark.parametrize("name", SCALED)
 def test_short_studies_still_distil(name: str) -> None:
-    """In every scaled study the ramp-up ends, and the milestones come, within the training of what starts at random."""
+    """In every scaled study, ramp-up and milestones end within the training of rows with random weights."""
     whole = {experiment: row for experiment, row in project(name).experiments.items() if starts_whole(experiment)}
     assert "one3" in whole
     for experiment, row in whole.items():
@@ -534,7 +534,7 @@ def test_short_studies_still_distil(name: str) -> None:
 
 @pytest.mark.parametrize("name", SCALED)
 def test_short_studies_keep_ramp_ups_and_losses(name: str) -> None:
-    """A scaled row starts and learns as the full one; of what shapes its loss, the ramp-up alone is scaled."""
+    """A scaled row has the start and the loss of the full one, except for a scaled ramp-up."""
     for experiment, short in project(name).experiments.items():
         full = ROWS[experiment]
         assert short.start == full.start, experiment
@@ -550,7 +550,7 @@ def test_short_studies_keep_ramp_ups_and_losses(name: str) -> None:
 
 @pytest.mark.parametrize("name", SCALED)
 def test_short_studies_keep_the_drops_of_the_learning_rate(name: str) -> None:
-    """Each drop that at least one whole epoch follows after scaling comes within the training, and not at its start."""
+    """Each drop with at least one whole epoch after it is still within the scaled training, and not at its start."""
     for experiment, row in project(name).experiments.items():
         full, short = ROWS[experiment].training, row.training
         for before, after in zip(full.schedule.milestones, short.schedule.milestones, strict=True):
@@ -559,7 +559,7 @@ def test_short_studies_keep_the_drops_of_the_learning_rate(name: str) -> None:
 
 
 def test_overlay_of_one_experiment_wins(tmp_path: Path) -> None:
-    """Rows are merged in this order: defaults, row, every_experiment, the overlay's row; kinds are replaced whole."""
+    """Rows are merged in this order: defaults, row, every_experiment, the overlay's row; kinds replace as a whole."""
     adam = {"kind": "adam", "lr": 0.001}
     overlay = {
         "every_experiment": {"model": {"depth": 8}, "training": {"batch_size": 64}},
@@ -595,13 +595,13 @@ def test_parts_and_only_pick_their_union(overlay: dict[str, Any], chosen: tuple[
 
 
 def test_yaml_anchors_may_be_merged(tmp_path: Path) -> None:
-    """`<<: *anchor`, YAML's own way not to repeat oneself, is understood."""
+    """YAML's `<<: *anchor` is supported."""
     file = tmp_path / "some.yaml"
     file.write_text("a: &a {lr: 1, epochs: 2}\nb:\n  <<: *a\n  epochs: 3\n", encoding="utf-8")
     assert study.read_yaml(file)["b"] == {"lr": 1, "epochs": 3}
 
 
-# Refusals
+# Errors
 
 ONE1, ONE3, ONE5, SPLIT, MASKED, BASELINE, MUTUAL, STUDENT, COMBINED, ENSEMBLE, MERGED = (
     f"experiments.{name}"
@@ -964,7 +964,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 @pytest.mark.parametrize(("changes", "words"), REFUSED.values(), ids=REFUSED.keys())
 def test_refused(changes: dict[str, Any], words: list[str], tmp_path: Path) -> None:
-    """What cannot be is refused in one line that names the key, its value and what would be right."""
+    """An impossible setting is refused in one line that names the key, its value and the remedy."""
     message = refusal(write(tmp_path, changes))
     for word in words:
         assert word in message
@@ -998,7 +998,7 @@ def test_refused(changes: dict[str, Any], words: list[str], tmp_path: Path) -> N
     ],
 )
 def test_accepted(changes: dict[str, Any], tmp_path: Path) -> None:
-    """What looks like one of the refusals but can be, loads."""
+    """Settings that resemble a refused one but are possible load."""
     assert study.load(write(tmp_path, changes)).runs
 
 
@@ -1055,7 +1055,7 @@ def test_refused_overlay(overlay: Any, words: list[str], tmp_path: Path) -> None
     ],
 )
 def test_refused_yaml(text: str, words: str, tmp_path: Path) -> None:
-    """What is not a mapping in YAML without repetitions is refused in one line that names the file."""
+    """A file that is not a YAML mapping without repeated keys is refused in one line that names it."""
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
     message = refusal(tmp_path)
     assert "params.yaml" in message
@@ -1069,19 +1069,19 @@ def test_refused_encoding(tmp_path: Path) -> None:
 
 
 def test_missing_params_says_where_to_run(tmp_path: Path) -> None:
-    """Run from another folder, the message says what to do."""
+    """In another folder, the message says what to do."""
     assert "run this from the folder that holds it" in refusal(tmp_path)
 
 
 def test_unknown_study_names_the_nearest(tmp_path: Path) -> None:
-    """A misspelt study is answered with the nearest and all known ones; a path is no name."""
+    """The error for a misspelt study has the nearest and all known ones; a path is not a name."""
     root = write(tmp_path, overlay={})
     assert "there is no study 'smal'; did you mean 'small'? (known: full, small)" in refusal(root, "smal")
     assert "there is no study" in refusal(root, "../studies/small")
 
 
 def test_unknown_run_is_refused() -> None:
-    """Asking for an experiment or a seed that is not planned names what is."""
+    """The error for an experiment or seed that is not planned names those that are."""
     plan = project()
     with pytest.raises(CoopNetError, match="study full has no experiment 'one33'; did you mean 'one3'"):
         plan.run("one33", 0)
@@ -1093,7 +1093,7 @@ def test_unknown_run_is_refused() -> None:
 
 
 def experiment_with_parents(*parents: str) -> Experiment:
-    """A row with any number of parents; `plan` does not ask whether its start takes them."""
+    """A row with any number of parents; `plan` does not check whether its start allows them."""
     return ROWS["one3_to_5_zero_pad"].model_copy(update={"parents": list(parents)})
 
 
@@ -1108,7 +1108,7 @@ def test_replicate_of_three_parents_takes_three_seeds() -> None:
 
 
 def test_seeds_of_a_parent_include_those_its_children_need() -> None:
-    """A parent experiment runs with its own seeds and all that are demanded of it, through generations."""
+    """A parent experiment has its own seeds and all those that its descendants need."""
     grandchild = ROWS["one3_continued"].model_copy(update={"parents": ["merged"], "seeds": [4]})
     family = {"merged": experiment_with_parents("one3", "one3"), "grandchild": grandchild, "one3": ROWS["one3"]}
     runs = plan(family, [0], 1, ROOT, "test", DATASETS)
@@ -1129,7 +1129,7 @@ def test_seeds_of_a_parent_include_those_its_children_need() -> None:
 )
 @settings(max_examples=25, deadline=None)
 def test_no_network_serves_two_replicates(parents: list[str], seeds: set[int]) -> None:
-    """Whatever the parents and seeds of a row, its replicates share no ancestor."""
+    """For any parents and seeds of a row, its replicates share no ancestor."""
     rows = {name: ROWS[name] for name in ("one3", "one5", "baseline")}
     rows["merged"] = experiment_with_parents(*parents)
     runs = plan(rows, sorted(seeds), 1, ROOT, "test", DATASETS)
@@ -1138,7 +1138,7 @@ def test_no_network_serves_two_replicates(parents: list[str], seeds: set[int]) -
 
 
 def test_mixed_parents_take_their_own_replicates() -> None:
-    """Replicate k of a row with a baseline and two one1 uses seed 3k of the one, 3k+1 and 3k+2 of the other."""
+    """Replicate k of a row with a baseline and two one1 uses seed 3k of the first, 3k+1 and 3k+2 of the second."""
     for k in range(3):
         parents = project().run("combine3_with_baseline", k).parents
         assert [p.name for p in parents] == [f"baseline/seed{3 * k}", f"one1/seed{3 * k + 1}", f"one1/seed{3 * k + 2}"]
@@ -1146,7 +1146,7 @@ def test_mixed_parents_take_their_own_replicates() -> None:
 
 @pytest.mark.parametrize("name", ["full", *OVERLAYS])
 def test_parents_are_planned_before_children(name: str) -> None:
-    """The list of runs can be worked off from its beginning."""
+    """The runs can be made in the order of the list."""
     seen = set()
     for place, run in project(name).runs.items():
         assert {(p.experiment, p.seed) for p in run.parents} <= seen
@@ -1157,7 +1157,7 @@ def test_parents_are_planned_before_children(name: str) -> None:
 
 
 def test_keys_are_distinct() -> None:
-    """No two runs of the full study share a key, nor does one with a run of another study of this project."""
+    """No two runs of the full study share a key, also not with a run of another study of this project."""
     by_study = {name: [run.key for run in project(name).runs.values()] for name in ("full", *OVERLAYS)}
     assert len(set(by_study["full"])) == len(by_study["full"])
     for name in OVERLAYS:
@@ -1167,14 +1167,14 @@ def test_keys_are_distinct() -> None:
 
 
 def test_demos_share_their_runs() -> None:
-    """The rows of demo are those of demo_all, so that neither makes anew what the other has made."""
+    """The rows of demo are those of demo_all, so neither repeats runs of the other."""
     demo, everything = ({run.name: run.key for run in project(name).runs.values()} for name in ("demo", "demo_all"))
     assert demo.items() < everything.items()
 
 
 @pytest.mark.parametrize("name", ["full", *OVERLAYS])
 def test_runs_share_a_key_exactly_where_they_are_the_same(name: str) -> None:
-    """Two experiments whose rows, seeds and ancestors agree are one computation; nothing else is."""
+    """Experiments with equal rows, seeds and ancestors are one computation; no others are."""
 
     def content(run: study.Run) -> str:
         parents = [content(parent) for parent in run.parents]
@@ -1241,14 +1241,14 @@ def test_runs_share_a_key_exactly_where_they_are_the_same(name: str) -> None:
     ],
 )
 def test_key_changes_with_every_field_of_the_row(row: str, path: str, value: Any, tmp_path: Path) -> None:
-    """A field of a row decides the result, so it decides the key of that row's runs, and of no others."""
+    """A field of a row decides the result, so it changes the keys of that row's runs, and no others."""
     after = keys(write(tmp_path, {f"experiments.{row}.{path}": value}))
     changed = {run for run, key in small_keys().items() if after[run] != key}
     assert changed == {f"{row}/seed{k}" for k in range(3)}
 
 
 def test_key_changes_with_the_selection(tmp_path: Path) -> None:
-    """Which epoch's network is the result decides the key, beside the validation images that it needs."""
+    """The selected epoch decides the result, so it changes the key, apart from its validation images."""
     holdout = {f"{ONE5}.data": {"validation": 5_000}}
     last = keys(write(tmp_path / "last", holdout))
     best = keys(write(tmp_path / "best", holdout | {f"{ONE5}.training": {"selection": "best_validation"}}))
@@ -1257,7 +1257,7 @@ def test_key_changes_with_the_selection(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("parent", ["one3", "one1", "baseline", "resnet110_baseline"])
 def test_key_changes_with_the_parents_row(parent: str, tmp_path: Path) -> None:
-    """A parent's row, a teacher's too, decides the keys of all its descendants, and of nobody else."""
+    """The row of a parent or teacher changes the keys of all its descendants, and no others."""
     after = keys(write(tmp_path, {f"experiments.{parent}.training.batch_size": 64}))
     changed = experiments_of(run for run, key in small_keys().items() if after[run] != key)
     assert changed == descendants(parent)
@@ -1265,7 +1265,7 @@ def test_key_changes_with_the_parents_row(parent: str, tmp_path: Path) -> None:
 
 
 def test_key_changes_with_the_order_of_parents() -> None:
-    """The first of the networks that are joined has a place of its own."""
+    """The first of the joined networks has a special role."""
     run = project().run("merge3_first", 0)
     turned = (*run.parents[1:], run.parents[0])
     assert study.run_key(run.row, run.seed, run.threads, turned, ROOT, run.dataset) != run.key
@@ -1279,13 +1279,13 @@ def test_key_changes_with_the_parents_seed() -> None:
 
 
 def test_key_changes_with_threads(tmp_path: Path) -> None:
-    """The number of threads decides the order of additions, and so every bit."""
+    """The number of threads decides the order of additions, and thus the bits."""
     after = keys(write(tmp_path, {"threads": 3}))
     assert not set(after.values()) & set(small_keys().values())
 
 
 def test_key_changes_with_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pinned digest of the dataset is part of the key of what learns from it, and of nothing else."""
+    """The pinned digest of the dataset is part of the keys of its runs, and of no others."""
     monkeypatch.setitem(DATASETS, "cifar100", replace(DATASETS["cifar100"], digest={"train": "0", "test": "1"}))
     after = keys(ROOT)
     for run in project().runs.values():
@@ -1318,7 +1318,7 @@ def test_key_changes_with_the_numerics(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_key_ignores_words_and_repetitions(changes: dict[str, Any], tmp_path: Path) -> None:
-    """Words, parts, device, order of seeds, defaults said or not and ways to write a number leave all keys alone."""
+    """Texts, parts, device, order of seeds, explicit defaults and number formats do not change any key."""
     assert keys(write(tmp_path, changes)) == small_keys()
 
 
@@ -1345,7 +1345,7 @@ def test_key_ignores_names_of_experiments(tmp_path: Path) -> None:
 
 
 def test_key_ignores_the_order_of_keys(tmp_path: Path) -> None:
-    """The order in which `params.yaml` says things does not matter."""
+    """The order of keys in `params.yaml` does not matter."""
 
     def turned(content: Any) -> Any:
         if not isinstance(content, dict):

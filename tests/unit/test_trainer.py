@@ -1,4 +1,4 @@
-"""Training: deterministic, interruptible without a trace, and driven by schedules that do what they say."""
+"""Training: deterministic, interruptible without any effect, and controlled by correct schedules."""
 
 import math
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ from training_fixture import CPU, Ram, Silence, never, result, settings, task
     ],
 )
 def test_interrupted_after_every_step_gives_the_same_bits(start: str, changes: dict[str, Any]) -> None:
-    """A run stopped and continued after each single step equals an undisturbed one, bit for bit."""
+    """A run that is stopped and continued after each step equals an uninterrupted one bit for bit."""
     training = settings(**changes)
     undisturbed = result(train(task(training, start=start), Ram(), Silence(), never))
     memory = Ram()
@@ -46,7 +46,7 @@ def test_interrupted_after_every_step_gives_the_same_bits(start: str, changes: d
 
 
 def test_same_seed_same_bits_other_seed_other_bits() -> None:
-    """A result is a function of its seed."""
+    """A result depends on its seed."""
     first, again, other = (result(train(task(settings(), seed), Ram(), Silence(), never)) for seed in (0, 0, 1))
     assert first == again
     assert first["tensors"] != other["tensors"]
@@ -68,7 +68,7 @@ def test_history_has_every_column_and_the_schedules_of_its_epochs() -> None:
 
 
 def test_prior_of_masked_stays_closed_then_opens() -> None:
-    """α is 0 until 40 % of the steps, linear until 60 %, then 1; while closed, the new branch has no say."""
+    """α is 0 until 40 % of the steps, linear until 60 %, then 1; while closed, the new branch has no weight."""
     opening = Opening((1,), 0.4, 0.6)
     assert [opening.alpha(s, 10) for s in (0, 3, 4, 5, 6, 10)] == pytest.approx([0, 0, 0, 0.5, 1, 1])
     table = opening.log_priors(torch.tensor([0.0, -math.inf]), 10)
@@ -83,7 +83,7 @@ def test_prior_of_masked_stays_closed_then_opens() -> None:
 
 
 def test_new_branch_learns_while_it_is_closed() -> None:
-    """Behind a closed prior a new branch is taught by labels and teacher, and the ensemble ignores it."""
+    """Behind a closed prior a new branch learns from labels and teacher, and the ensemble ignores it."""
     job = task(settings(epochs=1, optimizer={"kind": "sgd", "lr": 0.05, "weight_decay": 0}), start="masked")
     job.opening = Opening((2,), 1.0, 1.0)
     before = job.initial.network.branches[2].classifier.weight.detach().clone()
@@ -101,8 +101,8 @@ def test_new_branch_learns_while_it_is_closed() -> None:
 def test_best_validation_keeps_the_network_of_its_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """The result is the network of the epoch with the highest validation accuracy, the earliest of equals.
 
-    The accuracies are made up, so that the best epoch by validation is neither the first nor the last, nor the best by
-    test images.
+    The accuracies are invented, so that the best epoch by validation is neither the first, nor the last, nor the best
+    on test images.
     """
     made_up = {"validation": [10.0, 30.0, 30.0, 20.0], "test": [40.0, 10.0, 20.0, 50.0]}
     ends: list[dict[str, Tensor]] = []
@@ -129,7 +129,7 @@ def test_best_validation_keeps_the_network_of_its_epoch(monkeypatch: pytest.Monk
 
 
 def test_bf16_follows_fp32() -> None:
-    """Mixed precision trains the same network: after one epoch the losses agree to a few percent, not to the bit."""
+    """Mixed precision trains the same network: after one epoch the losses agree to a few percent, not bit for bit."""
     losses = [
         train(task(settings(epochs=1, precision=precision)), Ram(), Silence(), never).history[0]["train_loss"]
         for precision in ("fp32", "bf16")
@@ -139,9 +139,9 @@ def test_bf16_follows_fp32() -> None:
 
 
 def test_divergence_is_refused_and_named() -> None:
-    """A loss that is no number ends the run with its epoch and a remedy; the epoch before is kept."""
+    """A loss that is not a number ends the run with its epoch and a remedy; the state before the epoch is kept."""
     memory = Ram()
-    # A rate that is harmless in epoch 0, and raised beyond all bounds at its end.
+    # A learning rate that is harmless in epoch 0, and extremely large afterwards.
     schedule = {"milestones": [1], "gamma": 1e30}
     with pytest.raises(CoopNetError, match=r"in epoch 1.*lower training\.optimizer\.lr"):
         train(task(settings(schedule=schedule)), memory, Silence(), never)
@@ -151,11 +151,11 @@ def test_divergence_is_refused_and_named() -> None:
 
 
 def test_first_bad_step_is_named_even_after_an_interruption() -> None:
-    """The loss of each step is looked at when the epoch ends or is left; a poisoned state is never saved."""
+    """The losses of all steps are checked when an epoch ends or is interrupted; an invalid state is never saved."""
     job, memory, step = task(settings()), Ram(), 0
 
     class Spoiler(Silence):
-        """Poisons a weight after the third step of the second epoch, so that the loss of the fourth is not a number."""
+        """Sets a weight to NaN after the third step of the second epoch, so that the fourth loss is not a number."""
 
         def advance(self, images: int) -> None:
             nonlocal step
@@ -170,7 +170,7 @@ def test_first_bad_step_is_named_even_after_an_interruption() -> None:
 
 
 def test_losses_of_an_epoch_survive_an_interruption() -> None:
-    """A step that went wrong before a run was stopped would still be known after it; here all were right."""
+    """A bad step before an interruption would still be known after it; here all steps are good."""
     memory = Ram()
     with pytest.raises(Interrupted):
         train(task(settings()), memory, Silence(), lambda: "now")
@@ -179,7 +179,7 @@ def test_losses_of_an_epoch_survive_an_interruption() -> None:
 
 
 def test_full_device_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A device without memory ends the run with epoch, step and what to change; the state before it is kept."""
+    """A device without memory ends the run with epoch, step and remedy; the state before is kept."""
     calls = 0
 
     def full(*arguments: Any) -> Tensor:
@@ -200,7 +200,7 @@ def test_full_device_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_momentum_is_used_from_the_first_step() -> None:
-    """The carried momentum moves the network: training on with it differs from training on without."""
+    """Inherited momentum moves the network: training with it differs from training without it."""
     trained = train(task(settings()), Ram(), Silence(), never)
     ends = []
     for optimizer_state in (trained.optimizer_state, {}):
@@ -215,7 +215,7 @@ def test_momentum_is_used_from_the_first_step() -> None:
 def test_training_images_are_augmented_where_the_row_says_so_alone(
     monkeypatch: pytest.MonkeyPatch, augment: bool
 ) -> None:
-    """Each step trains on its images cropped and flipped as the epoch's draws say, or on these images as they are."""
+    """Each step trains on images that are cropped and flipped by the epoch's draws, or on unchanged images."""
     job, seen = replace(task(settings(epochs=1)), augment=augment), list[Tensor]()
 
     def step(network: Any, optimizer: Any, images: Tensor, labels: Tensor, *others: Any) -> Tensor:
@@ -231,7 +231,7 @@ def test_training_images_are_augmented_where_the_row_says_so_alone(
 
 
 def test_test_images_are_looked_at_every_kth_epoch_and_at_the_end() -> None:
-    """`test_every: 2` of 5 epochs: epochs 2, 4 and 5 have test columns; nothing else about the run changes."""
+    """With `test_every: 2` and 5 epochs, epochs 2, 4 and 5 have test columns; nothing else changes."""
     often, seldom = (train(task(settings(epochs=5, test_every=every)), Ram(), Silence(), never) for every in (1, 2))
     assert ["test_loss" in row for row in seldom.history] == [False, True, False, True, True]
     assert all("validation_loss" in row and "train_loss" in row for row in seldom.history)
@@ -240,7 +240,7 @@ def test_test_images_are_looked_at_every_kth_epoch_and_at_the_end() -> None:
 
 
 def test_student_learns_what_its_teacher_says_about_the_images_it_sees() -> None:
-    """Soft labels of a teacher without any labels: the divergence from the teacher falls, and the teacher stays."""
+    """Training with soft labels only: the divergence from the teacher falls, and the teacher does not change."""
     job = task(settings(epochs=8, distillation={"kind": "soft_labels"}, schedule={}), start="taught")
     assert job.teacher is not None
     before = {name: tensor.clone() for name, tensor in job.teacher.state_dict().items()}
@@ -250,7 +250,7 @@ def test_student_learns_what_its_teacher_says_about_the_images_it_sees() -> None
 
 
 def test_factors_are_in_the_history() -> None:
-    """One column per module and epoch, the first step's being 1; the last module's is always 1."""
+    """One column per module and epoch, 1 for the first step; that of the last module is always 1."""
     training = settings(schedule={"gradient_ratio": {}})
     history = train(task(training), Ram(), Silence(), never).history
     columns = [name for name in history[0] if name.startswith("factor_")]

@@ -30,7 +30,7 @@ def trained(branches: int, seed: int = 0, depth: int = 8, gate: str = "learned",
 
 @torch.no_grad()
 def outputs(network: CooperativeNetwork, images: Tensor) -> Outputs:
-    """In eval mode, float32."""
+    """Outputs in eval mode, float32."""
     result: Outputs = network.eval()(images)
     return result
 
@@ -52,7 +52,7 @@ def images(seed: int, count: int = 6) -> Tensor:
 def test_exact_starts_compute_what_the_parent_computes(
     kind: str, depth: int, before: int, new: int, seed: int, gate: str
 ) -> None:
-    """`masked` and noiseless `split`: max|Δ logits| ≤ 1e-6 · max|logit|, same top-1 where the margin exceeds that."""
+    """`masked` and noiseless `split`: max|Δ logits| ≤ 1e-6 · max|logit|, same top-1 if the margin exceeds that."""
     parent = trained(before, seed, depth, gate if before == 1 else "learned")
     grown = expand(parent, before + new, kind=kind, seed=seed, noise=0.0)
     batch = images(seed)
@@ -65,7 +65,7 @@ def test_exact_starts_compute_what_the_parent_computes(
 
 
 def test_exact_starts_can_follow_each_other() -> None:
-    """Growing a grown network keeps its function too: priors of copies of copies add up."""
+    """Growing a grown network also keeps its function: priors of copies of copies add up."""
     parent = trained(2)
     twice = expand(expand(parent, 3, kind="split", seed=1), 6, kind="split", seed=2, donors=[1, 3, 3])
     masked = expand(twice, 7, kind="masked", seed=3)
@@ -137,7 +137,7 @@ def test_weights_statistics_counters_and_momentum_are_carried(kind: str) -> None
 
 @pytest.mark.parametrize("branches", [1, 3])
 def test_state_of_adam_is_carried(branches: int) -> None:
-    """Its step counts stay scalars, carried for what is copied and 0 for what is new, as are its moments."""
+    """Step counts stay scalars, inherited for copies and 0 for new tensors, and so are the moments."""
     network = trained(branches, gate="none" if branches == 1 else "learned").network
     names = dict(network.named_parameters())
     moments = {slot: {n: torch.rand_like(p) for n, p in names.items()} for slot in ("exp_avg", "exp_avg_sq")}
@@ -171,7 +171,7 @@ def test_noise_moves_copies_by_sigma_and_leaves_donors_alone() -> None:
 @pytest.mark.parametrize("branches", [1, 3])
 @pytest.mark.parametrize("kind", ["zero_pad", "zero_output", "masked", "split"])
 def test_parent_is_left_untouched(kind: str, branches: int) -> None:
-    """A transfer reads its parent, weights and optimiser state, and shares no memory with it."""
+    """A transfer does not change its parent's weights and optimiser state, and shares no memory with it."""
     parent = trained(branches, gate="none" if branches == 1 else "learned")
 
     def everything(network: TrainedNetwork) -> dict[str, Tensor]:
@@ -200,6 +200,6 @@ def test_parent_is_left_untouched(kind: str, branches: int) -> None:
     ],
 )
 def test_what_does_not_fit_is_refused(branches: int, options: dict[str, object]) -> None:
-    """Fewer branches, unknown kinds and donors that do not exist."""
+    """Fewer branches, unknown kinds and missing donors are refused."""
     with pytest.raises(ValueError, match=r"grow|start|donors"):
         expand(trained(3), branches, seed=0, **options)  # type: ignore[arg-type]

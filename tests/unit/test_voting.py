@@ -1,4 +1,4 @@
-"""Votes of branch subsets are what the rules say, and agree with the metrics where both speak of the same network."""
+"""Votes of branch subsets follow their rules, and agree with the metrics for the same network."""
 
 import csv
 from dataclasses import replace
@@ -17,7 +17,7 @@ Accuracy = tuple[float, float]
 
 
 def some_saved(seed: int, images: int = 60, branches: int = 3, classes: int = 10) -> Saved:
-    """What a random network says; its branches know something about the labels, and agree now and then."""
+    """The outputs of a random network, whose branches are correlated with the labels and sometimes agree."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, classes, images)
     logits = generator.normal(size=(images, branches, classes)) + 2 * np.eye(classes)[labels][:, None]
@@ -26,7 +26,7 @@ def some_saved(seed: int, images: int = 60, branches: int = 3, classes: int = 10
 
 
 def said(probabilities: list[list[float]], label: int) -> Saved:
-    """One image with the given probabilities of each branch, under a uniform gate."""
+    """One image with the given probabilities of each branch, with a uniform gate."""
     logits = np.log(np.array([probabilities]))
     return Saved(logits, np.full((1, len(probabilities)), 1 / len(probabilities)), np.array([label]))
 
@@ -47,7 +47,7 @@ def winner(saved: Saved, rule: str, subset: str) -> int:
 
 
 def test_majority_by_hand() -> None:
-    """Two of three vote for class 0, though the third is so sure of class 1 that mean and gate prefer it."""
+    """Two of three vote for class 0, although mean and gate prefer class 1, of which the third is very certain."""
     saved = said([[0.5, 0.4, 0.1], [0.5, 0.4, 0.1], [0.01, 0.98, 0.01]], label=0)
     assert winner(saved, "majority", "1+2+3") == 0
     assert winner(saved, "mean", "1+2+3") == 1
@@ -55,7 +55,7 @@ def test_majority_by_hand() -> None:
 
 
 def test_tie_goes_to_the_larger_summed_probability() -> None:
-    """One vote each for classes 1 and 2: 2 wins by 0.8 to 0.7, then 0.6 to 0.49; there class 0 has 0.91, no vote."""
+    """One vote each for classes 1 and 2: 2 wins by 0.8 to 0.7, then by 0.6 to 0.49, where class 0 has 0.91, no vote."""
     saved = said([[0.4, 0.5, 0.1], [0.1, 0.2, 0.7]], label=2)
     assert winner(saved, "majority", "1+2") == 2
     saved = said([[0.45, 0.46, 0.09], [0.46, 0.03, 0.51]], label=2)
@@ -64,16 +64,16 @@ def test_tie_goes_to_the_larger_summed_probability() -> None:
 
 
 def test_full_tie_goes_to_the_first_class() -> None:
-    """Equal votes and equal probabilities: the class of the lower index, as everywhere."""
+    """With equal votes and equal probabilities the class with the lower index wins, as everywhere."""
     saved = Saved(np.array([[[0, 0, 1e3], [0, 1e3, 0]]]), np.full((1, 2), 0.5), np.array([1]))
     assert [winner(saved, rule, "1+2") for rule in RULES] == [1, 1, 1]
 
 
 def test_top5_is_ranked_by_votes_then_probability() -> None:
-    """Two classes have votes; of the other five the three most probable are among the top five.
+    """Two classes have votes; of the other five the three most probable are in the top five.
 
-    Summed probabilities are (0.3, 0.32, 0.2, 0.2, 0.41, 0.39, 0.18); classes 0 and 1 have a vote each and come first,
-    though less probable than 4 and 5; then 4, 5, 2; class 3 is as probable as 2, and loses by its index.
+    Summed probabilities are (0.3, 0.32, 0.2, 0.2, 0.41, 0.39, 0.18). Classes 0 and 1 have a vote each and come first,
+    although they are less probable than 4 and 5; then 4, 5, 2. Class 3 is as probable as 2, and loses by its index.
     """
     first = [0.26, 0.06, 0.1, 0.1, 0.2, 0.19, 0.09]
     second = [0.04, 0.26, 0.1, 0.1, 0.21, 0.2, 0.09]
@@ -82,7 +82,7 @@ def test_top5_is_ranked_by_votes_then_probability() -> None:
 
 
 def test_gate_weighs_the_subset() -> None:
-    """The gate's rule takes each image's own weights: the heavier branch of the subset decides."""
+    """The gate's rule uses each image's own weights: the branch with the larger weight decides."""
     logits = np.array([[[2.0, 0.0], [0.0, 1.0], [9.0, 0.0]]] * 2, np.float32)
     gate = np.array([[0.3, 0.5, 0.2], [0.2, 0.6, 0.2]], np.float32)
     saved = Saved(logits, gate, np.array([0, 1]))  # 0.6 : 0.5 for class 0, then 0.4 : 0.6 for class 1
@@ -106,7 +106,7 @@ def test_switched_off_branch_has_no_say() -> None:
 
 @pytest.mark.parametrize("branches", [2, 3, 5, MOST + 1])
 def test_all_branches_are_the_network_of_the_metrics(branches: int) -> None:
-    """Of all branches the gate's rule is the ensemble, and `mean` the mean of probabilities, of `metrics.json`."""
+    """For all branches the gate's rule is the ensemble, and `mean` the mean of probabilities, of `metrics.json`."""
     saved = some_saved(1, branches=branches)
     everyone = "+".join(str(b + 1) for b in range(branches))
     for rule, model in (("gate", "ensemble"), ("mean", "mean_probabilities")):
@@ -116,14 +116,14 @@ def test_all_branches_are_the_network_of_the_metrics(branches: int) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_one_branch_is_that_branch(rule: str) -> None:
-    """A subset of one branch scores as the branch does, whatever the rule."""
+    """A subset of one branch has that branch's scores under any rule."""
     saved = some_saved(2)
     for b, expected in enumerate(measure(saved)["branches"]):
         assert found(saved)[rule, str(b + 1)] == (expected["top1"], expected["top5"])
 
 
 def test_votes_agree_with_a_count_per_image() -> None:
-    """Every subset and rule against a second way to compute it: image by image, by sorting."""
+    """Every subset and rule agrees with a second computation: image by image, by sorting."""
     saved = some_saved(3, branches=4, images=40)
     probabilities = np.exp(saved.branches.astype(float))
     probabilities /= probabilities.sum(axis=2, keepdims=True)
@@ -147,7 +147,7 @@ def test_votes_agree_with_a_count_per_image() -> None:
 @given(seed=st.integers(0, 2**32 - 1), branches=st.integers(2, 5), data=st.data())
 @settings(max_examples=25, deadline=None)
 def test_order_of_branches_does_not_matter(seed: int, branches: int, data: st.DataObject) -> None:
-    """Permuting the branches permutes the subsets' results and does nothing else."""
+    """Permuting the branches permutes the subsets' results and nothing else."""
     order = data.draw(st.permutations(range(branches)))
     said = some_saved(seed, images=20, branches=branches)
     # Multiples of 1/32, whose weighted sums are exact: float32 sums of other numbers depend on their order.
@@ -171,7 +171,7 @@ def test_every_subset_is_there_once(branches: int) -> None:
 
 
 def test_many_branches_vote_together_only() -> None:
-    """Above the limit the subsets would be too many; all branches together are still there."""
+    """Above the limit there would be too many subsets; only all branches together vote."""
     assert list(subsets(MOST + 1)) == [list(range(MOST + 1))]
     assert len(list(subsets(MOST))) == 2**MOST - 1
 
@@ -182,7 +182,7 @@ def test_many_branches_vote_together_only() -> None:
 @given(st.integers(0, 10), st.integers(2, 5), st.sampled_from(["top1", "top5"]))
 @settings(deadline=None, max_examples=20)
 def test_pick_is_the_best_of_the_smaller_votes(seed: int, branches: int, score: str) -> None:
-    """No smaller vote is better on the images it is picked on, and it can be cast again alone."""
+    """No smaller vote is better on the images of the selection, and it can be repeated alone."""
     saved = some_saved(seed, branches=branches)
     smaller = [row for row in votes(saved) if row["size"] < branches]
     picked = best_smaller(votes(saved), branches, score)
@@ -196,7 +196,7 @@ def test_pick_is_the_best_of_the_smaller_votes(seed: int, branches: int, score: 
 
 
 def test_file_is_sorted_by_split_first(tmp_path: Path) -> None:
-    """Columns as promised, test before validation, each as `votes` gives it, with all digits."""
+    """The promised columns, test before validation, each as from `votes`, with all digits."""
     saved = {"validation": some_saved(5), "test": some_saved(4)}
     write_votes(tmp_path / "votes.csv", {split: votes(said) for split, said in saved.items()})
     with (tmp_path / "votes.csv").open(newline="") as handle:
@@ -207,6 +207,6 @@ def test_file_is_sorted_by_split_first(tmp_path: Path) -> None:
 
 
 def test_file_of_a_plain_network_has_a_header_only(tmp_path: Path) -> None:
-    """One branch has nothing to vote about; the file is there all the same."""
+    """A single branch has no votes; the file exists anyway."""
     write_votes(tmp_path / "votes.csv", {"test": votes(some_saved(0, branches=1))})
     assert (tmp_path / "votes.csv").read_text() == "split,subset,size,rule,top1,top5\n"

@@ -1,7 +1,7 @@
-"""Train a run of every kind with whichever version of the package is on the path; print its key and its files' digests.
+"""Train a run of every kind with the version of the package on the path; print its key and its files' digests.
 
 Run as a script in a folder with `params.yaml`, `studies/` and prepared digits: `python trained_bits.py STUDY`. It uses
-nothing but what every version has: the plan of runs, and the command line.
+only features of every version: the plan of runs, and the command line.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ FILES = ("model.safetensors", "optimizer.safetensors", "history.csv", "logits.sa
 
 
 def kind(run: Any) -> tuple[Any, ...]:
-    """What takes another path through the code."""
+    """The settings that select a path through the code."""
     row = run.row
     training, model = row.training, row.model
     ways = (row.start.kind, getattr(row.start, "trunk", None), getattr(row.start, "reestimate", None))
@@ -46,7 +46,7 @@ def of_every_kind(plan: Any) -> Iterator[Any]:
 
 
 def command(*arguments: str) -> None:
-    """A command of the package, as a user runs it, in this process."""
+    """Run a command of the package in this process."""
     sys.argv = ["coopnet", *arguments]
     try:
         cli.main()
@@ -56,7 +56,7 @@ def command(*arguments: str) -> None:
 
 
 def find(name: str, run: Any, file: str) -> Path:
-    """The file of a run, wherever this version puts it."""
+    """The file of a run, wherever this version writes it."""
     (path,) = Path().glob(f"[!.]*/**/{name}/**/{run.experiment}/seed{run.seed}/{file}")
     return path
 
@@ -70,7 +70,7 @@ def digests(path: Path) -> dict[str, str]:
 
 
 def made(name: str, run: Any) -> dict[str, str]:
-    """Train a run; digests of all that it is, and of what its network says at transfer where that is a step."""
+    """Train a run; digests of its files, and of its logits at transfer if there are any."""
     transfer = getattr(run, "transfer", None)
     if transfer is None:
         command("train", name, run.experiment, str(run.seed))

@@ -21,7 +21,7 @@ WIDTH = 4
 
 
 class Silence:
-    """Nobody watches."""
+    """Ignores all progress."""
 
     def begin(self, epoch: int, epochs: int, images: int, done: int) -> None: ...
 
@@ -31,7 +31,7 @@ class Silence:
 
 
 class Ram:
-    """Memory that survives an interruption, as the disk does."""
+    """Saved state in memory, which survives an interruption like a disk."""
 
     def __init__(self) -> None:
         self.saved: tuple[dict[str, Tensor], dict[str, Any]] | None = None
@@ -68,7 +68,7 @@ def settings(**changes: Any) -> Training:
 def task(
     training: Training, seed: int = 0, start: str = "random", branches: int = 2, device: torch.device = CPU
 ) -> Task:
-    """A small network on 70 images; `start` other than random grows it by one branch."""
+    """A small network and 70 images; a `start` other than random grows it by one branch."""
     make_deterministic(1)
     trained = TrainedNetwork(build(Architecture("cifar_resnet", 8, "basic", WIDTH, branches, "learned", 4), seed), {})
     opening = teacher = None

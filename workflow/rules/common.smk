@@ -176,11 +176,11 @@ def record():
 
 
 def say_next():
-    """Say at the end where to look."""
+    """Print the next commands at the end."""
     if not UNDER_DVC:
         name = STUDY.name
         print(
-            f"next: `coopnet runs {name}` lists its runs; with its report made, `coopnet answer {name}` says what was found",
+            f"next: `coopnet runs {name}` lists its runs; after the report is made, `coopnet answer {name}` prints its findings",
             file=sys.stderr,
         )
 

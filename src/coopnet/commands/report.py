@@ -1,4 +1,4 @@
-"""`coopnet tables`, `coopnet report` and `coopnet timing`: from results to pages."""
+"""`coopnet tables`, `coopnet report`, `coopnet timing` and `coopnet log`: from results to pages and trackers."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -100,3 +100,14 @@ def timing(workspace: Workspace, name: str) -> None:
 
     with records.making(workspace, lambda: steps.timing(workspace, name)):
         page.render(workspace.tables(name), workspace.report(name))
+
+
+def log_study(workspace: Workspace, name: str, to: str, place: str | None) -> None:
+    """Send histories and scores of a study to an experiment tracker.
+
+    Raises:
+        CoopNetError: as `report.tracking.send`.
+    """
+    from coopnet.report import tracking
+
+    log.info("sent; look at it with: %s", tracking.send(workspace.results(name), name, to, place))

@@ -74,7 +74,7 @@ class Model:
 
 
 def milliseconds(call: Callable[[], object]) -> float:
-    """How long a call takes, the median of up to `REPEATS`."""
+    """Milliseconds of a call, the median of up to `REPEATS` calls."""
     times: list[float] = []
     for _ in range(WARM_UP):
         call()

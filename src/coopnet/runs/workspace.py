@@ -29,7 +29,7 @@ GATHERED = ("records.json", "metrics.json", "scores.json", "outcomes.safetensors
 correctly. Claims and report are made from these files and the tables."""
 
 LATENCY = "latency.csv"
-"""Beside the tables, where somebody measured it: how long each network takes on a machine."""
+"""Optional file beside the tables: the latency of each network on a machine."""
 
 REPORT = ("index.html", "report.pdf", "appendix.pdf", "report.md", "claims.md", "figures/overview.png")
 """The files of a report, except its other figures."""

@@ -100,7 +100,7 @@ class Pinned(Section):
         min_length=3, max_length=3, description="mean of each channel over the training images, in 0..1"
     )
     std: list[Annotated[Real, Field(gt=0, le=1)]] = Field(
-        min_length=3, max_length=3, description="standard deviation of each channel, likewise"
+        min_length=3, max_length=3, description="standard deviation of each channel over these images, in 0..1"
     )
 
 
@@ -215,7 +215,8 @@ class Model(Section):
     """The network."""
 
     family: Literal["cifar_resnet", "resnet18", "timm", "torchvision"] = Field(
-        "cifar_resnet", description="the project's own residual networks, or a library whose model is named"
+        "cifar_resnet",
+        description="cifar_resnet, resnet18: residual networks of the project; timm, torchvision: a library, see name",
     )
     name: Words | None = Field(None, description="name of a timm or torchvision model, such as resnet18")
     split: Words | None = Field(None, description="the module at which the branches begin, such as layer4")
@@ -362,7 +363,7 @@ class SGD(Section):
     lr: Real = Field(gt=0, description="learning rate at the start")
     momentum: Real = Field(0.9, ge=0, lt=1, description="coefficient of the previous update")
     nesterov: bool = Field(False, description="Nesterov's momentum")
-    weight_decay: Real = Field(1e-4, ge=0, description="on every parameter, BatchNorm's included")
+    weight_decay: Real = Field(1e-4, ge=0, description="weight decay of every parameter, BatchNorm's included")
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> "SGD":
@@ -379,7 +380,7 @@ class Adam(Section):
     betas: tuple[Annotated[Real, Field(ge=0, lt=1)], Annotated[Real, Field(ge=0, lt=1)]] = Field(
         (0.9, 0.999), description="decay of the running means of the gradient and of its square"
     )
-    weight_decay: Real = Field(0.0, ge=0, description="on every parameter, added to its gradient")
+    weight_decay: Real = Field(0.0, ge=0, description="weight decay of every parameter, added to its gradient")
 
 
 class GradientRatio(Section):
@@ -458,10 +459,10 @@ class Training(Section):
     """How a run is trained."""
 
     epochs: Whole = Field(ge=0, le=LONGEST, description="0: the initial network, untrained")
-    batch_size: Whole = Field(128, ge=2, description="images of a step")
-    optimizer: Annotated[SGD | Adam, Field(discriminator="kind", description="how gradients change the weights")]
-    schedule: Schedule = Field(Schedule(), description="how the learning rate falls")
-    distillation: Distillation = Field(OnTheFly(), description="what the branches learn from besides labels")
+    batch_size: Whole = Field(128, ge=2, description="images per step")
+    optimizer: Annotated[SGD | Adam, Field(discriminator="kind", description="optimizer and its settings")]
+    schedule: Schedule = Field(Schedule(), description="schedule of the learning rate")
+    distillation: Distillation = Field(OnTheFly(), description="kind of distillation")
     selection: Literal["last", "best_validation"] = Field("last", description="which epoch's network is the result")
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16: mixed precision; weights, BatchNorm's statistics, gate and loss stay fp32"
@@ -479,12 +480,12 @@ class Experiment(Section):
     """One row of the study: a model, how its weights start, how it is trained."""
 
     about: Words = Field(description="one line for the report")
-    part: Part = Field("foundation", description="section of the report, and what an overlay's `parts` choose by")
-    data: Data = Field(description="what it learns from")
+    part: Part = Field("foundation", description="section of the report; an overlay's `parts` select rows by it")
+    data: Data = Field(description="training, validation and test images")
     model: Model = Field(description="the network")
     parents: list[str] = Field([], description="experiments that give its weights; with start random its teacher")
-    start: Start = Field(Random(), description="how its first weights are made")
-    training: Training = Field(description="how it is trained")
+    start: Start = Field(Random(), description="initial weights")
+    training: Training = Field(description="training settings")
     seeds: list[Annotated[Whole, Field(ge=0)]] | None = Field(None, min_length=1, description="null: the study's seeds")
 
     @model_validator(mode="after")
@@ -555,13 +556,15 @@ class Parameters(Section):
 
     title: Words = Field(description="title of the report")
     description: Words = Field("", description="a few sentences for the report")
-    device: Literal["cpu", "cuda"] = Field(description="where runs are trained")
+    device: Literal["cpu", "cuda"] = Field(description="device of all runs")
     threads: Whole = Field(
         ge=1,
         le=1_024,
         description="CPU threads of each run; a result's bits depend on it, so the scheduler must not choose it",
     )
-    seeds: list[Annotated[Whole, Field(ge=0)]] = Field(min_length=1, description="seeds of experiments that name none")
+    seeds: list[Annotated[Whole, Field(ge=0)]] = Field(
+        min_length=1, description="seeds of experiments without their own"
+    )
     defaults: dict[str, Any] = Field({}, description="defaults of every experiment")
     datasets: dict[Name, Described] = Field({}, description="your own datasets, and the measurements of svhn")
     experiments: dict[Name, dict[str, Any]] = Field(min_length=1, description="the rows: name → experiment")
@@ -593,10 +596,10 @@ class Overlay(Section):
 
     title: Words | None = Field(None, description="title of the report; null, here and below: as in params.yaml")
     description: Words | None = Field(None, description="a few sentences for the report")
-    device: Literal["cpu", "cuda"] | None = Field(None, description="where runs are trained")
+    device: Literal["cpu", "cuda"] | None = Field(None, description="device of all runs")
     threads: Whole | None = Field(None, ge=1, le=1_024, description="CPU threads of each run")
     seeds: list[Annotated[Whole, Field(ge=0)]] | None = Field(
-        None, min_length=1, description="seeds of experiments that name none"
+        None, min_length=1, description="seeds of experiments without their own"
     )
     time_scale: Real = Field(1.0, gt=0, le=1000, description="multiplies epochs, milestones and ramp-up together")
     only: list[str] | None = Field(None, min_length=1, description="names of the experiments of this study; null: all")

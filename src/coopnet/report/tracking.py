@@ -1,0 +1,243 @@
+"""A study's histories and scores for experiment trackers, sent after training from its tables alone.
+
+Each client is the tracker's own: TensorBoard's writer in PyTorch, Trackio, MLflow. What they are given is the same: per
+run its resolved row, its history by epoch, and its scores at transfer and at its end.
+"""
+
+import contextlib
+import csv
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coopnet import files
+from coopnet.deploy.export import whole_folder
+from coopnet.files.errors import CoopNetError
+
+SCHEDULE = ("lr", "rampup", "prior_alpha")
+LEFT_OUT = ("reliability", "images", "pairs", "parent")
+"""Of the metrics: a curve, a count, one pair of branches each, and what is another run's."""
+
+UNFINISHED = " (being sent)"
+"""After the name of a run that Trackio does not have as a whole yet."""
+
+AT_ONCE = 100
+"""What MLflow takes in one call of each kind."""
+
+Value = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """A run as trackers get it.
+
+    Attributes:
+        name: `one3/seed0`.
+        key: the run's key.
+        parameters: its resolved row and seed, flat: `training.optimizer.lr`.
+        epochs: scalars of each epoch, numbered from 0: `train/loss`, `test/top1_ensemble`, `lr`.
+        scores: scalars of the networks at transfer and at the end: `final/test/ensemble/top1`.
+    """
+
+    name: str
+    key: str
+    parameters: Mapping[str, Value]
+    epochs: Mapping[int, Mapping[str, float]]
+    scores: Mapping[str, float]
+
+    @property
+    def last(self) -> int:
+        """The last epoch; 0 for a network that was not trained."""
+        return max(self.epochs, default=0)
+
+
+def read(results: Path, study: str) -> list[Tracked]:
+    """The runs of a study, from its committed results.
+
+    Args:
+        results: `results/<study>`.
+        study: its name, for messages.
+
+    Raises:
+        CoopNetError: there are no tables, or a file is damaged.
+    """
+    table = results / "tables" / "history.csv"
+    if not table.is_file():
+        raise CoopNetError(f"{table} is missing; make the study's tables first: coopnet tables {study}")
+    epochs: dict[str, dict[int, dict[str, float]]] = {}
+    try:
+        with table.open(newline="", encoding="utf-8") as handle:
+            for row in csv.DictReader(handle):
+                of_run = epochs.setdefault(f"{row['experiment']}/seed{row['seed']}", {})
+                of_run.setdefault(int(row["epoch"]), {}).update(_scalars(row))
+        metrics, records = (files.read_json(results / name) for name in ("metrics.json", "records.json"))
+        return [
+            Tracked(
+                name=name,
+                key=str(one["key"]),
+                parameters=_flat(records[name]["row"], ".") | {"seed": records[name]["seed"]},
+                epochs=epochs.get(name, {}),
+                scores={
+                    f"{when}/{what}": float(value)
+                    for when in ("at_transfer", "final")
+                    for what, value in _flat(one.get(when) or {}, "/").items()
+                    if not isinstance(value, str) and not set(what.split("/")) & set(LEFT_OUT)
+                },
+            )
+            for name, one in metrics.items()
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError, csv.Error) as error:
+        raise CoopNetError(
+            f"{results} holds damaged tables ({error!r}); make them again: coopnet tables {study}"
+        ) from error
+
+
+def _scalars(row: Mapping[str, str]) -> Iterator[tuple[str, float]]:
+    """The numbers of a line of the history: those of its split under its name, the schedule's without."""
+    head = ("experiment", "seed", "epoch", "split")
+    for column, cell in row.items():
+        if cell and column not in head:
+            yield (column if column in SCHEDULE else f"{row['split']}/{column}"), float(cell)
+
+
+def _flat(content: Any, between: str, before: str = "") -> dict[str, Value]:
+    """Nested values under joined names; branches are numbered from 1, other lists are text."""
+    flat: dict[str, Value] = {}
+    for name, value in content.items():
+        place = f"{before}{between}{name}" if before else str(name)
+        if isinstance(value, Mapping):
+            flat |= _flat(value, between, place)
+        elif name == "branches" and isinstance(value, list):
+            for number, one in enumerate(value, start=1):
+                flat |= _flat(one, between, f"{before}{between}branch{number}")
+        elif name not in LEFT_OUT:
+            flat[place] = value if isinstance(value, str | int | float) else str(value)
+    return flat
+
+
+# Clients -------------------------------------------------------------------------------------------------------------
+
+
+def tensorboard(runs: Sequence[Tracked], study: str, place: str | None) -> str:
+    """Write event files, a folder per run, all of them or none; returns how to look at them.
+
+    Raises:
+        CoopNetError: the folder holds something already.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder = Path(place or f"logs/tensorboard/{study}")
+    with whole_folder(folder) as scratch:
+        for run in runs:
+            with SummaryWriter(scratch / run.name) as writer:
+                for epoch, scalars in run.epochs.items():
+                    for name, value in scalars.items():
+                        writer.add_scalar(name, value, epoch)
+                writer.add_text("run key", run.key)
+                writer.add_hparams(dict(run.parameters), dict(run.scores), run_name=".", global_step=run.last)
+    return f"tensorboard --logdir {folder}"
+
+
+def mlflow(runs: Sequence[Tracked], study: str, place: str | None) -> str:
+    """Send runs to an MLflow store; those that are there already, by their keys, are left alone.
+
+    A run that was sent in part only, because sending was interrupted, is removed and sent again.
+
+    Raises:
+        CoopNetError: the store cannot be reached, or refuses.
+    """
+    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    try:
+        client = MlflowClient(tracking_uri=place)
+        name = f"coopnet/{study}"
+        known = client.get_experiment_by_name(name)
+        experiment = client.create_experiment(name) if known is None else known.experiment_id
+        for run in runs:
+            there = client.search_runs([experiment], f"tags.`coopnet.key` = '{run.key}'")
+            if any(one.info.status == "FINISHED" for one in there):
+                continue
+            for one in there:
+                client.delete_run(one.info.run_id)
+            made = client.create_run(experiment, run_name=run.name, tags={"coopnet.key": run.key})
+            when = made.info.start_time
+            metrics = [Metric(n, v, when, e) for e, scalars in run.epochs.items() for n, v in scalars.items()]
+            metrics += [Metric(name, value, when, run.last) for name, value in run.scores.items()]
+            params = [Param(name, str(value)) for name, value in run.parameters.items()]
+            for first in range(0, len(params), AT_ONCE):
+                client.log_batch(made.info.run_id, params=params[first : first + AT_ONCE])
+            for first in range(0, len(metrics), AT_ONCE):
+                client.log_batch(made.info.run_id, metrics=metrics[first : first + AT_ONCE])
+            client.log_batch(made.info.run_id, tags=[RunTag("coopnet.study", study)])
+            client.set_terminated(made.info.run_id)
+    except MlflowException as error:
+        raise CoopNetError(f"MLflow refuses the runs: {' '.join(str(error).split())[:300]}") from error
+    return f"mlflow ui, experiment {name}"
+
+
+def trackio(runs: Sequence[Tracked], study: str, place: str | None) -> str:
+    """Write runs to Trackio's store on this machine; those that are there already, by their keys, are left alone.
+
+    A run has its name when all of it is there. One that was sent in part only is removed and sent again.
+
+    Raises:
+        CoopNetError: a place was named, which only `trackio sync` can send them to.
+    """
+    import trackio as client
+
+    if place is not None:
+        raise CoopNetError(
+            "Trackio keeps runs on this machine first; leave --place out, and use trackio sync afterwards"
+        )
+    project, sent = f"coopnet-{study}", set()
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):  # four lines a run
+        with contextlib.suppress(ValueError):  # no such project yet
+            for one in client.Api().runs(project):
+                if one.name.endswith(UNFINISHED):
+                    one.delete()
+                else:
+                    sent.add((one.config or {}).get("coopnet.key"))
+        for run in runs:
+            if run.key in sent:
+                continue
+            made = client.init(
+                project=project,
+                name=run.name + UNFINISHED,
+                config=dict(run.parameters) | {"coopnet.key": run.key},
+                embed=False,
+                auto_log_gpu=False,
+                auto_log_cpu=False,
+            )
+            for epoch, scalars in run.epochs.items():
+                made.log(dict(scalars), step=epoch)
+            made.log(dict(run.scores), step=run.last)
+            made.finish()
+            next(one for one in client.Api().runs(project) if one.name == run.name + UNFINISHED).rename(run.name)
+    return f"trackio show --project {project}"
+
+
+CLIENTS: dict[str, Callable[[Sequence[Tracked], str, str | None], str]] = {
+    "tensorboard": tensorboard,
+    "trackio": trackio,
+    "mlflow": mlflow,
+}
+"""By the name of the tracker, which is also that of the extra that installs its client."""
+
+
+def send(results: Path, study: str, to: str, place: str | None) -> str:
+    """Send the runs of a study to a tracker; returns how to look at them there.
+
+    Raises:
+        CoopNetError: an unknown tracker, its client is not installed, or as `read` and the client.
+    """
+    if to not in CLIENTS:
+        raise CoopNetError(f"there is no tracker {to!r}; choose {', '.join(CLIENTS)}")
+    runs = read(results, study)
+    try:
+        return CLIENTS[to](runs, study, place)
+    except ModuleNotFoundError as error:
+        raise CoopNetError(f"--to {to} needs {error.name}; pip install 'coopnet[{to}]' brings it") from error
