@@ -75,7 +75,7 @@ docs: $(READY)
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --fresh-env -d build/doctrees docs build/docs
 	@echo "The site: build/docs/index.html"
 
-# All that DVC recorded of STUDY, from its remote.
+# All that DVC recorded for STUDY, from its remote.
 restore: $(READY)
 	$(BIN)/dvc pull --with-deps $(if $(filter full,$(STUDY)),report,studies/dvc.yaml:report@$(STUDY))
 
@@ -83,7 +83,7 @@ restore: $(READY)
 schemas: $(READY)
 	$(BIN)/python docs/reference.py
 
-# What `dev` needs, which is all but the heavier clients of experiment trackers.
+# The requirements of `dev`: everything except the larger clients of experiment trackers.
 lock: $(READY)
 	$(BIN)/python -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
 		--extra dev pyproject.toml -o requirements.lock

@@ -67,7 +67,7 @@ def _rate(work: Callable[[], object], amount: int, device: torch.device) -> dict
 def traffic(row: Experiment, precision: str) -> float:
     """Least number of bytes that a training image must move through memory, for a row and its batch size.
 
-    Of the activations only the inputs and outputs of convolutions and linear layers are counted, once each: forward,
+    Activations count only as inputs and outputs of convolutions and linear layers, once each: forward,
     their input and output; backward, the output's gradient, the input again, and the input's gradient. Everything
     between them (BatchNorm, ReLU, sums, pooling) is assumed to be fused into them, and nothing to stay in a cache from
     one layer to the next. Parameters are shared by the images of a batch: they are read forward and backward, and their

@@ -29,7 +29,7 @@ LONG_AGO = 315532800.0  # the year 1980: older than any output
 
 
 class Due(NamedTuple):
-    """What a study still needs, by phase, experiment and seed.
+    """The runs and evaluations that a study still needs, by phase, experiment and seed.
 
     Attributes:
         runs: runs that do not match the plan: they are copied from the run store, or trained.

@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from coopnet import files, study
+from coopnet.study import Run
 from coopnet.study.phases import TRAINING
 from coopnet.study.settings import Experiment
 
@@ -272,7 +273,7 @@ class Project:
         run's record has the settings with which it was made.
         """
         lock = yaml.safe_load((self.root / "studies" / "dvc.lock").read_text())["stages"]
-        runs = {run.name: run for run in study.load(self.root, NAME).everything()}
+        plan = study.load(self.root, NAME)
         names = []
         for phase in TRAINING:
             stage = lock.get(f"{phase}@{NAME}")
@@ -281,11 +282,10 @@ class Project:
             (folder,) = stage["outs"]
             assert folder["path"] == f"checkpoints/{NAME}/{phase}"
             members = {one["relpath"]: one["md5"] for one in json.loads(self.cached(folder["md5"]).read_text())}
-            for path in sorted(path for path in members if path.endswith("/run.json")):
-                name = path.removesuffix("/run.json") + " at transfer" * (phase in ("transfer", "expand"))
-                if name in runs:  # otherwise it belongs to a row that was removed
-                    self.check_record(phase, path.removesuffix("/run.json"), self.parameters(stage), members)
-                    names.append(name)
+            for run in plan.of_phase(phase):
+                if f"{run.experiment}/seed{run.seed}/run.json" in members:
+                    self.check_record(run, self.parameters(stage), members)
+                    names.append(run.name)
         return sorted(names)
 
     def parameters(self, stage: Mapping[str, Any]) -> dict[str, Any]:
@@ -295,22 +295,21 @@ class Project:
         assert hashlib.md5(path.read_bytes()).hexdigest() == digest, path
         return {path.name: yaml.safe_load(path.read_text()), **stage["params"]}
 
-    def check_record(self, phase: str, run: str, parameters: Mapping[str, Any], members: Mapping[str, str]) -> None:
+    def check_record(self, run: Run, parameters: Mapping[str, Any], members: Mapping[str, str]) -> None:
         """Compare DVC's record of a run with the run's own record."""
-        experiment, _, seed = run.partition("/")
-        record = files.read_sealed(self.cached(members[f"{run}/run.json"]))
-        row = row_of(parameters, experiment)
-        at_transfer = phase in ("transfer", "expand")
-        if at_transfer:  # it has the training settings of its run
+        folder = f"{run.experiment}/seed{run.seed}"
+        record = files.read_sealed(self.cached(members[f"{folder}/run.json"]))
+        row = row_of(parameters, run.experiment)
+        if run.at_transfer:  # it has the training settings of its run
             assert {key: value for key, value in row.items() if key not in ("training", "start")} == {
                 key: value for key, value in record["row"].items() if key not in ("training", "start")
-            }, run
+            }, run.name
         else:
-            assert row == record["row"], run
-        assert threads_of(parameters) == record["threads"], run
-        assert seed == f"seed{record['seed']}", run
+            assert row == record["row"], run.name
+        assert threads_of(parameters) == record["threads"], run.name
+        assert record["seed"] == run.seed, run.name
         for name in ("model.safetensors", "optimizer.safetensors", "logits.safetensors"):
-            assert files.sha256(self.cached(members[f"{run}/{name}"])) == record["files"][name], (run, name)
+            assert files.sha256(self.cached(members[f"{folder}/{name}"])) == record["files"][name], (run.name, name)
 
     def cached(self, digest: str) -> Path:
         """A file in DVC's cache, by its digest."""

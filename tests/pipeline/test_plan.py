@@ -165,7 +165,7 @@ def test_plan_of_every_study_adds_up() -> None:
 
 
 def test_answer_is_what_the_report_found() -> None:
-    """The findings of the committed report, as letters, and the path of the page."""
+    """The findings of the committed report as plain text, and the path of the page."""
     for report in sorted((ROOT / "reports").glob("*/report.md")):
         told = call(ROOT, "coopnet", "answer", report.parent.name)
         assert told.returncode == 0, told.stderr
@@ -180,7 +180,7 @@ def test_answer_is_what_the_report_found() -> None:
 
 
 def test_latency_is_measured_without_any_run(workspace: Path) -> None:
-    """Every experiment of a study, on a named machine, for one image and for 64; in a file of its own."""
+    """Every experiment of a study, on a named machine, for one image and for 64, in a separate file."""
     latency.measure(Workspace(workspace), "tiny")
     with (Workspace(workspace).tables("tiny") / LATENCY).open(newline="") as handle:
         rows = list(csv.DictReader(handle))
@@ -200,7 +200,7 @@ def test_latency_is_measured_without_any_run(workspace: Path) -> None:
     ],
 )
 def test_a_command_says_where_to_look_next(workspace: Path, command: tuple[str, ...], words: str) -> None:
-    """The last line of what it says."""
+    """The last line of its output."""
     done = call(workspace, "coopnet", *command)
     assert done.returncode == 0, done.stderr
     assert words in done.stderr.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""The documentation's site as a reader has it: links, the generated reference, sizes, what a browser makes of it."""
+"""The documentation site as a reader sees it: links, the generated reference, sizes, and its layout in a browser."""
 
 import html
 import json
@@ -23,13 +23,13 @@ from test_pages import CHROMIUM, QUIET
 
 sys.path.insert(0, str(ROOT / "docs"))
 
-import reference  # beside the pages
+import reference  # in the folder of the pages
 
 browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: the site is not tried in a browser")
 
 
 def build(folder: Path) -> Path:
-    """Build the site as `make docs` does."""
+    """Build the site like `make docs`."""
     command = [str(Path(sys.executable).parent / "sphinx-build"), "--fail-on-warning", "--keep-going", "--quiet"]
     done = subprocess.run(
         [*command, "-d", folder / "doctrees", ROOT / "docs", folder / "site"], capture_output=True, text=True
@@ -45,7 +45,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Page(HTMLParser):
-    """Ids and links of a page, and what it loads by itself."""
+    """Ids and links of a page, and everything that it loads by itself."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -72,7 +72,7 @@ def pages(site: Path) -> dict[Path, Page]:
 
 
 def test_every_link_leads_somewhere(site: Path) -> None:
-    """Files and anchors within the site are there, those of the published reports and their tables included."""
+    """Files and anchors within the site exist, including those of the published reports and their tables."""
     found = pages(site)
     assert (site / "reports" / "mini" / "index.html").resolve() in found
     dead = []
@@ -88,7 +88,7 @@ def test_every_link_leads_somewhere(site: Path) -> None:
 
 
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
-    """No script, style, font or image of another host: it works offline, and asks nobody."""
+    """There is no script, style, font or image of another host, so the site works offline."""
     for path, page in pages(site).items():
         assert [one for one in page.loaded if re.match(r"(https?:)?//", one)] == [], path
     for path in site.rglob("*.css"):
@@ -96,7 +96,7 @@ def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
 
 
 def test_two_builds_are_the_same_bytes(site: Path, tmp_path: Path) -> None:
-    """Every file of the site, the search's index included."""
+    """Every file of the site is the same, including the search index."""
     again = build(tmp_path)
     files = {path.relative_to(site) for path in site.rglob("*") if path.is_file()}
     assert files == {path.relative_to(again) for path in again.rglob("*") if path.is_file()}
@@ -107,14 +107,14 @@ def test_two_builds_are_the_same_bytes(site: Path, tmp_path: Path) -> None:
 
 
 def test_the_api_is_all_that_the_package_offers(site: Path) -> None:
-    """Each public name has its entry, with a text."""
+    """Each public name has an entry with a text."""
     page = Page(site / "api.html")
     names = {name for name in coopnet.__all__ if name != "__version__"}
     assert {one.removeprefix("coopnet.") for one in page.ids if re.fullmatch(r"coopnet\.\w+", one)} == names
 
 
 def test_the_reference_has_every_command_and_option(site: Path) -> None:
-    """Each command has a heading, each of its arguments and options a row that says what it is for."""
+    """Each command has a heading, and each of its arguments and options a row with its meaning."""
     text = html.unescape(re.sub(r"<[^>]*>", "", (site / "commands.html").read_text(encoding="utf-8")))
 
     def visit(group: Any, name: str) -> None:
@@ -133,7 +133,7 @@ def test_the_reference_has_every_command_and_option(site: Path) -> None:
 
 
 def test_the_reference_has_every_key_of_the_settings() -> None:
-    """Each key of each section is in a row with a meaning; none is left without one."""
+    """Each key of each section has a row with its meaning."""
     text = reference.parameters()
     for models in reference.MODELS.values():
         for model in models:
@@ -148,12 +148,12 @@ def test_the_reference_has_every_key_of_the_settings() -> None:
 
 @pytest.mark.parametrize("name", reference.SCHEMAS)
 def test_the_committed_schema_is_that_of_the_settings(name: str) -> None:
-    """If not, `make schemas` writes it again."""
+    """Otherwise run `make schemas`."""
     assert (ROOT / name).read_text(encoding="utf-8") == reference.written(name)
 
 
 def validator(name: str) -> Any:
-    """What checks a document by a committed schema."""
+    """A validator with a committed schema."""
     schema = json.loads((ROOT / name).read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
@@ -161,7 +161,7 @@ def validator(name: str) -> Any:
 
 @pytest.mark.parametrize("path", ["params.yaml", *(f"studies/{p.name}" for p in (ROOT / "studies").glob("*.yaml"))])
 def test_what_is_committed_fits_its_schema(path: str) -> None:
-    """The study and its overlays; each names the schema in its first line, for the editor."""
+    """The study and its overlays are valid; each names the schema in its first line, for the editor."""
     if path == "studies/dvc.yaml":  # DVC's own
         return
     name = "params.schema.json" if path == "params.yaml" else "studies/overlay.schema.json"
@@ -183,18 +183,18 @@ def test_what_is_committed_fits_its_schema(path: str) -> None:
     ],
 )
 def test_an_editor_notices_what_the_settings_refuse(change: dict[str, Any], what: str) -> None:
-    """Misspelt keys and values out of range, in the file and in rows."""
+    """Misspelt keys and values out of range, in the file and in rows, are invalid."""
     content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")) | change
     errors = list(validator("params.schema.json").iter_errors(content))
     assert errors
     assert what in str(errors[0].message)
 
 
-# What is said ---------------------------------------------------------------------------------------------------------
+# Numbers in the text --------------------------------------------------------------------------------------------------
 
 
 def test_the_headline_on_speed_is_what_was_measured() -> None:
-    """Smallest and largest median ratio to the plain loop, of each committed measurement."""
+    """It has the smallest and largest median ratio to the plain loop, of each committed measurement."""
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     said = page.partition("\n## ")[0]
     for name, form in (("cpu", "{} to {} times"), ("cpu_without_bf16", "{} to {}")):
@@ -210,7 +210,7 @@ def ratios_of(measured: Any) -> list[float]:
 
 
 def test_the_pages_count_the_runs_of_the_full_study() -> None:
-    """As many as are planned."""
+    """The number equals that of the plan."""
     planned = sum(not run.at_transfer for run in study.load(ROOT).everything())
     assert f"{planned} runs" in (ROOT / "docs" / "full_run.md").read_text(encoding="utf-8")
 
@@ -233,11 +233,11 @@ frame.addEventListener("load", () => {
 });
 frame.src = "SITE/" + names[0];
 """
-"""A page that measures others, one after another, in a frame of some width."""
+"""A page that measures others, one after another, in a frame of a given width."""
 
 
 def browse(folder: Path, address: str, *flags: str) -> str:
-    """What a page looks like to its scripts once they ran."""
+    """The page after its scripts have run in a browser."""
     command = [str(CHROMIUM), *QUIET, "--allow-file-access-from-files", "--disable-web-security", *flags]
     command += [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=60000", "--dump-dom", address]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
@@ -246,7 +246,7 @@ def browse(folder: Path, address: str, *flags: str) -> str:
 @browser
 @pytest.mark.parametrize("width", [390, 1400])
 def test_no_page_is_wider_than_its_window(site: Path, width: int, tmp_path: Path) -> None:
-    """On a telephone and on a desk: no sideways scrolling, and nothing beyond the edge; wide tables scroll alone."""
+    """On a phone and on a desktop: no horizontal scrolling and no overflow; only wide tables scroll."""
     names = sorted(path.name for path in site.glob("*.html"))
     script = MEASURE.replace("NAMES", json.dumps(names)).replace("SITE", site.as_uri())
     frame = f'<iframe style="border:0;width:{width}px;height:900px"></iframe>'
@@ -261,6 +261,6 @@ def test_no_page_is_wider_than_its_window(site: Path, width: int, tmp_path: Path
 
 @browser
 def test_search_finds_words_without_a_server(site: Path, tmp_path: Path) -> None:
-    """From a file, as `make docs` leaves it."""
+    """The search works from a file, without a server."""
     said = browse(tmp_path, (site / "search.html").as_uri() + "?q=zero_output")
     assert 'href="growth.html' in said.partition('id="search-results"')[2]

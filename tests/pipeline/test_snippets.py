@@ -1,11 +1,11 @@
-"""Snippets of the pages: those that can run do, the others say why not, and every command on a page is known.
+"""Snippets of the pages: they run if possible, otherwise a mark gives the reason; and all commands on pages are valid.
 
-A line above a snippet says what becomes of it; without one it is run in an empty folder, after those before it.
+A line above a snippet is its mark; without a mark it runs in an empty folder, after the snippets before it.
 
 - `<!-- not run: REASON -->`
-- `<!-- run by TEST -->`: another test runs it, named by its file
-- `<!-- in a checkout -->`: run in a checkout, after those before it
-- `<!-- into FILE -->`: what it shows is added to that file of the checkout
+- `<!-- run by TEST -->`: another test runs it; TEST is the file of that test
+- `<!-- in a checkout -->`: it runs in a checkout, after the snippets before it
+- `<!-- into FILE -->`: its content is added to that file of the checkout
 """
 
 import os
@@ -87,7 +87,7 @@ def test_snippets_run(page: Path, tmp_path: Path) -> None:
 
 
 def test_python_of_the_readme_runs(tmp_path: Path) -> None:
-    """Its example of the library."""
+    """The example of the library in the README runs."""
     code = "\n".join(one.code for one in snippets(ROOT / "README.md") if one.kind == "python")
     assert "coopnet.grow(" in code
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
@@ -112,7 +112,7 @@ def lines(page: Path) -> list[list[str]]:
 
 
 def parse(words: list[str]) -> None:
-    """Have a program read a command, and not carry it out."""
+    """Let a program parse a command without running it."""
     program, *arguments = words
     if program == "coopnet":
         _parse(typer.main.get_command(app), arguments)
@@ -147,11 +147,11 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.stem)
 def test_commands_are_known(page: Path) -> None:
-    """What a page tells a reader to type is read without complaint by the program that it is for."""
+    """Each program accepts its commands on the pages."""
     for words in lines(page):
         try:
             parse(words)
-        except SystemExit as stopped:  # of argparse
+        except SystemExit as stopped:  # raised by argparse
             raise AssertionError(f"{page.name}: {shlex.join(words)}") from stopped
         except Exception as error:
             raise AssertionError(f"{page.name}: {shlex.join(words)}: {error}") from error
@@ -159,7 +159,7 @@ def test_commands_are_known(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.stem)
 def test_commands_in_sentences_exist(page: Path) -> None:
-    """A command of `coopnet`, or a target of make, that a sentence names is there."""
+    """Each command of `coopnet` and each target of make that a sentence names exists."""
     text = page.read_text(encoding="utf-8")
     commands = {"runs gc", *typer.main.get_command(app).commands}  # type: ignore[attr-defined]
     for name in re.findall(r"`coopnet (\w+)", text):
@@ -173,7 +173,7 @@ def test_commands_in_sentences_exist(page: Path) -> None:
 
 @pytest.mark.slow
 def test_first_study(tmp_path: Path) -> None:
-    """docs/first_study.md from its first line to a report that has the new row, in a checkout of its own."""
+    """docs/first_study.md runs from its first line to a report with the new row, in a separate checkout."""
     checkout = tmp_path / "checkout"
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):

@@ -1,6 +1,8 @@
 """The wheel alone, in an environment with only its requirements."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -63,9 +65,8 @@ def link(name: str, site: Path) -> None:
             assert target.resolve() == Path(str(distribution.locate_file(top))).resolve()
 
 
-@pytest.mark.slow
-def test_wheel_in_an_empty_environment(tmp_path: Path) -> None:
-    """The wheel imports, grows and exports without the study's libraries; the export runs in ONNX Runtime."""
+def installed(tmp_path: Path, *extras: str) -> tuple[Path, set[str]]:
+    """An environment with the wheel and what some extras bring, and nothing else; and the names of these."""
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -76,22 +77,55 @@ def test_wheel_in_an_empty_environment(tmp_path: Path) -> None:
     subprocess.run([*install, str(wheel)], check=True, capture_output=True)
     (facts,) = site.glob("coopnet-*.dist-info/METADATA")
     requirements = metadata.PathDistribution(facts.parent).requires or []
-    names = needed(requirements, "export")
-    assert {"torch", "onnxruntime"} <= names
-    assert not {"pandas", "scipy", "scikit-learn", "matplotlib", "torchvision", "timm", "dvc", "snakemake"} & names
+    names = set().union(*(needed(requirements, extra) for extra in extras))
     for name in sorted(names):
         link(name, site)
+    return site, names
 
+
+def run(folder: Path, *command: str, code: int = 0) -> str:
+    """What a command says, without anything of this checkout."""
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "COOPNET_STORE")}
+    done = subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
 
-    def do(*command: str, code: int = 0) -> str:
-        done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True)
-        assert done.returncode == code, done.stderr
-        return done.stdout + done.stderr
 
-    assert str(site) in do(str(python), "-c", GROW_AND_EXPORT)
+@pytest.mark.slow
+def test_wheel_in_an_empty_environment(tmp_path: Path) -> None:
+    """It imports, grows, exports, and leaves the study's libraries out; the export runs in ONNX Runtime alone."""
+    site, names = installed(tmp_path, "export")
+    python, coopnet = (str(tmp_path / "env/bin" / name) for name in ("python", "coopnet"))
+    assert {"torch", "onnxruntime"} <= names
+    assert not {"pandas", "scipy", "scikit-learn", "matplotlib", "torchvision", "timm", "dvc", "snakemake"} & names
+    assert str(site) in run(tmp_path, python, "-c", GROW_AND_EXPORT)
     assert (site / "coopnet/py.typed").is_file()
-    coopnet = str(tmp_path / "env/bin/coopnet")
-    do(coopnet, "export", "grown", "--branch", "5", "--out", "shipped")
-    assert "(3, 10)" in do(str(python), "-c", USE_ALONE)
-    assert "pip install 'coopnet[study]'" in do(coopnet, "prepare", "digits", code=1)
+    run(tmp_path, coopnet, "export", "grown", "--branch", "5", "--out", "shipped")
+    assert "(3, 10)" in run(tmp_path, python, "-c", USE_ALONE)
+    assert "pip install 'coopnet[study]'" in run(tmp_path, coopnet, "prepare", "digits", code=1)
+
+
+@pytest.mark.slow
+def test_from_a_folder_of_images_to_onnx_runtime(tmp_path: Path) -> None:
+    """The example of docs/your_data.md with a network of timm, in an environment that has the wheel and two extras."""
+    images, example = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "docs/your_data.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    subprocess.run([sys.executable, "-c", images], cwd=tmp_path, check=True)  # it has the digits of scikit-learn
+    _, names = installed(tmp_path, "timm", "export")
+    assert not {"scikit-learn", "pandas", "snakemake"} & names
+    python, coopnet = (str(tmp_path / "env/bin" / name) for name in ("python", "coopnet"))
+    said = run(tmp_path, python, "-c", example)
+    assert "exact                     yes" in said
+    assert re.search(r"changed predictions +0 of 359", said)
+    table = run(tmp_path, coopnet, "predict", "digits_onnx", "digits_png/test", "--csv", "--top", "1")
+    rows = [line.split(",") for line in table.splitlines() if line.startswith("digits_png")]
+    assert len(rows) == 359
+    assert sum(Path(path).parent.name == name for path, name, *_ in rows) > 250  # of 359; by chance 36
+    card = (tmp_path / "digits_onnx/README.md").read_text(encoding="utf-8")
+    alone = re.findall(r"^```python\n(.*?)^```", card, re.DOTALL | re.MULTILINE)[-1]
+    assert "coopnet" not in alone
+    path, name, *_ = rows[0]
+    shutil.copy(tmp_path / path, tmp_path / "digits_onnx/image.png")
+    check = "\nimport sys\nassert not {'torch', 'coopnet'} & set(sys.modules)"
+    assert run(tmp_path / "digits_onnx", python, "-c", alone + check).strip() == name

@@ -30,7 +30,7 @@ def run(folder: Path, *command: str) -> str:
 def test_example_of_ones_own_data(root: Path, tmp_path: Path) -> None:
     """Digits as PNG files are described, pinned and trained on as on the page, and are in the report by their name."""
     page = root / "docs" / "your_data.md"
-    (script,), (described, overlay, *_) = snippets(page, "python"), snippets(page, "yaml")
+    (script, *_), (described, overlay, *_) = snippets(page, "python"), snippets(page, "yaml")
     for name in ("claims.yaml", "figures.yaml"):
         shutil.copy(root / name, tmp_path / name)
     params = (root / "params.yaml").read_text(encoding="utf-8")

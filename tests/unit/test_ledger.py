@@ -1,4 +1,4 @@
-"""The ledger in the report: the content of claims.json, one line per claim."""
+"""The ledger as the report shows it: what claims.json holds, a line per claim, first of all sections."""
 
 import json
 import re
@@ -90,7 +90,7 @@ def source(out: Path) -> str:
 
 @pytest.fixture(scope="module")
 def page(source: str) -> Page:
-    """The page as a reader sees it."""
+    """What a reader of the page sees."""
     return Page(source)
 
 
@@ -127,7 +127,7 @@ def section(report: Report) -> Section:
 
 
 def test_the_ledger_follows_the_results_that_it_links_to(composed: Report, page: Page) -> None:
-    """It comes before provenance, which is last, also on the page."""
+    """It stands before provenance, which is last, on the page too."""
     assert [one.id for one in composed.sections[-2:]] == ["claims", "provenance"]
     assert page.ids.index("results") < page.ids.index("claims") < page.ids.index("provenance")
 
@@ -145,13 +145,13 @@ def test_claims_are_grouped_by_question(composed: Report) -> None:
 
 
 def test_every_claim_has_one_line_in_the_file_s_order(page: Page) -> None:
-    """All scores of a claim are on one line."""
+    """Scores of a claim share its line."""
     numbers = list(dict.fromkeys(entry["number"] for entry in synthetic.claims()))
     assert [row[0] for row in page.rows["claims-table"]] == numbers
 
 
 def test_verdicts_are_words_with_a_sign(page: Page) -> None:
-    """Each score's verdict has its own column; a claim decided once is in the first; no cell is empty."""
+    """Each score's verdict stands in its own column, a claim decided once in the first; none leaves an empty cell."""
     lines = page.lines("claims-table")
     for entry in synthetic.claims():
         place = 4 if entry["score"] == "top5" else 2
@@ -162,13 +162,13 @@ def test_verdicts_are_words_with_a_sign(page: Page) -> None:
 
 
 def test_each_verdict_has_a_sign_of_its_own() -> None:
-    """No two verdicts differ only in colour."""
+    """No two verdicts differ by colour alone."""
     assert ledger.SYMBOLS == SIGNS
     assert len(set(SIGNS.values())) == len(SIGNS)
 
 
 def test_estimates_stand_with_interval_unit_and_n(page: Page) -> None:
-    """Differences have signs, counts have no decimals, and estimates that are not in points have their unit."""
+    """Differences have signs, counts no places, and what is not in points its unit."""
     lines = page.lines("claims-table")
     assert lines["1"][3] == "+1.23 | [+0.40, +2.10], n = 3"
     assert lines["1"][5] == "+0.52 | [+0.05, +0.90], n = 3"
@@ -182,7 +182,7 @@ def test_estimates_stand_with_interval_unit_and_n(page: Page) -> None:
 
 
 def test_the_ledger_says_what_survives_holm(page: Page) -> None:
-    """Below each verdict is its result after Holm's correction; an inconclusive one has none."""
+    """Below each verdict stands what it is worth; an inconclusive one has nothing to lose."""
     lines = page.lines("claims-table")
     assert lines["1"][2] == "✓ supported | also after Holm"
     assert lines["1"][4] == "✓ supported | not after Holm"
@@ -203,7 +203,7 @@ def test_a_claim_that_was_not_run_shows_what_is_missing_and_no_number(page: Page
 
 
 def test_notes_stand_with_the_score_that_they_are_about(page: Page) -> None:
-    """A note about one score names it; a note about all scores names none."""
+    """A note of one score names it; one of all does not."""
     lines = page.lines("claims-table")
     lengths = "one1 has 160 epochs, baseline has 300 epochs"
     assert lines["4a"][1] == f"The text of growth. | ONE paper, section 4.1 · top-5: {lengths}"
@@ -213,7 +213,7 @@ def test_notes_stand_with_the_score_that_they_are_about(page: Page) -> None:
 
 
 def test_every_link_leads_to_a_section_of_the_page(page: Page) -> None:
-    """A claim leads to its section, where the report has it, and to the rows of what it compares."""
+    """A claim links to its section, if the report has it, and to the rows of the compared experiments."""
     known = {"accuracy": "one", "transfer": "transfer", "curves": "one", "growth": "growth"}
     sections = {entry["claim"]: entry["section"] for entry in synthetic.claims()}
     sections_linked = [link for link in page.links if not link.startswith("#run-")]
@@ -222,7 +222,7 @@ def test_every_link_leads_to_a_section_of_the_page(page: Page) -> None:
 
 
 def test_every_link_of_the_pdf_leads_somewhere(composed: Report, out: Path) -> None:
-    """Paper and appendix have links, and only to their own sections."""
+    """Paper and appendix have links, and only to what each of them holds."""
     for made in (pdf.paper(composed), pdf.appendix(composed)):
         rows = [row for one in made["sections"] for item in one["items"] for row in item.get("rows", ())]
         ids = {one["id"] for one in made["sections"]} | {row["id"] for row in rows}
@@ -234,7 +234,7 @@ def test_every_link_of_the_pdf_leads_somewhere(composed: Report, out: Path) -> N
 
 
 def test_hostile_words_are_text(source: str, page: Page) -> None:
-    """Markup, templates and typst code in a claim are shown literally."""
+    """Markup, templates and typst code in a claim are shown as they are."""
     assert "img" not in page.elements
     assert page.lines("claims-table")["99"][1].split(" | ")[0] == synthetic.HOSTILE_CLAIM
     assert page.lines("claims-table")["99"][1].count(synthetic.HOSTILE_CLAIM) == 3
@@ -243,7 +243,7 @@ def test_hostile_words_are_text(source: str, page: Page) -> None:
 
 
 def test_the_page_shows_every_part(page: Page) -> None:
-    """Parts are below the line of the whole, with rule, pairing, both p values and further values."""
+    """Several parts stand below the line of all; rule, pairing, both p values and what is beside it are there."""
     rows = page.rows["claims-parts"]
     entries = synthetic.claims()
     assert len(rows) == sum(len(entry["parts"]) + (len(entry["parts"]) > 1) for entry in entries)
@@ -275,7 +275,7 @@ def test_the_page_shows_every_part(page: Page) -> None:
 
 
 def test_parts_have_units_of_their_own(page: Page) -> None:
-    """A difference beside a count of images is not a count."""
+    """A difference beside a count of images is none."""
     place = [row[0] for row in page.rows["claims-parts"]].index("3 | decided once")
     counted, likelihood, error, compared = page.rows["claims-parts"][place + 1 : place + 5]
     assert (counted[3:5], counted[9]) == (["✓ supported | counted", "0 images"], f"change of nll: {MINUS}0.0125")
@@ -285,7 +285,7 @@ def test_parts_have_units_of_their_own(page: Page) -> None:
 
 
 def test_the_sentences_count_what_the_ledger_holds(study: Path, tmp_path: Path) -> None:
-    """Claims, verdicts of each kind by their basis, those lost to Holm’s correction, and the totals."""
+    """Claims, verdicts of each kind by what they rest on, those lost to Holm’s correction, and what is given."""
     entries = synthetic.claims()
     sentences = " ".join(section(shown(study, tmp_path, entries)).sentences)
     assert sentences.startswith(
@@ -309,7 +309,7 @@ def test_the_sentences_count_what_the_ledger_holds(study: Path, tmp_path: Path) 
 
 
 def test_one_is_not_many(study: Path, tmp_path: Path) -> None:
-    """One image, one epoch and one verdict are written in the singular."""
+    """A single image, a single epoch and a single verdict are written as such."""
     entries = [entry for entry in synthetic.claims() if entry["claim"] in ("exact", "faster")]
     for entry, value in zip(entries, (1, -1.0), strict=True):
         entry["estimate"] = entry["parts"][0]["estimate"] = value
@@ -322,7 +322,7 @@ def test_one_is_not_many(study: Path, tmp_path: Path) -> None:
 
 
 def test_a_ledger_without_claims_makes_no_section(study: Path, tmp_path: Path) -> None:
-    """Such a report still has results."""
+    """Such a report has results all the same."""
     ids = [one.id for one in shown(study, tmp_path, []).sections]
     assert "claims" not in ids
     assert "results" in ids
@@ -332,7 +332,7 @@ def test_a_ledger_without_claims_makes_no_section(study: Path, tmp_path: Path) -
 
 
 def test_a_report_without_its_ledger_says_what_to_run(study: Path, tmp_path: Path) -> None:
-    """One line names the command."""
+    """The command is named in one line."""
     (tmp_path / "tables").symlink_to(study / "tables")
     with pytest.raises(CoopNetError, match=r"claims\.json is missing; run `coopnet claims mini` first$"):
         report.render(tmp_path / "tables", tmp_path / "out")
@@ -393,7 +393,7 @@ def test_a_ledger_of_another_form_is_refused(damage: Callable[[Entries], Any], w
 
 @pytest.mark.parametrize("text", ["", "[{", "{}", "3", '[3, "x"]', '[{"id": "one"}]', "[NaN]"])
 def test_a_damaged_ledger_is_refused(text: str, tmp_path: Path) -> None:
-    """A file that is not a list of decisions is refused in one line that names it."""
+    """What is no list of decisions is refused in one line that names the file."""
     files.write_text(tmp_path / "claims.json", text)
     with pytest.raises(CoopNetError, match=r"claims\.json is damaged") as refusal:
         ledger.load(tmp_path / "claims.json", "mini")
@@ -401,7 +401,7 @@ def test_a_damaged_ledger_is_refused(text: str, tmp_path: Path) -> None:
 
 
 def test_a_value_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    """NaN in place of an estimate is refused."""
+    """NaN in the place of an estimate is no result."""
     text = json.dumps(synthetic.claims()).replace("1.23", "NaN")
     files.write_text(tmp_path / "claims.json", text)
     with pytest.raises(CoopNetError, match="one_over_baseline/top1, estimate"):
@@ -409,7 +409,7 @@ def test_a_value_that_is_no_number_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_field_that_nobody_writes_is_refused(tmp_path: Path) -> None:
-    """A misspelt field name is refused instead of being treated as missing."""
+    """A name of which a letter was changed is not taken for a field that is left out."""
     text = json.dumps(synthetic.claims()).replace('"caution"', '"cautioo"', 1)
     files.write_text(tmp_path / "claims.json", text)
     with pytest.raises(CoopNetError, match="one_over_baseline/top1, cautioo"):

@@ -1,5 +1,6 @@
 """The library: growing, extracting and saving networks with function calls, for the study's and any other network."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import coopnet
 from coopnet.files.errors import CoopNetError
+from coopnet.library.optimizers import state_of
 from coopnet.library.parts import plain
+from coopnet.library.transfers import combined, merged
 from coopnet.networks.loss import Teaching, loss
 from coopnet.networks.network import Architecture, build, trainable_parameters
+from coopnet.networks.transfer import TrainedNetwork
 from test_backbone import EXACT, IMAGES, Convolutional, logits, wrapped
 
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
@@ -81,6 +85,44 @@ def test_loss_is_that_of_the_study() -> None:
     expected = loss(outputs, LABELS, Teaching("on_the_fly", True, 2.0, criterion.weight)).total
     assert torch.equal(criterion(outputs, LABELS), expected)
     assert not torch.equal(coopnet.CooperativeLoss(2.0, rampup=0)(outputs, LABELS), expected)
+
+
+@pytest.mark.parametrize("kind", ["study", "convolutional"])
+def test_network_is_trained_as_any_other_module(tmp_path: Path, kind: str) -> None:
+    """Compiled or data-parallel it has the plain network's gradients; autocast keeps logits and weights in float32."""
+    plain_one = network_of(kind, 3, 0).train()
+    images, criterion = torch.randn(6, 3, 32, 32) if kind == "study" else IMAGES, coopnet.CooperativeLoss(rampup=0)
+
+    def trained(network: nn.Module) -> tuple[Tensor, list[Tensor]]:
+        copied.zero_grad()
+        value = criterion(network(images), LABELS)
+        value.backward()
+        return value.detach(), [
+            parameter.grad.clone() for parameter in copied.parameters() if parameter.grad is not None
+        ]
+
+    copied = copy.deepcopy(plain_one)
+    expected, gradients = trained(copied)
+    assert len(gradients) == len(list(copied.parameters()))
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        for wrapped_as in (
+            nn.parallel.DistributedDataParallel,
+            lambda network: torch.compile(network, backend="aot_eager", fullgraph=True),
+        ):
+            copied = copy.deepcopy(plain_one)
+            value, others = trained(wrapped_as(copied))
+            torch.testing.assert_close(value, expected)
+            torch.testing.assert_close(others, gradients, atol=1e-5, rtol=1e-4)
+    finally:
+        torch.distributed.destroy_process_group()
+    copied = copy.deepcopy(plain_one)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = copied(images)
+        value = criterion(outputs, LABELS)
+    assert {outputs.branches.dtype, outputs.gate.dtype, value.dtype} == {torch.float32}
+    torch.testing.assert_close(value.detach(), expected, rtol=0.02, atol=0.02)
+    value.backward()
 
 
 @settings(max_examples=12, deadline=None)
@@ -214,6 +256,59 @@ def test_joined_networks_begin_as_the_mean_of_their_logits() -> None:
     mean = coopnet.merge(parents, how="mean").receipt
     assert mean.tensors["trunk.stem.0.weight"] == "mean of all parents"
     assert mean.measured is None
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    kind=st.sampled_from(["study", "convolutional", "tokens"]),
+    count=st.integers(2, 4),
+    how=st.sampled_from(["combine", "first"]),
+    gate=st.sampled_from(["learned", "mean"]),
+    optimizer=st.sampled_from(sorted(OPTIMIZERS)),
+    seed=st.integers(0, 2**16),
+)
+def test_joined_networks_have_what_their_parents_learnt(
+    kind: str, count: int, how: str, gate: str, optimizer: str, seed: int
+) -> None:
+    """Over networks, numbers of parents and optimisers: each branch has its parent's tensors and optimiser state."""
+    first = network_of(kind, 1, seed)
+    images, parents, members = torch.randn(6, 3, 32, 32) if kind == "study" else IMAGES, [], []
+    for number in range(count):
+        network = copy.deepcopy(first)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.02 * number * torch.randn_like(parameter))
+        made = OPTIMIZERS[optimizer](groups_of(network))
+        coopnet.CooperativeLoss()(network.train()(images), LABELS).backward()
+        made.step()
+        parents.append(network.eval())
+        members.append(TrainedNetwork(network, state_of(made, network)))
+    if how == "combine":
+        joined, receipt = combined(members, gate=gate, seed=seed, images=images)
+        assert receipt.exact
+        assert receipt.measured is not None
+        assert receipt.measured.exact, str(receipt)
+        with torch.no_grad():
+            expected = torch.stack([parent(images).ensemble for parent in parents]).mean(0)
+            torch.testing.assert_close(joined.network.eval()(images).ensemble, expected, atol=1e-5, rtol=1e-4)
+    else:
+        joined, receipt = merged(members, how="first", seed=seed)
+        assert not receipt.exact
+    tensors = joined.network.state_dict()
+    for number, (parent, state) in enumerate(members):
+        places = {"branches.0.": f"branches.{number}.", "trunk.": f"trunks.{number}." if how == "combine" else "trunk."}
+        for old, new in places.items():
+            if new == "trunk." and number:
+                continue  # the first parent's
+            for name, tensor in parent.state_dict().items():
+                if name.startswith(old):
+                    assert torch.equal(tensors[new + name.removeprefix(old)], tensor), name
+            for slot, of_parent in state.items():
+                for name, tensor in of_parent.items():
+                    if name.startswith(old):
+                        kept = joined.optimizer_state[slot][new + name.removeprefix(old)]
+                        assert torch.equal(kept, tensor), (slot, name)
+    assert any(state for _, state in members)
 
 
 def test_closed_branches_open_by_their_share() -> None:

@@ -179,23 +179,23 @@ HARMLESS = {
     "files/errors.py": "the type of a message",
     "study/settings.py": "checks the row; the row itself, defaults filled in, is in the key",
     "study/phases.py": "names the phase of a row, and the row of its transfer, which is in the transfer's key",
-    "study/messages.py": "checks what somebody wrote, or says what is wrong with it",
-    "study/rows.py": "merges and scales rows; what comes out is in the key",
+    "study/messages.py": "validates input and describes its mistakes",
+    "study/rows.py": "merges and scales rows; the result is in the key",
     "study/descent.py": "refuses rows",
     "study/plan.py": "computes the key, from rows already scaled and merged",
     "study/load.py": "reads files; the rows in them are in the key",
-    "files/__init__.py": "reads and writes, and every file is checked against its digest",
+    "files/__init__.py": "reads and writes files, each of which is checked against its digest",
     "study/numerics.py": "computes the fingerprint",
     "data/__init__.py": "empty",
     "data/datasets.py": "counts and digests; the digest and the constants are in the key",
     "data/normalization.py": "constants, which are in the key",
     "networks/__init__.py": "empty",
-    "runs/provenance.py": "describes what a run was made with, for its record",
-    "runs/checkpoint.py": "reads and writes tensors; every file is checked against its digest",
+    "runs/provenance.py": "describes code, libraries and device of a run, for its record",
+    "runs/checkpoint.py": "reads and writes tensors, in files that are checked against their digests",
     "networks/kernels.py": "acts while oneDNN is on, and the trainer switches it off for the networks that it concerns",
-    "training/failures.py": "words of errors",
+    "training/failures.py": "error messages",
     "training/device.py": "names the device, which is in the record",
-    "runs/resume.py": "keeps and gives back what it was given",
+    "runs/resume.py": "saves and loads a state unchanged",
     "training/__init__.py": "empty",
     "runs/__init__.py": "empty",
     "study/__init__.py": "names of other modules' functions",
@@ -264,9 +264,9 @@ def test_versions_that_are_said_to_be_the_same_train_the_same(tmp_path: Path) ->
     """Runs of every kind, with the current and the earlier source, have the same tensors and the same history."""
     first = numerics.source_hash()
     if numerics.own_version() == first:
-        pytest.skip("this version of the numerics says of no other that it computes the same")
+        pytest.skip("this version of the numerics is not declared equal to another")
     if not same_bits.check_out(first, tmp_path):
-        pytest.skip("the history that is here does not reach back to that version (a shallow clone)")
+        pytest.skip("the git history does not contain that version (a shallow clone)")
     then = same_bits.trained(tmp_path / "then" / "src", tmp_path / "old", tmp_path / "then")
     now = same_bits.trained(PACKAGE.parent, tmp_path / "new", tmp_path / "then")
     assert len(now) > 20

@@ -331,6 +331,15 @@ WRONG: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
         lambda root: (root / "train" / "ant" / "x.txt").write_text("x"),
         ("x.txt does not have the suffix of an image",),
     ),
+    "pipe": (lambda root: os.mkfifo(root / "train" / "ant" / "x.png"), ("x.png is no regular file",)),
+    "link to nothing": (
+        lambda root: (root / "test" / "ant" / "x.png").symlink_to("gone"),
+        ("x.png is no regular file",),
+    ),
+    "link in a circle": (
+        lambda root: (root / "train" / "ant" / "again").symlink_to("../.."),
+        ("ant/again is a link to a folder around it",),
+    ),
     "text as image": (lambda root: (root / "train" / "ant" / "x.png").write_text("x"), ("x.png: the image cannot",)),
 }
 

@@ -95,7 +95,7 @@ def test_claims_lead_to_their_rows_and_rows_to_their_records(report: Path) -> No
 
 
 def test_claims_lead_to_the_experiments_that_they_compare(report: Path) -> None:
-    """From the row of a claim to the rows of all experiments whose results decide it."""
+    """The row of a claim links to the rows of all experiments whose results decide it."""
     source, results = source_of(report), ROOT / "results" / report.name
     names = {row["name"] for row in json.loads((results / "tables/study.json").read_text())["experiments"]}
     for entry in json.loads((results / "claims.json").read_text()):
@@ -243,7 +243,7 @@ def test_nothing_sticks_out_and_every_letter_is_legible(report: Path, width: int
 @browser
 @pytest.mark.parametrize("width", [390, 1400])
 def test_long_tables_are_folded_on_a_telephone_alone(report: Path, width: int, tmp_path: Path) -> None:
-    """On a telephone they are a line each, so that the report has at most 25 screens; on a desk they are open."""
+    """On a phone each is one line, so the report has at most 25 screens; on a desktop they are open."""
     found = measured(report, width, tmp_path)
     folded, unfolded = int(str(found["folded"])), int(str(found["unfolded"]))
     assert folded + unfolded > 0

@@ -1,4 +1,4 @@
-"""What a forge and a container run: their recipes call what is there."""
+"""The recipes for a forge and a container use existing targets."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
 def called(text: str) -> list[str]:
-    """Targets of every call of make."""
+    """The targets of every call of make."""
     found = []
     for words in re.findall(r"\bmake ((?:[\w$={}-]+ ?)+)", text):
         found += [word for word in words.split() if "=" not in word]
@@ -33,7 +33,7 @@ def test_targets_that_a_recipe_makes_exist(path: object) -> None:
 
 
 def test_the_workflows_keep_what_they_make() -> None:
-    """The demo's report and the site lie where the workflows take them from."""
+    """The paths of the demo's report and of the site agree with the workflows."""
     kept = [
         step["with"]["path"]
         for path in WORKFLOWS
@@ -46,7 +46,7 @@ def test_the_workflows_keep_what_they_make() -> None:
 
 
 def test_other_wheels_of_pytorch_leave_the_rest_of_the_lock_as_it_is() -> None:
-    """`make setup TORCH=cpu` takes PyTorch and its CUDA libraries out of the lock, with their hashes, nothing else."""
+    """`make setup TORCH=cpu` removes PyTorch and its CUDA libraries from the lock, with their hashes, nothing else."""
     program = re.findall(r"awk '(.*)' requirements\.lock", MAKEFILE)[0]
     left = subprocess.run(
         ["awk", program, ROOT / "requirements.lock"], capture_output=True, text=True, check=True
@@ -65,7 +65,7 @@ def test_other_wheels_of_pytorch_leave_the_rest_of_the_lock_as_it_is() -> None:
 
 
 def test_no_recipe_names_a_registry() -> None:
-    """Images have no host before their name, and no address of packages is written down."""
+    """Images have no host before their name, and no address of a package index is written down."""
     for path in (*WORKFLOWS, ROOT / "Containerfile"):
         text = path.read_text(encoding="utf-8")
         assert "://" not in text

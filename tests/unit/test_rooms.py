@@ -1,4 +1,4 @@
-"""The rooms of the package: what lies where, and that no room imports from one that comes after it."""
+"""The rooms of the package: their modules, and that no room imports from a later one."""
 
 import ast
 import re
@@ -15,10 +15,10 @@ ROOMS = (
     *("files", "data", "study", "networks", "training", "runs", "evaluation", "library", "deploy", "claims", "report"),
     "commands",
 )
-"""In the order in which they may import from each other."""
+"""The rooms, in the order in which they may import from each other."""
 
 LOOSE = {"__init__.py", "__main__.py", "cli.py", "py.typed"}
-"""What may lie at the package's root."""
+"""The modules that may be at the package's root."""
 
 
 def imported(path: Path) -> set[str]:
@@ -43,13 +43,13 @@ def test_no_import_runs_against_the_order_of_rooms(room: str) -> None:
 
 
 def test_everything_lies_in_a_room() -> None:
-    """No module is loose at the package's root but the command line and the public names."""
+    """Only the command line and the public names are at the package's root."""
     found = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
     assert found == set(ROOMS) | LOOSE
 
 
 def test_page_on_the_architecture_names_the_rooms() -> None:
-    """All of them, in their order."""
+    """The page names all rooms, in order."""
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     assert tuple(name for row in rows for name in re.findall(r"`(\w+)/`", row.split("|")[1])) == ROOMS

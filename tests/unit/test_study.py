@@ -1357,7 +1357,7 @@ def test_key_ignores_the_order_of_keys(tmp_path: Path) -> None:
 
 
 def test_keys_need_no_torch() -> None:
-    """A workflow engine asks for the keys while it parses: neither torch nor another heavy library is loaded."""
+    """A workflow engine needs the keys while it parses: neither torch nor another heavy library is imported."""
     script = (
         "import sys; from pathlib import Path; from coopnet import study; "
         "assert study.load(Path(sys.argv[1])).runs; "
@@ -1382,13 +1382,13 @@ def imported(folder: Path, weights: str = "a" * 64) -> Path:
 
 
 def test_imported_network_can_be_a_parent(tmp_path: Path) -> None:
-    """A row may start from a checkpoint that was brought in."""
+    """A row may start from an imported checkpoint."""
     plan = study.load(imported(tmp_path))
     assert [p.name for p in plan.run("one3_to_5_split", 0).parents] == ["one3/seed0"]
 
 
 def test_key_of_an_imported_network_is_that_of_its_files(tmp_path: Path) -> None:
-    """The imported weights decide the key; the folder they lie in does not."""
+    """The imported weights decide the key; their folder does not."""
     root = imported(tmp_path / "a")
     before = keys(root)
     (root / "published").rename(root / "elsewhere")
@@ -1400,7 +1400,7 @@ def test_key_of_an_imported_network_is_that_of_its_files(tmp_path: Path) -> None
 
 
 def test_imported_network_cannot_serve_two_replicates(tmp_path: Path) -> None:
-    """It is one network, so its children have one replicate; asking for more says how to ask for one."""
+    """It is one network, so its children have one replicate; the error for more has the remedy."""
     root = imported(tmp_path)
     params = root / "params.yaml"
     params.write_text(params.read_text(encoding="utf-8").replace("seeds:\n- 0\ndefaults", "seeds:\n- 0\n- 1\ndefaults"))
@@ -1410,32 +1410,32 @@ def test_imported_network_cannot_serve_two_replicates(tmp_path: Path) -> None:
 
 
 def test_row_with_a_misspelt_part_is_not_left_out_in_silence(tmp_path: Path) -> None:
-    """An overlay that goes by parts refuses a row whose part does not exist."""
+    """An overlay with `parts` refuses a row whose part does not exist."""
     root = write(tmp_path, {"experiments.one5.part": "growht"}, overlay={"parts": ["foundation"]})
     assert """experiments.one5: part: "growht" is not valid""" in refusal(root, "small")
 
 
 def test_part_may_come_from_the_defaults(tmp_path: Path) -> None:
-    """What `defaults` say about the part counts for rows that say nothing."""
+    """The part in `defaults` applies to rows without their own."""
     root = write(tmp_path, {"defaults.part": "growth"}, overlay={"parts": ["growth"]})
     assert {"one3", "one5"} <= study.load(root, "small").experiments.keys()
 
 
 def test_study_without_experiments_is_refused(tmp_path: Path) -> None:
-    """Parts that no row is of leave nothing to do."""
+    """Parts without rows are refused."""
     root = write(tmp_path, {"defaults.part": "growth"}, overlay={"parts": ["foundation"]})
     assert "params.yaml has no experiment of parts foundation" in refusal(root, "small")
 
 
 @pytest.mark.parametrize("record", ["", "[]", "{}", '{"files": {}}'])
 def test_damaged_record_of_an_imported_network_is_refused(record: str, tmp_path: Path) -> None:
-    """A record that is not one is refused by name."""
+    """An invalid record is refused by name."""
     root = imported(tmp_path)
     (root / "published" / "model.json").write_text(record, encoding="utf-8")
     assert "published/model.json" in refusal(root)
 
 
-# Anything at all
+# Random changes
 
 SCALARS = st.one_of(
     st.none(),
@@ -1455,7 +1455,7 @@ JUNK = st.recursive(
 FAMILY = some(
     ("baseline", "one1", "one3", "one3_to_5_split", "one5_gradient_ratio", "merge3_refit", "baseline_self_distilled")
 )
-"""Few rows, with all that is nested deepest."""
+"""Few rows, with the deepest nesting."""
 SHORT = {
     "device": "cpu",
     "threads": 1,
@@ -1470,7 +1470,7 @@ SHORT = {
 
 
 def test_what_is_changed_at_random_is_right_before(tmp_path: Path) -> None:
-    """The tests below start from something that loads, all of it."""
+    """The tests below start from valid settings."""
     root = write(tmp_path, overlay=SHORT, rows=FAMILY["experiments"])
     assert list(study.load(root, "small").experiments) == list(FAMILY["experiments"])
 
@@ -1485,7 +1485,7 @@ def places(content: Any) -> list[tuple[Any, Any]]:
 
 
 def load_or_refuse(edit: Callable[[Path], None], overlay: Mapping[str, Any] | None = None) -> None:
-    """Load an edited `params.yaml`: it loads, or is refused in one line; nothing else ever happens."""
+    """Load an edited `params.yaml`: it loads, or is refused in one line; no other exception is raised."""
     with tempfile.TemporaryDirectory() as name:
         root = write(Path(name), overlay=overlay, rows=FAMILY["experiments"])
         edit(root)
@@ -1500,7 +1500,7 @@ def load_or_refuse(edit: Callable[[Path], None], overlay: Mapping[str, Any] | No
 @given(data=st.data())
 @settings(max_examples=80, deadline=None)
 def test_any_change_is_accepted_or_refused_in_one_line(data: st.DataObject) -> None:
-    """Keys deleted, added or given values of any type, anywhere in params.yaml or an overlay, never raise a bug."""
+    """Keys that are deleted, added or given values of any type, anywhere, never raise an unexpected exception."""
     which = data.draw(st.sampled_from(["params.yaml", "studies/small.yaml"]))
     content = copy.deepcopy(FAMILY if which == "params.yaml" else SHORT)
     for _ in range(data.draw(st.integers(1, 3))):
@@ -1519,7 +1519,7 @@ def test_any_change_is_accepted_or_refused_in_one_line(data: st.DataObject) -> N
 
 
 def written_rows(names: Iterable[str]) -> list[str]:
-    """The lines of this project's `params.yaml` up to its rows, and those of some rows, comments and all."""
+    """The lines of this project's `params.yaml` up to its rows, and those of some rows, with comments."""
     lines, kept = [], True
     for line in (ROOT / "params.yaml").read_text(encoding="utf-8").splitlines(keepends=True):
         row = re.match(r"  ([a-z]\w*):", line)
@@ -1533,7 +1533,7 @@ def written_rows(names: Iterable[str]) -> list[str]:
 @given(seed=st.integers(0, 2**32), edits=st.integers(1, 4))
 @settings(max_examples=40, deadline=None)
 def test_any_slip_of_the_pen_is_accepted_or_refused_in_one_line(seed: int, edits: int) -> None:
-    """Characters lost, doubled or mistyped anywhere in params.yaml, as it is written, never raise a bug."""
+    """Characters that are lost, doubled or mistyped anywhere in params.yaml never raise an unexpected exception."""
     draw = random.Random(seed)
     text = "".join(written_rows(FAMILY["experiments"]))
     for _ in range(edits):

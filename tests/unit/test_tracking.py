@@ -1,4 +1,4 @@
-"""What a tracker gets of a study: read back through the tracker's own reader."""
+"""The data of a study in a tracker, read back with the tracker's own reader."""
 
 import importlib.util
 import json
@@ -21,7 +21,7 @@ ONE = "one3_to_5_split/seed0"
 
 
 def client(name: str) -> pytest.MarkDecorator:
-    """Skip where a client that the lock leaves out is not installed."""
+    """Skip if a client that is not in the lock is not installed."""
     missing = importlib.util.find_spec(name) is None
     return pytest.mark.skipif(missing, reason=f"{name} is not installed: pip install 'coopnet[{name}]'")
 
@@ -55,7 +55,7 @@ def expected() -> tuple[list[float], float, float]:
 
 
 def test_tensorboard_reads_what_was_sent(results: Path, tmp_path: Path) -> None:
-    """Every run is there with its history, scores and key; what is there already is not written over."""
+    """Every run has its history, scores and key; existing data are not overwritten."""
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     losses, final, at_transfer = expected()
     place = tmp_path / "events"
@@ -75,7 +75,7 @@ def test_tensorboard_reads_what_was_sent(results: Path, tmp_path: Path) -> None:
 
 @client("mlflow")
 def test_mlflow_has_each_run_once(results: Path, tmp_path: Path) -> None:
-    """However often a study is sent, and though it was interrupted once."""
+    """Sending a study again, also after an interruption, creates no duplicates."""
     from mlflow.tracking import MlflowClient
 
     losses, final, _ = expected()
@@ -98,7 +98,7 @@ def test_mlflow_has_each_run_once(results: Path, tmp_path: Path) -> None:
 
 @client("trackio")
 def test_trackio_has_each_run_once(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often a study is sent."""
+    """Sending a study again creates no duplicates."""
     import trackio
     from trackio import sqlite_storage
 
@@ -114,7 +114,7 @@ def test_trackio_has_each_run_once(results: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_what_cannot_be_sent_is_refused(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line with the remedy, and nothing written."""
+    """The error is one line with the remedy, and nothing is written."""
     place = tmp_path / "events"
     with pytest.raises(CoopNetError, match="choose tensorboard, trackio, mlflow"):
         tracking.send(results, "mini", "wandb", str(place))
@@ -135,7 +135,7 @@ def test_what_cannot_be_sent_is_refused(results: Path, tmp_path: Path, monkeypat
 
 
 def test_commands_of_the_page_run(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those whose client is installed, in a folder with a study's results."""
+    """The snippets whose client is installed run in a folder with a study's results."""
     lines = re.findall(r"^coopnet (log .*)$", (ROOT / "docs" / "tracking.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert [line.split()[3] for line in lines] == ["tensorboard", "mlflow", "trackio"]
     (tmp_path / "results" / "mini").mkdir()
@@ -144,7 +144,9 @@ def test_commands_of_the_page_run(results: Path, tmp_path: Path, monkeypatch: py
             path.rename(results / "mini" / path.name)
     monkeypatch.chdir(tmp_path)
     for line in lines:
-        if importlib.util.find_spec(line.split()[3]) is not None and "trackio" not in line:  # it writes to one's home
+        if (
+            importlib.util.find_spec(line.split()[3]) is not None and "trackio" not in line
+        ):  # trackio writes to the home folder
             monkeypatch.setattr(sys, "argv", ["coopnet", *line.split()])
             with pytest.raises(SystemExit) as end:
                 main()

@@ -84,7 +84,11 @@ def complete(found: Listed, classes: list[str], root: Path) -> Listed:
 def _images(folder: Path) -> Iterator[Path]:
     for entry in _entries(folder):
         if entry.is_dir():
+            if entry.is_symlink() and folder.resolve().is_relative_to(entry.resolve()):
+                raise CoopNetError(f"{entry} is a link to a folder around it; remove it")
             yield from _images(entry)
+        elif not entry.is_file():  # a pipe would be read for ever
+            raise CoopNetError(f"{entry} is no regular file, or a link to a file that is missing; remove it")
         elif entry.suffix.lower() in SUFFIXES:
             yield entry
         else:

@@ -15,7 +15,7 @@ BATCHES = (1, 64)
 
 
 class Facts(NamedTuple):
-    """What the exporter knows about the export.
+    """Facts about an export.
 
     Attributes:
         name: of the network.

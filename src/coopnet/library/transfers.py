@@ -346,7 +346,7 @@ def _named(optimizer: Optimizer | None) -> str:
 
 
 def _of_growth(how: str, noise: float) -> str:
-    """What is exact about a kind of growth."""
+    """A statement about the exactness of a kind of growth."""
     if how == "split" and noise:
         return f"copies were moved by noise of σ = {noise:g}"
     return {

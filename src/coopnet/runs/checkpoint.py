@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from coopnet import files
@@ -86,7 +87,8 @@ def read(
     try:
         network = _filled(_architecture(record["architecture"], model, like), tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]  # PyTorch may add a location in its own source
+        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        reason = " ".join(said.split())[:300]  # PyTorch may add a location in its own source
         raise CoopNetError(
             f"{path} does not fit the architecture of its record: {reason}; delete the folder and make it again"
         ) from error

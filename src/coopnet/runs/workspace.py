@@ -25,7 +25,7 @@ TABLES = (
 """The tables of a study. `timing.csv` beside them differs each time, and no other file depends on it."""
 
 GATHERED = ("records.json", "metrics.json", "scores.json", "outcomes.safetensors")
-"""What is gathered from all runs: records, metrics, accuracies, and which test images each network classifies
+"""The files gathered from all runs: records, metrics, accuracies, and which test images each network classifies
 correctly. Claims and report are made from these files and the tables."""
 
 LATENCY = "latency.csv"

@@ -91,7 +91,7 @@ class Digests(Section):
 
 
 class Pinned(Section):
-    """What `coopnet prepare` has measured of a dataset; it prints this section. It is part of every run's key."""
+    """Measurements of a dataset; `coopnet prepare` prints this section. It is part of every run's key."""
 
     classes: Whole = Field(ge=2, le=2**16, description="number of classes")
     counts: Counts = Field(description="number of images")

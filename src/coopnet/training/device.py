@@ -133,7 +133,7 @@ def _available() -> list[int]:
 
 
 def _control_groups() -> list[int]:
-    """What each control group of this process (version 1 or 2) leaves: its limit less its unreclaimable use."""
+    """Free memory of each control group of this process (version 1 or 2): its limit less its unreclaimable use."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
