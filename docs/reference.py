@@ -235,7 +235,9 @@ def _group(group: Any, name: str, level: str) -> Iterator[str]:
 def _command(command: Any, name: str, level: str) -> Iterator[str]:
     arguments = [one for one in command.params if not one.opts[0].startswith("-")]
     options = [one for one in command.params if one.opts[0].startswith("-") and one.name != "help"]
-    words = [_argument(one) for one in arguments] + [_option(one) for one in options if one.required]
+    words = [_argument(one) if one.required else f"[{_argument(one)}]" for one in arguments] + [
+        _option(one) for one in options if one.required
+    ]
     if len(options) > sum(one.required for one in options):
         words.append("[OPTIONS]")
     yield f"\n{level} `{name}`\n\n{_sentence(command.help)}\n\n```text\n{' '.join([name, *words])}\n```\n"
