@@ -171,7 +171,7 @@ def test_pdf_and_tables_and_timing_are_there(demo: Path) -> None:
     """PDF, CSV tables, and the separate page of timings."""
     assert (demo / "reports/demo/report.pdf").read_bytes().startswith(b"%PDF")
     assert (demo / "reports/demo/timing.html").is_file()
-    for name in ("runs", "accuracy", "at_transfer", "growth", "history", "provenance"):
+    for name in ("runs", "accuracy", "transfer", "growth", "history", "provenance"):
         assert not pd.read_csv(demo / f"results/demo/tables/{name}.csv").empty
 
 

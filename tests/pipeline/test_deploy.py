@@ -193,7 +193,7 @@ def test_snippets_of_the_card_run(workspace: Path, pictures: tuple[Path, list[in
 
 
 def test_export_that_differs_is_refused(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is written if the graph computes something else."""
+    """Nothing is written if the graph does not compute the same as the network."""
     write = exporting._write_pt2
 
     def wrong(module: nn.Module, *rest: object) -> None:
@@ -203,7 +203,7 @@ def test_export_that_differs_is_refused(workspace: Path, tmp_path: Path, monkeyp
         write(module, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(exporting, "_write_pt2", wrong)
-    with pytest.raises(CoopNetError, match="computes something else"):
+    with pytest.raises(CoopNetError, match="does not compute the same as the network"):
         exporting.write(saved.read(workspace / "three"), tmp_path / "out", name="three", branches=[1], form="pt2")
     assert not list(tmp_path.iterdir())
 
@@ -342,7 +342,7 @@ def test_runs_are_found_in_the_workspace_and_in_its_store(
     (tmp_path / "params.yaml").write_text(json.dumps(parameters))
     shutil.copytree(workspace / "data", tmp_path / "data")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CoopNetError, match=r"two/seed0 of study full is not there.*coopnet train full two 0"):
+    with pytest.raises(CoopNetError, match=r"two/seed0 of study full is missing.*coopnet train full two 0"):
         coopnet.load("full/two/seed0")
     run(tmp_path, "train", "full", "two", "0")
     network = coopnet.load("full/two/seed0")

@@ -360,6 +360,7 @@ def test_what_failed_is_not_taken_for_measured(tmp_path: Path, monkeypatch: pyte
     assert tried == ["turns", "turns", "mps"]
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_have_the_bits_of_one_alone(tmp_path: Path) -> None:
     """Really run on the CPU: all three processes have the same digest, and each number of runs has a speed."""
     sizes = ("--images", "256", "--test-images", "10", "--epochs", "2", "--repetitions", "1")

@@ -203,6 +203,7 @@ def test_cuda_without_a_gpu_is_refused(workspace: Path) -> None:
     assert len(refused.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_study_does_not_depend_on_cores(workspace: Path, prepared: Path, tmp_path: Path) -> None:
     """One core or two, from empty stores: the same bytes in every result, table and report; then nothing to do."""
     edit(workspace, lambda study: study.update(only=["one3", "one3_to_5_masked"]))
@@ -378,6 +379,7 @@ def test_typo_in_what_is_read_last_stops_everything_first(workspace: Path, name:
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.slow
 def test_imported_checkpoint_is_a_parent(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A published checkpoint is imported, evaluated and grown; its own preprocessing is required."""
     import torch

@@ -136,7 +136,10 @@ class Pulse:
         state = (self.epoch, self.epochs, share, speed, self.accuracy, self.split, left)
         live = Live(platform.node(), os.getpid(), *state, time.time())
         temporary = self.path.with_name(f".{NAME}")
-        with contextlib.suppress(OSError):
+        try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text(json.dumps({"live": live._asdict()}), encoding="utf-8")
             temporary.replace(self.path)
+        except OSError:  # a full disk, for example: the run goes on
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
