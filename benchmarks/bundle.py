@@ -4,7 +4,7 @@
     python -m benchmarks.bundle bring FOLDER
 
 `take` makes tar files that are small enough to be copied one at a time: source, missing wheels, the Parquet shards of
-CIFAR-100, and unfinished runs of earlier sessions. `bring` unpacks the results into this checkout and its run store.
+CIFAR-100, and unfinished runs of earlier calls. `bring` unpacks the results into this checkout and its run store.
 Both need only Python's standard library and pip; `take` also uses git.
 """
 
