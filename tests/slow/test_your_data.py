@@ -42,9 +42,10 @@ def test_example_of_ones_own_data(root: Path, tmp_path: Path) -> None:
     files.write_text(tmp_path / "params.yaml", params + "\n" + described + line)
     for experiment in ("baseline", "one3"):
         run(tmp_path, *PROGRAM, "train", "mine", experiment, "0", "--evaluate")
-    record = files.read_json(tmp_path / "results" / "mine" / "one3" / "seed0" / "run.json")
+    folder = tmp_path / "checkpoints" / "mine" / "train_one" / "one3" / "seed0"
+    record = files.read_json(folder / "run.json")
     assert record["data"]["class_names"] == [f"digit_{digit}" for digit in range(10)]
-    score = files.read_json(tmp_path / "results" / "mine" / "one3" / "seed0" / "scores.json")
+    score = files.read_json(folder / "metrics.json")["final"]
     assert score["test"]["ensemble"]["top1"] > 70
     for command in ("tables", "claims", "report"):
         run(tmp_path, *PROGRAM, command, "mine")

@@ -26,7 +26,8 @@ def section(tables: Tables) -> Section:
 def chance(row: Mapping[str, Any]) -> float:
     """The chance level of an experiment's data, in percent."""
     data = row["row"]["data"]
-    return 100 / (data.get("classes") or DATASETS[data["dataset"]].classes)
+    own = len(row.get("class_names") or ())  # of a dataset that params.yaml describes
+    return 100 / (data.get("classes") or own or DATASETS[data["dataset"]].classes)
 
 
 def _chance(tables: Tables) -> str:
