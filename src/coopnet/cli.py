@@ -134,11 +134,17 @@ def check(study: StudyName) -> None:
 def plan(
     study: StudyName = "full",
     measure: Annotated[bool, typer.Option("--measure", help="first measure a few steps on this machine")] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="only write each phase's run keys, as DVC's stages do")
+    ] = False,
 ) -> None:
     """Show the cost of a study by phase: networks, FLOPs, hours, disk, and the finished part. Nothing is run."""
     from coopnet.commands import plan as command
 
-    command.show(_workspace(), study, measure=measure)
+    if write:
+        command.write(_workspace(), study)
+    else:
+        command.show(_workspace(), study, measure=measure)
 
 
 @app.command()

@@ -186,20 +186,15 @@ def say_next():
 
 
 def refuse_edited():
-    """Fail if DVC would record parameters with which not all results were made.
+    """Fail if these results are not those that DVC's stage depends on, because parameters were edited after its start.
 
-    DVC reads the parameters at the end of a stage. Results made before an edit do not include that edit.
+    DVC reads the dependencies of a stage at its end.
     """
-    if UNDER_DVC and decisive(read_study()) != decisive(STUDY):
+    if UNDER_DVC and not plan.is_written(WORKSPACE, STUDY):
         sys.exit(
             f"error: parameters of {STUDY.name} were edited while its results were made, so DVC does not record them. "
             "Trained runs are kept in the run store; run the same command again"
         )
-
-
-def decisive(study):
-    """Everything that decides the results of a study: the keys of its runs, and the texts in its tables."""
-    return [run.key for run in study.everything()], steps.tables(WORKSPACE, study).words
 
 
 def report_failures():

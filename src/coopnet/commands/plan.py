@@ -10,7 +10,7 @@ from rich.table import Table
 
 from coopnet import files, study
 from coopnet.report.wording import count, flops
-from coopnet.runs import failures, speed, store
+from coopnet.runs import failures, speed, steps, store
 from coopnet.runs.speed import Speed
 from coopnet.runs.store import Store
 from coopnet.runs.workspace import Workspace
@@ -106,6 +106,21 @@ def show(workspace: Workspace, name: str, *, measure: bool = False) -> None:
     console.print(_table(found))
     for line in _notes(found):
         console.print(line, highlight=False, markup=False)
+
+
+def write(workspace: Workspace, name: str) -> None:
+    """Write what decides the results of each phase of a study, a file per phase: the dependencies of DVC's stages."""
+    plan = study.load(workspace.root, name)
+    for phase, text in steps.decisive(workspace, plan).items():
+        path = workspace.decisive(plan.name, phase)
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            files.write_text(path, text)
+
+
+def is_written(workspace: Workspace, plan: Study) -> bool:
+    """Whether the files of `write` are those of this plan."""
+    paths = {workspace.decisive(plan.name, phase): text for phase, text in steps.decisive(workspace, plan).items()}
+    return all(path.is_file() and path.read_text(encoding="utf-8") == text for path, text in paths.items())
 
 
 def of(workspace: Workspace, plan: Study) -> Plan:

@@ -17,6 +17,7 @@ from coopnet import files
 from coopnet.runs.failures import Unavailable
 from coopnet.runs.workspace import EVALUATED, GATHERED, REPORT, TABLES, Workspace
 from coopnet.study import Run, Study, numerics
+from coopnet.study.phases import TRAINING
 
 PACKAGE = Path(numerics.__file__).parent.parent
 
@@ -73,6 +74,21 @@ class Step:
     words: str = ""
     makers: tuple[tuple[str, Path], ...] = field(default=(), compare=False)
     records: tuple[Path, ...] = field(default=(), compare=False)
+
+
+def decisive(workspace: Workspace, plan: Study) -> dict[str, str]:
+    """All that decides the results of each phase of training and of the tables, as text by phase.
+
+    A text of a phase changes exactly if some of the phase's results have to be made anew.
+    """
+    runs: dict[str, dict[str, str]] = {phase: {} for phase in TRAINING}
+    for run in plan.everything():
+        runs[run.phase][run.name] = run.key
+    found: dict[str, Any] = {
+        phase: {"evaluation": fingerprint("evaluation"), "runs": own} for phase, own in runs.items()
+    }
+    found["tables"] = {"words": tables(workspace, plan).words, "phases": runs}
+    return {phase: json.dumps(content, indent=1, sort_keys=True) + "\n" for phase, content in found.items()}
 
 
 def command(name: str) -> str:

@@ -77,6 +77,10 @@ class Workspace:
         """All runs that a phase of a study makes."""
         return self.root / "checkpoints" / name / phase
 
+    def decisive(self, name: str, phase: str) -> Path:
+        """What decides the results of a phase; DVC compares it instead of `params.yaml` and the source."""
+        return self.checkpoints(name, "plan") / f"{phase}.json"
+
     def run(self, study: Study, run: Run) -> Path:
         """Weights, optimiser state, history, logits, metrics and record of a run."""
         return self.checkpoints(study.name, run.phase) / run.experiment / f"seed{run.seed}"
