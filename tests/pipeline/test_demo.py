@@ -73,7 +73,7 @@ def make(name: str, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo, made once by the commands of the workflow, in this process: 37 processes would import torch for longer."""
+    """The demo, made once by the workflow's commands in this process: 37 processes would import torch for longer."""
     home = Home(tmp_path_factory.mktemp("demo"))
     home.root.mkdir(exist_ok=True)
     begin(home.workspace.root)
@@ -208,7 +208,7 @@ def test_committed_reports_follow_from_committed_tables(name: str, tmp_path: Pat
 
 @pytest.mark.slow
 def test_the_workflow_makes_the_same_demo(demo: Path, tmp_path: Path) -> None:
-    """`make demo`: Snakemake makes every file of the demo with the same bytes as its commands do one after the other."""
+    """`make demo`: Snakemake makes every file of the demo with the bytes that its commands give one after the other."""
     assert bits(make("demo", tmp_path)) == bits(demo)
     for name in ("index.html", "report.pdf", "appendix.pdf", "report.md"):
         assert (tmp_path / "reports/demo" / name).read_bytes() == (demo / "reports/demo" / name).read_bytes()
