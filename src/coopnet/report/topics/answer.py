@@ -310,8 +310,8 @@ def _sampling_error(tables: Tables) -> str:
     images = min(row["images"]["test"] for row in tables.experiments)
     error = 100 * math.sqrt(share * (1 - share) / images)
     return (
-        f"With {count(images, 'test image')}, an accuracy of {number(100 * share)} % has a standard error of "
-        f"{number(error)} points from the choice of images alone."
+        f"With {count(images, 'test image')}, an accuracy of {number(100 * share)} % (the median of all experiments) "
+        f"has a standard error of {number(error)} points from the choice of images alone."
     )
 
 
