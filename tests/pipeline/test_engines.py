@@ -303,11 +303,32 @@ def test_neighbour_edited_during_training_is_not_recorded(made: Project) -> None
         made.edit({"experiments": {"baseline": {"training": {"batch_size": 25}}}})
         ended = started.end()
     assert ended.code != 0
-    assert "parameters of tiny were edited while its results were made" in ended.said
+    assert "tiny: parameters were edited after DVC had planned it" in ended.said
     assert "up to date" not in made.status("baseline/seed0")
+    made.recorded()
     assert made.trained() == ["baseline/seed0", "slower/seed0"]
     made.make("dvc")
     assert made.trained() == ["baseline/seed0"]
+    made.assert_clean()
+
+
+def test_neighbour_replaced_during_training_is_not_recorded(made: Project) -> None:
+    """9. Another command makes the edited neighbour, and the edit is taken back: DVC refuses the phase."""
+    add_rows(made, {"slower": {"model": {"branches": 1, "gate": "none"}, "training": {"epochs": 50_000}}})
+    made.edit({"experiments": {"baseline": OTHER}})
+    with made.start(*MAKE["dvc"]) as started:
+        started.wait_for(lambda: "1 of 3 steps" in started.said)
+        before = made.edit({"experiments": {"baseline": {"training": {"batch_size": 25}}}})
+        made.coopnet("train", NAME, "baseline", "0", "--evaluate")
+        made.revert(before)
+        assert not made.event("finished", "slower/seed0")
+        ended = started.end()
+    assert ended.code != 0
+    assert "its results were replaced while they were made" in ended.said
+    made.recorded()
+    assert made.trained() == ["baseline/seed0", "baseline/seed0", "slower/seed0"]
+    made.make("dvc")
+    assert made.trained() == []
     made.assert_clean()
 
 
@@ -440,6 +461,20 @@ def test_each_damaged_output_is_named(made: Project, damage: Callable[[bytes], b
     made.assert_clean()
 
 
+@pytest.mark.parametrize("damage", [truncated, edited, None])
+def test_damaged_plan_is_written_again(made: Project, damage: Callable[[bytes], bytes] | None) -> None:
+    """12. DVC names a plan that is damaged or gone, and has it written again; no other stage runs."""
+    before = made.planned()
+    path = made.root / "checkpoints" / NAME / "plan" / "train_one.json"
+    path.write_bytes(damage(path.read_bytes())) if damage else path.unlink()
+    assert re.search(rf"(modified|deleted): +checkpoints/{NAME}/plan", made.status())
+    done = made.make("dvc")
+    assert re.findall(r"Running stage '\S+:(\w+)@", done.said) in ([], ["plan"]), done.said
+    assert made.planned() == before
+    assert made.trained() == []
+    made.assert_clean()
+
+
 # 13
 
 
@@ -513,12 +548,21 @@ def test_second_generation_is_trained_once_and_follows_the_first(fresh: Project)
 
 
 def test_false_record_is_seen(made: Project) -> None:
-    """A lock with another learning rate than that of the run does not count as clean."""
+    """A lock with another learning rate, or another key, than that of the run does not count as clean."""
     lock = made.root / "studies" / "dvc.lock"
     content = yaml.safe_load(lock.read_text())
-    parameters = content["stages"][f"train_one@{NAME}"]["params"][f"studies/{NAME}.yaml"]
     made.recorded()
+    parameters = content["stages"][f"plan@{NAME}"]["params"][f"studies/{NAME}.yaml"]
     parameters["every_experiment"]["training"]["optimizer"] = {"lr": 0.5}
     lock.write_text(yaml.safe_dump(content))
+    with pytest.raises(AssertionError, match="baseline/seed0"):
+        made.recorded()
+    made.edit({"experiments": {"one3": OTHER}})
+    made.dvc("repro", f"studies/dvc.yaml:plan@{NAME}")
+    lied = yaml.safe_load(lock.read_text())
+    members = made.members(lied["stages"][f"plan@{NAME}"]["outs"][0]["md5"])
+    (dependency,) = lied["stages"][f"train_one@{NAME}"]["deps"]
+    dependency["md5"] = members["train_one.json"]
+    lock.write_text(yaml.safe_dump(lied))
     with pytest.raises(AssertionError, match="one3/seed0"):
         made.recorded()
