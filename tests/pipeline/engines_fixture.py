@@ -110,6 +110,11 @@ class Done:
     code: int
     said: str
 
+    @property
+    def stages(self) -> list[str]:
+        """The stages that DVC has run, by their phase."""
+        return re.findall(r"^Running stage '(?:\S+:)?(\w+)@", self.said, re.MULTILINE)
+
 
 @dataclass
 class Project:

@@ -96,8 +96,8 @@ def _half_written(workspace: Workspace) -> list[Path]:
 
 
 def _is_whole(lock: bytes) -> bool:
-    """Whether a lock of DVC has its beginning and its end."""
-    return lock.startswith(b"schema:") and lock.endswith(b"\n")
+    """Whether a lock of DVC has its beginning and its end: a line that ends, and that has a value."""
+    return lock.startswith(b"schema:") and lock.endswith(b"\n") and not lock.endswith(b":\n")
 
 
 def _is_json(text: bytes) -> bool:
