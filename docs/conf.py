@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from docutils import nodes
 from sphinx.application import Sphinx
 
 DOCS = Path(__file__).parent
@@ -55,6 +56,52 @@ def complete(app: Sphinx, name: str, source: list[str]) -> None:
     source[0] = re.sub(r"(?<!!)(\[[^]]*\]\()\.\./reports/", r"\1site:reports/", source[0])
 
 
+COMMON = ("claim", "exactly", "experiment", "phase", "record", "run", "seed", "split", "study")
+"""Words of the glossary that pages also use in their everyday sense; their uses are not linked."""
+
+
+def anchor(word: str) -> str:
+    """The id of a word's row in the glossary."""
+    return f"word-{nodes.make_id(word)}"
+
+
+def define(app: Sphinx, page: nodes.document) -> None:
+    """Give each row of the glossary an id."""
+    if app.env.docname == "glossary":
+        for row in _rows(page):
+            row["ids"].append(anchor(row[0].astext()))
+
+
+def _rows(glossary: nodes.document) -> list[nodes.row]:
+    """The rows of the glossary below its heading."""
+    return [row for body in glossary.findall(nodes.tbody) for row in body.findall(nodes.row)]
+
+
+def link(app: Sphinx, page: nodes.document, name: str) -> None:
+    """Lead the first use of each word of the glossary in a page's paragraphs to its definition."""
+    if name in ("glossary", "changelog", "notes"):
+        return
+    defined = [row[0].astext() for row in _rows(app.env.get_doctree("glossary"))]
+    words = sorted({word for word in defined if word not in COMMON}, key=len, reverse=True)
+    pattern = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, words))})(?:e?s)?(?![\w-])", re.IGNORECASE)
+    glossary = app.builder.get_relative_uri(name, "glossary")
+    seen: set[str] = set()
+    for paragraph in page.findall(nodes.paragraph):
+        for text in [child for child in paragraph.children if isinstance(child, nodes.Text)]:
+            parts: list[nodes.Node] = []
+            end = 0
+            for found in pattern.finditer(text):
+                word = found[1].lower()
+                if word not in seen:
+                    seen.add(word)
+                    parts.append(nodes.Text(text[end : found.start()]))
+                    to = f"{glossary}#{anchor(word)}"
+                    parts.append(nodes.reference("", found[0], internal=True, refuri=to, classes=["word"]))
+                    end = found.end()
+            if parts:
+                paragraph.replace(text, [*parts, nodes.Text(text[end:])])
+
+
 def publish(app: Sphinx, failure: Exception | None) -> None:
     """Copy the committed reports and their tables beside the pages, if this is a checkout."""
     listed = subprocess.run(["git", "ls-files", "-z", "--", *PUBLISHED], cwd=ROOT, capture_output=True, text=True)
@@ -65,6 +112,8 @@ def publish(app: Sphinx, failure: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    """Tell Sphinx of the two."""
+    """Tell Sphinx of these functions."""
     app.connect("source-read", complete)
+    app.connect("doctree-read", define)
+    app.connect("doctree-resolved", link)
     app.connect("build-finished", publish)

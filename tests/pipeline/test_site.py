@@ -87,6 +87,18 @@ def test_every_link_leads_somewhere(site: Path) -> None:
     assert dead == []
 
 
+def test_the_first_use_of_a_word_leads_to_the_glossary(site: Path) -> None:
+    """Each page links a word of the glossary once, and words that are also everyday English never."""
+    defined = set(re.findall(r'<tr [^>]*id="(word-[a-z0-9-]+)"', (site / "glossary.html").read_text(encoding="utf-8")))
+    assert {"word-trunk", "word-continued-training-control", "word-run"} <= defined
+    used: set[str] = set()
+    for path, page in pages(site).items():
+        found = [link.partition("#")[2] for link in page.links if "glossary.html#word-" in link]
+        assert len(found) == len(set(found)), path.name
+        used |= set(found)
+    assert {"word-trunk", "word-gate", "word-run-store"} <= used <= defined - {"word-run", "word-record"}
+
+
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     """There is no script, style, font or image of another host, so the site works offline."""
     for path, page in pages(site).items():

@@ -21,10 +21,10 @@ from coopnet.report.wording import MINUS
 from coopnet.study import read_yaml
 
 
-def one(name: str, estimate: float, n: int = 3, group: str = "growth", **verdicts: str) -> Difference:
-    """A difference whose interval extends half a point to each side."""
-    interval = (estimate - 0.5, estimate + 0.5) if n >= 3 else None
-    return Difference(group, name, name, "control", estimate, interval, n, verdicts, 0.5, ["4a"])
+def one(name: str, estimate: float, n: int = 3, reach: float = 0.5, group: str = "growth") -> Difference:
+    """A difference whose interval extends that far to each side."""
+    interval = (estimate - reach, estimate + reach) if n >= 3 else None
+    return Difference(group, name, name, "control", estimate, interval, n, ["4a"])
 
 
 def said(*found: Difference) -> str:
@@ -37,38 +37,33 @@ def said(*found: Difference) -> str:
 
 def test_a_gain_is_said_with_number_and_interval() -> None:
     """The sentence names the network first, then what it is compared with."""
-    assert said(one("split", 1.25, better="supported")) == (
-        "split (+1.25 [+0.75,\u00a0+1.75]) is more accurate than the control."
-    )
+    assert said(one("split", 1.25)) == "split (+1.25 [+0.75,\u00a0+1.75]) is more accurate than the control."
 
 
 def test_no_gain_is_said_before_losses_and_what_is_undecided() -> None:
-    """The order is: a loss, a difference within the margin, undecided ones, and those with too few seeds."""
+    """The order is: a loss, a small one, no loss, what is undecided, and what has too few seeds."""
     sentence = said(
-        one("open", 0.1, better="inconclusive"),
-        one("few", 9.0, n=1, better="inconclusive"),
-        one("equal", -0.02, not_worse="supported", better="inconclusive"),
-        one("loss", -2.0, not_worse="contradicted"),
+        one("open", 0.1, reach=0.7),
+        one("few", 9.0, n=1),
+        one("equal", -0.02, reach=0.4),
+        one("small", -0.3, reach=0.1),
+        one("loss", -2.0),
     )
     assert sentence == (
         "No way to grow was shown to be more accurate than the control; "
         f"loss ({MINUS}2.00 [{MINUS}2.50,\u00a0{MINUS}1.50]) is less accurate; "
-        f"equal ({MINUS}0.02 [{MINUS}0.52,\u00a0+0.48]) is not worse by more than 0.5 points; "
-        f"undecided is open (+0.10 [{MINUS}0.40,\u00a0+0.60]); "
+        f"small ({MINUS}0.30 [{MINUS}0.40,\u00a0{MINUS}0.20]) is less accurate, by less than 0.5 points; "
+        f"equal ({MINUS}0.02 [{MINUS}0.42,\u00a0+0.38]) is not worse by more than 0.5 points; "
+        f"undecided is open (+0.10 [{MINUS}0.60,\u00a0+0.80]); "
         "1 comparison on fewer than 3 seeds decides nothing."
     )
 
 
-def test_a_loss_outweighs_that_it_is_small() -> None:
-    """A difference within the margin that is significantly below 0 is reported as a loss."""
-    assert "less accurate" in said(one("both", -0.3, not_worse="supported", better="contradicted"))
-
-
 def test_many_undecided_are_named_without_numbers() -> None:
     """Numbers of undecided differences are shown only if nothing is decided."""
-    several = [one(f"open{place}", 0.1, better="inconclusive") for place in range(3)]
+    several = [one(f"open{place}", 0.1, reach=0.7) for place in range(3)]
     assert said(*several).count("[") == 3
-    assert said(*several, one("gain", 2.0, better="supported")).endswith("undecided are open0, open1 and open2.")
+    assert said(*several, one("gain", 2.0)).endswith("undecided are open0, open1 and open2.")
 
 
 def test_too_few_seeds_give_no_number() -> None:
@@ -76,6 +71,70 @@ def test_too_few_seeds_give_no_number() -> None:
     sentence = said(one("few", 9.0, n=1), one("two", 8.0, n=2))
     assert sentence == "Undecided: every way to grow was compared with the control on fewer than 3 seeds."
     assert said() == ""
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "finding"),
+    [
+        (0.01, 2.0, "gain"),
+        (0.0, 2.0, "equal"),
+        (-0.49, 0.0, "equal"),
+        (-0.49, -0.01, "small"),
+        (-0.5, -0.01, "loss"),
+        (-3.0, -2.0, "loss"),
+        (-0.5, 0.0, "open"),
+        (-1.0, 1.0, "open"),
+    ],
+)
+def test_the_interval_alone_decides_a_finding(low: float, high: float, finding: str) -> None:
+    """The finding is read off the ends: above 0, below 0, and above the margin of half a point or not."""
+    found = Difference("growth", "x", "x", "control", (low + high) / 2, (low, high), 3)
+    assert found.finding == finding
+
+
+def test_no_finding_contradicts_the_ledger() -> None:
+    """In every committed study, the finding of a comparison agrees with the verdict of each claim about it."""
+    agreeing = {
+        ("better", "supported"): {"gain"},
+        ("better", "contradicted"): {"small", "loss"},
+        ("not_worse", "supported"): {"gain", "equal", "small"},
+        ("not_worse", "contradicted"): {"loss"},
+        ("nothing", "supported"): {"gain", "equal", "small"},
+        ("nothing", "contradicted"): {"gain", "loss"},
+        ("about", "supported"): {"gain"},
+    }
+    compared = 0
+    for path in sorted((ROOT / "results").glob("*/claims.json")):
+        loaded = load(path.parent / "tables")
+        findings = {(found.label, found.control): found for found in differences.differences(loaded)}
+        for decision in (own for claim in loaded.claims for own in claim.decisions if own.score == "top1"):
+            for part in decision.parts:
+                pair = ledger.pair(part)
+                label = pair and (f"{pair.of}, {pair.model}" if pair.model else pair.of)
+                found = findings.get((str(label), pair.than)) if pair else None
+                if found and found.interval and (part.kind, part.verdict) in agreeing:
+                    assert found.finding in agreeing[part.kind, part.verdict], (decision.id, part.text)
+                    compared += 1
+    assert compared >= 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict", "survives", "estimate", "shown"),
+    [
+        ("better", "contradicted", True, -2.0, True),
+        ("better", "contradicted", False, -2.0, False),
+        ("not_worse", "supported", True, -0.3, False),
+    ],
+)
+def test_the_sign_of_holm_belongs_to_the_finding(
+    kind: str, verdict: str, survives: bool, estimate: float, shown: bool
+) -> None:
+    """A claim that survives the correction marks a finding only if its verdict says what the finding says."""
+    decision = SimpleNamespace(survives_holm=survives, verdict=verdict)
+    part = SimpleNamespace(kind=kind, verdict=verdict)
+    after = differences._after_holm(cast(Any, decision), cast(Any, part))
+    ends = (estimate - 0.1, estimate + 0.1)
+    assert Difference("growth", "x", "x", "control", estimate, ends, 3, ["4"], after).survives_holm is shown
 
 
 def test_predictions_are_counted() -> None:
@@ -150,14 +209,15 @@ def test_the_ledger_s_numbers_win_and_others_are_student_s_t(study: Path) -> Non
     """If a claim makes the same comparison, its estimate and interval are used; otherwise Student's t over seeds."""
     found = differences.of_ensembles(load(study))
     split, masked = found["one3_to_5_split"], found["one3_to_5_masked"]
-    assert (split.estimate, split.interval, split.verdicts) == (1.23, (0.4, 2.1), {"better": "supported"})
+    assert (split.estimate, split.interval, split.finding) == (1.23, (0.4, 2.1), "gain")
+    assert split.claims
     rows = load(study).growth
     own = rows[(rows["experiment"] == "one3_to_5_masked") & (rows["model"] == "ensemble") & (rows["metric"] == "top1")]
     values = list(own["over_control"])
     reach = 4.302652729911275 * statistics.stdev(values) / math.sqrt(3)  # Student's t, two degrees of freedom
     assert masked.estimate == pytest.approx(statistics.mean(values))
     assert masked.interval == pytest.approx((masked.estimate - reach, masked.estimate + reach))
-    assert not masked.verdicts
+    assert not masked.claims
     assert "one3_continued" not in found
 
 
@@ -172,12 +232,15 @@ def test_fewer_than_three_seeds_have_no_interval(tmp_path: Path) -> None:
 
 
 def test_the_figure_names_its_finding(study: Path) -> None:
-    """Its alternative text names each network and its difference, in the order of the verdicts."""
+    """Its alternative text names each network and its difference; its caption says which are shown, and their names."""
     picture, draw = answer.overview(load(study)) or pytest.fail("no figure")
-    assert "more accurate: one3_to_5_split +1.23" in picture.alt
-    assert "no claim asks: one3_to_5_zero_pad" in picture.alt
+    assert "more accurate: one3_to_5_masked +0.60 and one3_to_5_split +1.23" in picture.alt
+    assert "Shown are the 4 of 9 experiments that have a control and 3 seeds or more" in picture.caption
+    assert "No claim names one3_to_5_zero_pad, one3_to_5_zero_output and one3_to_5_masked" in picture.caption
+    assert "Names: one3_to_5…: one3 grown into 5 branches; one3: ONE with 3 branches." in picture.caption
     words = {text.get_text() for text in draw().findobj(lambda item: hasattr(item, "get_text"))}
-    assert {"one3_to_5_split", differences.GROUPS["growth"]} <= words
+    assert {"one3_to_5_split", differences.GROUPS["growth"], "seeds", "3"} <= words
+    assert f"margin: {MINUS}0.5 points" in words
 
 
 # A study that decides nothing -----------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
+from coopnet.report.topics import method
 
 REPORTS = sorted(path.parent for path in (ROOT / "reports").glob("*/index.html"))
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -104,6 +105,16 @@ def test_claims_lead_to_the_experiments_that_they_compare(report: Path) -> None:
         row = source.partition(f'<tr id="claim-{entry["number"]}">')[2].partition("</tr>")[0]
         compared = {word for part in entry["parts"] for word in re.findall(r"\w+", part["text"])} & names
         assert {f"#run-{name}" for name in compared} <= set(re.findall(r'href="([^"]*)"', row)), entry["id"]
+
+
+def test_the_first_screen_leads_to_definitions(report: Path) -> None:
+    """Every definition has an id of its own, and the first screen uses some."""
+    text = (report / "index.html").read_text(encoding="utf-8")
+    first = text[: text.index('<section id="method"')]
+    used = set(re.findall(r'class="term" href="#(term-[a-z0-9-]+)"', first))
+    defined = re.findall(r'<div id="(term-[a-z0-9-]+)"', text)
+    assert {"term-continued-training-control", "term-95-interval"} <= used <= set(defined)
+    assert len(defined) == len(set(defined)) == len(method.TERMS)
 
 
 def test_style_and_script_are_those_that_the_policy_knows(report: Path) -> None:

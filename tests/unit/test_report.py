@@ -20,6 +20,7 @@ from coopnet import files
 from coopnet.files.errors import CoopNetError
 from coopnet.report import report, tables, timing
 from coopnet.report.frames import load
+from coopnet.report.page import Glossary
 from coopnet.report.tables.rows import difference
 from coopnet.report.topics import cost, merging
 from coopnet.report.wording import MINUS, number, scientific, spread, thousands
@@ -811,3 +812,17 @@ def test_lengths_of_merged_networks_are_named_where_they_differ() -> None:
     (sentence,) = merging.lengths([*parents, both], ["mixed"])
     assert "baseline has 300 epochs and one1 has 160 epochs" in sentence
     assert merging.lengths([*parents, both | {"parents": ["one1", "one1"]}], ["mixed"]) == []
+
+
+def test_the_first_use_of_a_term_in_a_section_leads_to_its_definition() -> None:
+    """The longest term wins, a plural counts, a name that contains a term does not, and what is no term is escaped."""
+    glossary = Glossary(["control", "continued-training control", "branch", "ECE, NLL"])
+    link = glossary.linker()
+    assert link("Continued-training controls of a_branch & <b> control: branches, a branch; NLL.") == (
+        '<a class="term" href="#term-continued-training-control">Continued-training controls</a> of a_branch &amp; '
+        '&lt;b&gt; <a class="term" href="#term-control">control</a>: <a class="term" href="#term-branch">branches</a>, '
+        'a branch; <a class="term" href="#term-ece-nll">NLL</a>.'
+    )
+    assert link("The control again.") == "The control again."
+    assert glossary.linker()("The control again.") != "The control again."
+    assert Glossary([]).linker()("no <terms>") == "no &lt;terms&gt;"

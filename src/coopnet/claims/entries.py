@@ -13,6 +13,8 @@ from coopnet.study.settings import Experiment, Words
 
 REFERENCE = re.compile(r"(?P<experiment>\w+)(?:\.(?P<model>\w+))?(?P<transfer>@transfer)?", re.ASCII)
 MODELS = ("ensemble", "branch_mean", "mean_probabilities", "picked")
+MARGIN = 0.5
+"""Points of accuracy: the largest difference that does not count, unless a claim states another."""
 
 
 class Reference(NamedTuple):
@@ -165,7 +167,7 @@ class Claim(_Strict):
     text: Statement
     source: Statement
     section: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
-    margin: Annotated[Finite, Field(gt=0)] = 0.5
+    margin: Annotated[Finite, Field(gt=0)] = MARGIN
     lengths: list[str] = []
     parts: Annotated[list[dict[str, Any]], Field(min_length=1)]
 

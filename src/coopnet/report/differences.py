@@ -1,17 +1,20 @@
 """Difference of each experiment to its own control, for the first screen, its figure and the tables.
 
-Where the ledger compares the same two networks, estimate, interval and verdict are the ledger's. Otherwise the interval
-is Student's t over the seeds' paired differences, which is about these test images alone; one seed or two give none.
+Where the ledger compares the same two networks, estimate and interval are the ledger's. Otherwise the interval is
+Student's t over the seeds' paired differences, which is about these test images alone; one seed or two give none.
+The finding of a difference follows from its interval by one rule for all. It is the ledger's rule (`claims.decisions`),
+so a finding never contradicts the verdict of a claim.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from scipy.special import stdtrit
 
-from coopnet.claims.decisions import FEWEST, Part
+from coopnet.claims.decisions import FEWEST, Decision, Part
+from coopnet.claims.entries import MARGIN
 from coopnet.claims.inference import LEVEL
 from coopnet.report import ledger
 from coopnet.report.frames import Tables
@@ -27,6 +30,10 @@ GROUPS = {
 }
 """Groups of experiments by what their control is, in the order in which a report shows them."""
 
+Finding = Literal["gain", "equal", "small", "loss", "open", "few"]
+"""Where the interval lies: `gain`, above 0; `equal`, around 0 and above −margin; `small`, between −margin and 0;
+`loss`, below 0 and not above −margin; `open`, around 0 and not above −margin. `few`: too few seeds for an interval."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -40,9 +47,8 @@ class Difference:
         estimate: the difference of means.
         interval: its 95 % interval; None for fewer than three seeds.
         n: seeds.
-        verdicts: of the ledger, by the kind of comparison (`better`, `not_worse`, …); empty where it has none.
-        margin: the largest loss that `not_worse` allows.
         claims: numbers of the claims that compare the two.
+        after_holm: findings that a claim supports even after Holm's correction over the whole ledger.
     """
 
     group: str
@@ -52,9 +58,25 @@ class Difference:
     estimate: float
     interval: tuple[float, float] | None
     n: int
-    verdicts: Mapping[str, str] = field(default_factory=dict)
-    margin: float | None = None
     claims: Sequence[str] = ()
+    after_holm: frozenset[Finding] = frozenset()
+
+    @property
+    def finding(self) -> Finding:
+        """What the interval says."""
+        if self.interval is None:
+            return "few"
+        low, high = self.interval
+        if low > 0:
+            return "gain"
+        if high < 0:
+            return "small" if low > -MARGIN else "loss"
+        return "equal" if low > -MARGIN else "open"
+
+    @property
+    def survives_holm(self) -> bool:
+        """Whether the finding is also that of a claim which is decided after Holm's correction."""
+        return self.finding in self.after_holm
 
 
 def differences(tables: Tables) -> list[Difference]:
@@ -77,7 +99,7 @@ def of_ensembles(tables: Tables) -> dict[str, Difference]:
 
 
 def _joined(first: Difference, second: Difference) -> Difference:
-    """The same comparison twice: the ledger's numbers, and the verdicts of all its claims."""
+    """The same comparison twice: the ledger's numbers, and all its claims."""
     own = second if second.interval or not first.interval else first
     return Difference(
         first.group,
@@ -87,9 +109,8 @@ def _joined(first: Difference, second: Difference) -> Difference:
         own.estimate,
         own.interval,
         own.n,
-        {**first.verdicts, **second.verdicts},
-        first.margin if second.margin is None else second.margin,
         [*first.claims, *second.claims],
+        first.after_holm | second.after_holm,
     )
 
 
@@ -145,18 +166,25 @@ def _from_ledger(tables: Tables) -> list[Difference]:
                             *(group, pair.of, label, pair.than, part.estimate),
                             (low, high) if sure else None,  # type: ignore[arg-type]
                             part.n,
-                            {part.kind: part.verdict},
-                            _margin(part),
                             [claim.number],
+                            _after_holm(decision, part),
                         )
                     )
     return found
 
 
-def _margin(part: Part) -> float | None:
-    """The largest loss that does not count, of a statement that something is not worse."""
-    low = part.region[0] if part.region else None
-    return -low if part.kind == "not_worse" and low is not None else None
+def _after_holm(decision: Decision, part: Part) -> frozenset[Finding]:
+    """The findings that a claim's verdict stands for, if that verdict survives the correction."""
+    if not decision.survives_holm or part.verdict != decision.verdict:
+        return frozenset()
+    stands_for: dict[tuple[str, str], frozenset[Finding]] = {
+        ("better", "supported"): frozenset({"gain"}),
+        ("better", "contradicted"): frozenset({"small", "loss"}),
+        ("not_worse", "supported"): frozenset({"equal"}),
+        ("not_worse", "contradicted"): frozenset({"loss"}),
+        ("nothing", "supported"): frozenset({"equal"}),
+    }
+    return stands_for.get((part.kind, part.verdict), frozenset())
 
 
 def _controls(tables: Tables) -> dict[tuple[str, str], str]:

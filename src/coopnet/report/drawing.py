@@ -157,18 +157,27 @@ class Rows:
 
     PITCH, HEAD = 0.235, 0.30
 
-    def __init__(self, groups: Mapping[str, Sequence[str]], panels: Sequence[str]):
+    def __init__(
+        self,
+        groups: Mapping[str, Sequence[str]],
+        panels: Sequence[str],
+        asides: Mapping[tuple[str, str], str] | None = None,
+        above: str = "",
+    ):
         """Make it.
 
         Args:
             groups: names of the rows by the heading of their group; an empty heading takes no room.
             panels: the label below each panel, from left to right.
+            asides: short texts at the right of rows, by heading and name.
+            above: what the asides are, written above them.
         """
         left = max(_inches(name) for names in groups.values() for name in names) + 0.1
+        right = max(_inches(text) for text in [above, *(asides or {}).values()]) + 0.08 if asides else 0.0
         heights = [(self.HEAD if title else 0) + self.PITCH * len(names) for title, names in groups.items()]
         height = sum(heights) + 0.5
         self.figure = canvas(height)
-        width = (WIDTH - left - 0.2 - 0.18 * (len(panels) - 1)) / len(panels)
+        width = (WIDTH - left - right - 0.2 - 0.18 * (len(panels) - 1)) / len(panels)
         self.panels: list[Axes] = []
         for place, label in enumerate(panels):
             x = left + place * (width + 0.18)
@@ -187,7 +196,11 @@ class Rows:
                 y = top + (self.HEAD if title else 0) + self.PITCH * (row + 0.5)
                 self.y[title, name] = y
                 self._write(-0.07, y, name, INK, ha="right")
+                if asides:
+                    self._write(width + right - 0.02, y, asides[title, name], GREY, ha="right")
             top += tall
+        if asides:
+            self._write(width + right - 0.02, self.HEAD * 0.62, above, GREY, ha="right")
 
     def _write(self, inches: float, y: float, text: str, colour: str, ha: str = "left") -> None:
         """Text that many inches from the left edge of the first panel."""

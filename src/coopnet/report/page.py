@@ -3,12 +3,13 @@
 import base64
 import hashlib
 import re
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from coopnet.report.document import Picture, Report
 
@@ -25,7 +26,8 @@ def html(report: Report, figures: Path) -> str:
     sources = {item.name: (figures / f"{item.name}.svg").read_text(encoding="utf-8") for item in pictures}
     font = drawing.font_face(drawing.letters(sources.values()))
     svgs = {name: inline(svg, name, sheet) for name, svg in sources.items()}
-    return fill("page.html.j2", font + sheet.rules(), report=report, svg=svgs.__getitem__)
+    glossary = Glossary([term for section in report.sections if section.id == "method" for term, _ in section.terms])
+    return fill("page.html.j2", font + sheet.rules(), report=report, svg=svgs.__getitem__, glossary=glossary)
 
 
 def fill(template: str, rules: str = "", **content: Any) -> str:
@@ -49,6 +51,36 @@ def _resource(name: str) -> str:
 
 def _digest(content: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
+
+
+class Glossary:
+    """Links from words to their definitions. An entry with a comma defines several words: `ECE, NLL`."""
+
+    def __init__(self, terms: Sequence[str]) -> None:
+        self._entries = {word.lower(): term for term in terms for word in term.split(", ")}
+        words = "|".join(re.escape(word) for word in sorted(self._entries, key=len, reverse=True))
+        self._word = re.compile(rf"(?<![\w-])({words or '(?!)'})(?:e?s)?(?![\w-])", re.IGNORECASE)
+
+    def anchor(self, term: str) -> str:
+        """The id of a definition."""
+        return f"term-{re.sub(r'[^a-z0-9]+', '-', term.lower()).strip('-')}"
+
+    def linker(self) -> Callable[[str], Markup]:
+        """A function that links the first use of each word in all texts that it is given: those of one section."""
+        seen: set[str] = set()
+
+        def link(text: str) -> Markup:
+            parts, end = [], 0
+            for found in self._word.finditer(text):
+                term = self._entries[found[1].lower()]
+                if term not in seen:
+                    seen.add(term)
+                    to = Markup('<a class="term" href="#{}">{}</a>').format(self.anchor(term), found[0])
+                    parts += [escape(text[end : found.start()]), to]
+                    end = found.end()
+            return Markup("").join([*parts, escape(text[end:])])
+
+        return link
 
 
 class Sheet:

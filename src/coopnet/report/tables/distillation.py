@@ -97,7 +97,7 @@ def _method(run: Run, lineage: Lineage) -> str:
     if run.transferred:
         return run.start
     if run.start == "continue":
-        return "trained on"
+        return "continued training"
     if run.branches == 1 and not lineage.teacher(run):
         return "trained alone"
     kind = (run.row["training"].get("distillation") or {}).get("kind", "on_the_fly")

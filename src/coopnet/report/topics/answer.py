@@ -1,38 +1,43 @@
 """The first screen: what was run, what was found, how sure that is, and what this scale cannot show.
 
 Each answer is one sentence, made by rule from the ledger's verdicts and from the differences to a control.
+Sentences and figure say the same of every difference: its finding, which its interval decides.
 """
 
+import itertools
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from coopnet.claims.decisions import FEWEST, Decision
-from coopnet.report import drawing
+from coopnet.claims.entries import MARGIN
+from coopnet.report import drawing, starts
 from coopnet.report.differences import GROUPS, Difference, differences
 from coopnet.report.document import Answer, Picture
 from coopnet.report.drawing import BLUE, GREEN, GREY, INK, ORANGE, PAPER
 from coopnet.report.frames import Tables, records
 from coopnet.report.topics import failed
 from coopnet.report.topics.cells import FEW
-from coopnet.report.wording import count, interval, listing, number, span
+from coopnet.report.wording import MINUS, count, interval, listing, number, span
 
 PUBLISHED_EPOCHS = 300
 """Epochs of the published training from scratch (ONE paper, section 4); shorter studies say that they are."""
 ROWS = 24
 """Rows of the first figure, at most: of more, those that no claim names are left to the table of results."""
 
-ASKED = {
+ASKED: Mapping[str, tuple[str, str, str]] = {
     "growth": ("Growth against its control", "way to grow", "the continued-training control"),
     "merging": (
         "Merging",
         "merged or combined network",
         "the plain ensemble of its parents’ continued-training controls",
     ),
+    "expansion": ("Expansion", "expanded network", "the continued-training control"),
     "one": ("ONE against the baseline", "network of ONE", "the plain network"),
     "distillation": ("Part 3", "ensemble or student", "the same network trained alone"),
 }
@@ -46,15 +51,17 @@ def decides(tables: Tables) -> bool:
 
 def run(tables: Tables) -> str:
     """What was run, in one line."""
-    rows = tables.experiments
-    scratch = [row["epochs"] for row in rows if row["start"] == "random" and row["epochs"]]
+    rows = {row["name"]: row for row in tables.experiments}
+    scratch = [row["epochs"] for row in rows.values() if row["start"] == "random" and row["epochs"]]
+    parts = []
+    for data, names in tables.by_dataset(tables.names).items():
+        images = span(rows[name]["images"]["train"] for name in names)
+        parts.append(f"{_mostly([rows[name]['backbone'] for name in names])} on {data} ({images} training images)")
     parts = [
-        _mostly([row["backbone"] for row in rows]),
-        listing(tables.by_dataset(tables.names)),
-        f"{span(row['images']['train'] for row in rows)} training images",
+        listing(parts),
         f"{span(scratch)} epochs from scratch" if scratch else "",
         f"{count(len(rows), 'experiment')} in {count(tables.study['runs'], 'run')}",
-        f"{span(len(row['seeds']) for row in rows)} seeds each",
+        f"{span(len(row['seeds']) for row in rows.values())} seeds each",
     ]
     return ", ".join(part for part in parts if part) + "."
 
@@ -77,10 +84,10 @@ def answers(tables: Tables) -> list[Answer]:
     found = differences(tables)
     shown = [*first]
     for group, (about, what, control) in ASKED.items():
-        own = [one for one in found if one.group == group and one.verdicts]
+        own = [one for one in found if one.group == group and (one.claims or one.interval)]
         sentence = against_control(own, what, control, _names(tables, own))
         if sentence:
-            shown.append(Answer(about, sentence, group))
+            shown.append(Answer(about, sentence, "merging" if group == "expansion" else group))
         elif group == "distillation" and _not_run(tables, "distillation"):
             text = "Independent ensembles, distillation and self-distillation were not run in this study."
             shown.append(Answer(about, text, "claims"))
@@ -141,64 +148,48 @@ def _names(tables: Tables, found: Sequence[Difference]) -> dict[str, str]:
     return {one.label: grown.get(one.experiment, one.label) for one in found}
 
 
-def _state(one: Difference) -> str:
-    """`gain`, `loss`, `equal` (within the margin), `open` (undecided), `few` (seeds), or `none` (no claim asks)."""
-    if one.n < FEWEST:
-        return "few"
-    if not one.verdicts:
-        return "none"
-    verdicts = one.verdicts
-    if "supported" in (verdicts.get("better"), verdicts.get("about")):
-        return "gain"
-    if "contradicted" in (verdicts.get("better"), verdicts.get("not_worse"), verdicts.get("about")):
-        return "loss"
-    if "supported" in (verdicts.get("not_worse"), verdicts.get("nothing")):
-        return "equal"
-    return "open"
-
-
 def against_control(found: Sequence[Difference], what: str, control: str, names: Mapping[str, str]) -> str:
     """One sentence about the differences of a group, in which an undecided question is said to be one.
 
     Args:
-        found: those that a claim names.
+        found: those that have an interval, or that a claim names.
         what: what is compared, in the singular.
         control: what it is compared with.
         names: what each difference is called.
     """
-    by_state: dict[str, list[Difference]] = {}
+    by_finding: dict[str, list[Difference]] = {}
     for one in found:
-        by_state.setdefault(_state(one), []).append(one)
+        by_finding.setdefault(one.finding, []).append(one)
     if not found:
         return ""
-    few, tested = by_state.pop("few", []), sum(map(len, by_state.values()))
+    few = by_finding.pop("few", [])
 
-    def said(state: str, *, measured: bool = True) -> str:
+    def said(finding: str, *, measured: bool = True) -> str:
         return listing(
             f"{names[one.label]} ({number(one.estimate, sign=True)} {interval(*one.interval)})"
             if measured and one.interval
             else names[one.label]
-            for one in by_state[state]
+            for one in by_finding[finding]
         )
 
-    def are(state: str) -> str:
-        return "is" if len(by_state[state]) == 1 else "are"
+    def are(finding: str) -> str:
+        return "is" if len(by_finding[finding]) == 1 else "are"
 
-    if not tested:
+    if not by_finding:
         return f"Undecided: every {what} was compared with {control} on fewer than {FEWEST} seeds."
     clauses = []
-    if "gain" in by_state:
+    if "gain" in by_finding:
         clauses.append(f"{said('gain')} {are('gain')} more accurate than {control}")
     else:
         clauses.append(f"No {what} was shown to be more accurate than {control}")
-    if "loss" in by_state:
+    if "loss" in by_finding:
         clauses.append(f"{said('loss')} {are('loss')} less accurate")
-    if "equal" in by_state:
-        margin = by_state["equal"][0].margin
-        allowed = "" if margin is None else f" by more than {margin:g} points"
-        clauses.append(f"{said('equal')} {are('equal')} not worse{allowed}")
-    if "open" in by_state:
-        measured = len(by_state["open"]) <= 2 or list(by_state) == ["open"]
+    if "small" in by_finding:
+        clauses.append(f"{said('small')} {are('small')} less accurate, by less than {MARGIN:g} points")
+    if "equal" in by_finding:
+        clauses.append(f"{said('equal')} {are('equal')} not worse by more than {MARGIN:g} points")
+    if "open" in by_finding:
+        measured = len(by_finding["open"]) <= 2 or list(by_finding) == ["open"]
         clauses.append(f"undecided {are('open')} {said('open', measured=measured)}")
     if few:
         clauses.append(
@@ -259,6 +250,8 @@ def sure(tables: Tables) -> list[str]:
         return []
     tested = [one for one in decisions if one.survives_holm is not None]
     kept = sum(bool(one.survives_holm) for one in tested)
+    shown = [one.survives_holm for one in differences(tables) if one.interval]
+    figure = f" (in the figure: {sum(shown) or 'none'})" if shown else ""
     few = sum(one.ran and one.n < FEWEST for one in decisions)
     undecided = sum(one.ran and not one.decided and one.n >= FEWEST for one in decisions)
     sentences = [
@@ -274,7 +267,7 @@ def sure(tables: Tables) -> list[str]:
         sentences.append(
             f"{count(len(tested), 'verdict')} {'is' if len(tested) == 1 else 'are'} decided by a test; "
             f"{kept or 'none'} of them {'survives' if kept == 1 else 'survive'} Holm’s correction over the whole "
-            "ledger, so single verdicts are indications unless the ledger says otherwise."
+            f"ledger{figure}, so single verdicts are indications unless the ledger says otherwise."
             if kept < len(tested)
             else f"All {len(tested)} verdicts that a test decided survive Holm’s correction over the whole ledger."
         )
@@ -324,55 +317,124 @@ def _sampling_error(tables: Tables) -> str:
 
 # The figure ----------------------------------------------------------------------------------------
 
-STATES = {
+FINDINGS: Mapping[str, tuple[str, str, bool, str]] = {
     "gain": (GREEN, "^", True, "more accurate"),
-    "equal": (BLUE, "o", True, "not worse"),
+    "equal": (BLUE, "o", True, f"not worse by more than {MARGIN:g}"),
+    "small": (ORANGE, "v", False, f"less accurate, by less than {MARGIN:g}"),
     "loss": (ORANGE, "v", True, "less accurate"),
     "open": (GREY, "o", False, "undecided"),
-    "none": (GREY, "x", True, "no claim asks"),
 }
-"""Colour, shape, whether it is filled, and words for each state."""
+"""Colour, shape, whether it is filled, and words for each finding."""
+HOLM = "†"
+"""The sign of a finding that a claim supports even after Holm's correction."""
 
 
 def overview(tables: Tables) -> tuple[Picture, Callable[[], Figure]] | None:
     """The figure of all differences that have an interval; None where there is none."""
     found = [one for one in differences(tables) if one.interval]
+    which = f"have a control and {FEWEST} seeds or more"
     if len(found) > ROWS:
         found = [one for one in found if one.claims]
+        which += " and are named by a claim"
     if not found:
         return None
-    by_state = {state: [one for one in found if _state(one) == state] for state in STATES}
+    said = {finding: [one for one in found if one.finding == finding] for finding in FINDINGS}
     alt = "; ".join(
-        f"{words}: {listing(f'{one.label} {number(one.estimate, sign=True)}' for one in by_state[state])}"
-        for state, (_, _, _, words) in STATES.items()
-        if by_state[state]
+        f"{words}: {listing(f'{one.label} {number(one.estimate, sign=True)}' for one in said[finding])}"
+        for finding, (*_, words) in FINDINGS.items()
+        if said[finding]
     )
-    caption = "Difference to its own control, 95 % interval. Test top-1 in percentage points, one mark per experiment"
-    caption += " with three seeds or more; shape and colour say what the ledger decided."
+    shown = len({one.experiment for one in found})
+    caption = (
+        "Difference to its own control, 95 % interval. Test top-1 in percentage points. Shown are the "
+        f"{shown} of {count(len(tables.experiments), 'experiment')} that {which}; shape and colour follow from the "
+        f"interval alone. {_unclaimed(found)}{names(tables, found)}"
+    )
     picture = Picture("overview", caption, f"Difference to the control. {alt}.", "../claims.json")
     return picture, lambda: draw(found)
 
 
+def _unclaimed(found: Sequence[Difference]) -> str:
+    """Which intervals lack what a claim would add."""
+    own = [one.label for one in found if not one.claims]
+    if not own:
+        return ""
+    intervals = "its interval holds" if len(own) == 1 else "their intervals hold"
+    return f"No claim names {listing(own)}: {intervals} the spread over seeds, and not the choice of test images. "
+
+
+def names(tables: Tables, found: Sequence[Difference]) -> str:
+    """What the names in the figure mean, a clause for each kind of network."""
+    rows = {row["name"]: row for row in tables.experiments}
+    kinds: dict[str, list[str]] = defaultdict(list)
+    shown = dict.fromkeys(one.experiment for one in found)
+    for name in dict.fromkeys([*shown, *(parent for child in shown for parent in rows[child]["parents"])]):
+        kinds[kind(rows[name], rows)].append(name)
+    clauses = [f"{_together(own)}: {words}" for words, own in kinds.items()]
+    return f"Names: {'; '.join(clauses)}."
+
+
+def kind(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """What a network is, in a few words: `one3 grown into 5 branches`."""
+    parents, start, branches = row["parents"], row["row"]["start"], row["branches"]
+    if row["start"] == "random":
+        if parents:
+            return f"a student of {parents[0]}"
+        return (
+            "the plain network"
+            if row["row"]["model"]["gate"] == "none"
+            else f"ONE with {branches} {'branch' if branches == 1 else 'branches'}"
+        )
+    if starts.is_plain_ensemble(row["row"]):
+        return "a plain ensemble"
+    if row["start"] == "merge":
+        return f"{len(parents)} networks merged on one trunk"
+    if row["start"] == "combine":
+        return f"{len(parents)} networks under one gate, each with its trunk"
+    if len(parents) == 1 and start.get("opens") is False:
+        return f"{parents[0]} among branches that never count"
+    if len(parents) == 1 and branches > rows[parents[0]]["branches"]:
+        verb = "grown" if rows[parents[0]]["branches"] > 1 else "expanded"
+        return f"{parents[0]} {verb} into {branches} branches"
+    return f"{listing(dict.fromkeys(parents))} trained further"
+
+
+def _together(names: Sequence[str]) -> str:
+    """Several names by the words that all begin with: `one3_to_5…`; without any, one by one."""
+    first = itertools.takewhile(
+        lambda words: len(set(words)) == 1, zip(*(name.split("_") for name in names), strict=False)
+    )
+    start = "_".join(words[0] for words in first)
+    return f"{start}…" if len(names) > 1 and start else listing(names)
+
+
 def draw(found: Sequence[Difference]) -> Figure:
-    """A row per experiment: its difference to the control, with the interval as a line."""
+    """A row per experiment: its difference to the control, with the interval as a line, and its seeds at the right."""
     groups = {
         title: [one.label for one in found if one.group == group]
         for group, title in GROUPS.items()
         if any(one.group == group for one in found)
     }
-    rows = drawing.Rows(groups, ["difference of test top-1 (points)"])
+    asides = {(GROUPS[one.group], one.label): f"{one.n}{f' {HOLM}' if one.survives_holm else ''}" for one in found}
+    rows = drawing.Rows(groups, ["difference of test top-1 (points)"], asides, "seeds")
     (axes,) = rows.panels
     axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
+    axes.axvline(-MARGIN, color=GREY, linewidth=0.9, linestyle="--", zorder=1)
     for one in found:
-        colour, shape, filled, _ = STATES[_state(one)]
+        colour, shape, filled, _ = FINDINGS[one.finding]
         y = rows.y[GROUPS[one.group], one.label]
         if one.interval:
             axes.plot(one.interval, [y, y], color=colour, linewidth=1.5, zorder=2)
         axes.plot(one.estimate, y, marker=shape, color=colour, mfc=colour if filled else PAPER, zorder=3)
     axes.margins(x=0.04)
-    states = {_state(one) for one in found}
+    shown = {one.finding for one in found}
     marks = [
-        drawing.mark(c, s, words, filled=f, line=True) for state, (c, s, f, words) in STATES.items() if state in states
+        drawing.mark(colour, shape, words, filled=filled, line=True)
+        for finding, (colour, shape, filled, words) in FINDINGS.items()
+        if finding in shown
     ]
-    drawing.legend(rows.figure, marks, 3)
+    marks.append(Line2D([], [], color=GREY, linestyle="--", linewidth=0.9, label=f"margin: {MINUS}{MARGIN:g} points"))
+    if any(one.survives_holm for one in found):
+        marks.append(drawing.mark(INK, "", f"{HOLM} also after Holm’s correction"))
+    drawing.legend(rows.figure, marks, 2)
     return rows.figure

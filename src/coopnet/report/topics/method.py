@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+from coopnet.claims.entries import MARGIN
 from coopnet.report import drawing
 from coopnet.report.document import Picture, Section
 from coopnet.report.drawing import BLUE, FRAME, GREEN, GREY, INK, LINE, ORANGE, PAPER, WIDTH
@@ -56,6 +57,17 @@ TERMS = (
         "continued-training control",
         "the parent, trained with the same schedule as its child and without the transfer: what a gain by transfer has "
         "to beat",
+    ),
+    (
+        "control",
+        "what a network is compared with, so that the difference has one cause; each group of rows names its own",
+    ),
+    ("95 % interval", "Student’s t over the seeds, with the variance from the choice of test images added"),
+    ("margin", f"{MARGIN:g} points of accuracy: a loss below it does not count"),
+    ("verdict", "of a claim: supported, contradicted or inconclusive, as its interval lies"),
+    (
+        "Holm’s correction",
+        "p values corrected for the number of tested claims of the whole ledger; the stricter reading",
     ),
     ("exact", "the largest difference of logits is at most 10⁻⁶ of the largest logit (float32, evaluation mode)"),
     ("chance level", "accuracy of guessing: 100 % divided by the number of classes"),
