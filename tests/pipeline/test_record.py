@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.dvcfile import Lockfile
+from dvc.exceptions import DvcException
+from dvc.utils.serialize import parse_yaml
+from voluptuous import MultipleInvalid
 
 from conftest import ROOT
 from coopnet import files, study
@@ -154,3 +158,44 @@ def test_edit_while_dvc_records_leaves_its_lock_as_it_was(
     with pytest.raises(CoopNetError, match="edited while DVC recorded"):
         record.record(workspace, "tiny")
     assert (lock.read_text() if lock.exists() else None) == before
+
+
+LOCK = b"""schema: '2.0'
+stages:
+  plan@tiny:
+    cmd: coopnet plan tiny --write
+    deps:
+    - path: params.yaml
+      hash: md5
+      md5: 3b5d5c3712955042212316173ccf37be
+      size: 60
+    params:
+      studies/tiny.yaml:
+        only:
+        - one3
+        seeds:
+        - 0
+    outs:
+    - path: checkpoints/tiny/plan
+      hash: md5
+      md5: d751713988987e9331980363e24189ce.dir
+      size: 60
+      nfiles: 9
+"""
+
+
+def test_every_cut_lock_that_dvc_refuses_is_known_for_half_written() -> None:
+    """DVC killed anywhere while it wrote its lock: `coopnet record` removes what DVC cannot read, and nothing whole."""
+    refused = {length for length in range(len(LOCK)) if not _readable(LOCK[:length])}
+    assert len(refused) > 50
+    assert [length for length in sorted(refused) if record._is_whole(LOCK[:length])] == []
+    assert record._is_whole(LOCK)
+
+
+def _readable(lock: bytes) -> bool:
+    """Whether DVC accepts a lock."""
+    try:
+        Lockfile.SCHEMA(parse_yaml(lock.decode(), "dvc.lock"))
+    except (DvcException, MultipleInvalid):
+        return False
+    return True
