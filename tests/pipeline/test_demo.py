@@ -19,6 +19,9 @@ from coopnet.report import frames
 from coopnet.report.differences import of_ensembles
 from coopnet.report.wording import flops
 from coopnet.study.phases import PHASES
+from finished_fixture import Home
+from finished_fixture import make as make_runs
+from tiny_fixture import bits
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -70,8 +73,15 @@ def make(name: str, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo, made once."""
-    return make("demo", tmp_path_factory.mktemp("demo"))
+    """The demo, made once by the workflow's commands in this process: 37 processes would import torch for longer."""
+    home = Home(tmp_path_factory.mktemp("demo"))
+    home.root.mkdir(exist_ok=True)
+    begin(home.workspace.root)
+    home.prepare()
+    make_runs(home, "demo", [(run.experiment, run.seed) for run in PLAN.runs.values()])
+    home.report("demo")
+    home.timing("demo")
+    return home.workspace.root
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +204,14 @@ def test_committed_reports_follow_from_committed_tables(name: str, tmp_path: Pat
         if path.is_file() and not path.name.startswith("timing."):
             made = tmp_path / path.relative_to(ROOT)
             assert made.read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.slow
+def test_the_workflow_makes_the_same_demo(demo: Path, tmp_path: Path) -> None:
+    """`make demo`: Snakemake makes every file of the demo with the bytes that its commands give one after the other."""
+    assert bits(make("demo", tmp_path)) == bits(demo)
+    for name in ("index.html", "report.pdf", "appendix.pdf", "report.md"):
+        assert (tmp_path / "reports/demo" / name).read_bytes() == (demo / "reports/demo" / name).read_bytes()
 
 
 @pytest.mark.slow
