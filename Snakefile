@@ -35,7 +35,8 @@ onstart:
 
 
 onsuccess:
-    refuse_edited()
+    if UNDER_DVC:
+        refuse_replaced()
     record()
     say_next()
 

@@ -72,6 +72,14 @@ def refresh(workspace: Workspace, plan: Study) -> Due:
     return due
 
 
+def first_problem(workspace: Workspace, plan: Study, phase: str) -> Problem | None:
+    """The first result of a phase that is not as the plan has it; None if all are."""
+    with remembered(workspace.stamps / plan.name / "digests.json") as digests:
+        found = [records.of_run(workspace, plan, run, digests) for run in plan.of_phase(phase)]
+        found += [records.of_step(workspace, step, digests) for step in steps.of_phase(workspace, plan, phase)]
+    return next(filter(None, found), None)
+
+
 def origins(workspace: Workspace, plan: Study, run: Run) -> list[Path]:
     """The files that a run is made from and compared with: images, and records of its transfer and its parents."""
     made_before = (*run.sources, *run.parents)

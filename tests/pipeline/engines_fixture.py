@@ -110,6 +110,11 @@ class Done:
     code: int
     said: str
 
+    @property
+    def stages(self) -> list[str]:
+        """The stages that DVC has run, by their phase."""
+        return re.findall(r"^Running stage '(?:\S+:)?(\w+)@", self.said, re.MULTILINE)
+
 
 @dataclass
 class Project:
@@ -261,16 +266,24 @@ class Project:
         """Both engines find nothing to do, and everything that DVC has recorded is correct."""
         status = self.status()
         assert "up to date" in status, status
-        planned = self.snakemake("-n").said
-        assert "Nothing to be done" in planned, planned
+        dry = self.snakemake("-n").said
+        assert "Nothing to be done" in dry, dry
         plan = study.load(self.root, NAME)
         assert self.recorded() == sorted(run.name for run in plan.everything())
+        planned = self.planned()
+        self.coopnet("plan", NAME, "--write")
+        assert self.planned() == planned
+
+    def planned(self) -> dict[str, bytes]:
+        """The files that say what decides each phase."""
+        return {path.name: path.read_bytes() for path in (self.root / "checkpoints" / NAME / "plan").iterdir()}
 
     def recorded(self) -> list[str]:
-        """The runs that DVC has recorded, after a check that each was made with the recorded parameters.
+        """The runs that DVC has recorded, after a check that each is the one that DVC's lock names.
 
-        DVC's lock has the digest of a phase's folder, the folder's list in the cache has the digest of each file, and a
-        run's record has the settings with which it was made.
+        DVC's lock has, of each phase, the digest of the file with the keys of its runs, and that of its folder. The
+        folder's list in the cache has the digest of each file, and a run's record has its key and settings. Where the
+        keys are those of the recorded plan, the settings are compared with the parameters from which that was made.
         """
         lock = yaml.safe_load((self.root / "studies" / "dvc.lock").read_text())["stages"]
         plan = study.load(self.root, NAME)
@@ -281,32 +294,46 @@ class Project:
                 continue
             (folder,) = stage["outs"]
             assert folder["path"] == f"checkpoints/{NAME}/{phase}"
-            members = {one["relpath"]: one["md5"] for one in json.loads(self.cached(folder["md5"]).read_text())}
+            members = self.members(folder["md5"])
+            file = f"checkpoints/{NAME}/plan/{phase}.json"
+            (planned,) = (one["md5"] for one in stage["deps"] if one["path"] == file)
+            keys = json.loads(self.cached(planned).read_text())["runs"]
             for run in plan.of_phase(phase):
                 if f"{run.experiment}/seed{run.seed}/run.json" in members:
-                    self.check_record(run, self.parameters(stage), members)
+                    self.check_record(run, keys, members, self.parameters(lock, phase, planned))
                     names.append(run.name)
         return sorted(names)
 
-    def parameters(self, stage: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters of a phase in DVC's lock: the overlay's values, and `params.yaml` by its digest."""
+    def members(self, digest: str) -> dict[str, str]:
+        """The digest of each file of a folder in DVC's cache."""
+        return {one["relpath"]: one["md5"] for one in json.loads(self.cached(digest).read_text())}
+
+    def parameters(self, lock: Mapping[str, Any], phase: str, planned: str) -> dict[str, Any] | None:
+        """The parameters from which the recorded plan was made: the overlay's values, and `params.yaml` by its digest.
+
+        None if this phase was recorded for an earlier plan, or `params.yaml` is another one now.
+        """
+        stage = lock[f"plan@{NAME}"]
         path = self.root / "params.yaml"
         (digest,) = (one["md5"] for one in stage["deps"] if one["path"] == path.name)
-        assert hashlib.md5(path.read_bytes()).hexdigest() == digest, path
+        same = self.members(stage["outs"][0]["md5"])[f"{phase}.json"] == planned
+        if not same or hashlib.md5(path.read_bytes()).hexdigest() != digest:
+            return None
         return {path.name: yaml.safe_load(path.read_text()), **stage["params"]}
 
-    def check_record(self, run: Run, parameters: Mapping[str, Any], members: Mapping[str, str]) -> None:
+    def check_record(
+        self, run: Run, keys: Mapping[str, str], members: Mapping[str, str], parameters: Mapping[str, Any] | None
+    ) -> None:
         """Compare DVC's record of a run with the run's own record."""
         folder = f"{run.experiment}/seed{run.seed}"
         record = files.read_sealed(self.cached(members[f"{folder}/run.json"]))
-        row = row_of(parameters, run.experiment)
-        if run.at_transfer:  # it has the training settings of its run
-            assert {key: value for key, value in row.items() if key not in ("training", "start")} == {
-                key: value for key, value in record["row"].items() if key not in ("training", "start")
-            }, run.name
-        else:
-            assert row == record["row"], run.name
-        assert threads_of(parameters) == record["threads"], run.name
+        assert record["key"] == keys[run.name], run.name
+        if parameters is not None:
+            row, made = row_of(parameters, run.experiment), record["row"]
+            if run.at_transfer:  # it has the training settings of its run
+                row, made = ({key: one[key] for key in one if key not in ("training", "start")} for one in (row, made))
+            assert row == made, run.name
+            assert threads_of(parameters) == record["threads"], run.name
         assert record["seed"] == run.seed, run.name
         for name in ("model.safetensors", "optimizer.safetensors", "logits.safetensors"):
             assert files.sha256(self.cached(members[f"{folder}/{name}"])) == record["files"][name], (run.name, name)

@@ -116,12 +116,18 @@ def test_files_are_larger_than_what_the_engines_take_short_cuts_with(made: Proje
 
 @second_user
 def test_edited_row_trains_itself_and_its_descendants(made: Project, engine: str) -> None:
-    """2. Another learning rate: its run and its descendants train once; the other engine has nothing to do."""
+    """2. Another learning rate: its run and its descendants train once; the other engine has nothing to do.
+
+    DVC asks the phase of both runs and what follows from them, and no other phase.
+    """
     made.edit(FASTER)
-    made.make(engine)
+    first = made.make(engine)
     assert made.trained() == GROWN
-    made.make(other(engine))
+    second = made.make(other(engine))
     assert made.trained() == []
+    assert [*first.stages, *second.stages] == (
+        ["plan", "finetune", "tables", "claims", "report"] if engine == "dvc" else []
+    )
     made.assert_clean()
 
 
@@ -303,11 +309,32 @@ def test_neighbour_edited_during_training_is_not_recorded(made: Project) -> None
         made.edit({"experiments": {"baseline": {"training": {"batch_size": 25}}}})
         ended = started.end()
     assert ended.code != 0
-    assert "parameters of tiny were edited while its results were made" in ended.said
+    assert "tiny: parameters were edited after DVC had planned it" in ended.said
     assert "up to date" not in made.status("baseline/seed0")
+    made.recorded()
     assert made.trained() == ["baseline/seed0", "slower/seed0"]
     made.make("dvc")
     assert made.trained() == ["baseline/seed0"]
+    made.assert_clean()
+
+
+def test_neighbour_replaced_during_training_is_not_recorded(made: Project) -> None:
+    """9. Another command makes the edited neighbour, and the edit is taken back: DVC refuses the phase."""
+    add_rows(made, {"slower": {"model": {"branches": 1, "gate": "none"}, "training": {"epochs": 50_000}}})
+    made.edit({"experiments": {"baseline": OTHER}})
+    with made.start(*MAKE["dvc"]) as started:
+        started.wait_for(lambda: "1 of 3 steps" in started.said)
+        before = made.edit({"experiments": {"baseline": {"training": {"batch_size": 25}}}})
+        made.coopnet("train", NAME, "baseline", "0", "--evaluate")
+        made.revert(before)
+        assert not made.event("finished", "slower/seed0")
+        ended = started.end()
+    assert ended.code != 0
+    assert "its results were replaced while they were made" in ended.said
+    made.recorded()
+    assert made.trained() == ["baseline/seed0", "baseline/seed0", "slower/seed0"]
+    made.make("dvc")
+    assert made.trained() == []
     made.assert_clean()
 
 
@@ -330,11 +357,11 @@ def test_killed_half_way_the_rest_is_recorded_and_the_same_command_resumes(
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
         assert started.end().code != 0
-    if victim == "run":
-        status = made.status(*EVERYTHING[:2])
-        assert "up to date" in status, status
-    else:  # the edit is there to be recorded; what was recorded is still there
-        assert "changed outs" not in made.status(EVERYTHING[1])
+    # `baseline` is made before; a Snakemake that was killed could not have it recorded
+    recorded = EVERYTHING[1:2] if (engine, victim) == ("snakemake", "engine") else EVERYTHING[:2]
+    status = made.status(*recorded)
+    assert "up to date" in status, status
+    assert "up to date" not in made.status()  # the edit is still to be recorded
     made.recorded()
     made.trained()
     made.run(*command)
@@ -363,17 +390,47 @@ DIVERGING = {"training": {"epochs": 1250, "optimizer": {"lr": 1e30}}}
 """A learning rate with which no value stays finite."""
 
 
-@pytest.mark.parametrize("share", [0, 0.5])
-@pytest.mark.parametrize("name", ["studies/dvc.lock", ".dvc/tmp/rwlock"])
-def test_lock_that_was_left_half_written_is_recorded_anew(made: Project, name: str, share: float) -> None:
+CUT: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda lock: b"",
+    "half": lambda lock: lock[: len(lock) // 2],
+    "in a key": lambda lock: lock[: lock.rindex(b"nfiles") + 3],
+    "before a value": lambda lock: lock[: lock.rindex(b"outs:\n") + 6],
+    "in a digest": lambda lock: lock[: lock.rindex(b"md5: ") + 20],
+    "after a stage": lambda lock: lock[: lock.rindex(f"  report@{NAME}:".encode())],
+}
+"""What DVC leaves of a lock if it is killed while writing it."""
+
+
+@pytest.mark.parametrize(
+    ("name", "cut"),
+    [
+        *(("studies/dvc.lock", cut) for cut in ("empty", "in a key", "before a value")),
+        *((".dvc/tmp/rwlock", cut) for cut in ("empty", "half")),
+    ],
+)
+def test_lock_that_was_left_half_written_is_recorded_anew(made: Project, name: str, cut: str) -> None:
     """10. DVC killed during the write of a lock refuses to start; `coopnet record` repairs the lock."""
     lock = made.root / name
     before = lock.read_bytes()
-    lock.write_bytes(before[: int(share * len(before))])
+    lock.write_bytes(CUT[cut](before))
     made.make("dvc", fails=True)
     assert name in made.coopnet("record", NAME).said
-    assert lock.name == "rwlock" or lock.read_bytes() == before
+    assert lock.name == "rwlock" or yaml.safe_load(lock.read_text()) == yaml.safe_load(before)
     made.make("dvc")
+    assert made.trained() == []
+    made.assert_clean()
+
+
+@pytest.mark.parametrize("cut", ["in a digest", "after a stage"])
+@each_engine
+def test_lock_whose_rest_is_readable_is_completed(made: Project, engine: str, cut: str) -> None:
+    """10. DVC takes such a lock for one of fewer stages: they are recorded again, and nothing is trained."""
+    lock = made.root / "studies" / "dvc.lock"
+    before = lock.read_bytes()
+    lock.write_bytes(CUT[cut](before))
+    assert "up to date" not in made.status()
+    made.make("dvc") if engine == "dvc" else made.coopnet("record", NAME)
+    assert yaml.safe_load(lock.read_text()) == yaml.safe_load(before)
     assert made.trained() == []
     made.assert_clean()
 
@@ -437,6 +494,20 @@ def test_each_damaged_output_is_named(made: Project, damage: Callable[[bytes], b
         status = made.status(stage)
         assert re.search(r"modified: +", status), (path, status)
         shutil.copy2(kept, made.root / path)
+    made.assert_clean()
+
+
+@pytest.mark.parametrize("damage", [truncated, edited, None])
+def test_damaged_plan_is_written_again(made: Project, damage: Callable[[bytes], bytes] | None) -> None:
+    """12. DVC names a plan that is damaged or gone, and has it written again; no other stage runs."""
+    before = made.planned()
+    path = made.root / "checkpoints" / NAME / "plan" / "train_one.json"
+    path.write_bytes(damage(path.read_bytes())) if damage else path.unlink()
+    assert re.search(rf"(modified|deleted): +checkpoints/{NAME}/plan", made.status())
+    done = made.make("dvc")
+    assert done.stages == ["plan"], done.said
+    assert made.planned() == before
+    assert made.trained() == []
     made.assert_clean()
 
 
@@ -513,12 +584,21 @@ def test_second_generation_is_trained_once_and_follows_the_first(fresh: Project)
 
 
 def test_false_record_is_seen(made: Project) -> None:
-    """A lock with another learning rate than that of the run does not count as clean."""
+    """A lock with another learning rate, or another key, than that of the run does not count as clean."""
     lock = made.root / "studies" / "dvc.lock"
     content = yaml.safe_load(lock.read_text())
-    parameters = content["stages"][f"train_one@{NAME}"]["params"][f"studies/{NAME}.yaml"]
     made.recorded()
+    parameters = content["stages"][f"plan@{NAME}"]["params"][f"studies/{NAME}.yaml"]
     parameters["every_experiment"]["training"]["optimizer"] = {"lr": 0.5}
     lock.write_text(yaml.safe_dump(content))
+    with pytest.raises(AssertionError, match="baseline/seed0"):
+        made.recorded()
+    made.edit({"experiments": {"one3": OTHER}})
+    made.dvc("repro", f"studies/dvc.yaml:plan@{NAME}")
+    lied = yaml.safe_load(lock.read_text())
+    members = made.members(lied["stages"][f"plan@{NAME}"]["outs"][0]["md5"])
+    (dependency,) = lied["stages"][f"train_one@{NAME}"]["deps"]
+    dependency["md5"] = members["train_one.json"]
+    lock.write_text(yaml.safe_dump(lied))
     with pytest.raises(AssertionError, match="one3/seed0"):
         made.recorded()

@@ -18,13 +18,15 @@ from conftest import ROOT
 from coopnet import study
 from coopnet.commands import latency, watch
 from coopnet.commands import plan as plans
-from coopnet.runs import live, speed
+from coopnet.files.errors import CoopNetError
+from coopnet.runs import live, speed, steps
 from coopnet.runs.live import Live, Pulse
 from coopnet.runs.store import VARIABLE, Store
 from coopnet.runs.workspace import LATENCY, Workspace
 from coopnet.study import costs
+from coopnet.study.phases import TRAINING
 from finished_fixture import Home, made_once
-from tiny_fixture import call
+from tiny_fixture import call, edit
 
 
 @pytest.fixture(scope="module")
@@ -204,3 +206,99 @@ def test_a_command_says_where_to_look_next(workspace: Path, command: tuple[str, 
     done = call(workspace, "coopnet", *command)
     assert done.returncode == 0, done.stderr
     assert words in done.stderr.splitlines()[-1]
+
+
+# The files by which DVC knows which phases were edited
+
+
+def written(workspace: Path) -> dict[str, bytes]:
+    """What `coopnet plan tiny --write` writes, by phase."""
+    plans.write(Workspace(workspace), "tiny")
+    return {path.stem: path.read_bytes() for path in (workspace / "checkpoints" / "tiny" / "plan").iterdir()}
+
+
+def changed(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
+    """The phases whose files differ."""
+    assert before.keys() == after.keys() == {*TRAINING, "tables"}
+    return {phase for phase in after if after[phase] != before[phase]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "phases"),
+    [
+        ({"experiments": {"one3_to_5_split": {"training": {"optimizer": {"lr": 0.02}}}}}, {"finetune", "tables"}),
+        ({"experiments": {"one3": {"training": {"batch_size": 40}}}}, {"train_one", "transfer", "finetune", "tables"}),
+        ({"only": ["one3", "one3_continued", "one3_to_5_masked"]}, {"transfer", "finetune", "tables"}),
+        ({"title": "Another title"}, {"tables"}),
+        ({"seeds": [0, 1]}, {"train_one", "transfer", "finetune", "tables"}),
+    ],
+)
+def test_edit_changes_the_files_of_its_phase_and_its_descendants(
+    workspace: Path, changes: dict[str, object], phases: set[str]
+) -> None:
+    """All other phases keep their files, so DVC does not ask them; the edit taken back gives the old files."""
+    before = written(workspace)
+    text = (workspace / "studies" / "tiny.yaml").read_text()
+    edit(workspace, lambda overlay: overlay.update(study.merge(overlay, changes)))
+    assert changed(before, written(workspace)) == phases
+    (workspace / "studies" / "tiny.yaml").write_text(text)
+    assert written(workspace) == before
+
+
+def test_words_change_no_file(workspace: Path) -> None:
+    """A comment in the parameters, and a row that the study does not have; a right file keeps its date."""
+    before = written(workspace)
+    dates = [path.stat().st_mtime_ns for path in sorted((workspace / "checkpoints").rglob("*.json"))]
+    with (workspace / "params.yaml").open("a") as parameters:
+        parameters.write("# A comment.\n  another: {about: one more, model: {branches: 1, gate: none}}\n")
+    assert "another" in study.rows(workspace)
+    assert written(workspace) == before
+    assert [path.stat().st_mtime_ns for path in sorted((workspace / "checkpoints").rglob("*.json"))] == dates
+
+
+@pytest.mark.parametrize(("line", "phases"), [("# A comment.", set()), ("ADDED = 1", set(TRAINING))])
+def test_source_of_the_evaluation_changes_what_is_evaluated(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, phases: set[str]
+) -> None:
+    """Another statement asks for every phase that evaluates; a comment asks for none."""
+    before = written(workspace)
+    package = tmp_path / "coopnet"
+    shutil.copytree(steps.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    with (package / "evaluation" / "metrics.py").open("a") as module:
+        module.write(f"\n\n{line}\n")
+    monkeypatch.setattr(steps, "PACKAGE", package)
+    steps.fingerprint.cache_clear()
+    try:
+        assert changed(before, written(workspace)) == phases
+    finally:
+        steps.fingerprint.cache_clear()
+
+
+def test_files_of_another_plan_are_noticed(workspace: Path) -> None:
+    """Missing, of edited parameters, or damaged: not those of the plan, until they are written again."""
+    place = Workspace(workspace)
+    plan = study.load(workspace, "tiny")
+    assert not plans.is_written(place, plan)
+    plans.write(place, "tiny")
+    assert plans.is_written(place, plan)
+    edit(workspace, lambda overlay: overlay.update(title="Another title"))
+    assert not plans.is_written(place, study.load(workspace, "tiny"))
+    for damage in (b"", b"\xff", None):
+        path = place.decisive("tiny", "finetune")
+        path.write_bytes(damage) if damage is not None else path.unlink()
+        assert not plans.is_written(place, plan)
+        plans.write(place, "tiny")
+        assert plans.is_written(place, study.load(workspace, "tiny"))
+
+
+def test_edit_while_the_plan_is_written_is_refused(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC would record the edited parameters for the files of the earlier ones."""
+    lay = plans.lay
+
+    def edited(place: Workspace, plan: study.Study) -> None:
+        lay(place, plan)
+        edit(workspace, lambda overlay: overlay.update(seeds=[0, 1]))
+
+    monkeypatch.setattr(plans, "lay", edited)
+    with pytest.raises(CoopNetError, match="edited while its plan was written"):
+        plans.write(Workspace(workspace), "tiny")

@@ -4,9 +4,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.dvcfile import Lockfile
+from dvc.exceptions import DvcException
+from dvc.utils.serialize import parse_yaml
+from voluptuous import MultipleInvalid
 
 from conftest import ROOT
 from coopnet import files, study
+from coopnet.commands import plan as plans
 from coopnet.commands import record
 from coopnet.files.digests import Digests
 from coopnet.files.errors import CoopNetError
@@ -20,11 +25,15 @@ ONLY = {"only": ["one3", "one3_continued"], "seeds": [0], "time_scale": 0.01}
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """A study with a parent and its control."""
-    root = tmp_path_factory.mktemp("plan")
+    return study.load(parameters(tmp_path_factory.mktemp("plan")), "tiny")
+
+
+def parameters(root: Path) -> Path:
+    """Write the parameters of the study into a folder."""
     (root / "studies").mkdir()
     (root / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     (root / "studies" / "tiny.yaml").write_text(yaml.safe_dump(ONLY))
-    return study.load(root, "tiny")
+    return root
 
 
 @pytest.fixture
@@ -97,3 +106,96 @@ def test_folder_without_dvc_or_git_is_refused(tmp_path: Path, there: tuple[str, 
         (tmp_path / name).mkdir()
     with pytest.raises(CoopNetError, match="`git init`" if there else "`dvc init`"):
         record.record(Workspace(tmp_path), "full")
+
+
+@pytest.fixture
+def committed(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The stages that DVC was told to record in the workspace, which has its parameters; DVC itself is not called."""
+    addresses: list[str] = []
+    parameters(workspace.root)
+    monkeypatch.setattr(record, "check_repository", lambda _: None)
+    monkeypatch.setattr(record, "_commit", lambda _, *stages: addresses.extend(stages))
+    return addresses
+
+
+def test_plan_is_written_and_recorded_with_the_phases(workspace: Workspace, plan: Study, committed: list[str]) -> None:
+    """The stages that are recorded depend on the files of the plan, so these are recorded too."""
+    record.record(workspace, "tiny")
+    assert plans.is_written(workspace, plan)
+    stages = [f"studies/dvc.yaml:{phase}@tiny" for phase in ("plan", "train_one", "finetune")]
+    assert [address for address in committed if address in stages] == stages
+
+
+def test_plan_is_recorded_where_a_run_is_refused(workspace: Workspace, plan: Study, committed: list[str]) -> None:
+    """DVC then asks for the phase of that run, which is not recorded, and for no other."""
+    targets(workspace, plan, plan.run("one3", 0))["history.csv"].write_text("edited")
+    with pytest.raises(CoopNetError, match=r"not recorded: .*history\.csv"):
+        record.record(workspace, "tiny")
+    assert plans.is_written(workspace, plan)
+    assert "studies/dvc.yaml:plan@tiny" in committed
+    assert "studies/dvc.yaml:train_one@tiny" not in committed
+
+
+@pytest.mark.parametrize("changes", [{"title": "Another title"}, {"time_scale": 0.02}])
+@pytest.mark.parametrize("before", [None, "schema: '2.0'\n"])
+def test_edit_while_dvc_records_leaves_its_lock_as_it_was(
+    workspace: Workspace,
+    committed: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, object],
+    before: str | None,
+) -> None:
+    """DVC would record the edited parameters for the runs and words of the earlier ones."""
+    lock = workspace.root / "studies" / "dvc.lock"
+    if before is not None:
+        lock.write_text(before)
+
+    def edited(*_: object) -> None:
+        lock.write_text("schema: '2.0'\nstages: {}\n")
+        (workspace.root / "studies" / "tiny.yaml").write_text(yaml.safe_dump(ONLY | changes))
+
+    monkeypatch.setattr(record, "_commit", edited)
+    with pytest.raises(CoopNetError, match="edited while DVC recorded"):
+        record.record(workspace, "tiny")
+    assert (lock.read_text() if lock.exists() else None) == before
+
+
+LOCK = b"""schema: '2.0'
+stages:
+  plan@tiny:
+    cmd: coopnet plan tiny --write
+    deps:
+    - path: params.yaml
+      hash: md5
+      md5: 3b5d5c3712955042212316173ccf37be
+      size: 60
+    params:
+      studies/tiny.yaml:
+        only:
+        - one3
+        seeds:
+        - 0
+    outs:
+    - path: checkpoints/tiny/plan
+      hash: md5
+      md5: d751713988987e9331980363e24189ce.dir
+      size: 60
+      nfiles: 9
+"""
+
+
+def test_every_cut_lock_that_dvc_refuses_is_known_for_half_written() -> None:
+    """DVC killed anywhere while it wrote its lock: `coopnet record` removes what DVC cannot read, and nothing whole."""
+    refused = {length for length in range(len(LOCK)) if not _readable(LOCK[:length])}
+    assert len(refused) > 50
+    assert [length for length in sorted(refused) if record._is_whole(LOCK[:length])] == []
+    assert record._is_whole(LOCK)
+
+
+def _readable(lock: bytes) -> bool:
+    """Whether DVC accepts a lock."""
+    try:
+        Lockfile.SCHEMA(parse_yaml(lock.decode(), "dvc.lock"))
+    except (DvcException, MultipleInvalid):
+        return False
+    return True

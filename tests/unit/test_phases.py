@@ -68,7 +68,7 @@ def test_dvc_knows_every_study() -> None:
 
 
 def test_dvc_has_a_stage_for_each_phase() -> None:
-    """Both files have the phases that make networks, then tables, claims and report."""
-    wanted = [*phases.TRAINING, "tables", "claims", "report"]
+    """Both files have the plan, the phases that make networks, then tables, claims and report."""
+    wanted = ["plan", *phases.TRAINING, "tables", "claims", "report"]
     assert list(study.read_yaml(ROOT / "studies" / "dvc.yaml")["stages"]) == wanted
     assert list(study.read_yaml(ROOT / "dvc.yaml")["stages"]) == ["prepare", *wanted]

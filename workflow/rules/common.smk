@@ -141,6 +141,33 @@ TRANSFER = (
     "> {log} 2>&1"
 )
 
+
+def refuse_edited():
+    """Fail if these parameters are not those for which DVC started this stage.
+
+    The stage depends on the files of the plan, so they are written anew: the next start then asks what was edited.
+    """
+    if not plan.is_written(WORKSPACE, STUDY):
+        plan.lay(WORKSPACE, STUDY)
+        refuse("parameters were edited after DVC had planned it")
+
+
+def refuse_replaced():
+    """Fail if what lies here is not what this start has made: DVC would record it for these parameters."""
+    phase = os.environ["DVC_STAGE"].split(":")[-1].split("@")[0]
+    if not plan.is_written(WORKSPACE, STUDY):
+        refuse("parameters were edited, and planned anew, while its results were made")
+    if problem := stamps.first_problem(WORKSPACE, STUDY, phase):
+        refuse(f"its results were replaced while they were made ({problem.text})")
+
+
+def refuse(reason):
+    sys.exit(
+        f"error: {STUDY.name}: {reason}, so DVC does not record this stage. Trained runs are kept in the run store; "
+        "run the same command again"
+    )
+
+
 # Runs that need no training. Jobs on a cluster do not check this again.
 TRAINED = set()
 if workflow.is_main_process:
@@ -149,6 +176,8 @@ if workflow.is_main_process:
     ):  # the check imports their libraries
         if subprocess.run(["coopnet", "check", STUDY.name]).returncode:
             sys.exit(1)
+    if UNDER_DVC:
+        refuse_edited()
     ALIVE = stamps.clear_stale(Path(".snakemake"))
     try:
         DUE = stamps.refresh(WORKSPACE, STUDY)
@@ -182,18 +211,6 @@ def say_next():
         print(
             f"next: `coopnet runs {name}` lists its runs; after the report is made, `coopnet answer {name}` prints its findings",
             file=sys.stderr,
-        )
-
-
-def refuse_edited():
-    """Fail if these results are not those that DVC's stage depends on, because parameters were edited after its start.
-
-    DVC reads the dependencies of a stage at its end.
-    """
-    if UNDER_DVC and not plan.is_written(WORKSPACE, STUDY):
-        sys.exit(
-            f"error: parameters of {STUDY.name} were edited while its results were made, so DVC does not record them. "
-            "Trained runs are kept in the run store; run the same command again"
         )
 
 

@@ -3,12 +3,14 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
 from coopnet import files, study
+from coopnet.files.errors import CoopNetError
 from coopnet.report.wording import count, flops
 from coopnet.runs import failures, speed, steps, store
 from coopnet.runs.speed import Speed
@@ -109,18 +111,37 @@ def show(workspace: Workspace, name: str, *, measure: bool = False) -> None:
 
 
 def write(workspace: Workspace, name: str) -> None:
-    """Write what decides the results of each phase of a study, a file per phase: the dependencies of DVC's stages."""
+    """Write what decides the results of each phase of a study, a file per phase: the dependencies of DVC's stages.
+
+    Raises:
+        CoopNetError: there is no such study, or it was edited meanwhile: DVC reads its parameters at the end.
+    """
     plan = study.load(workspace.root, name)
-    for phase, text in steps.decisive(workspace, plan).items():
-        path = workspace.decisive(plan.name, phase)
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    lay(workspace, plan)
+    if not is_written(workspace, study.load(workspace.root, name)):
+        raise CoopNetError(f"parameters of {name} were edited while its plan was written; run the same command again")
+
+
+def lay(workspace: Workspace, plan: Study) -> None:
+    """Write these files for a plan; a file that is right keeps its date."""
+    for path, text in _decisive(workspace, plan):
+        if not _has(path, text):
             files.write_text(path, text)
 
 
 def is_written(workspace: Workspace, plan: Study) -> bool:
-    """Whether the files of `write` are those of this plan."""
-    paths = {workspace.decisive(plan.name, phase): text for phase, text in steps.decisive(workspace, plan).items()}
-    return all(path.is_file() and path.read_text(encoding="utf-8") == text for path, text in paths.items())
+    """Whether these files are those of a plan."""
+    return all(_has(path, text) for path, text in _decisive(workspace, plan))
+
+
+def _decisive(workspace: Workspace, plan: Study) -> list[tuple[Path, str]]:
+    """What decides the results of each phase, with the path of its file."""
+    return [(workspace.decisive(plan.name, phase), text) for phase, text in steps.decisive(workspace, plan).items()]
+
+
+def _has(path: Path, text: str) -> bool:
+    """Whether a file has exactly this text."""
+    return path.is_file() and path.read_bytes() == text.encode()
 
 
 def of(workspace: Workspace, plan: Study) -> Plan:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from coopnet import files, study
-from coopnet.commands.plan import write
+from coopnet.commands import plan as plans
 from coopnet.data.datasets import Dataset
 from coopnet.files.digests import Digests, remembered
 from coopnet.files.errors import CoopNetError
@@ -50,13 +50,13 @@ def record(workspace: Workspace, name: str) -> None:
         sound, refused = _sort(workspace, plan, digests)
     lock = workspace.root / ("dvc.lock" if name == FULL else "studies/dvc.lock")
     before = lock.read_text(encoding="utf-8") if lock.is_file() else None
-    write(workspace, name)
+    plans.lay(workspace, plan)
     for phase in sound:  # DVC wants the folder of a phase that makes nothing in this study, too
         if phase in TRAINING:
             workspace.checkpoints(name, phase).mkdir(parents=True, exist_ok=True)
     prepared = [f"prepare@{dataset}" for dataset in plan.datasets() if _prepared(workspace, plan.data[dataset])]
     _commit(workspace, *prepared, *(_address(name, phase) for phase in ("plan", *sound)))
-    if [run.key for run in study.load(workspace.root, name).everything()] != [run.key for run in plan.everything()]:
+    if not plans.is_written(workspace, study.load(workspace.root, name)):
         lock.unlink(missing_ok=True) if before is None else files.write_text(lock, before)
         raise CoopNetError("parameters were edited while DVC recorded, so nothing is recorded; run it again")
     log.info("recorded in DVC: %d of %d phases of %s", len(sound), len(RECORDED), name)
@@ -96,8 +96,8 @@ def _half_written(workspace: Workspace) -> list[Path]:
 
 
 def _is_whole(lock: bytes) -> bool:
-    """Whether a lock of DVC has its beginning and its end."""
-    return lock.startswith(b"schema:") and lock.endswith(b"\n")
+    """Whether a lock of DVC has its beginning and its end: a line that ends, and that has a value."""
+    return lock.startswith(b"schema:") and lock.endswith(b"\n") and not lock.endswith(b":\n")
 
 
 def _is_json(text: bytes) -> bool:

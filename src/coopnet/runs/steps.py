@@ -168,6 +168,14 @@ def of_all_runs(workspace: Workspace, plan: Study) -> Iterator[Step]:
     yield timing(workspace, plan.name)
 
 
+def of_phase(workspace: Workspace, plan: Study, phase: str) -> list[Step]:
+    """The steps of a phase; the page of timings belongs to the report."""
+    if phase in TRAINING:
+        return [evaluate(workspace, plan, run) for run in plan.of_phase(phase)]
+    wanted = ("report", "timing") if phase == "report" else (phase,)
+    return [step for step in of_all_runs(workspace, plan) if step.name.removeprefix(f"{plan.name}/") in wanted]
+
+
 def _evaluation(workspace: Workspace, plan: Study, run: Run) -> tuple[str, Path]:
     return f"{plan.name}/evaluate/{run.name}", workspace.run(plan, run) / "evaluation.json"
 
