@@ -45,7 +45,8 @@ os.environ.update(
 gc.disable()
 
 # DVC calls Snakemake for each of its stages and records their outputs itself.
-UNDER_DVC = "DVC_STAGE" in os.environ
+DVC_STAGE = os.environ.get("DVC_STAGE", "")
+UNDER_DVC = bool(DVC_STAGE)
 
 STUDY = read_study()
 WORKSPACE = Workspace(Path())
@@ -154,7 +155,7 @@ def refuse_edited():
 
 def refuse_replaced():
     """Fail if what lies here is not what this start has made: DVC would record it for these parameters."""
-    phase = os.environ["DVC_STAGE"].split(":")[-1].split("@")[0]
+    phase = DVC_STAGE.split(":")[-1].split("@")[0]
     if not plan.is_written(WORKSPACE, STUDY):
         refuse("parameters were edited, and planned anew, while its results were made")
     if problem := stamps.first_problem(WORKSPACE, STUDY, phase):
