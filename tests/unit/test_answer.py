@@ -29,7 +29,7 @@ def one(name: str, estimate: float, n: int = 3, reach: float = 0.5, group: str =
 
 def said(*found: Difference) -> str:
     """The sentence about some differences."""
-    return answer.against_control(found, "way to grow", "the control", {own.label: own.label for own in found})
+    return answer.against_control(found, "way to grow", "the control")
 
 
 # Sentences -----------------------------------------------------------------------------------------
@@ -37,7 +37,7 @@ def said(*found: Difference) -> str:
 
 def test_a_gain_is_said_with_number_and_interval() -> None:
     """The sentence names the network first, then what it is compared with."""
-    assert said(one("split", 1.25)) == "split (+1.25 [+0.75,\u00a0+1.75]) is more accurate than the control."
+    assert said(one("split", 1.25)) == "split (+1.25\u00a0[+0.75,\u00a0+1.75]) is more accurate than the control."
 
 
 def test_no_gain_is_said_before_losses_and_what_is_undecided() -> None:
@@ -51,10 +51,10 @@ def test_no_gain_is_said_before_losses_and_what_is_undecided() -> None:
     )
     assert sentence == (
         "No way to grow was shown to be more accurate than the control; "
-        f"loss ({MINUS}2.00 [{MINUS}2.50,\u00a0{MINUS}1.50]) is less accurate; "
-        f"small ({MINUS}0.30 [{MINUS}0.40,\u00a0{MINUS}0.20]) is less accurate, by less than 0.5 points; "
-        f"equal ({MINUS}0.02 [{MINUS}0.42,\u00a0+0.38]) is not worse by more than 0.5 points; "
-        f"undecided is open (+0.10 [{MINUS}0.60,\u00a0+0.80]); "
+        f"loss ({MINUS}2.00\u00a0[{MINUS}2.50,\u00a0{MINUS}1.50]) is less accurate; "
+        f"small ({MINUS}0.30\u00a0[{MINUS}0.40,\u00a0{MINUS}0.20]) is less accurate, by less than 0.5 points; "
+        f"equal ({MINUS}0.02\u00a0[{MINUS}0.42,\u00a0+0.38]) is not worse by more than 0.5 points; "
+        f"undecided is open (+0.10\u00a0[{MINUS}0.60,\u00a0+0.80]); "
         "1 comparison on fewer than 3 seeds decides nothing."
     )
 
@@ -137,6 +137,20 @@ def test_the_sign_of_holm_belongs_to_the_finding(
     assert Difference("growth", "x", "x", "control", estimate, ends, 3, ["4"], after).survives_holm is shown
 
 
+def test_the_comparisons_are_counted() -> None:
+    """Each finding is counted once, and only what a claim supports after the correction is left after it."""
+    kept = Difference("growth", "x", "x", "control", 2.0, (1.5, 2.5), 3, ["4"], frozenset({"gain"}))
+    assert answer.in_short([one("small", -0.3, reach=0.1), one("loss", -2.0), one("equal", 0.0, reach=0.4), kept]) == (
+        "Of 4 comparisons with a control, 1 shows a gain, 2 a loss (1 of them of less than 0.5 points) and 1 excludes "
+        "a loss of more than 0.5 points. Each interval stands for itself: after Holm’s correction over the whole "
+        "ledger 1 of these is left."
+    )
+    assert answer.in_short([one("open", 0.0, reach=0.7)]).startswith(
+        "Of 1 comparison with a control, none shows a gain and 1 is undecided."
+    )
+    assert answer.in_short([]) == ""
+
+
 def test_predictions_are_counted() -> None:
     """Starts that change no prediction come first; the others have their share of the images."""
     rows = [
@@ -150,7 +164,7 @@ def test_predictions_are_counted() -> None:
         claims=[ledger.Claim([cast(Any, _counted(name, value))]) for name, value in counts.items()],
     )
     assert answer.at_transfer(cast(Tables, loaded)) == (
-        "Growing 3 branches into 5 changes no prediction by masked; zero_pad changes 15.0 % and split with σ = 0.1 "
+        "Growing 3 branches into 5 by masked changes no prediction; zero_pad changes 15.0 % and split with σ = 0.1 "
         "changes 0.2 % of them (counted on 10,000 test images, 3 seeds)."
     )
 
@@ -236,7 +250,7 @@ def test_the_figure_names_its_finding(study: Path) -> None:
     picture, draw = answer.overview(load(study)) or pytest.fail("no figure")
     assert "more accurate: one3_to_5_masked +0.60 and one3_to_5_split +1.23" in picture.alt
     assert "Shown are the 4 of 9 experiments that have a control and 3 seeds or more" in picture.caption
-    assert "No claim names one3_to_5_zero_pad, one3_to_5_zero_output and one3_to_5_masked" in picture.caption
+    assert "one3_to_5_zero_pad, one3_to_5_zero_output and one3_to_5_masked are in no claim" in picture.caption
     assert "Names: one3_to_5…: one3 grown into 5 branches; one3: ONE with 3 branches." in picture.caption
     words = {text.get_text() for text in draw().findobj(lambda item: hasattr(item, "get_text"))}
     assert {"one3_to_5_split", differences.GROUPS["growth"], "seeds", "3"} <= words

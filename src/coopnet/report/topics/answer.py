@@ -39,7 +39,7 @@ ASKED: Mapping[str, tuple[str, str, str]] = {
     ),
     "expansion": ("Expansion", "expanded network", "the continued-training control"),
     "one": ("ONE against the baseline", "network of ONE", "the plain network"),
-    "distillation": ("Part 3", "ensemble or student", "the same network trained alone"),
+    "distillation": ("Part 3: ensembles and distillation", "ensemble or student", "the same network trained alone"),
 }
 """The groups of differences on the first screen: the question, what is compared, and its control."""
 
@@ -82,16 +82,39 @@ def answers(tables: Tables) -> list[Answer]:
     if not decides(tables):
         return [*_made(tables), *first, *_next(tables)]
     found = differences(tables)
-    shown = [*first]
+    summary = in_short([one for one in found if one.interval])
+    shown = [*([Answer("In short", summary, "claims")] if summary else []), *first]
     for group, (about, what, control) in ASKED.items():
         own = [one for one in found if one.group == group and (one.claims or one.interval)]
-        sentence = against_control(own, what, control, _names(tables, own))
+        sentence = against_control(own, what, control)
         if sentence:
             shown.append(Answer(about, sentence, "merging" if group == "expansion" else group))
         elif group == "distillation" and _not_run(tables, "distillation"):
             text = "Independent ensembles, distillation and self-distillation were not run in this study."
             shown.append(Answer(about, text, "claims"))
     return shown or _made(tables)
+
+
+def in_short(found: Sequence[Difference]) -> str:
+    """How many comparisons show what, and how many of them are left after Holm's correction."""
+    if not found:
+        return ""
+    times = Counter(one.finding for one in found)
+    losses = times["small"] + times["loss"]
+    parts = [
+        f"{times['gain'] or 'none'} {'show' if times['gain'] > 1 else 'shows'} a gain",
+        f"{losses} a loss" + (f" ({times['small']} of them of less than {MARGIN:g} points)" if times["small"] else ""),
+        f"{times['equal']} exclude{'s' * (times['equal'] == 1)} a loss of more than {MARGIN:g} points",
+        f"{times['open']} {'is' if times['open'] == 1 else 'are'} undecided",
+    ]
+    wanted = [True, losses, times["equal"], times["open"]]
+    kept = sum(one.survives_holm for one in found)
+    return (
+        f"Of {count(len(found), 'comparison')} with a control, "
+        f"{listing(part for part, there in zip(parts, wanted, strict=True) if there)}. Each interval stands for "
+        f"itself: after Holm’s correction over the whole ledger {kept or 'none'} of these "
+        f"{'is' if kept < 2 else 'are'} left."
+    )
 
 
 def at_transfer(tables: Tables) -> str:
@@ -114,7 +137,7 @@ def at_transfer(tables: Tables) -> str:
     ]
     first = next(iter(counts))
     sizes = f"{rows[rows[first]['parents'][0]]['branches']} branches into {rows[first]['branches']}"
-    words = f"Growing {sizes} changes no prediction by {listing(kept)}" if kept else ""
+    words = f"Growing {sizes} by {listing(kept)} changes no prediction" if kept else ""
     if changed:
         words += f"; {listing(changed)} of them" if kept else f"Growing {sizes} by {listing(changed)} of predictions"
     seeds = span(one.n for one in counts.values())
@@ -141,21 +164,13 @@ def _methods(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {row["name"]: own if words.count(own) == 1 else row["name"] for row, own in zip(rows, words, strict=True)}
 
 
-def _names(tables: Tables, found: Sequence[Difference]) -> dict[str, str]:
-    """What each difference is called: grown networks by how they were grown."""
-    rows = {row["name"]: row for row in tables.experiments}
-    grown = _methods([rows[one.experiment] for one in found if one.group == "growth"])
-    return {one.label: grown.get(one.experiment, one.label) for one in found}
-
-
-def against_control(found: Sequence[Difference], what: str, control: str, names: Mapping[str, str]) -> str:
+def against_control(found: Sequence[Difference], what: str, control: str) -> str:
     """One sentence about the differences of a group, in which an undecided question is said to be one.
 
     Args:
         found: those that have an interval, or that a claim names.
         what: what is compared, in the singular.
         control: what it is compared with.
-        names: what each difference is called.
     """
     by_finding: dict[str, list[Difference]] = {}
     for one in found:
@@ -166,9 +181,9 @@ def against_control(found: Sequence[Difference], what: str, control: str, names:
 
     def said(finding: str, *, measured: bool = True) -> str:
         return listing(
-            f"{names[one.label]} ({number(one.estimate, sign=True)} {interval(*one.interval)})"
+            f"{one.label} ({number(one.estimate, sign=True)}\u00a0{interval(*one.interval)})"
             if measured and one.interval
-            else names[one.label]
+            else one.label
             for one in by_finding[finding]
         )
 
@@ -251,7 +266,9 @@ def sure(tables: Tables) -> list[str]:
     tested = [one for one in decisions if one.survives_holm is not None]
     kept = sum(bool(one.survives_holm) for one in tested)
     shown = [one.survives_holm for one in differences(tables) if one.interval]
-    figure = f" (in the figure: {sum(shown) or 'none'})" if shown else ""
+    scores = {"top1": " for top-1", "top5": " for top-5", None: ""}
+    left = listing(f"{one.number}{scores[one.score]}" for one in tested if one.survives_holm)
+    figure = f" (claims {left}; of the figure’s {sum(shown) or 'none'})" if shown and kept else ""
     few = sum(one.ran and one.n < FEWEST for one in decisions)
     undecided = sum(one.ran and not one.decided and one.n >= FEWEST for one in decisions)
     sentences = [
@@ -311,7 +328,8 @@ def _sampling_error(tables: Tables) -> str:
     error = 100 * math.sqrt(share * (1 - share) / images)
     return (
         f"With {count(images, 'test image')}, an accuracy of {number(100 * share)} % (the median of all experiments) "
-        f"has a standard error of {number(error)} points from the choice of images alone."
+        f"has a standard error of {number(error)} points from the choice of images alone; a "
+        "difference between two networks on the same images has a smaller one."
     )
 
 
@@ -321,7 +339,7 @@ FINDINGS: Mapping[str, tuple[str, str, bool, str]] = {
     "gain": (GREEN, "^", True, "more accurate"),
     "equal": (BLUE, "o", True, f"not worse by more than {MARGIN:g}"),
     "small": (ORANGE, "v", False, f"less accurate, by less than {MARGIN:g}"),
-    "loss": (ORANGE, "v", True, "less accurate"),
+    "loss": (ORANGE, "v", True, "less accurate, maybe by more"),
     "open": (GREY, "o", False, "undecided"),
 }
 """Colour, shape, whether it is filled, and words for each finding."""
@@ -347,8 +365,8 @@ def overview(tables: Tables) -> tuple[Picture, Callable[[], Figure]] | None:
     shown = len({one.experiment for one in found})
     caption = (
         "Difference to its own control, 95 % interval. Test top-1 in percentage points. Shown are the "
-        f"{shown} of {count(len(tables.experiments), 'experiment')} that {which}; shape and colour follow from the "
-        f"interval alone. {_unclaimed(found)}{names(tables, found)}"
+        f"{shown} of {count(len(tables.experiments), 'experiment')} that {which}, and branches of theirs; shape and "
+        f"colour follow from the interval alone. {_unclaimed(found)}{names(tables, found)}"
     )
     picture = Picture("overview", caption, f"Difference to the control. {alt}.", "../claims.json")
     return picture, lambda: draw(found)
@@ -359,8 +377,11 @@ def _unclaimed(found: Sequence[Difference]) -> str:
     own = [one.label for one in found if not one.claims]
     if not own:
         return ""
-    intervals = "its interval holds" if len(own) == 1 else "their intervals hold"
-    return f"No claim names {listing(own)}: {intervals} the spread over seeds, and not the choice of test images. "
+    intervals = "its interval covers" if len(own) == 1 else "their intervals cover"
+    return (
+        f"{listing(own)} {'is' if len(own) == 1 else 'are'} in no claim of the ledger: {intervals} the spread over "
+        "seeds, and not the choice of test images. "
+    )
 
 
 def names(tables: Tables, found: Sequence[Difference]) -> str:

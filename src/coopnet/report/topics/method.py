@@ -46,6 +46,7 @@ WAYS = {
 """The four ways to grow, with what each keeps."""
 
 TERMS = (
+    ("ONE", "On-the-Fly Native Ensemble (Lan, Zhu, Gong, 2018): branches that learn from their own ensemble"),
     ("trunk", "all layers before the split: the stem and all stages but the last"),
     ("branch", "the last stage with its own pooling and linear classifier; a network has B of them"),
     ("gate", "a linear layer on the pooled trunk features, then softmax: one weight per branch and image"),
@@ -69,6 +70,7 @@ TERMS = (
         "Holm’s correction",
         "p values corrected for the number of tested claims of the whole ledger; the stricter reading",
     ),
+    *WAYS.items(),
     ("exact", "the largest difference of logits is at most 10⁻⁶ of the largest logit (float32, evaluation mode)"),
     ("chance level", "accuracy of guessing: 100 % divided by the number of classes"),
     (
