@@ -26,7 +26,7 @@ SECTIONS = {
 """The report's section for each that `claims.yaml` names, where it has another name."""
 
 QUESTIONS = {
-    1: "Is a single branch of ONE more accurate than the plain network?",
+    1: "Is a branch of ONE, or its ensemble, more accurate than the plain network?",
     2: "Is ONE’s ensemble at least as good as each of its branches?",
     3: "Which ways to grow keep predictions and calibration at transfer?",
     4: "Do grown networks, fine-tuned, match their parent and their control?",
