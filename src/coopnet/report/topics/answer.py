@@ -272,8 +272,8 @@ def sure(tables: Tables) -> list[str]:
     few = sum(one.ran and one.n < FEWEST for one in decisions)
     undecided = sum(one.ran and not one.decided and one.n >= FEWEST for one in decisions)
     sentences = [
-        "Numbers are differences of test top-1 in percentage points, mean over seeds, with 95 % intervals. Seeds are "
-        "paired within a lineage where the networks share one."
+        "Numbers are differences of test top-1 in percentage points, mean over seeds, with 95 % intervals. Where a "
+        "child and its control start from the same parent, differences are taken seed by seed."
     ]
     if any(one.group in ("growth", "merging", "expansion") for one in differences(tables)):
         sentences.append(
@@ -282,7 +282,8 @@ def sure(tables: Tables) -> list[str]:
         )
     if tested:
         sentences.append(
-            f"{count(len(tested), 'verdict')} {'is' if len(tested) == 1 else 'are'} decided by a test; "
+            f"Of the ledger’s {count(len(decisions), 'verdict')}, {len(tested)} {'is' if len(tested) == 1 else 'are'} "
+            "decided by a test; "
             f"{kept or 'none'} of them {'survives' if kept == 1 else 'survive'} Holm’s correction over the whole "
             f"ledger{figure}, so single verdicts are indications unless the ledger says otherwise."
             if kept < len(tested)
