@@ -16,6 +16,7 @@ sys.path[:0] = [str(DOCS), str(ROOT / "src")]
 import reference  # noqa: E402  (its folder was put on the path above)
 
 from coopnet import __version__  # noqa: E402
+from coopnet.report.page import Glossary  # noqa: E402
 
 project = "CoopNet"
 author = "the CoopNet authors"
@@ -60,16 +61,11 @@ COMMON = ("claim", "exactly", "experiment", "phase", "record", "run", "seed", "s
 """Words of the glossary that pages also use in their everyday sense; their uses are not linked."""
 
 
-def anchor(word: str) -> str:
-    """The id of a word's row in the glossary."""
-    return f"word-{nodes.make_id(word)}"
-
-
 def define(app: Sphinx, page: nodes.document) -> None:
     """Give each row of the glossary an id."""
     if app.env.docname == "glossary":
         for row in _rows(page):
-            row["ids"].append(anchor(row[0].astext()))
+            row["ids"].append(Glossary.anchor(row[0].astext()))
 
 
 def _rows(glossary: nodes.document) -> list[nodes.row]:
@@ -82,24 +78,17 @@ def link(app: Sphinx, page: nodes.document, name: str) -> None:
     if name in ("glossary", "changelog", "notes"):
         return
     defined = [row[0].astext() for row in _rows(app.env.get_doctree("glossary"))]
-    words = sorted({word for word in defined if word not in COMMON}, key=len, reverse=True)
-    pattern = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, words))})(?:e?s)?(?![\w-])", re.IGNORECASE)
+    cut = Glossary([entry for entry in defined if entry not in COMMON]).first_uses()
     glossary = app.builder.get_relative_uri(name, "glossary")
-    seen: set[str] = set()
     for paragraph in page.findall(nodes.paragraph):
         for text in [child for child in paragraph.children if isinstance(child, nodes.Text)]:
-            parts: list[nodes.Node] = []
-            end = 0
-            for found in pattern.finditer(text):
-                word = found[1].lower()
-                if word not in seen:
-                    seen.add(word)
-                    parts.append(nodes.Text(text[end : found.start()]))
-                    to = f"{glossary}#{anchor(word)}"
-                    parts.append(nodes.reference("", found[0], internal=True, refuri=to, classes=["word"]))
-                    end = found.end()
-            if parts:
-                paragraph.replace(text, [*parts, nodes.Text(text[end:])])
+            pieces = [
+                nodes.reference("", piece, internal=True, refuri=f"{glossary}#{to}", classes=["word"])
+                if to
+                else nodes.Text(piece)
+                for piece, to in cut(text.astext())
+            ]
+            paragraph.replace(text, pieces)
 
 
 def publish(app: Sphinx, failure: Exception | None) -> None:

@@ -293,12 +293,12 @@ def test_files_of_another_plan_are_noticed(workspace: Path) -> None:
 
 def test_edit_while_the_plan_is_written_is_refused(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """DVC would record the edited parameters for the files of the earlier ones."""
-    lay = plans.lay
+    write_files = plans.write_files
 
     def edited(place: Workspace, plan: study.Study) -> None:
-        lay(place, plan)
+        write_files(place, plan)
         edit(workspace, lambda overlay: overlay.update(seeds=[0, 1]))
 
-    monkeypatch.setattr(plans, "lay", edited)
+    monkeypatch.setattr(plans, "write_files", edited)
     with pytest.raises(CoopNetError, match="edited while its plan was written"):
         plans.write(Workspace(workspace), "tiny")

@@ -40,12 +40,12 @@ def parameters(root: Path) -> Path:
 def workspace(tmp_path: Path, plan: Study) -> Workspace:
     """A parent and its child with consistent records."""
     made = Workspace(tmp_path)
-    lay(made, plan, plan.run("one3", 0), "weights")
-    lay(made, plan, plan.run("one3_continued", 0), "others")
+    write_files(made, plan, plan.run("one3", 0), "weights")
+    write_files(made, plan, plan.run("one3_continued", 0), "others")
     return made
 
 
-def lay(workspace: Workspace, plan: Study, run: Run, weights: str) -> None:
+def write_files(workspace: Workspace, plan: Study, run: Run, weights: str) -> None:
     """Write the files of a run, with a correct record."""
     wanted = targets(workspace, plan, run)
     for name, path in wanted.items():
@@ -76,7 +76,7 @@ def test_runs_as_planned_are_recorded(workspace: Workspace, plan: Study) -> None
 
 def test_child_of_other_weights_is_refused(workspace: Workspace, plan: Study) -> None:
     """Key and files of the parent are correct, but the child was made from other weights."""
-    lay(workspace, plan, plan.run("one3", 0), "of another machine")
+    write_files(workspace, plan, plan.run("one3", 0), "of another machine")
     sound, refused = sort(workspace, plan)
     assert sound == {"train_one"}
     assert refused == ["one3_continued/seed0 was made from other weights of one3/seed0 than lie here"]

@@ -89,14 +89,14 @@ def test_every_link_leads_somewhere(site: Path) -> None:
 
 def test_the_first_use_of_a_word_leads_to_the_glossary(site: Path) -> None:
     """Each page links a word of the glossary once, and words that are also everyday English never."""
-    defined = set(re.findall(r'<tr [^>]*id="(word-[a-z0-9-]+)"', (site / "glossary.html").read_text(encoding="utf-8")))
-    assert {"word-trunk", "word-continued-training-control", "word-run"} <= defined
+    defined = set(re.findall(r'<tr [^>]*id="(term-[a-z0-9-]+)"', (site / "glossary.html").read_text(encoding="utf-8")))
+    assert {"term-trunk", "term-continued-training-control", "term-run"} <= defined
     used: set[str] = set()
     for path, page in pages(site).items():
-        found = [link.partition("#")[2] for link in page.links if "glossary.html#word-" in link]
+        found = [link.partition("#")[2] for link in page.links if "glossary.html#term-" in link]
         assert len(found) == len(set(found)), path.name
         used |= set(found)
-    assert {"word-trunk", "word-gate", "word-run-store"} <= used <= defined - {"word-run", "word-record"}
+    assert {"term-trunk", "term-gate", "term-run-store"} <= used <= defined - {"term-run", "term-record"}
 
 
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:

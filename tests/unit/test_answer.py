@@ -119,19 +119,21 @@ def test_no_finding_contradicts_the_ledger() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "verdict", "survives", "estimate", "shown"),
+    ("kind", "verdict", "low", "survives", "estimate", "shown"),
     [
-        ("better", "contradicted", True, -2.0, True),
-        ("better", "contradicted", False, -2.0, False),
-        ("not_worse", "supported", True, -0.3, False),
+        ("better", "contradicted", 0.0, True, -2.0, True),
+        ("better", "contradicted", 0.0, False, -2.0, False),
+        ("not_worse", "supported", -0.5, True, -0.3, False),
+        ("not_worse", "supported", -0.5, True, 0.0, True),
+        ("not_worse", "supported", -2.0, True, 0.0, False),
     ],
 )
 def test_the_sign_of_holm_belongs_to_the_finding(
-    kind: str, verdict: str, survives: bool, estimate: float, shown: bool
+    kind: str, verdict: str, low: float, survives: bool, estimate: float, shown: bool
 ) -> None:
     """A claim that survives the correction marks a finding only if its verdict says what the finding says."""
     decision = SimpleNamespace(survives_holm=survives, verdict=verdict)
-    part = SimpleNamespace(kind=kind, verdict=verdict)
+    part = SimpleNamespace(kind=kind, verdict=verdict, region=(low, None))
     after = differences._after_holm(cast(Any, decision), cast(Any, part))
     ends = (estimate - 0.1, estimate + 0.1)
     assert Difference("growth", "x", "x", "control", estimate, ends, 3, ["4"], after).survives_holm is shown
@@ -142,7 +144,7 @@ def test_the_comparisons_are_counted() -> None:
     kept = Difference("growth", "x", "x", "control", 2.0, (1.5, 2.5), 3, ["4"], frozenset({"gain"}))
     assert answer.in_short([one("small", -0.3, reach=0.1), one("loss", -2.0), one("equal", 0.0, reach=0.4), kept]) == (
         "Of 4 comparisons with a control, 1 shows a gain, 2 a loss (1 of them of less than 0.5 points) and 1 excludes "
-        "a loss of more than 0.5 points. Each interval stands for itself: after Holm’s correction over the whole "
+        "a loss of more than 0.5 points. The intervals are uncorrected: after Holm’s correction over the whole "
         "ledger 1 of these is left."
     )
     assert answer.in_short([one("open", 0.0, reach=0.7)]).startswith(

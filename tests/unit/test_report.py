@@ -815,14 +815,19 @@ def test_lengths_of_merged_networks_are_named_where_they_differ() -> None:
 
 
 def test_the_first_use_of_a_term_in_a_section_leads_to_its_definition() -> None:
-    """The longest term wins, a plural counts, a name that contains a term does not, and what is no term is escaped."""
-    glossary = Glossary(["control", "continued-training control", "branch", "ECE, NLL"])
-    link = glossary.linker()
-    assert link("Continued-training controls of a_branch & <b> control: branches, a branch; NLL.") == (
-        '<a class="term" href="#term-continued-training-control">Continued-training controls</a> of a_branch &amp; '
-        '&lt;b&gt; <a class="term" href="#term-control">control</a>: <a class="term" href="#term-branch">branches</a>, '
-        'a branch; <a class="term" href="#term-ece-nll">NLL</a>.'
-    )
-    assert link("The control again.") == "The control again."
-    assert glossary.linker()("The control again.") != "The control again."
-    assert Glossary([]).linker()("no <terms>") == "no &lt;terms&gt;"
+    """The longest term wins, a plural and a capital count; names that contain a term and other words do not."""
+    glossary = Glossary(["control", "continued-training control", "branch", "ECE, NLL", "ONE"])
+    cut = glossary.first_uses()
+    text = "Continued-training controls of a_branch, one control: branches, a branch; NLL of ONE."
+    pieces = cut(text)
+    assert "".join(piece for piece, _ in pieces) == text
+    assert [(piece, to) for piece, to in pieces if to] == [
+        ("Continued-training controls", "term-continued-training-control"),
+        ("control", "term-control"),
+        ("branches", "term-branch"),
+        ("NLL", "term-ece-nll"),
+        ("ONE", "term-one"),
+    ]
+    assert cut("The control again.") == [("The control again.", "")]
+    assert len(glossary.first_uses()("The control again.")) == 3
+    assert Glossary([]).first_uses()("no terms") == [("no terms", "")]

@@ -149,7 +149,7 @@ def refuse_edited():
     The stage depends on the files of the plan, so they are written anew: the next start then asks what was edited.
     """
     if not plan.is_written(WORKSPACE, STUDY):
-        plan.lay(WORKSPACE, STUDY)
+        plan.write_files(WORKSPACE, STUDY)
         refuse("parameters were edited after DVC had planned it")
 
 

@@ -117,12 +117,12 @@ def write(workspace: Workspace, name: str) -> None:
         CoopNetError: there is no such study, or it was edited meanwhile: DVC reads its parameters at the end.
     """
     plan = study.load(workspace.root, name)
-    lay(workspace, plan)
+    write_files(workspace, plan)
     if not is_written(workspace, study.load(workspace.root, name)):
         raise CoopNetError(f"parameters of {name} were edited while its plan was written; run the same command again")
 
 
-def lay(workspace: Workspace, plan: Study) -> None:
+def write_files(workspace: Workspace, plan: Study) -> None:
     """Write these files for a plan; a file that is right keeps its date."""
     for path, text in _decisive(workspace, plan):
         if not _has(path, text):

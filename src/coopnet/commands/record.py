@@ -50,7 +50,7 @@ def record(workspace: Workspace, name: str) -> None:
         sound, refused = _sort(workspace, plan, digests)
     lock = workspace.root / ("dvc.lock" if name == FULL else "studies/dvc.lock")
     before = lock.read_text(encoding="utf-8") if lock.is_file() else None
-    plans.lay(workspace, plan)
+    plans.write_files(workspace, plan)
     for phase in sound:  # DVC wants the folder of a phase that makes nothing in this study, too
         if phase in TRAINING:
             workspace.checkpoints(name, phase).mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,8 @@
 
 Where the ledger compares the same two networks, estimate and interval are the ledger's. Otherwise the interval is
 Student's t over the seeds' paired differences, which is about these test images alone; one seed or two give none.
-The finding of a difference follows from its interval by one rule for all. It is the ledger's rule (`claims.decisions`),
-so a finding never contradicts the verdict of a claim.
+The finding of a difference follows from its interval by one rule for all. It is the ledger's rule (`claims.decisions`)
+with the margin that claims have unless they state another, so a finding never contradicts the verdict of a claim.
 """
 
 import math
@@ -177,6 +177,8 @@ def _after_holm(decision: Decision, part: Part) -> frozenset[Finding]:
     """The findings that a claim's verdict stands for, if that verdict survives the correction."""
     if not decision.survives_holm or part.verdict != decision.verdict:
         return frozenset()
+    if part.kind in ("not_worse", "nothing") and (part.region or (None,))[0] != -MARGIN:
+        return frozenset()  # the claim states a margin of its own
     stands_for: dict[tuple[str, str], frozenset[Finding]] = {
         ("better", "supported"): frozenset({"gain"}),
         ("better", "contradicted"): frozenset({"small", "loss"}),

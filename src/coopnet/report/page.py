@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from coopnet.report.document import Picture, Report
 
@@ -54,33 +54,39 @@ def _digest(content: str) -> str:
 
 
 class Glossary:
-    """Links from words to their definitions. An entry with a comma defines several words: `ECE, NLL`."""
+    """Where words are defined. An entry with commas defines several words: `ECE, NLL`."""
 
-    def __init__(self, terms: Sequence[str]) -> None:
-        self._entries = {word.lower(): term for term in terms for word in term.split(", ")}
-        words = "|".join(re.escape(word) for word in sorted(self._entries, key=len, reverse=True))
-        self._word = re.compile(rf"(?<![\w-])({words or '(?!)'})(?:e?s)?(?![\w-])", re.IGNORECASE)
+    def __init__(self, entries: Sequence[str]) -> None:
+        self._entries = {word: entry for entry in entries for word in entry.split(", ")}
+        words = [
+            f"[{word[0]}{word[0].upper()}]{re.escape(word[1:])}" if word[0].islower() else re.escape(word)
+            for word in sorted(self._entries, key=len, reverse=True)
+        ]
+        self._word = re.compile(rf"(?<![\w-])({'|'.join(words) or '(?!)'})(?:e?s)?(?![\w-])")
 
-    def anchor(self, term: str) -> str:
+    @staticmethod
+    def anchor(entry: str) -> str:
         """The id of a definition."""
-        return f"term-{re.sub(r'[^a-z0-9]+', '-', term.lower()).strip('-')}"
+        return f"term-{re.sub(r'[^a-z0-9]+', '-', entry.lower()).strip('-')}"
 
-    def linker(self) -> Callable[[str], Markup]:
-        """A function that links the first use of each word in all texts that it is given: those of one section."""
+    def first_uses(self) -> Callable[[str], list[tuple[str, str]]]:
+        """A function that cuts texts into pieces, each with the id of its definition.
+
+        The id is empty but for the first use of each word in all texts that the function is given.
+        """
         seen: set[str] = set()
 
-        def link(text: str) -> Markup:
-            parts, end = [], 0
+        def cut(text: str) -> list[tuple[str, str]]:
+            pieces, end = [], 0
             for found in self._word.finditer(text):
-                term = self._entries[found[1].lower()]
-                if term not in seen:
-                    seen.add(term)
-                    to = Markup('<a class="term" href="#{}">{}</a>').format(self.anchor(term), found[0])
-                    parts += [escape(text[end : found.start()]), to]
+                entry = self._entries.get(found[1]) or self._entries[found[1][0].lower() + found[1][1:]]
+                if entry not in seen:
+                    seen.add(entry)
+                    pieces += [(text[end : found.start()], ""), (found[0], self.anchor(entry))]
                     end = found.end()
-            return Markup("").join([*parts, escape(text[end:])])
+            return [*pieces, (text[end:], "")]
 
-        return link
+        return cut
 
 
 class Sheet:

@@ -111,8 +111,8 @@ def in_short(found: Sequence[Difference]) -> str:
     kept = sum(one.survives_holm for one in found)
     return (
         f"Of {count(len(found), 'comparison')} with a control, "
-        f"{listing(part for part, there in zip(parts, wanted, strict=True) if there)}. Each interval stands for "
-        f"itself: after Holm’s correction over the whole ledger {kept or 'none'} of these "
+        f"{listing(part for part, there in zip(parts, wanted, strict=True) if there)}. The intervals are "
+        f"uncorrected: after Holm’s correction over the whole ledger {kept or 'none'} of these "
         f"{'is' if kept < 2 else 'are'} left."
     )
 
@@ -268,7 +268,7 @@ def sure(tables: Tables) -> list[str]:
     shown = [one.survives_holm for one in differences(tables) if one.interval]
     scores = {"top1": " for top-1", "top5": " for top-5", None: ""}
     left = listing(f"{one.number}{scores[one.score]}" for one in tested if one.survives_holm)
-    figure = f" (claims {left}; of the figure’s {sum(shown) or 'none'})" if shown and kept else ""
+    figure = f" (claims {left}; {sum(shown) or 'none'} in the figure)" if shown and kept else ""
     few = sum(one.ran and one.n < FEWEST for one in decisions)
     undecided = sum(one.ran and not one.decided and one.n >= FEWEST for one in decisions)
     sentences = [
@@ -364,9 +364,10 @@ def overview(tables: Tables) -> tuple[Picture, Callable[[], Figure]] | None:
         if said[finding]
     )
     shown = len({one.experiment for one in found})
+    which += ", and branches of theirs" * any(one.label != one.experiment for one in found)
     caption = (
         "Difference to its own control, 95 % interval. Test top-1 in percentage points. Shown are the "
-        f"{shown} of {count(len(tables.experiments), 'experiment')} that {which}, and branches of theirs; shape and "
+        f"{shown} of {count(len(tables.experiments), 'experiment')} that {which}; shape and "
         f"colour follow from the interval alone. {_unclaimed(found)}{names(tables, found)}"
     )
     picture = Picture("overview", caption, f"Difference to the control. {alt}.", "../claims.json")
