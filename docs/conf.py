@@ -57,7 +57,7 @@ def complete(app: Sphinx, name: str, source: list[str]) -> None:
     source[0] = re.sub(r"(?<!!)(\[[^]]*\]\()\.\./reports/", r"\1site:reports/", source[0])
 
 
-COMMON = ("claim", "exactly", "experiment", "phase", "record", "run", "seed", "split", "study")
+COMMON = ("claim", "experiment", "phase", "record", "run", "seed", "split", "study")
 """Words of the glossary that pages also use in their everyday sense; their uses are not linked."""
 
 

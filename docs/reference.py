@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from coopnet.cli import app
+from coopnet.report.topics.method import TERMS
 from coopnet.study import settings
 
 ROOT = Path(__file__).parent.parent
@@ -297,7 +298,12 @@ def _breakable(name: str) -> str:
     return f'<code class="docutils literal notranslate">{parts}</code>'
 
 
-PARTS: Mapping[str, Callable[[], str]] = {"parameters": parameters, "commands": commands}
+def words() -> str:
+    """The words that reports explain too, with what they mean."""
+    return "\n".join(["| word | meaning |", "| --- | --- |", *(f"| {word} | {meaning} |" for word, meaning in TERMS)])
+
+
+PARTS: Mapping[str, Callable[[], str]] = {"parameters": parameters, "commands": commands, "words": words}
 """Mark in a page → what stands there."""
 
 

@@ -89,7 +89,9 @@ def test_every_link_leads_somewhere(site: Path) -> None:
 
 def test_the_first_use_of_a_word_leads_to_the_glossary(site: Path) -> None:
     """Each page links a word of the glossary once, and words that are also everyday English never."""
-    defined = set(re.findall(r'<tr [^>]*id="(term-[a-z0-9-]+)"', (site / "glossary.html").read_text(encoding="utf-8")))
+    rows = re.findall(r'<tr [^>]*id="(term-[a-z0-9-]+)"', (site / "glossary.html").read_text(encoding="utf-8"))
+    defined = set(rows)
+    assert len(rows) == len(defined)
     assert {"term-trunk", "term-continued-training-control", "term-run"} <= defined
     used: set[str] = set()
     for path, page in pages(site).items():
