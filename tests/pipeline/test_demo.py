@@ -185,15 +185,6 @@ def test_pdf_and_tables_and_timing_are_there(demo: Path) -> None:
         assert not pd.read_csv(demo / f"results/demo/tables/{name}.csv").empty
 
 
-def test_report_is_made_from_the_tables_alone(demo: Path, tmp_path: Path) -> None:
-    """`coopnet report` needs only the tables, and gives the same bytes."""
-    shutil.copytree(demo / "results/demo/tables", tmp_path / "results/demo/tables")
-    shutil.copy(demo / "results/demo/claims.json", tmp_path / "results/demo")
-    subprocess.run([BIN / "coopnet", "report", "demo"], cwd=tmp_path, check=True)
-    for name in ("index.html", "report.pdf", "figures/overview.png"):
-        assert (tmp_path / "reports/demo" / name).read_bytes() == (demo / "reports/demo" / name).read_bytes()
-
-
 @pytest.mark.parametrize("name", committed())
 def test_committed_reports_follow_from_committed_tables(name: str, tmp_path: Path) -> None:
     """Every report in the repository equals, byte for byte, the report from its tables, on any machine."""

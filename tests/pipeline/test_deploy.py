@@ -33,6 +33,17 @@ from coopnet.library import saved
 DIGITS = DATASETS["digits"]
 CONSTANTS = {"mean": list(DIGITS.mean), "std": list(DIGITS.std)}
 FORMS = ("onnx", "pt2", "safetensors")
+EACH = """
+import sys
+from coopnet.cli import main
+def each(code):
+    print("\\f", end="")
+    try:
+        exec(code, {"__name__": "__main__", "sys": sys, "main": main})
+    except SystemExit as end:
+        assert not end.code
+"""
+"""Runs a snippet: separated from the others by a form feed, and without their names."""
 
 
 class Done(NamedTuple):
@@ -177,16 +188,16 @@ def test_snippets_of_the_card_run(workspace: Path, pictures: tuple[Path, list[in
     run(workspace, "export", "three", "--branch", "2", "--format", form, "--out", str(tmp_path / "out"))
     shutil.copy(pictures[0] / "040.png", tmp_path / "out/image.png")
     (expected,) = predict(open_model(tmp_path / "out"), [tmp_path / "out/image.png"])
-    card, said = (tmp_path / "out/README.md").read_text(), []
-    snippets = re.findall(r"```(sh|python)\n(.*?)```", card, re.DOTALL)
+    snippets = re.findall(r"```(sh|python)\n(.*?)```", (tmp_path / "out/README.md").read_text(), re.DOTALL)
     assert [kind for kind, _ in snippets] == ["sh", "python", "python"]
-    for kind, code in snippets:
-        command = [sys.executable, "-c", code]
-        if kind == "sh":
-            command = [sys.executable, "-m", *code.split()]
+    codes = [f"sys.argv = {code.split()!r}\nmain()" if kind == "sh" else code for kind, code in snippets]
+    # Those of ONNX run in a process each, because one of them needs no PyTorch; the others import it once for all.
+    said = []
+    for together in [[code] for code in codes] if form == "onnx" else [codes]:
+        command = [sys.executable, "-c", f"{EACH}\nfor code in {together!r}: each(code)"]
         done = subprocess.run(command, cwd=tmp_path / "out", capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        said.append(done.stdout)
+        said += done.stdout.split("\f")[1:]
     assert said[0].startswith(f"image.png\t{expected.best} ")
     assert said[1].split() == ["image.png", expected.best]
     assert said[2].strip() == (expected.best if form != "safetensors" else "torch.Size([1, 10])")
