@@ -169,7 +169,7 @@ def _make(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: "Stop"
                 class_names=canonical.class_names(workspace.prepared(dataset.name), dataset),
                 ancestors=ancestors,
                 device_kind=plan.device,
-                memory=memory,
+                folder=memory,
                 progress=pulse,
                 stop=stop,
             )
