@@ -6,8 +6,6 @@ by content (`coopnet.runs.records`). The stamp of a rule is one of its inputs. I
 results match the plan, and new as soon as they do not. Outputs that match the plan are never older than their inputs.
 """
 
-import contextlib
-import fcntl
 import logging
 import os
 from collections.abc import Iterable
@@ -125,29 +123,3 @@ def _date_after(inputs: Iterable[Path], outputs: Iterable[Path], digests: Digest
     for path in outputs:
         if path.stat().st_mtime_ns < newest:
             digests.date(path)
-
-
-def clear_stale(folder: Path) -> int:
-    """Remove locks that a killed Snakemake left, unless another Snakemake is running here.
-
-    Every Snakemake holds a shared lock that ends with its process. A process that gets the lock exclusively
-    for a moment knows that no other one is running, so all files in `locks/` are stale.
-
-    Args:
-        folder: Snakemake's own folder, `.snakemake`.
-
-    Returns:
-        The descriptor of the lock, to be kept open as long as the process lives.
-    """
-    folder.mkdir(exist_ok=True)
-    handle = os.open(folder / "alive.lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # another Snakemake is running, or the file system has no locks
-        pass
-    else:
-        for left in (folder / "locks").glob("*"):
-            left.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        fcntl.flock(handle, fcntl.LOCK_SH)
-    return handle

@@ -62,7 +62,9 @@ def look(home: Home) -> None:
     """Compare every run and step by content, like `coopnet runs` and every start of the workflow."""
     plan = home.plan()
     problems = [records.of_run(home.workspace, plan, run, Digests()) for run in plan.everything()]
-    problems += [records.of_step(home.workspace, step, Digests()) for step in steps.steps(home.workspace, plan)]
+    every = [steps.evaluate(home.workspace, plan, run) for run in plan.everything()]
+    every += steps.of_all_runs(home.workspace, plan)
+    problems += [records.of_step(home.workspace, step, Digests()) for step in every]
     raise CoopNetError("; ".join(one.text for one in problems if one is not None))
 
 

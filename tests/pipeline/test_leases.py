@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from conftest import ROOT
-from coopnet.commands.train import Stop
 from coopnet.files.errors import CoopNetError
 from coopnet.runs import leases
+from coopnet.runs.stop import Stop
 from tiny_fixture import BIN, TINY, make_workspace
 
 HOLD = """

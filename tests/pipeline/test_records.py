@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import stamps
+import startup
 from conftest import ROOT
 from coopnet import files, study
 from coopnet.files.digests import Digests, remembered
@@ -137,7 +138,8 @@ def test_every_step_of_a_study_reads_what_is_there_before_it(plan: Study, worksp
     there = {workspace.stated, workspace.published}
     there |= {workspace.run(plan, run) / "run.json" for run in plan.everything()}
     names = set()
-    for step in steps.steps(workspace, plan):
+    evaluations = [steps.evaluate(workspace, plan, run) for run in plan.everything()]
+    for step in (*evaluations, *steps.of_all_runs(workspace, plan)):
         assert there.issuperset(step.inputs), step.name
         assert there.isdisjoint(step.outputs), step.name
         assert step.name not in names
@@ -323,15 +325,15 @@ def test_locks_of_the_dead_are_cleared_and_those_of_the_living_kept(tmp_path: Pa
     left = tmp_path / "locks" / "0.input.lock"
     left.parent.mkdir()
     left.touch()
-    first = stamps.clear_stale(tmp_path)
+    first = startup.remove_stale_locks(tmp_path)
     assert not left.exists()
     left.touch()  # its own lock
-    second = stamps.clear_stale(tmp_path)
+    second = startup.remove_stale_locks(tmp_path)
     assert left.exists()
     os.close(first)
-    third = stamps.clear_stale(tmp_path)
+    third = startup.remove_stale_locks(tmp_path)
     assert left.exists()  # the second one is running
     os.close(second)
     os.close(third)
-    os.close(stamps.clear_stale(tmp_path))
+    os.close(startup.remove_stale_locks(tmp_path))
     assert not left.exists()

@@ -75,23 +75,8 @@ def write_votes(path: Path, found: Mapping[str, Sequence[Mapping[str, Any]]]) ->
 
 
 def logits_of(folder: Path, run: Run) -> dict[str, Saved]:
-    """Saved logits of a run by split, if they are those of the run that the plan names."""
-    return read_logits(folder, checked_record(folder, run))
-
-
-def checked_record(folder: Path, run: Run) -> dict[str, Any]:
-    """The record of a run, if it is the run that the plan names.
-
-    Raises:
-        CoopNetError: it is missing, or the record of another key.
-    """
-    record = files.read_sealed(folder / "run.json")
-    if record.get("key") != run.key:
-        raise CoopNetError(
-            f"{folder} was made with other parameters or other source than the plan has now for {run.name}; "
-            f"make it again (`coopnet train`, or the workflow)"
-        )
-    return record
+    """Saved logits of a planned run by split, checked against its record."""
+    return read_logits(folder, records.read_run(folder, run))
 
 
 def read_logits(folder: Path, record: dict[str, Any]) -> dict[str, Saved]:

@@ -37,7 +37,6 @@ def tables(workspace: Workspace, name: str) -> None:
 
 
 def _tables(workspace: Workspace, plan: Study) -> None:
-    from coopnet.commands.evaluate import checked_record  # and with it SciPy, which the pages do without
     from coopnet.report import tables as results
 
     figures = published.read(workspace.published, study.rows(workspace.root))
@@ -49,7 +48,7 @@ def _tables(workspace: Workspace, plan: Study) -> None:
         if place in unavailable:
             continue
         for made in filter(None, (run, run.transfer)):
-            checked_record(workspace.run(plan, made), made)
+            records.read_run(workspace.run(plan, made), made)
         at_transfer = workspace.run(plan, run.transfer) if run.transfer else None
         folders.append(RunFolder(run.experiment, run.seed, workspace.run(plan, run), at_transfer))
     results.build(folders, describe(plan, figures, unavailable), workspace.tables(plan.name))

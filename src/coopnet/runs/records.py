@@ -43,6 +43,25 @@ def of_run(workspace: Workspace, plan: Study, run: Run, digests: Digests) -> Pro
     return of_files(targets(workspace, plan, run), run.key, run.name, digests)
 
 
+def read_run(folder: Path, run: Run) -> dict[str, Any]:
+    """Read the record of a planned run.
+
+    Args:
+        folder: of the run.
+        run: the run that the plan has there.
+
+    Raises:
+        CoopNetError: the record is missing or damaged, or has another key.
+    """
+    record = files.read_sealed(folder / RECORD)
+    if record.get("key") != run.key:
+        raise CoopNetError(
+            f"{folder} was made with other parameters or other source than the plan has now for {run.name}; "
+            f"make it again (`coopnet train`, or the workflow)"
+        )
+    return record
+
+
 def of_files(paths: Mapping[str, Path], key: str | None, name: str, digests: Digests) -> Problem | None:
     """Compare files of a run with its record and key; None if they match.
 

@@ -76,21 +76,6 @@ class Step:
     records: tuple[Path, ...] = field(default=(), compare=False)
 
 
-def decisive(workspace: Workspace, plan: Study) -> dict[str, str]:
-    """All that decides the results of each phase of training and of the tables, as text by phase.
-
-    A text of a phase changes exactly if some of the phase's results have to be made anew.
-    """
-    runs: dict[str, dict[str, str]] = {phase: {} for phase in TRAINING}
-    for run in plan.everything():
-        runs[run.phase][run.name] = run.key
-    found: dict[str, Any] = {
-        phase: {"evaluation": fingerprint("evaluation"), "runs": own} for phase, own in runs.items()
-    }
-    found["tables"] = {"words": tables(workspace, plan).words, "phases": runs}
-    return {phase: json.dumps(content, indent=1, sort_keys=True) + "\n" for phase, content in found.items()}
-
-
 def command(name: str) -> str:
     """The command line that makes a step."""
     study, verb, *run = name.removesuffix(" at transfer").split("/")
@@ -151,13 +136,6 @@ def timing(workspace: Workspace, name: str) -> Step:
     made = (workspace.report(name) / "timing.html",)
     record, makers = workspace.made(name, "timing"), (_maker(workspace, name, "tables"),)
     return Step(f"{name}/timing", record, "reporting", made_from, made, makers=makers)
-
-
-def steps(workspace: Workspace, plan: Study) -> Iterator[Step]:
-    """All steps of a study, each after the steps whose outputs it reads."""
-    for run in plan.everything():
-        yield evaluate(workspace, plan, run)
-    yield from of_all_runs(workspace, plan)
 
 
 def of_all_runs(workspace: Workspace, plan: Study) -> Iterator[Step]:

@@ -77,8 +77,8 @@ class Workspace:
         """All runs that a phase of a study makes."""
         return self.root / "checkpoints" / name / phase
 
-    def decisive(self, name: str, phase: str) -> Path:
-        """What decides the results of a phase; DVC compares it instead of `params.yaml` and the source."""
+    def phase_keys(self, name: str, phase: str) -> Path:
+        """The keys of a phase's runs; DVC compares this file instead of `params.yaml` and the source."""
         return self.checkpoints(name, "plan") / f"{phase}.json"
 
     def run(self, study: Study, run: Run) -> Path:
