@@ -101,7 +101,7 @@ def take(home: Home) -> None:
     for path in wanted.values():
         path.unlink()
     with home.here():
-        taken = home.store.take(run.key, wanted)
+        taken = home.store.restore(run.key, wanted)
     assert not taken
     assert not any(path.exists() for path in wanted.values())
 
@@ -430,7 +430,7 @@ def test_damaged_record_of_a_step_makes_it_stale(name: str, damage: str, home: H
 def read_all(home: Home) -> None:
     """The files that every start of the workflow reads first."""
     rows = study.rows(home.workspace.root)
-    entries.read(home.workspace.stated, rows, home.plan().experiments)
+    entries.read(home.workspace.claims_file, rows, home.plan().experiments)
     published.read(home.workspace.published, rows)
 
 
@@ -461,13 +461,13 @@ def test_wall_clock_figures_reach_nothing_else(
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
-def test_journal_is_read_by_nobody(damage: str, home: Home) -> None:
+def test_damaged_journal_changes_no_result(damage: str, home: Home) -> None:
     """With any content of the journal, runs are made and found, and a new event is on its own line."""
     journal = home.root / "store" / JOURNAL
     DAMAGES[damage](journal, None, random.Random(2))
     shutil.rmtree(home.root / "store" / "runs")
     assert home.train() == 0
-    home.store.note("trained", "key", "tiny/one3/seed0")
+    home.store.log_event("trained", "key", "tiny/one3/seed0")
     assert json.loads(journal.read_text().splitlines()[-1])["key"] == "key"
 
 

@@ -50,7 +50,7 @@ def step(workspace: Workspace) -> Step:
 
 def take(workspace: Workspace, step: Step) -> None:
     """Write the outputs and the record of the step."""
-    with records.making(workspace, lambda: step):
+    with records.recording(workspace, lambda: step):
         step.outputs[0].write_text("".join(path.read_text() for path in step.inputs))
 
 
@@ -107,7 +107,7 @@ def test_step_is_refused_when_an_input_is_edited_meanwhile(workspace: Workspace,
     """It is unknown from which version the output was made, so no record is written."""
 
     def make() -> None:
-        with records.making(workspace, lambda: step):
+        with records.recording(workspace, lambda: step):
             step.outputs[0].write_text("ab")
             step.inputs[1].write_text("edited")
 
@@ -121,21 +121,21 @@ def test_step_is_refused_when_parameters_are_edited_meanwhile(workspace: Workspa
     plans = iter([step, Step(**(vars(step) | {"words": "edited"}))])
     with (
         pytest.raises(CoopNetError, match=r"params.yaml or the study was changed"),
-        records.making(workspace, lambda: next(plans)),
+        records.recording(workspace, lambda: next(plans)),
     ):
         pass
 
 
 def test_step_that_fails_leaves_no_receipt(workspace: Workspace, step: Step) -> None:
     """Outputs of a failed command have no record."""
-    with pytest.raises(ZeroDivisionError), records.making(workspace, lambda: step):
+    with pytest.raises(ZeroDivisionError), records.recording(workspace, lambda: step):
         raise ZeroDivisionError
     assert kind(workspace, step) == "stale"
 
 
 def test_every_step_of_a_study_reads_what_is_there_before_it(plan: Study, workspace: Workspace) -> None:
     """Inputs are records of runs, outputs of an earlier step, or project files; the names of steps are unique."""
-    there = {workspace.stated, workspace.published}
+    there = {workspace.claims_file, workspace.published}
     there |= {workspace.run(plan, run) / "run.json" for run in plan.everything()}
     names = set()
     evaluations = [steps.evaluate(workspace, plan, run) for run in plan.everything()]
@@ -249,7 +249,7 @@ def test_stamps_are_old_only_for_what_is_current(
     assert due.runs == {(one.phase, one.experiment, one.seed) for one in plan.everything()} - {place}
     assert due.evaluations == {place}
     assert current.stat().st_mtime > stamps.LONG_AGO
-    with records.making(workspace, lambda: step):
+    with records.recording(workspace, lambda: step):
         for path in step.outputs:
             path.write_text("evaluated")
     assert not stamps.refresh(workspace, plan).evaluations

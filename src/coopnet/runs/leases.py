@@ -24,7 +24,7 @@ PAUSE = 0.5
 """Seconds between two attempts to find a free device."""
 
 
-def take(name: str, seconds: float = -1) -> bool:
+def acquire(name: str, seconds: float = -1) -> bool:
     """Lease a GPU until this process ends, and hide all others from CUDA; call this before torch is imported.
 
     Nothing is leased if no GPU is found.

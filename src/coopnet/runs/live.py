@@ -78,7 +78,7 @@ def _content(path: Path) -> dict[str, Any]:
     return fields if isinstance(fields, dict) else {}
 
 
-class Pulse:
+class LiveWriter:
     """A `Progress` that writes the progress of a run into the store, and passes it on.
 
     Args:

@@ -3,7 +3,7 @@
     <store>/runs/<key>/         a finished run: its record run.json and the files whose digests the record has
     <store>/unfinished/<key>/   the state with which an interrupted run continues
     <store>/locks/<key>.lock    held by the process that makes the run; the kernel releases it when that process dies
-    <store>/journal.jsonl       one line per event: what was trained when and where
+    <store>/journal.jsonl       one line per event: where and when a run was trained; only `speed` reads it
 
 A finished run is copied into the workspace (sharing blocks where the file system can) and never linked, so that
 damage to an output cannot reach the store.
@@ -107,7 +107,7 @@ class Store:
             target.parent.mkdir(parents=True, exist_ok=True)
             folder.rename(target)
 
-    def take(self, key: str, targets: Mapping[str, Path]) -> bool:
+    def restore(self, key: str, targets: Mapping[str, Path]) -> bool:
         """Copy files of a finished run into a workspace.
 
         Args:
@@ -138,7 +138,7 @@ class Store:
                 files.copy(folder / name, target)
         return True
 
-    def adopt(self, key: str, sources: Mapping[str, Path]) -> None:
+    def add_copy(self, key: str, sources: Mapping[str, Path]) -> None:
         """Copy a finished run from a workspace into the store.
 
         Args:
@@ -153,7 +153,7 @@ class Store:
         self.add(key, folder)
         shutil.rmtree(self.unfinished(key), ignore_errors=True)
 
-    def note(self, event: str, key: str, run: str) -> None:
+    def log_event(self, event: str, key: str, run: str) -> None:
         """Add a line to the journal.
 
         Args:
