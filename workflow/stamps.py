@@ -31,7 +31,7 @@ class Due(NamedTuple):
 
     Attributes:
         runs: runs that do not match the plan: they are copied from the run store, or trained.
-        evaluations: of all other runs, those whose evaluation does not match the plan.
+        evaluations: other runs, whose evaluation alone does not match the plan.
     """
 
     runs: set[tuple[str, str, int]]

@@ -62,8 +62,8 @@ def combine(workspace: Workspace, sources: list[str], out: Path, *, gate: str, s
     """
     many = _read(sources)
     test = images.of_record(workspace, many[0].record, data)
-    seen = None if test is None else list(images.normalised(many[0], test.images))
-    result, receipt = transfers.combined(_trained(many), gate=gate, seed=seed, images=seen)
+    inputs = None if test is None else list(images.normalised(many[0], test.images))
+    result, receipt = transfers.combined(_trained(many), gate=gate, seed=seed, images=inputs)
     _write(out, result, receipt, many)
 
 
@@ -90,8 +90,8 @@ def merge(
             f"--how {how}{' with --reestimate' if reestimate else ''} needs training images, and those of the "
             "networks are not prepared here; name a dataset by --data, or choose --how first"
         )
-    seen = None if training is None else list(images.normalised(many[0], _some(training, count, seed)))
-    result, receipt = transfers.merged(_trained(many), how=how, reestimate=reestimate, seed=seed, images=seen)
+    inputs = None if training is None else list(images.normalised(many[0], _some(training, count, seed)))
+    result, receipt = transfers.merged(_trained(many), how=how, reestimate=reestimate, seed=seed, images=inputs)
     _write(out, result, receipt, many)
 
 

@@ -19,8 +19,8 @@ def evaluate(run: Run, folder: Path, parent_folders: Sequence[Path]) -> None:
 
     Args:
         run: the planned run.
-        folder: of the run.
-        parent_folders: of its parents, in their order.
+        folder: folder of the run.
+        parent_folders: folders of its parents, in their order.
 
     Raises:
         CoopNetError: logits are missing, damaged or not finite, or a run was made with other parameters.

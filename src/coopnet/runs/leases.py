@@ -30,8 +30,8 @@ def acquire(name: str, seconds: float = -1) -> bool:
     Nothing is leased if no GPU is found.
 
     Args:
-        name: of the run, for messages.
-        seconds: how long to wait for a free one; -1 for no limit.
+        name: name of the run, for messages.
+        seconds: longest time to wait for a free GPU; -1 for no limit.
 
     Returns:
         False if no GPU became free in that time.

@@ -48,7 +48,7 @@ def read_run(folder: Path, run: Run) -> dict[str, Any]:
     """Read the record of a planned run.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         run: the run that the plan has there.
 
     Raises:
@@ -67,9 +67,9 @@ def of_files(paths: Mapping[str, Path], key: str | None, name: str, digests: Dig
     """Compare files of a run with its record and key; None if they match.
 
     Args:
-        paths: of the record and of other files, by their names in the record; they may be in any folder.
+        paths: paths of the record and of other files, by their names in the record; they may be in any folder.
         key: the required run key; None for any.
-        name: of the run, for messages.
+        name: name of the run, for messages.
         digests: computes digests of files.
     """
     path = paths[RECORD]
@@ -140,7 +140,7 @@ def recording(workspace: Workspace, planned: Callable[[], Step]) -> Iterator[Non
     """Write the record of a step around its computation: inputs are checked before it, the record is written after it.
 
     Args:
-        workspace: of the study.
+        workspace: has the inputs and outputs.
         planned: returns the step as the current parameters define it.
 
     Raises:

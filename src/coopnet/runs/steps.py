@@ -56,7 +56,7 @@ class Step:
     """A command that computes files from files.
 
     Attributes:
-        name: of the step, for messages.
+        name: name of the step, for messages.
         record: the record beside its outputs, with its inputs' digests.
         source: the kind of source that decides its outputs.
         inputs: files that it reads.

@@ -111,7 +111,7 @@ class Store:
         """Copy files of a finished run into a workspace.
 
         Args:
-            key: of the run.
+            key: key of the run.
             targets: for each file of the entry, its path in the workspace.
 
         Returns:
@@ -142,7 +142,7 @@ class Store:
         """Copy a finished run from a workspace into the store.
 
         Args:
-            key: of the run.
+            key: key of the run.
             sources: for each file of the entry, its path in the workspace.
         """
         folder = self.unfinished(key) / "files"
@@ -158,7 +158,7 @@ class Store:
 
         Args:
             event: `trained` when a run starts from its first image, `resumed` when it continues, `finished` at its end.
-            key: of the run.
+            key: key of the run.
             run: its study and name.
         """
         time = datetime.now(UTC).isoformat(timespec="seconds")
@@ -221,9 +221,9 @@ def acquire(lock: FileLock, name: str, seconds: float = -1) -> bool:
     """Acquire a run's lock, with a log line if another process holds it.
 
     Args:
-        lock: of the run.
-        name: of the run, for the message.
-        seconds: how long to wait; -1 for no limit.
+        lock: lock of the run.
+        name: name of the run, for the message.
+        seconds: longest time to wait; -1 for no limit.
 
     Returns:
         Whether it was acquired in that time.
