@@ -80,7 +80,7 @@ def read(
         files.check_header(folder / name)
         if not isinstance(digests, Mapping) or files.sha256(folder / name) != digests.get(name):
             raise CoopNetError(
-                f"{folder / name} is not the file that {folder / RECORD} names; delete the folder and run again"
+                f"{folder / name} is not the file that the record in its folder names; delete the folder and run again"
             )
     path = folder / WEIGHTS
     tensors = read_tensors(path)

@@ -162,7 +162,7 @@ def _produce(
                 class_names=canonical.class_names(workspace.prepared(dataset.name), dataset),
                 ancestors=ancestors,
                 device_kind=plan.device,
-                memory=folder,
+                folder=folder,
                 progress=writer,
                 stop=stop,
             )

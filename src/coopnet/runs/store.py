@@ -132,7 +132,7 @@ class Store:
             self._set_aside(key)
             return False
         for name, target in sorted(targets.items(), key=lambda item: item[0].endswith(".json")):  # records come last
-            if target.is_file() and files.sha256(target) == files.sha256(folder / name):
+            if _equal(target, folder / name):
                 os.utime(target)  # an engine that compares dates would otherwise request it each time
             else:
                 files.copy(folder / name, target)
@@ -239,3 +239,14 @@ def acquire(lock: FileLock, name: str, seconds: float = -1) -> bool:
     except OSError as error:
         raise CoopNetError(f"cannot lock {lock.lock_file}: {files.reason(error)}, or set {VARIABLE}") from error
     return True
+
+
+def _equal(target: Path, source: Path) -> bool:
+    """Whether a file of the workspace has the content of the store's; False if it cannot be read, so it is replaced."""
+    if not target.is_file():
+        return False
+    try:
+        found = files.sha256(target)
+    except CoopNetError:
+        return False
+    return found == files.sha256(source)
