@@ -93,7 +93,7 @@ def test_what_is_wrong_with_a_step(
     "change",
     [
         {"source": "evaluation"},
-        {"words": "others"},
+        {"parameters": "others"},
         {"inputs": ()},
         {"outputs": ()},
     ],
@@ -118,7 +118,7 @@ def test_step_is_refused_when_an_input_is_edited_meanwhile(workspace: Workspace,
 
 def test_step_is_refused_when_parameters_are_edited_meanwhile(workspace: Workspace, step: Step) -> None:
     """The plan is read again at the end."""
-    plans = iter([step, Step(**(vars(step) | {"words": "edited"}))])
+    plans = iter([step, Step(**(vars(step) | {"parameters": "edited"}))])
     with (
         pytest.raises(CoopNetError, match=r"params.yaml or the study was changed"),
         records.recording(workspace, lambda: next(plans)),
