@@ -228,7 +228,7 @@ def test_what_is_made_without_a_run_is_stale(known: tuple[Workspace, Study]) -> 
     unavailable = list(failures.unavailable(workspace, plan).values())
 
     def problem(step: steps.Step) -> records.Problem | None:
-        return records.of_step(workspace, step, Digests())
+        return records.check_step(workspace, step, Digests())
 
     without = steps.tables(workspace, plan, unavailable)
     take(workspace, without)

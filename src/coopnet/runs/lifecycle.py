@@ -98,7 +98,7 @@ def _copy_finished(workspace: Workspace, plan: Study, run: Run, runs: Store) -> 
         failures.clear(workspace, plan, run)
         log.info("%s: taken from the run store, nothing to train", run.name)
         return True
-    if records.of_run(workspace, plan, run, Digests()) is None:
+    if records.check_run(workspace, plan, run, Digests()) is None:
         failures.clear(workspace, plan, run)
         runs.add_copy(run.key, targets(workspace, plan, run))
         log.info("%s: already finished in this workspace, nothing to train", run.name)

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from coopnet import files
 from coopnet.files.digests import Digests
 from coopnet.files.errors import CoopNetError
-from coopnet.runs.steps import Step, command, fingerprint
+from coopnet.runs.steps import Step, fingerprint
 from coopnet.runs.workspace import Workspace, targets
 from coopnet.study import Run, Study
 
@@ -39,9 +39,9 @@ class Problem(NamedTuple):
     text: str
 
 
-def of_run(workspace: Workspace, plan: Study, run: Run, digests: Digests) -> Problem | None:
+def check_run(workspace: Workspace, plan: Study, run: Run, digests: Digests) -> Problem | None:
     """Compare the files of a run with the plan; None if they match."""
-    return of_files(targets(workspace, plan, run), run.key, run.name, digests)
+    return check_files(targets(workspace, plan, run), run.key, run.name, digests)
 
 
 def read_run(folder: Path, run: Run) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def read_run(folder: Path, run: Run) -> dict[str, Any]:
     return record
 
 
-def of_files(paths: Mapping[str, Path], key: str | None, name: str, digests: Digests) -> Problem | None:
+def check_files(paths: Mapping[str, Path], key: str | None, name: str, digests: Digests) -> Problem | None:
     """Compare files of a run with its record and key; None if they match.
 
     Args:
@@ -100,7 +100,7 @@ def _is_timing(path: Path) -> bool:
         return False
 
 
-def of_step(workspace: Workspace, step: Step, digests: Digests) -> Problem | None:
+def check_step(workspace: Workspace, step: Step, digests: Digests) -> Problem | None:
     """Compare the outputs of a step with its record and the plan; None if they match."""
     for path in step.outputs:
         if not path.is_file():
@@ -172,13 +172,13 @@ def _refuse_damaged(workspace: Workspace, step: Step, digests: Digests) -> None:
     """
     for path in step.records:
         there = {one.name: one for one in (path, path.with_name("history.csv")) if one.exists()}
-        problem = of_files({RECORD: path} | there, None, path.parent.name, digests)
+        problem = check_files({RECORD: path} | there, None, path.parent.name, digests)
         if problem and problem.kind == "damaged":
             raise CoopNetError(f"{problem.text}; make that run again (`coopnet train`, or the workflow)")
-    for producer, record in step.producers:
-        if damaged := _damaged(workspace, record, digests):
+    for producer in step.producers:
+        if damaged := _damaged(workspace, producer.record, digests):
             raise CoopNetError(
-                f"changed since {producer} wrote it: {', '.join(damaged)}; run `{command(producer)}` again"
+                f"changed since {producer.name} wrote it: {', '.join(damaged)}; run `{producer.command}` again"
             )
 
 

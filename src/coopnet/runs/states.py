@@ -36,7 +36,7 @@ def state(
         `resumable at epoch e of n`; `stale: …`; or `missing`.
     """
     record = workspace.run(plan, run) / RECORD
-    problem = records.of_run(workspace, plan, run, digests)
+    problem = records.check_run(workspace, plan, run, digests)
     if problem is None:
         return "finished"
     stored = "; the store has it" if entries.finished(run.key) else ""

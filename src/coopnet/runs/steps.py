@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from coopnet import files
 from coopnet.runs.failures import Unavailable
@@ -51,6 +51,14 @@ def _digest(parts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+class Producer(NamedTuple):
+    """The step that made inputs of another step: its name, its record and its command line."""
+
+    name: str
+    record: Path
+    command: str
+
+
 @dataclass(frozen=True)
 class Step:
     """A command that computes files from files.
@@ -62,7 +70,7 @@ class Step:
         inputs: files that it reads.
         outputs: files that it writes.
         parameters: fingerprint of what it reads from `params.yaml` and the overlay.
-        producers: names and records of the steps that made its inputs; the records have the inputs' digests.
+        producers: the steps that made its inputs; their records have the inputs' digests.
         records: `run.json` of each run among its inputs.
     """
 
@@ -72,22 +80,17 @@ class Step:
     inputs: tuple[Path, ...]
     outputs: tuple[Path, ...]
     parameters: str = ""
-    producers: tuple[tuple[str, Path], ...] = field(default=(), compare=False)
+    producers: tuple[Producer, ...] = field(default=(), compare=False)
     records: tuple[Path, ...] = field(default=(), compare=False)
-
-
-def command(name: str) -> str:
-    """The command line that makes a step."""
-    study, verb, *run = name.removesuffix(" at transfer").split("/")
-    options = ["--at-transfer"] if name.endswith(" at transfer") else []
-    return " ".join(["coopnet", verb, study, *(part.removeprefix("seed") for part in run), *options])
 
 
 def evaluate(workspace: Workspace, plan: Study, run: Run) -> Step:
     """Metrics and votes of a run, from its logits and those of its parents."""
     records = tuple(_record(workspace, plan, one) for one in (run, *run.parents))
+    name, record, _ = _evaluation(workspace, plan, run)
     return Step(
-        *_evaluation(workspace, plan, run),
+        name,
+        record,
         "evaluation",
         records,
         tuple(workspace.run(plan, run) / name for name in EVALUATED),
@@ -156,12 +159,13 @@ def of_phase(workspace: Workspace, plan: Study, phase: str) -> list[Step]:
     return [step for step in of_all_runs(workspace, plan) if step.name.removeprefix(f"{plan.name}/") in wanted]
 
 
-def _evaluation(workspace: Workspace, plan: Study, run: Run) -> tuple[str, Path]:
-    return f"{plan.name}/evaluate/{run.name}", workspace.run(plan, run) / "evaluation.json"
+def _evaluation(workspace: Workspace, plan: Study, run: Run) -> Producer:
+    command = f"coopnet evaluate {plan.name} {run.experiment} {run.seed}{' --at-transfer' if run.at_transfer else ''}"
+    return Producer(f"{plan.name}/evaluate/{run.name}", workspace.run(plan, run) / "evaluation.json", command)
 
 
-def _producer(workspace: Workspace, name: str, step: str) -> tuple[str, Path]:
-    return f"{name}/{step}", workspace.step_record(name, step)
+def _producer(workspace: Workspace, name: str, step: str) -> Producer:
+    return Producer(f"{name}/{step}", workspace.step_record(name, step), f"coopnet {step} {name}")
 
 
 def _record(workspace: Workspace, plan: Study, run: Run) -> Path:

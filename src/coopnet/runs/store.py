@@ -126,7 +126,7 @@ class Store:
                 f"cannot read {unreadable[0]} of the run store: permission denied; let its owner make it readable, "
                 f"or set {VARIABLE} to a folder of your own"
             )
-        problem = records.of_files({name: folder / name for name in targets}, key, "this run", Digests())
+        problem = records.check_files({name: folder / name for name in targets}, key, "this run", Digests())
         if problem:
             log.warning("the run store is damaged: %s; the run is made again", problem.text)
             self._set_aside(key)
