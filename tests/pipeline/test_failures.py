@@ -13,7 +13,7 @@ import yaml
 import engines_fixture
 import report_fixture as synthetic
 from coopnet import files, study
-from coopnet.commands import record, runs, transfer
+from coopnet.commands import record, transfer
 from coopnet.commands import train as train_command
 from coopnet.files.digests import Digests
 from coopnet.files.errors import CoopNetError, TrainingFailed
@@ -21,6 +21,7 @@ from coopnet.report import content, report, tables
 from coopnet.report.document import Report, Table
 from coopnet.report.frames import load
 from coopnet.runs import failures, records, steps
+from coopnet.runs.states import state as state_of
 from coopnet.runs.stop import TIME_IS_UP
 from coopnet.runs.store import Store
 from coopnet.runs.workspace import Workspace
@@ -148,7 +149,7 @@ def test_failed_run_leaves_a_record_until_it_is_made(wild: Workspace) -> None:
 
     def state(experiment: str) -> str:
         unavailable = failures.unavailable(wild, plan).get((experiment, 0))
-        return runs.state(wild, plan, plan.run(experiment, 0), entries, Digests(), unavailable)
+        return state_of(wild, plan, plan.run(experiment, 0), entries, Digests(), unavailable)
 
     assert state("one3").startswith("failed: ")
     assert state("one3_to_5_split") == "waiting for one3/seed0, which failed"
@@ -215,7 +216,7 @@ def test_descendants_of_failed_runs_are_lost(known: tuple[Workspace, Study]) -> 
 
 def take(workspace: Workspace, step: steps.Step) -> None:
     """Write the outputs and the record of a step."""
-    with records.making(workspace, lambda: step):
+    with records.recording(workspace, lambda: step):
         for path in step.outputs:
             files.write_text(path, path.name)
 
@@ -227,7 +228,7 @@ def test_what_is_made_without_a_run_is_stale(known: tuple[Workspace, Study]) -> 
     unavailable = list(failures.unavailable(workspace, plan).values())
 
     def problem(step: steps.Step) -> records.Problem | None:
-        return records.of_step(workspace, step, Digests())
+        return records.check_step(workspace, step, Digests())
 
     without = steps.tables(workspace, plan, unavailable)
     take(workspace, without)

@@ -21,7 +21,7 @@ from coopnet.commands import plan as command
 from coopnet.files.errors import CoopNetError
 from coopnet.runs import live, phase_keys, speed, steps
 from coopnet.runs.estimate import estimate
-from coopnet.runs.live import Live, Pulse
+from coopnet.runs.live import Live, LiveWriter
 from coopnet.runs.store import VARIABLE, Store
 from coopnet.runs.workspace import LATENCY, Workspace
 from coopnet.study import costs
@@ -84,20 +84,20 @@ def test_a_run_that_is_trained_is_seen(tmp_path: Path) -> None:
         def __getattr__(self, name: str) -> object:
             return lambda *arguments: told.append(name)
 
-    pulse = Pulse(Other(), entries.unfinished("key"))
-    pulse.begin(0, 4, 100, 0)
-    pulse.advance(50)
-    pulse.end(
+    writer = LiveWriter(Other(), entries.unfinished("key"))
+    writer.begin(0, 4, 100, 0)
+    writer.advance(50)
+    writer.end(
         {"train_top1_ensemble": 30.0},
         {"images_per_second": 100.0, "train_seconds": 1.0, "evaluation_seconds": 0.5},
     )
-    pulse.begin(1, 4, 100, 0)
+    writer.begin(1, 4, 100, 0)
     found = live.read(entries, "key")
     assert found is not None
     assert (found.epoch, found.epochs, found.speed, found.accuracy, found.split) == (1, 4, 100.0, 30.0, "training")
     assert found.left == pytest.approx(1.5 * 3)
     assert told == ["begin", "advance", "end", "begin"]
-    pulse.close()
+    writer.close()
     assert live.read(entries, "key") is None
 
 
@@ -125,15 +125,15 @@ def test_watch_shows_every_state(finished: Home, monkeypatch: pytest.MonkeyPatch
     """Finished, running, interrupted and waiting runs, from the store alone; in a pipe once."""
     plan, entries = finished.plan("unfinished"), finished.store
     first, second = plan.runs.values()
-    assert len(watch.look(finished.workspace, finished.plan(), entries, set()).finished) == 3
-    Pulse(type("Quiet", (), {"begin": lambda *_: None})(), entries.unfinished(first.key)).begin(2, 5, 100, 50)
-    seen = watch.look(finished.workspace, plan, entries, set())
+    assert len(watch.progress_of(finished.workspace, finished.plan(), entries, set()).finished) == 3
+    LiveWriter(type("Quiet", (), {"begin": lambda *_: None})(), entries.unfinished(first.key)).begin(2, 5, 100, 50)
+    seen = watch.progress_of(finished.workspace, plan, entries, set())
     assert [run.name for run, _ in seen.running] == [first.name]
     assert [run.name for run, epochs in seen.interrupted if epochs >= 0] == [second.name]
     assert next(iter(watch.table(plan, seen, 10).columns[1].cells)) == "running"
     assert watch.table(plan, seen, 1).row_count == 1
     shutil.rmtree(entries.unfinished(second.key))
-    assert watch.look(finished.workspace, plan, entries, set()).waiting == [second]
+    assert watch.progress_of(finished.workspace, plan, entries, set()).waiting == [second]
 
 
 def test_commands_speak(workspace: Path, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def write_files(workspace: Workspace, plan: Study, run: Run, weights: str) -> No
     ]
     files.write_json(wanted["run.json"], files.sealed({"key": run.key, "files": listed, "parents": parents}))
     step = steps.evaluate(workspace, plan, run)
-    with records.making(workspace, lambda: step):
+    with records.recording(workspace, lambda: step):
         for path in step.outputs:
             files.write_text(path, "evaluated")
 

@@ -10,7 +10,7 @@ rule train_baseline:
 rule train_baseline_run:
     """Train and evaluate a plain network: one branch and no gate."""
     input:
-        stamps.of_run(WORKSPACE, STUDY, "{phase}", "{experiment}", "{seed}"),
+        stamps.run_stamp(WORKSPACE, STUDY, "{phase}", "{experiment}", "{seed}"),
         made_from,
     output:
         records_of("train_baseline"),

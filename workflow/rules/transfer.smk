@@ -10,7 +10,7 @@ rule transfer:
 rule transfer_run:
     """Add branches to a network: three to five."""
     input:
-        stamps.of_run(WORKSPACE, STUDY, "{phase}", "{experiment}", "{seed}"),
+        stamps.run_stamp(WORKSPACE, STUDY, "{phase}", "{experiment}", "{seed}"),
         made_from,
     output:
         records_of("transfer"),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from coopnet import files
-from coopnet.commands import images
+from coopnet.deploy import images
 from coopnet.deploy.export import Labelled, whole_folder
 from coopnet.files.errors import CoopNetError
 from coopnet.library import saved, transfers
@@ -34,7 +34,7 @@ def grow(
     seed: int,
     data: str | None,
 ) -> None:
-    """Give a network more branches, and its optimiser's state with them.
+    """Give a network more branches, and carry its optimiser state over.
 
     Raises:
         CoopNetError: as `library.transfers.grow`, or there is no such network or dataset.
@@ -62,8 +62,8 @@ def combine(workspace: Workspace, sources: list[str], out: Path, *, gate: str, s
     """
     many = _read(sources)
     test = images.of_record(workspace, many[0].record, data)
-    seen = None if test is None else list(images.normalised(many[0], test.images))
-    result, receipt = transfers.combined(_trained(many), gate=gate, seed=seed, images=seen)
+    inputs = None if test is None else list(images.normalised(many[0], test.images))
+    result, receipt = transfers.combined(_trained(many), gate=gate, seed=seed, images=inputs)
     _write(out, result, receipt, many)
 
 
@@ -87,11 +87,11 @@ def merge(
     training = images.of_record(workspace, many[0].record, data, "train")
     if training is None and (reestimate or how == "refit"):
         raise CoopNetError(
-            f"--how {how}{' with --reestimate' if reestimate else ''} looks at training images, and those of the "
+            f"--how {how}{' with --reestimate' if reestimate else ''} needs training images, and those of the "
             "networks are not prepared here; name a dataset by --data, or choose --how first"
         )
-    seen = None if training is None else list(images.normalised(many[0], _some(training, count, seed)))
-    result, receipt = transfers.merged(_trained(many), how=how, reestimate=reestimate, seed=seed, images=seen)
+    inputs = None if training is None else list(images.normalised(many[0], _some(training, count, seed)))
+    result, receipt = transfers.merged(_trained(many), how=how, reestimate=reestimate, seed=seed, images=inputs)
     _write(out, result, receipt, many)
 
 
@@ -101,16 +101,16 @@ def _some(training: Labelled, count: int, seed: int) -> np.ndarray:
 
 
 def _read(sources: Sequence[str]) -> list[Saved]:
-    """Networks that see their images alike.
+    """Read several networks that were trained with the same image normalisation.
 
     Raises:
-        CoopNetError: they were trained on images that were normalised differently.
+        CoopNetError: they were trained with different normalisations.
     """
     many = [saved.read(source) for source in sources]
     for source, one in zip(sources, many, strict=True):
         if one.record.get("preprocessing") != many[0].record.get("preprocessing"):
             raise CoopNetError(
-                f"{source} was trained on images that were normalised otherwise than those of {sources[0]}"
+                f"{source} was trained on images that were normalised differently from those of {sources[0]}"
             )
     return many
 
@@ -120,7 +120,7 @@ def _trained(many: Sequence[Saved]) -> list[TrainedNetwork]:
 
 
 def _write(out: Path, result: TrainedNetwork, receipt: Receipt, parents: Sequence[Saved]) -> None:
-    """Network and receipt, all of it or nothing; then the receipt as a table."""
+    """Write network and receipt into a new folder, completely or not at all, and print the receipt as a table."""
     from rich.console import Console
     from rich.table import Table
 

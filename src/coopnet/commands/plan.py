@@ -22,7 +22,7 @@ def show(workspace: Workspace, name: str, *, measure: bool = False) -> None:
 
     Args:
         workspace: has the study.
-        name: of the study.
+        name: name of the study.
         measure: first measure this machine on a few steps.
 
     Raises:

@@ -55,16 +55,16 @@ def _sort(workspace: Workspace, plan: Study, digests: Digests) -> tuple[list[str
     refused: list[str] = []
     incomplete: set[str] = set()
     for run in plan.everything():
-        problem = records.of_run(workspace, plan, run, digests)
+        problem = records.check_run(workspace, plan, run, digests)
         if problem is None and (other := _other_source(workspace, plan, run)):
             text = f"{run.name} was made from other weights of {other} than those in this workspace; make it again"
             problem = Problem("stale", text)
-        problem = problem or records.of_step(workspace, steps.evaluate(workspace, plan, run), digests)
+        problem = problem or records.check_step(workspace, steps.evaluate(workspace, plan, run), digests)
         if problem is not None:
             incomplete.add(run.phase)
             refused += [problem.text] if problem.kind != "missing" else []
     for phase, step in zip(LAST, steps.of_all_runs(workspace, plan), strict=True):
-        problem = records.of_step(workspace, step, digests)
+        problem = records.check_step(workspace, step, digests)
         if problem is not None:
             incomplete.add(phase)
             refused += [problem.text] if problem.kind == "damaged" else []

@@ -13,9 +13,9 @@ def train(
 
     Args:
         workspace: has the study, and receives the files.
-        name: of the study.
-        experiment: of the run.
-        seed: of the run.
+        name: name of the study.
+        experiment: experiment of the run.
+        seed: seed of the run.
         key: the key that the caller expects; an error if the run has another one.
         max_minutes: save and stop after so many minutes.
 

@@ -87,8 +87,8 @@ def read(
     try:
         network = _filled(_architecture(record["architecture"], model, like), tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        reason = " ".join(said.split())[:300]  # PyTorch may add a location in its own source
+        message = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        reason = " ".join(message.split())[:300]  # PyTorch may add a location in its own source
         raise CoopNetError(
             f"{path} does not fit the architecture of its record: {reason}; delete the folder and make it again"
         ) from error

@@ -13,7 +13,7 @@ from coopnet import study
 from coopnet.files.digests import Digests
 from coopnet.files.errors import CoopNetError, RecordingFailed
 from coopnet.runs import failures, leases, records, sources, store
-from coopnet.runs.live import Pulse
+from coopnet.runs.live import LiveWriter
 from coopnet.runs.stop import TIME_IS_UP, Stop
 from coopnet.runs.store import Store
 from coopnet.runs.workspace import Workspace, targets
@@ -92,15 +92,15 @@ def _locked(runs: Store, run: Run, stop: Stop) -> Iterator[bool]:
 
 def _copy_finished(workspace: Workspace, plan: Study, run: Run, runs: Store) -> bool:
     """Copy the finished run from the store to the workspace or back; False if it has to be trained."""
-    if runs.take(run.key, targets(workspace, plan, run)):
+    if runs.restore(run.key, targets(workspace, plan, run)):
         # A process that was killed after the run was finished left its state.
         shutil.rmtree(runs.unfinished(run.key), ignore_errors=True)
         failures.clear(workspace, plan, run)
         log.info("%s: taken from the run store, nothing to train", run.name)
         return True
-    if records.of_run(workspace, plan, run, Digests()) is None:
+    if records.check_run(workspace, plan, run, Digests()) is None:
         failures.clear(workspace, plan, run)
-        runs.adopt(run.key, targets(workspace, plan, run))
+        runs.add_copy(run.key, targets(workspace, plan, run))
         log.info("%s: already finished in this workspace, nothing to train", run.name)
         return True
     return False
@@ -112,7 +112,7 @@ def _train(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: Stop)
     ancestors = [sources.checkpoint_of(workspace, plan, source, runs) for source in run.sources]
     if run.row.start.kind == "imported":
         ancestors = [sources.imported_files(workspace, run)]
-    if plan.device == "cuda" and not leases.take(run.name, stop.seconds_left()):
+    if plan.device == "cuda" and not leases.acquire(run.name, stop.seconds_left()):
         log.warning("%s: no GPU was free until the time limit", run.name)
         return TIME_IS_UP
 
@@ -128,14 +128,14 @@ def _train(workspace: Workspace, plan: Study, run: Run, runs: Store, stop: Stop)
     except CoopNetError as error:
         raise CoopNetError(f"{run.name}: {error}") from error
     runs.add(run.key, made)
-    runs.note("finished", run.key, f"{plan.name}/{run.name}")
+    runs.log_event("finished", run.key, f"{plan.name}/{run.name}")
     shutil.rmtree(runs.unfinished(run.key), ignore_errors=True)
     if _planned(study.load(workspace.root, plan.name), run).key != run.key:
         raise CoopNetError(
             f"the parameters of {run.name} were edited while it was trained; its result is kept in the run store "
             "under the parameters it was trained with. Run the same command again for the new ones"
         )
-    if not runs.take(run.key, targets(workspace, plan, run)):
+    if not runs.restore(run.key, targets(workspace, plan, run)):
         raise CoopNetError(f"the result of {run.name} was damaged while it was written; run the same command again")
     return 0
 
@@ -150,10 +150,10 @@ def _produce(
     dataset, folder = run.dataset, runs.unfinished(run.key)
 
     def begun(epoch: int, done: int) -> None:
-        runs.note("resumed" if epoch or done else "trained", run.key, f"{plan.name}/{run.name}")
+        runs.log_event("resumed" if epoch or done else "trained", run.key, f"{plan.name}/{run.name}")
 
     progress, close = _progress(run.name, begun)
-    pulse = Pulse(progress, folder)
+    writer = LiveWriter(progress, folder)
     try:
         with stop.listening(), failures.recorded(workspace, plan, run):
             return produce(
@@ -163,11 +163,11 @@ def _produce(
                 ancestors=ancestors,
                 device_kind=plan.device,
                 folder=folder,
-                progress=pulse,
+                progress=writer,
                 stop=stop,
             )
     finally:
-        pulse.close()
+        writer.close()
         close()
 
 

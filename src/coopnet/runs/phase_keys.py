@@ -26,7 +26,7 @@ def texts(workspace: Workspace, plan: Study) -> dict[str, str]:
     content: dict[str, Any] = {
         phase: {"evaluation": fingerprint("evaluation"), "runs": own} for phase, own in runs.items()
     }
-    content["tables"] = {"words": tables(workspace, plan).words, "phases": runs}
+    content["tables"] = {"words": tables(workspace, plan).parameters, "phases": runs}
     return {phase: json.dumps(one, indent=1, sort_keys=True) + "\n" for phase, one in content.items()}
 
 

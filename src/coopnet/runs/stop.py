@@ -16,7 +16,7 @@ class Stop:
         max_minutes: time limit, from now; None for no limit.
 
     Attributes:
-        exit_code: of the reason to stop; 0 as long as there is none.
+        exit_code: exit code of the reason to stop; 0 as long as there is none.
     """
 
     def __init__(self, max_minutes: float | None):
