@@ -109,7 +109,9 @@ def _options(
 
 @app.command()
 def prepare(
-    dataset: Annotated[str, typer.Argument(help="cifar10, cifar100, svhn, digits, or a dataset of params.yaml")],
+    dataset: Annotated[
+        str, typer.Argument(help="cifar10, cifar100, svhn, digits, digits16, or a dataset of params.yaml")
+    ],
     source: Annotated[str | None, typer.Option(help="torchvision, matlab, parquet, digits or folder")] = None,
     root: Annotated[Path | None, typer.Option(help="folder with the download, the shards or the images")] = None,
     out: Annotated[Path | None, typer.Option(help="the folder to write; default: data/prepared/DATASET")] = None,

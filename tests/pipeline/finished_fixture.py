@@ -70,8 +70,8 @@ class Home:
         subprocess.run(["cp", "--reflink=auto", "-a", f"{self.root}/.", folder], check=True)
         return Home(folder)
 
-    def prepare(self) -> None:
-        prepare.prepare(self.workspace, "digits", None, None, None)
+    def prepare(self, dataset: str = "digits") -> None:
+        prepare.prepare(self.workspace, dataset, None, None, None)
 
     def train(self, name: str = "tiny", experiment: str = "one3", seed: int = 0, minutes: float | None = None) -> int:
         with self.here():
