@@ -71,7 +71,7 @@ def refresh(workspace: Workspace, plan: Study) -> Due:
 
 
 def first_problem(workspace: Workspace, plan: Study, phase: str) -> Problem | None:
-    """The first result of a phase that is not as the plan has it; None if all are."""
+    """The problem of the first result of a phase that does not match the plan; None if all match."""
     with remembered(workspace.stamps / plan.name / "digests.json") as digests:
         found = [records.check_run(workspace, plan, run, digests) for run in plan.of_phase(phase)]
         found += [records.check_step(workspace, step, digests) for step in steps.of_phase(workspace, plan, phase)]
