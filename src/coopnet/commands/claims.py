@@ -30,6 +30,7 @@ def claims(workspace: Workspace, name: str) -> None:
 def _decide(workspace: Workspace, plan: Study) -> list[Decision]:
     stated = entries.read(workspace.stated, study.rows(workspace.root), plan.experiments)
 
-    lost = {place: one.short for place, one in failures.unavailable(workspace, plan).items()}
+    unavailable = {place: one.short for place, one in failures.unavailable(workspace, plan).items()}
     compute = costs.read_compute(workspace.tables(plan.name) / "compute.csv")
-    return ledger.decide_all(stated, ledger.Evidence(plan, Outcomes(workspace.results(plan.name)), compute, lost=lost))
+    outcomes = Outcomes(workspace.results(plan.name))
+    return ledger.decide_all(stated, ledger.Evidence(plan, outcomes, compute, unavailable))

@@ -20,7 +20,7 @@ def tables(runs: Sequence[Run], study: StudyInfo, lineage: Lineage) -> Tables:
     counted = {row["name"]: row["compute"] for row in study.experiments}
     firsts = {run.experiment: run for run in reversed(runs)}
     rows: list[Row] = []
-    for name, counts in ((row["name"], row["compute"]) for row in study.there):
+    for name, counts in ((row["name"], row["compute"]) for row in study.with_results):
         whole = lineage.whole(firsts[name])
         own, *before = (_training(one, counted[one.experiment]["step_flops"]) for one in whole)
         known = all(one.start != "imported" for one in whole)  # of a checkpoint's past nothing is known

@@ -11,7 +11,7 @@ from coopnet.report.tables.rows import Row
 
 def describe(study: StudyInfo, runs: Sequence[Run]) -> Row:
     """The study's name, words, scale and experiments."""
-    return _whole(study, runs) | (_losses(study) if study.losses else {})
+    return _whole(study, runs) | (_missing_runs(study) if study.missing_runs else {})
 
 
 def _whole(study: StudyInfo, runs: Sequence[Run]) -> Row:
@@ -23,17 +23,17 @@ def _whole(study: StudyInfo, runs: Sequence[Run]) -> Row:
         "device": study.device,
         "seeds": sorted({run.seed for run in runs}),
         "runs": len(runs),
-        "experiments": [_experiment(row, runs) for row in study.there],
+        "experiments": [_experiment(row, runs) for row in study.with_results],
     }
 
 
-def _losses(study: StudyInfo) -> Row:
+def _missing_runs(study: StudyInfo) -> Row:
     """The runs without results, and the experiments that have none at all. A study that lost nothing has no such keys.
 
     So the tables of a study say for themselves whether they are of all that was planned.
     """
     return {
-        "losses": [asdict(loss) for loss in study.losses],
+        "losses": [asdict(run) for run in study.missing_runs],
         "lost": [_words(row) for row in study.experiments if not row["seeds"]],
     }
 

@@ -46,7 +46,9 @@ ASKED: Mapping[str, tuple[str, str, str]] = {
 
 def decides(tables: Tables) -> bool:
     """Whether the study can decide anything: some claim rests on enough seeds, if there are claims at all."""
-    return not tables.claims or any(one.ran and one.n >= FEWEST for claim in tables.claims for one in claim.decisions)
+    return not tables.claims or any(
+        one.has_results and one.n >= FEWEST for claim in tables.claims for one in claim.decisions
+    )
 
 
 def run(tables: Tables) -> str:
@@ -124,7 +126,7 @@ def at_transfer(tables: Tables) -> str:
     counts: dict[str, Decision] = {}
     for decision in (claim.main for claim in tables.claims):
         name = _grown(decision)
-        if name in rows and name in images and decision.ran and decision.estimate is not None:
+        if name in rows and name in images and decision.has_results and decision.estimate is not None:
             counts[name] = decision
     if not counts:
         return ""
@@ -215,7 +217,7 @@ def against_control(found: Sequence[Difference], what: str, control: str) -> str
 
 def _not_run(tables: Tables, section: str) -> bool:
     own = [claim for claim in tables.claims if claim.section == section]
-    return bool(own) and not any(claim.main.ran for claim in own)
+    return bool(own) and not any(claim.main.has_results for claim in own)
 
 
 def _made(tables: Tables) -> list[Answer]:
@@ -231,7 +233,7 @@ def _made(tables: Tables) -> list[Answer]:
     made = made.replace(" ", " networks ", 1) if made[:2] != "1 " else made.replace(" ", " network ", 1)
     runs = count(tables.study["runs"], "run")
     works = f"The pipeline works: {runs} of {count(len(rows), 'experiment')} were trained, evaluated and compared."
-    if tables.losses:
+    if tables.missing_runs:
         works = failed.summary(tables)
     return [
         Answer("What ran", works, "results"),
@@ -269,8 +271,8 @@ def sure(tables: Tables) -> list[str]:
     scores = {"top1": " for top-1", "top5": " for top-5", None: ""}
     left = listing(f"{one.number}{scores[one.score]}" for one in tested if one.survives_holm)
     figure = f" (claims {left}; {sum(shown) or 'none'} in the figure)" if shown and kept else ""
-    few = sum(one.ran and one.n < FEWEST for one in decisions)
-    undecided = sum(one.ran and not one.decided and one.n >= FEWEST for one in decisions)
+    few = sum(one.has_results and one.n < FEWEST for one in decisions)
+    undecided = sum(one.has_results and not one.decided and one.n >= FEWEST for one in decisions)
     sentences = [
         "Numbers are differences of test top-1 in percentage points, mean over seeds, with 95 % intervals. Where a "
         "child and its control start from the same parent, differences are taken seed by seed."
@@ -299,7 +301,7 @@ def sure(tables: Tables) -> list[str]:
 def limits(tables: Tables) -> list[str]:
     """What a study of this scale cannot show, and how finely its test images measure."""
     rows = tables.experiments
-    sentences = [f"{failed.summary(tables)} Why, and what is missing, stands below."] if tables.losses else []
+    sentences = [f"{failed.summary(tables)} Why, and what is missing, stands below."] if tables.missing_runs else []
     longest = max(row["epochs"] for row in rows)
     if longest < PUBLISHED_EPOCHS:
         sentences.append(

@@ -66,9 +66,9 @@ def _table(tables: Tables) -> Table:
         ]
         rows.append(Row(line, cells.anchor(row["name"]), _more(tables, row, one)))
     headings = cells.part_headings(tables, first)
-    if tables.lost:
+    if tables.without_results:
         headings[len(rows)] = "Failed, or not run because of a failure"
-        rows += [_lost(tables, row) for row in tables.lost]
+        rows += [_without_results(tables, row) for row in tables.without_results]
     network, data = _usual(tables)
     caption = (
         "All experiments. Mean ± standard deviation over n seeds, B branches; what unfolds below a name are its seeds. "
@@ -79,9 +79,9 @@ def _table(tables: Tables) -> Table:
     return Table("results-table", caption, columns, rows, "accuracy.csv", headings)
 
 
-def _lost(tables: Tables, row: Mapping[str, Any]) -> Row:
+def _without_results(tables: Tables, row: Mapping[str, Any]) -> Row:
     """An experiment that has no results left: what is known without them, and why there are none."""
-    kinds = {loss["kind"] for loss in tables.losses if loss["experiment"] == row["name"]}
+    kinds = {one["kind"] for one in tables.missing_runs if one["experiment"] == row["name"]}
     why = Cell("not run" if kinds == {cells.WAITING} else "failed", tone="no")
     head = [Cell(row["name"], row["about"], "code"), Cell(str(row["branches"]))]
     return Row([*head, cells.counted(tables, row["name"], 0), Cell(str(row["epochs"])), *[why] * 5])
