@@ -6,7 +6,7 @@ from typing import Any
 
 from coopnet.report import starts
 from coopnet.report.differences import Difference
-from coopnet.report.document import Cell, Column
+from coopnet.report.document import Cell
 from coopnet.report.frames import PARTS, Tables
 from coopnet.report.runs import mean, std
 from coopnet.report.wording import DOT, interval, number, spread
@@ -16,7 +16,6 @@ WAITING = "waiting"
 FEW = 4
 """Most results that a sentence names one by one; more are summarised."""
 DASH = Cell("–")
-
 
 
 def anchor(experiment: str) -> str:

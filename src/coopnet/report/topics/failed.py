@@ -1,4 +1,4 @@
-"""Runs that failed, what could not be run because of them, and where their results would stand."""
+"""Runs that failed, and runs and experiments that are missing because of them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,18 +12,18 @@ CAUSES = {"diverged": "diverged", "out_of_memory": "out of memory"}
 
 
 def section(tables: Tables) -> Section | None:
-    """Every run that failed, why, and what needs it; None where all went well."""
+    """Every run that failed, the reason, and the runs that need it; None if no run failed."""
     if not tables.missing_runs:
         return None
     failed = [one for one in tables.missing_runs if one["kind"] != WAITING]
     sentences = [
         summary(tables),
-        "Means are over the seeds that are left. What fails is not drawn by chance, so these may differ from what all "
-        "seeds would have shown; no claim that needs a lost run is decided.",
+        "Means are over the remaining seeds. Failed runs are not a random choice, so these means may differ from those "
+        "over all seeds; no claim that needs a missing run is decided.",
     ]
     if tables.without_results:
         names = listing(row["name"] for row in tables.without_results)
-        sentences.append(f"Without any result, and so in no table or figure: {names}.")
+        sentences.append(f"Without any result, and therefore in no table or figure: {names}.")
     columns = [
         Column("Run", numeric=False),
         Column("What happened", numeric=False),
