@@ -38,7 +38,7 @@ MODELS: Mapping[str, tuple[type[BaseModel], ...]] = {
         *(settings.OnTheFly, settings.NoDistillation, settings.Mutual),
         *(settings.SoftLabels, settings.Knowledge),
     ),
-    "datasets": (settings.Described, settings.HeldBack, settings.Pinned, settings.Counts, settings.Digests),
+    "datasets": (settings.DatasetEntry, settings.HeldOut, settings.Pinned, settings.Counts, settings.Digests),
 }
 """Heading on the page → the models that it describes."""
 
@@ -142,7 +142,7 @@ def _section(heading: str, models: tuple[type[BaseModel], ...], definitions: Sch
 
 HEADINGS = {
     "GradientRatio": "`gradient_ratio`",
-    "HeldBack": "`test`",
+    "HeldOut": "`test`",
     "Pinned": "`pinned`",
     "Counts": "`pinned.counts`",
     "Digests": "`pinned.digest`",
@@ -155,8 +155,8 @@ PLACES = {
     "Training": "#training",
     "Schedule": "#trainingschedule",
     "GradientRatio": "#gradient_ratio",
-    "Described": "#datasets",
-    "HeldBack": "#test",
+    "DatasetEntry": "#datasets",
+    "HeldOut": "#test",
     "Pinned": "#pinned",
     "Counts": "#pinnedcounts",
     "Digests": "#pinneddigest",

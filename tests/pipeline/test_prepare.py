@@ -35,7 +35,7 @@ from coopnet.files.errors import CoopNetError
 
 
 def naive_digest(images: np.ndarray, labels: np.ndarray) -> str:
-    """The digest as DESIGN.md defines it, with plain Python numbers."""
+    """The digest as docs/files.md defines it, with plain Python numbers."""
     rows = sorted((int(label), image.flatten().tolist()) for image, label in zip(images, labels, strict=True))
     content = [label for label, _ in rows] + [byte for _, pixels in rows for byte in pixels]
     return hashlib.sha256(bytes(content)).hexdigest()
@@ -117,7 +117,7 @@ def small_arrays(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 @given(small_arrays())
 def test_digest_is_the_one_of_the_definition(arrays: tuple[np.ndarray, np.ndarray]) -> None:
-    """The content digest equals a naive implementation of DESIGN.md."""
+    """The content digest equals a naive implementation of docs/files.md."""
     assert content_digest(*arrays) == naive_digest(*arrays)
 
 
@@ -456,7 +456,7 @@ def test_classes_are_stratified(prepared: tuple[Dataset, dict[str, Arrays]]) -> 
 
 
 def test_pinned_digest_is_the_one_of_the_definition(prepared: tuple[Dataset, dict[str, Arrays]]) -> None:
-    """The pinned digests agree with a second implementation of DESIGN.md."""
+    """The pinned digests agree with a second implementation of docs/files.md."""
     dataset, arrays = prepared
     for split, (images, labels) in arrays.items():
         rows = sorted(bytes([label]) + image.tobytes() for label, image in zip(labels, images, strict=True))

@@ -136,7 +136,7 @@ def test_what_is_not_pinned_is_not_planned(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_the_pin_is_what_the_images_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Digests agree with a second implementation of DESIGN.md, and constants with NumPy."""
+    """Digests agree with a second implementation of docs/files.md, and constants with NumPy."""
     root = write_folders(tmp_path / "images")
     pin = pinned(workspace(tmp_path), capsys)
     for split in ("train", "test"):

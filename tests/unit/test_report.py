@@ -306,7 +306,7 @@ def test_equal_scores_are_not_ahead() -> None:
     assert difference(1.0, None) is None
 
 
-def test_a_merge_without_training_has_its_step_0_alone(whole: tuple[Path, Path]) -> None:
+def test_an_untrained_merge_has_scores_at_transfer_only(whole: tuple[Path, Path]) -> None:
     """Its final scores are those at transfer; and a plain ensemble is not a merge."""
     found = pick(whole[0] / "merges.csv", experiment="merge3_mean", seed=0)
     assert found["at_transfer_branch3_top1"]

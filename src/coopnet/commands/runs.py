@@ -1,7 +1,7 @@
 """`coopnet runs`: what a study consists of, how far it is, and what in the store nothing refers to."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ WIDTH = 200
 
 def show(workspace: Workspace, name: str) -> None:
     """Print a table of all runs: state, settings of their own, key, and when and on what each was made."""
-    plan, plain = study.load(workspace.root, name), dict(_flat(study.plain(workspace.root, name).decisive()))
+    plan, plain = study.load(workspace.root, name), study.flatten(study.plain(workspace.root, name).decisive())
     entries = Store(store.default_place(workspace.root))
     table = Table(title=f"Study {name}: {len(plan.runs)} runs", title_justify="left")
     for column in ("run", "state", "differs from the defaults in", "key", "made"):
@@ -39,7 +39,7 @@ def show(workspace: Workspace, name: str) -> None:
             for place, run in plan.runs.items()
         }
     for run in plan.runs.values():
-        own = [f"{key}={value}" for key, value in _flat(run.row.decisive()) if plain.get(key) != value]
+        own = [f"{key}={value}" for key, value in study.flatten(run.row.decisive()).items() if plain.get(key) != value]
         record = workspace.run(plan, run) / "run.json"
         cells = (run.name, states[run.name], " ".join(own), run.key, _made(run, record, entries))
         table.add_row(*map(escape, cells))
@@ -78,7 +78,7 @@ def state(
 
 def reasons(run: Run, record: Mapping[str, Any]) -> list[str]:
     """The differences of a record from the plan: settings with their former values, then source, data and parents."""
-    planned, made = dict(_flat(run.row.decisive())), dict(_flat(record.get("row") or {}))
+    planned, made = study.flatten(run.row.decisive()), study.flatten(record.get("row") or {})
     changed = [f"{key} was {made.get(key)}" for key in planned | made if planned.get(key) != made.get(key)]
     changed += [f"{key} was {record.get(key)}" for key in ("seed", "threads") if record.get(key) != getattr(run, key)]
     if (record.get("code") or {}).get("numerics") != numerics.source_hash():
@@ -101,15 +101,6 @@ def _made(run: Run, record: Path, entries: Store) -> str:
     if entries.finished(run.key):
         said.append(f"{datetime.fromtimestamp((stored / RECORD).stat().st_mtime):%Y-%m-%d %H:%M}")
     return ", ".join(said)
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings by dotted name."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def collect_garbage(workspace: Workspace, *, remove: bool) -> None:

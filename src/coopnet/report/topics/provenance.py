@@ -9,6 +9,7 @@ from coopnet.report.document import Cell, Column, Row, Section, Table
 from coopnet.report.frames import Tables, dataset
 from coopnet.report.topics import cells
 from coopnet.report.wording import DOT, count, listing, span
+from coopnet.study import flatten
 
 SHORT = 12
 """Number of digits of a digest that are shown."""
@@ -136,21 +137,18 @@ def _seeds(seeds: Sequence[int]) -> str:
     return listing(str(seed) for seed in seeds)
 
 
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _as_text(settings: Mapping[str, Any]) -> dict[str, str]:
     """Nested settings as `training.lr` → text; lists and plain values as JSON without quotes."""
-    flat: dict[str, str] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return flat
+    return {
+        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for key, value in flatten(settings).items()
+    }
 
 
 def _settings(tables: Tables) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     """Settings that most experiments have, and those in which each differs; lineage has its own table."""
     own = {
-        row["name"]: flatten(
+        row["name"]: _as_text(
             {key: value for key, value in row["row"].items() if key not in ("about", "part", "parents", "seeds")}
         )
         for row in tables.ordered
