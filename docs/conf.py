@@ -45,11 +45,11 @@ html_show_copyright = False
 html_theme_options = {"light_css_variables": {"font-stack": "system-ui, sans-serif"}}
 
 PUBLISHED = ("reports", "results/*/claims.json", "results/*/tables/*")
-"""What of the repository lies beside the pages: the committed reports, and the tables that they link to."""
+"""Files of the repository that are copied to the site: the committed reports, and the tables that they link to."""
 
 
 def complete(app: Sphinx, name: str, source: list[str]) -> None:
-    """Put what is generated into a page, and lead its links to reports to those beside the site."""
+    """Insert the generated parts into a page, and point links to reports at the copies beside the site."""
     for key, generate in reference.PARTS.items():
         source[0] = re.sub(rf"^<!-- generated: {key} -->$", lambda _, made=generate: made(), source[0], flags=re.M)
     if name == "guarantees":
@@ -74,7 +74,7 @@ def _rows(glossary: nodes.document) -> list[nodes.row]:
 
 
 def link(app: Sphinx, page: nodes.document, name: str) -> None:
-    """Lead the first use of each word of the glossary in a page's paragraphs to its definition."""
+    """Link the first use of each word of the glossary in a page's paragraphs to its definition."""
     if name in ("glossary", "changelog", "notes"):
         return
     defined = [row[0].astext() for row in _rows(app.env.get_doctree("glossary"))]
@@ -101,7 +101,7 @@ def publish(app: Sphinx, failure: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    """Tell Sphinx of these functions."""
+    """Register these functions with Sphinx."""
     app.connect("source-read", complete)
     app.connect("doctree-read", define)
     app.connect("doctree-resolved", link)

@@ -1,4 +1,4 @@
-"""What of the reference is generated: parameters from their models, commands from the command line, JSON schemas.
+"""Generates parts of the reference: parameters from the pydantic models, commands from the command line, JSON schemas.
 
 `python docs/reference.py` writes the two schemas that editors use; `conf.py` puts the rest into the pages.
 """
@@ -38,7 +38,7 @@ MODELS: Mapping[str, tuple[type[BaseModel], ...]] = {
         *(settings.OnTheFly, settings.NoDistillation, settings.Mutual),
         *(settings.SoftLabels, settings.Knowledge),
     ),
-    "datasets": (settings.Described, settings.HeldBack, settings.Pinned, settings.Counts, settings.Digests),
+    "datasets": (settings.DatasetEntry, settings.HeldOut, settings.Pinned, settings.Counts, settings.Digests),
 }
 """Heading on the page → the models that it describes."""
 
@@ -49,14 +49,14 @@ ROWS = ("defaults", "every_experiment")
 """Keys that hold a part of a row; `experiments` holds one by name."""
 
 BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
-"""Pydantic leaves a bound under its own name where another validator stands before it."""
+"""Pydantic keeps its own name of a bound if another validator comes first."""
 
 
 # Schemas for editors -------------------------------------------------------------------------------------------------
 
 
 def schema(model: type[BaseModel]) -> Schema:
-    """JSON schema of a parameter file, in which every row may leave out what it takes from `defaults`."""
+    """JSON schema of a parameter file, in which every row may leave out values that it takes from `defaults`."""
     _, whole = models_json_schema([(model, "validation"), (settings.Experiment, "validation")])
     definitions = whole["$defs"]
     file = definitions.pop(model.__name__)
@@ -87,7 +87,7 @@ def _reachable(part: Any, definitions: Schema) -> set[str]:
 
 
 def _plain(part: Any) -> Any:
-    """Without titles and discriminators, which say nothing more; and with the standard's names of bounds."""
+    """A schema without titles and discriminators, which are redundant, and with the standard's names of bounds."""
     if isinstance(part, list):
         return [_plain(one) for one in part]
     if not isinstance(part, dict):
@@ -142,12 +142,12 @@ def _section(heading: str, models: tuple[type[BaseModel], ...], definitions: Sch
 
 HEADINGS = {
     "GradientRatio": "`gradient_ratio`",
-    "HeldBack": "`test`",
+    "HeldOut": "`test`",
     "Pinned": "`pinned`",
     "Counts": "`pinned.counts`",
     "Digests": "`pinned.digest`",
 }
-"""Of sections inside of others."""
+"""Headings of nested sections."""
 
 PLACES = {
     "Data": "#data",
@@ -155,8 +155,8 @@ PLACES = {
     "Training": "#training",
     "Schedule": "#trainingschedule",
     "GradientRatio": "#gradient_ratio",
-    "Described": "#datasets",
-    "HeldBack": "#test",
+    "DatasetEntry": "#datasets",
+    "HeldOut": "#test",
     "Pinned": "#pinned",
     "Counts": "#pinnedcounts",
     "Digests": "#pinneddigest",
@@ -164,11 +164,11 @@ PLACES = {
     "SGD": "#trainingoptimizer",
     "OnTheFly": "#trainingdistillation",
 }
-"""Section → where the page describes it; a choice is named by its first."""
+"""Section → its place on the page; a choice is named by its first option."""
 
 
 def _kind(key: Schema) -> str:
-    """What a value may be, in words."""
+    """The allowed values of a field, in words."""
     key = _plain(key)
     if "$ref" in key:
         return f"[section]({PLACES[key['$ref'].rpartition('/')[2]]})"
@@ -252,7 +252,7 @@ def _command(command: Any, name: str, level: str) -> Iterator[str]:
 
 
 HELP = {"seed": "whole number, which names the run", "repetitions": "how often each is measured"}
-"""Of what the command line leaves to the name."""
+"""Descriptions of arguments that the command line explains by their name only."""
 
 
 def _argument(one: Any) -> str:
@@ -299,12 +299,12 @@ def _breakable(name: str) -> str:
 
 
 def words() -> str:
-    """The words that reports explain too, with what they mean."""
+    """The words of the reports' glossary, with their meanings."""
     return "\n".join(["| word | meaning |", "| --- | --- |", *(f"| {word} | {meaning} |" for word, meaning in TERMS)])
 
 
 PARTS: Mapping[str, Callable[[], str]] = {"parameters": parameters, "commands": commands, "words": words}
-"""Mark in a page → what stands there."""
+"""Mark in a page → the function that generates its text."""
 
 
 if __name__ == "__main__":

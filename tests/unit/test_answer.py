@@ -178,7 +178,7 @@ def _row(name: str, start: str | None, branches: int) -> dict[str, Any]:
 
 def _counted(name: str, value: float) -> Any:
     part = SimpleNamespace(kind="predictions_kept", text=f"{name} at transfer, changed predictions")
-    return SimpleNamespace(parts=[part], ran=True, estimate=value, n=3, score="top1")
+    return SimpleNamespace(parts=[part], has_results=True, estimate=value, n=3, score="top1")
 
 
 def test_every_claim_has_a_question_and_a_section() -> None:

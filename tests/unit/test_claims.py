@@ -173,11 +173,11 @@ def test_conjunction_with_too_few_seeds() -> None:
 
 
 def test_conjunction_of_what_has_not_run() -> None:
-    """One missing or lost part decides the whole."""
+    """One missing or undecided part decides the whole."""
     missing = Part(text="", kind="better", verdict="not run", missing=["one3"]), None
-    lost = Part(text="", kind="better", verdict="not decided", lost=["one3/seed0 diverged"]), None
-    assert concluded([better(1, 2), missing, lost]).verdict == "not run"
-    found = concluded([better(1, 2), lost])
+    undecided = Part(text="", kind="better", verdict="not decided", lost=["one3/seed0 diverged"]), None
+    assert concluded([better(1, 2), missing, undecided]).verdict == "not run"
+    found = concluded([better(1, 2), undecided])
     assert (found.verdict, found.note, found.basis) == ("not decided", "one3/seed0 diverged", None)
 
 
@@ -412,7 +412,7 @@ def read(folder: Path, content: Any) -> list[entries.Stated]:
         ({"parts": [{"kind": "better", "of": "one3.branches", "than": "one5"}]}, "'branches' is no model"),
         ({"parts": [{"kind": "better", "of": "one3 branch1", "than": "one5"}]}, "it must be `experiment`"),
         ({"parts": [{"kind": "better", "of": 3, "than": "one5"}]}, "it must be `experiment`"),
-        ({"parts": [{"kind": "better", "of": "one3@transfer", "than": "one5"}]}, "there is no network at transfer"),
+        ({"parts": [{"kind": "better", "of": "one3@transfer", "than": "one5"}]}, "it has no network at transfer"),
         (
             {"parts": [{"kind": "better", "of": "one3_to_5_split.branch1@transfer", "than": "one5"}]},
             "only the ensemble",
@@ -420,15 +420,18 @@ def read(folder: Path, content: Any) -> list[entries.Stated]:
         ({"parts": [{"kind": "better", "of": "one5.picked", "than": "one5"}]}, "has no validation images"),
         ({"parts": [{"kind": "better", "of": "baseline.mean_probabilities", "than": "one5"}]}, "has one branch"),
         ({"parts": [{"kind": "better", "of": "cifar10_one3", "than": "one3"}]}, "compare networks on the same images"),
-        ({"parts": [{"kind": "about", "of": "one3", "than": "one5"}]}, "belongs to kind `about`"),
-        ({"parts": [{"kind": "better", "of": "one3", "than": "one5", "target": [1.0, 2.0]}]}, "belongs to kind"),
-        ({"parts": [{"kind": "about", "of": "one3", "than": "one5", "target": [2.0, 1.0]}]}, "must not fall"),
-        ({"parts": [{"kind": "about", "of": "one3", "than": "one5", "target": [0.5, 1.0]}]}, "within the margin"),
-        ({"parts": [{"kind": "predictions_kept", "of": "merge3_first"}]}, "compares with the one parent"),
+        ({"parts": [{"kind": "about", "of": "one3", "than": "one5"}]}, "required for kind `about`"),
+        ({"parts": [{"kind": "better", "of": "one3", "than": "one5", "target": [1.0, 2.0]}]}, "required for kind"),
+        ({"parts": [{"kind": "about", "of": "one3", "than": "one5", "target": [2.0, 1.0]}]}, "least gain comes first"),
+        (
+            {"parts": [{"kind": "about", "of": "one3", "than": "one5", "target": [0.5, 1.0]}]},
+            "not larger than the margin",
+        ),
+        ({"parts": [{"kind": "predictions_kept", "of": "merge3_first"}]}, "exactly one parent"),
         ({"parts": [{"kind": "calibration_kept", "of": "one3_to_5_masked"}]}, "tolerance: {nll"),
         (
             {"parts": [{"kind": "predictions_kept", "of": "one3_to_5_masked", "tolerance": {"nll": 0.1, "ece": 1.0}}]},
-            "belongs to kind `calibration_kept`",
+            "required for kind `calibration_kept`",
         ),
         ({"lengths": ["one1", "basline"]}, "lengths: 'basline' is not an experiment of params.yaml; did you mean"),
         ({"parts": [{"kind": "less_compute", "of": "one3", "than": ["one5", "one3"]}]}, "than"),
@@ -441,9 +444,9 @@ def read(folder: Path, content: Any) -> list[entries.Stated]:
         ({"parts": [{"kind": "fewer_epochs", "of": "one3", "than": "one5"}]}, "one3 has no validation images"),
         (
             {"parts": [{"kind": "fewer_epochs", "of": "resnet18_distilled", "than": "resnet18_single"}]},
-            "resnet18_distilled is not one network trained in stages",
+            "resnet18_distilled has several parents or a teacher",
         ),
-        ({"parts": [{"kind": "predictions_kept", "of": "baseline_distilled"}]}, "has not one"),
+        ({"parts": [{"kind": "predictions_kept", "of": "baseline_distilled"}]}, "exactly one parent"),
         (
             {"parts": [{"kind": "fewer_epochs", "of": "resnet18_ensemble5", "than": "resnet18_single"}]},
             "resnet18_ensemble5 is not trained",
@@ -683,7 +686,7 @@ def test_damaged_results_are_refused_by_name(tmp_path: Path) -> None:
     gathered = files.read_json(results / "metrics.json")
     other = gathered | {"one3/seed2": gathered["one3/seed2"] | {"key": "another"}}
     files.write_json(results / "metrics.json", other)
-    with pytest.raises(CoopNetError, match=r"no metrics of one3/seed2 as the plan has it now.*run `coopnet tables`"):
+    with pytest.raises(CoopNetError, match=r"no metrics of one3/seed2 with its present.*run `coopnet tables`"):
         command.claims(workspace, "tiny")
     images = gathered["one3/seed2"] | {"final": {"test": {"images": IMAGES + 8}}}
     files.write_json(results / "metrics.json", gathered | {"one3/seed2": images})

@@ -100,12 +100,6 @@ def test_a_name_that_is_taken_is_refused(name: str, tmp_path: Path) -> None:
         study.load(root, "other")
 
 
-def test_an_experiment_does_not_lie_where_the_tables_lie(tmp_path: Path) -> None:
-    """The folder `results/<study>/tables` already has a use."""
-    with pytest.raises(CoopNetError, match="choose another name"):
-        study.load(write(tmp_path, BASE | {"experiments": {"tables": {"about": "x"}}}))
-
-
 @pytest.mark.parametrize("command", ["report", "timing"])
 def test_the_command_line_leaves_its_folder_alone(command: str, tmp_path: Path) -> None:
     """A study name that is a path neither reads nor writes outside the workspace."""

@@ -434,9 +434,9 @@ def test_figures_are_grouped_by_source(page: Text) -> None:
 def test_the_sentences_are_counted_from_the_table(page: Text) -> None:
     """The number of comparisons and reasons for missing ones; differences in scale; the size of a claimed gain."""
     for expected in (
-        "Of 11 published figures, 7 can be set against this study’s; the others are 1 of experiments that it has not "
-        "run, 1 of images that it holds none of, 1 that no experiment measures and 1 of other data",
-        "In 3 of these the scale is another one (network in 3, epochs in 3)",
+        "Of 11 published figures, 7 can be set against this study’s; the others: 1 whose experiment was not run, "
+        "1 on a split that this study does not have, 1 that no experiment measures and 1 on other data",
+        "In 3 of these the scale is different (network in 3, epochs in 3)",
         "“Picked” is 50.00 % against 48.50 % of “Lower”, in the mean of the published runs: +1.50 points, where +3 is",
     ):
         assert expected in page.text

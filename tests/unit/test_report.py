@@ -23,7 +23,7 @@ from coopnet.report.frames import load
 from coopnet.report.page import Glossary
 from coopnet.report.tables.rows import difference
 from coopnet.report.topics import cost, merging
-from coopnet.report.wording import MINUS, number, scientific, spread, thousands
+from coopnet.report.wording import MINUS, number, scientific, spread
 
 HOSTILE = "<script>alert('1')</script> & #let $x$ \\evil"
 
@@ -306,7 +306,7 @@ def test_equal_scores_are_not_ahead() -> None:
     assert difference(1.0, None) is None
 
 
-def test_a_merge_without_training_has_its_step_0_alone(whole: tuple[Path, Path]) -> None:
+def test_an_untrained_merge_has_scores_at_transfer_only(whole: tuple[Path, Path]) -> None:
     """Its final scores are those at transfer; and a plain ensemble is not a merge."""
     found = pick(whole[0] / "merges.csv", experiment="merge3_mean", seed=0)
     assert found["at_transfer_branch3_top1"]
@@ -794,7 +794,6 @@ def test_numbers_are_written_as_people_write_them() -> None:
     assert number(12345, 0) == "12,345"
     assert spread(1.0, float("nan")) == "1.00"
     assert scientific(3.14e-7) == "3.1 × 10⁻⁷"
-    assert [thousands([value, 0.0, 1e18]) for value in (1, 999, 1000, 999_999, 1e6)] == [0, 0, 3, 3, 6]
 
 
 def test_lengths_of_merged_networks_are_named_where_they_differ() -> None:

@@ -227,7 +227,7 @@ def test_full_study_has_the_published_schedules() -> None:
     assert used == set(SCHEDULES)
 
 
-def test_full_study_distils_at_full_weight_after_surgery() -> None:
+def test_full_study_distils_at_full_weight_after_transfer() -> None:
     """From scratch ONE ramps up for 80 epochs; networks made from trained ones start at full weight; two exceptions."""
     for name, row in TRAINED.items():
         if isinstance(row.training.distillation, OnTheFly):

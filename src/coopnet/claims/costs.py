@@ -1,4 +1,4 @@
-"""What training costs: counted floating-point operations, and epochs until a target is reached."""
+"""Costs of training: counted floating-point operations, and epochs until a target accuracy is reached."""
 
 import csv
 import math
@@ -14,7 +14,7 @@ from coopnet.study import Run
 
 
 class Compute(NamedTuple):
-    """Counted FLOPs of training: of a run itself, and with all it descends from; None where that is not known."""
+    """Counted training FLOPs: of a run alone, and with all its ancestors (None if one of them is unknown)."""
 
     own: int
     lineage: int | None
@@ -24,7 +24,7 @@ def read_compute(path: Path) -> dict[str, Compute]:
     """Counted FLOPs by experiment, from the table `compute.csv`.
 
     Raises:
-        CoopNetError: it is missing or damaged.
+        CoopNetError: the table is missing or damaged.
     """
     try:
         with path.open(newline="", encoding="utf-8") as handle:
@@ -45,7 +45,7 @@ class Curves(NamedTuple):
 
     Attributes:
         accuracy: percent, [S, E].
-        price: what each epoch costs, [E].
+        price: cost of each epoch, [E].
     """
 
     accuracy: np.ndarray
@@ -53,23 +53,23 @@ class Curves(NamedTuple):
 
 
 def curves(stages: Sequence[Sequence[np.ndarray]], prices: Sequence[float]) -> Curves:
-    """Join the curves of each replicate's stages, its ancestors' first.
+    """Join the curves of each replicate's stages, beginning with its first ancestor.
 
     Args:
-        stages: per replicate the accuracies by epoch of the stages it went through.
-        prices: what an epoch of each stage costs.
+        stages: for each replicate, the accuracies by epoch of each stage.
+        prices: cost of one epoch of each stage.
     """
     price = [np.full(len(stage), cost) for stage, cost in zip(stages[0], prices, strict=True)]
     return Curves(np.array([np.concatenate(one) for one in stages]), np.concatenate(price))
 
 
 def until(curve: np.ndarray, target: float, price: np.ndarray) -> tuple[float, bool]:
-    """What all epochs up to the first that reaches a target cost together, and whether there is one; else all epochs.
+    """Total cost up to the first epoch that reaches the target, and True; else the cost of all epochs, and False.
 
     Args:
         curve: accuracy by epoch, [E].
-        target: what has to be reached.
-        price: what each epoch costs, [E].
+        target: the accuracy to reach.
+        price: cost of each epoch, [E].
     """
     reached = curve >= target
     epochs = int(reached.argmax()) + 1 if reached.any() else len(curve)
@@ -77,16 +77,16 @@ def until(curve: np.ndarray, target: float, price: np.ndarray) -> tuple[float, b
 
 
 class Compared(NamedTuple):
-    """What `of` costs against `than` until the target, and whether it reaches the target at all."""
+    """Cost of `of` until the target compared with that of `than`, and whether `of` reaches the target."""
 
     value: float
     reached: bool
     slopes: tuple[float, float]
-    """By how much the value moves with the cost of `of`, and with that of `than`."""
+    """Absolute derivatives of the value with respect to the cost of `of` and to the cost of `than`."""
 
 
 def compare(of: Curves, than: Curves, *, ratio: bool) -> Compared:
-    """Costs until the mean curve reaches the end of the mean curve of `than`, which `than` itself always does."""
+    """Compare the costs of both mean curves until they reach the last accuracy of the mean curve of `than`."""
     first, second = of.accuracy.mean(axis=0), than.accuracy.mean(axis=0)
     own, reached = until(first, second[-1], of.price)
     other, _ = until(second, second[-1], than.price)
@@ -96,19 +96,20 @@ def compare(of: Curves, than: Curves, *, ratio: bool) -> Compared:
 
 
 def to_target(of: Curves, than: Curves, *, ratio: bool) -> Estimate:
-    """What `of` costs until it reaches the accuracy that `than` ends with, against what `than` itself costs until then.
+    """Cost of `of` until it reaches the final accuracy of `than`, compared with the cost of `than` until then.
 
     The variance is the jackknife's, which leaves out each seed in turn (Efron and Stein, Annals of Statistics 9(3),
-    1981), with the degrees of freedom of the smaller group. An epoch at which a target is reached is a whole number, so
-    that even seeds that agree leave an error of rounding: 1/12 of the squared price of an epoch on either side.
+    1981), with the degrees of freedom of the smaller group. The epoch at which a target is reached is a whole number,
+    so each side has a rounding error as well. Its variance is 1/12 of the squared price of an epoch.
 
-    Where `of` never reaches the target, it costs at least all of its epochs. That can contradict a claim of lower cost,
-    but cannot support it: then nothing is known of the certainty, nor where this depends on a single seed.
+    If `of` never reaches the target, its cost is at least that of all its epochs. This lower bound can contradict a
+    claim of lower cost, but it cannot support one: the variance is then infinite. The same holds if `of` misses the
+    target when a single seed is left out.
 
     Args:
-        of: the curves of the experiment that is said to cost less.
-        than: the curves of the one that sets the target.
-        ratio: give the quotient minus 1, not the difference.
+        of: curves of the experiment that is claimed to cost less.
+        than: curves of the experiment that sets the target.
+        ratio: return the quotient minus 1 instead of the difference.
     """
     whole, n = compare(of, than, ratio=ratio), min(len(of.accuracy), len(than.accuracy))
     if n == 1:
@@ -132,5 +133,5 @@ def _one_left_out(curves: Curves) -> list[Curves]:
 
 
 def stages(run: Run) -> list[Run]:
-    """A run and what it grew out of, first things first; of several parents none is followed."""
+    """A run after its chain of single parents, the first ancestor first; the chain ends at a run with several."""
     return [*stages(run.parents[0]), run] if len(run.parents) == 1 else [run]

@@ -1,11 +1,11 @@
-"""Verdicts: what they are made of, and how `claims.json` holds them.
+"""Verdicts: how they are decided, and the models of `claims.json`.
 
 `claims.json` is a list with one `Decision` per claim and score, in the order of `claims.yaml`; a claim about accuracy
 is decided for top-1 and for top-5. The same models write the file and read it.
 
-Every comparison states a **region** in which its number lies if it holds:
+Every comparison has a **region**: its number lies there if the claim is true.
 
-| kind | region | the claim is supported where the interval lies |
+| kind | region | the claim is supported if the interval lies |
 | --- | --- | --- |
 | `better` | above 0 | above 0 |
 | `not_worse` | above −margin | above −margin (non-inferiority) |
@@ -14,15 +14,15 @@ Every comparison states a **region** in which its number lies if it holds:
 | `less`, costs | below 0 | below 0 |
 | `calibration_kept` | below the tolerance | below the tolerance |
 
-It is *supported* where the 95 % interval lies inside the region, *contradicted* where it lies outside, and
-*inconclusive* where the interval holds an edge of it. The p value is that of the edge nearest to the estimate,
-two-sided: p ≤ 0.05 exactly where no edge is in the interval, hence exactly where the verdict is decided. Support and
-contradiction so have 2.5 % each, which is the usual level of a non-inferiority test; for `nothing` and `about` it is
-that of two one-sided tests (Schuirmann, Journal of Pharmacokinetics and Biopharmaceutics 15(6), 1987) at 2.5 % each,
-stricter than the usual 5.
+A claim is *supported* if the 95 % interval lies inside the region, *contradicted* if it lies outside, and
+*inconclusive* if it contains an edge of the region. The two-sided p value is that of the edge nearest to the estimate:
+p ≤ 0.05 exactly if the interval contains no edge, so exactly if the claim is decided. The error rate is therefore 2.5 %
+for support and 2.5 % for contradiction, as usual in a non-inferiority test. `nothing` and `about` are two one-sided
+tests (Schuirmann, Journal of Pharmacokinetics and Biopharmaceutics 15(6), 1987) at 2.5 % each; 5 % is usual.
 
-How a verdict was reached is its **basis**: it was *tested* (sampled, with a p value), or *counted* (what happened in
-these runs, without a p value), or there were *too few seeds* to test it. The two kinds of verdicts are never added up.
+The **basis** of a verdict says how it was reached. *Tested*: from a sample, with a p value. *Counted*: from what
+happened in these runs, without a p value. *Too few seeds*: there were too few to test it. Tested and counted verdicts
+are never added up.
 """
 
 import math
@@ -34,9 +34,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from coopnet.claims.inference import ALPHA, LEVEL, Estimate
 
 Verdict = Literal["supported", "contradicted", "inconclusive", "not decided", "not run"]
-"""A claim is `not run` where the study lacks an experiment, `not decided` where it lost a run that is needed.
+"""`not run`: the study lacks an experiment. `not decided`: a needed run failed.
 
-Not even by the seeds that are left: those that fail are not drawn by chance, so what is left is a biased sample.
+The remaining seeds do not decide the claim, because failed seeds are not a random choice.
 """
 
 Basis = Literal["tested", "counted", "too few seeds"]
@@ -53,22 +53,21 @@ Kind = Literal[
 ]
 Unit = Literal["points", "images", "nats", "ECE points", "epochs", "change"]
 Ends = Annotated[tuple[float | None, float | None], Field(strict=False)]
-"""Lower and upper end; None is an infinite one."""
+"""Lower and upper end; None is an infinite end."""
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 
 UNDECIDED = ("not decided", "not run")
-"""Verdicts without any number: a run that is needed failed, or the study lacks an experiment."""
+"""Verdicts without numbers: a needed run failed, or the study lacks an experiment."""
 
 FEWEST = 3
-"""Seeds; of fewer nothing is concluded about networks in general."""
+"""Least number of seeds for a verdict about networks in general."""
 
 
 class Measured(BaseModel):
     """An estimate and its interval.
 
-    There is no interval where the estimate is a plain count, no estimate where it is infinite, and neither where
-    nothing was run.
+    A plain count has no interval, an infinite estimate is None, and a claim that was not run has neither.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -80,24 +79,24 @@ class Measured(BaseModel):
     def _ends_in_order(self) -> "Measured":
         low, high = self.interval or (None, None)
         if low is not None and high is not None and low > high:
-            raise ValueError(f"the interval {list(self.interval or ())} is upside down")
+            raise ValueError(f"the interval {list(self.interval or ())} has its lower end above its upper end")
         return self
 
 
 class Outcome(Measured):
-    """What was found, of one comparison or of a whole claim.
+    """The result of one comparison or of a whole claim.
 
     Attributes:
-        verdict: decided by the interval, or by counting.
-        basis: how; None where nothing was run.
-        unit: of estimate and interval.
-        n: replicates; of two groups the smaller one.
-        df: effective degrees of freedom of the interval; None where there is none, or nothing varies.
-        p: two-sided; None where nothing was tested.
-        paired: whether replicates belong together; None where nothing is compared over replicates.
-        region: where the estimate lies if the claim holds; None where nothing is sampled.
-        given: what the interval takes as given, such as one split of the images that all seeds share.
-        note: what else a reader has to know.
+        verdict: decided by the interval or by counting.
+        basis: how the verdict was reached; None if nothing was run.
+        unit: unit of estimate and interval.
+        n: number of replicates, of the smaller group if there are two.
+        df: effective degrees of freedom of the interval; None without an interval or without variance.
+        p: two-sided p value; None if nothing was tested.
+        paired: whether the replicates are paired; None if no replicates are compared.
+        region: range of the estimate for which the claim is true; None if nothing is sampled.
+        given: conditions of the interval, such as one split of the images for all seeds.
+        note: a remark for the reader.
     """
 
     verdict: Verdict
@@ -112,26 +111,26 @@ class Outcome(Measured):
     note: str = ""
 
     @property
-    def ran(self) -> bool:
-        """Whether the study has the results that it needs."""
+    def has_results(self) -> bool:
+        """Whether the study has the results that the verdict needs."""
         return self.verdict not in UNDECIDED
 
     @property
     def decided(self) -> bool:
-        """Whether it is supported or contradicted."""
+        """Whether the verdict is `supported` or `contradicted`."""
         return self.verdict in ("supported", "contradicted")
 
     @model_validator(mode="after")
     def _interval_p_and_verdict_agree(self) -> "Outcome":
-        if self.ran == (self.basis is None):
+        if self.has_results == (self.basis is None):
             raise ValueError(f"it is {self.verdict}, on the basis of {self.basis or 'nothing'}")
         if (self.basis == "tested") != (self.p is not None):
-            raise ValueError("p belongs to what is tested, and to nothing else")
+            raise ValueError("a tested verdict has a p value, and no other verdict has one")
         if self.p is not None and self.decided != (self.p <= ALPHA):
             raise ValueError(f"it is {self.verdict} at p = {self.p}")
-        if self.ran and not ((self.estimate is not None or self.note) and self.n):
+        if self.has_results and not ((self.estimate is not None or self.note) and self.n):
             raise ValueError(f"it is {self.verdict}, but lacks an estimate or replicates")
-        if not self.ran and (self.estimate, self.interval, self.n) != (None, None, 0):
+        if not self.has_results and (self.estimate, self.interval, self.n) != (None, None, 0):
             raise ValueError(f"it is {self.verdict}, but has numbers")
         return self
 
@@ -140,12 +139,12 @@ class Part(Outcome):
     """One of the statements that must all hold.
 
     Attributes:
-        text: what is compared.
+        text: the networks that are compared.
         kind: the kind of the statement.
-        beside: what is shown next to it, by name.
+        beside: further numbers that are shown next to it, by name.
         target: the gain that a claim of kind `about` states.
         missing: experiments that the study does not have.
-        lost: what became of runs that are needed and have no results.
+        lost: a message for every needed run without results.
     """
 
     text: str
@@ -157,26 +156,26 @@ class Part(Outcome):
 
     @model_validator(mode="after")
     def _has_a_target(self) -> "Part":
-        if self.kind == "about" and self.target is None and self.ran:
+        if self.kind == "about" and self.target is None and self.has_results:
             raise ValueError("'about' needs a target")
         return self
 
 
 class Decision(Outcome):
-    """A claim's verdict for one score; its numbers are those of the part that decides, the weakest one.
+    """A claim's verdict for one score, with the numbers of its weakest part, which decides.
 
     Attributes:
-        id: `claim/score`, or the claim alone where it is decided once.
+        id: `claim/score`, or the claim alone if it is decided once.
         claim: its name in `claims.yaml`.
         number: its place in the list of claims.
-        text: what it says.
-        source: who says so.
-        section: id of the report's section that shows what it rests on.
-        score: `top1` or `top5`, or None where it is decided once.
-        level: of the interval. It is higher than 95 % where several parts could each have refuted the claim.
-        p_holm: p corrected for all tested claims of the ledger (Holm); None where p is.
-        survives_holm: whether a tested verdict for or against the claim is left after that; None where there is none.
-        caution: what the claim's author wants read beside its numbers.
+        text: the claim as a sentence.
+        source: who claims it.
+        section: id of the report's section with the evidence.
+        score: `top1` or `top5`; None if the claim is decided once.
+        level: level of the interval. It is above 95 % if each of several parts could have refuted the claim.
+        p_holm: p corrected for all tested claims of the ledger (Holm); None if p is None.
+        survives_holm: whether a tested, decided verdict is still decided after the correction; None for all others.
+        caution: a caveat beside the claim's numbers.
         missing: experiments that the study does not have.
         parts: the claim holds when all of them do.
     """
@@ -196,8 +195,8 @@ class Decision(Outcome):
     parts: Annotated[list[Part], Field(min_length=1)]
 
     @property
-    def worth(self) -> str:
-        """What the verdict is worth, to stand beside it: `also after Holm`, `counted`; empty of what is not decided."""
+    def qualifier(self) -> str:
+        """The note beside a verdict: `also after Holm`, `not after Holm`, `counted`, `too few seeds`, or nothing."""
         if self.basis == "too few seeds":
             return "too few seeds"
         if self.decided and self.basis == "counted":
@@ -207,7 +206,7 @@ class Decision(Outcome):
     @model_validator(mode="after")
     def _correction_agrees(self) -> "Decision":
         if (self.p is None) != (self.p_holm is None):
-            raise ValueError("p and the corrected p belong together")
+            raise ValueError("p and p_holm must both be there, or neither")
         left = self.p_holm is not None and self.p_holm <= ALPHA if self.decided and self.basis == "tested" else None
         if self.survives_holm != left:
             raise ValueError(f"survives_holm is {self.survives_holm} at a corrected p of {self.p_holm}")
@@ -215,16 +214,16 @@ class Decision(Outcome):
 
 
 def region(kind: Kind, margin: float = 0.0, target: Sequence[float] | None = None) -> tuple[float, float]:
-    """Where the number of a comparison lies if it holds.
+    """The range of a comparison's number for which the claim is true.
 
-    `about x to y` is an equivalence claim: the interval has to stay within the margin of the stated range, at both
-    ends. An interval of 0.1 to 4 supports no gain of "2.5 to 3", although it holds all of these gains: it holds gains
-    that nobody would call by that name as well, and a vaguer measurement must never be better support than a sharp one.
-    The margin is the difference that is said not to count, so a gain of 2.1 is still "about 2.5 to 3".
+    `about x to y` is an equivalence claim: the interval must not leave the stated range by more than the margin. An
+    interval of 0.1 to 4 does not support a gain of "2.5 to 3", although it contains that range: it also contains much
+    smaller and larger gains. A less precise measurement must not be better support. Differences up to the margin do not
+    count, so a gain of 2.1 is still "about 2.5 to 3".
 
     Args:
         kind: the kind of comparison.
-        margin: δ, the largest difference that does not count; of `calibration_kept` the tolerance.
+        margin: δ, the largest difference that does not count; for `calibration_kept`, the tolerance.
         target: for `about`, the least and the largest gain.
     """
     match kind:
@@ -244,10 +243,10 @@ def region(kind: Kind, margin: float = 0.0, target: Sequence[float] | None = Non
 
 
 class Judgement:
-    """An estimate against the region of a claim."""
+    """An estimate compared with the region of a claim."""
 
     def __init__(self, found: Estimate, kind: Kind, margin: float = 0.0, target: Sequence[float] | None = None):
-        """What is tested; `region` explains the arguments."""
+        """Compare `found` with the region; `region` explains the other arguments."""
         self.found, self.kind = found, kind
         self.region = region(kind, margin, target)
         edges = [edge for edge in self.region if math.isfinite(edge)]
@@ -257,13 +256,13 @@ class Judgement:
 
     @property
     def verdict(self) -> Verdict:
-        """By the p value, which is the interval's; with fewer seeds than `FEWEST` nothing is concluded."""
+        """Decided by the p value, which agrees with the interval; `inconclusive` with fewer seeds than `FEWEST`."""
         if self.found.n < FEWEST or self.p > ALPHA:
             return "inconclusive"
         return "supported" if self.inside else "contradicted"
 
     def part(self, text: str, target: list[float] | None = None, **more: object) -> Part:
-        """The same as `claims.json` has it."""
+        """The judgement as a part of a claim in `claims.json`."""
         few = self.found.n < FEWEST
         return Part.model_validate(
             {
@@ -284,7 +283,7 @@ class Judgement:
         )
 
     def _size(self) -> str:
-        """In what a gain differs from the claimed one."""
+        """How the gain differs from the claimed gain."""
         low, high = self.found.interval()
         if low <= 0:
             return "a loss" if high < 0 else "no such gain"
@@ -292,7 +291,7 @@ class Judgement:
 
 
 def ends(found: Estimate, level: float = LEVEL) -> tuple[float | None, float | None] | None:
-    """Both ends of an interval; None as a whole where there is no interval."""
+    """Both ends of an interval; None if there is no interval."""
     if not found.known:
         return None
     low, high = found.interval(level)
@@ -300,22 +299,21 @@ def ends(found: Estimate, level: float = LEVEL) -> tuple[float | None, float | N
 
 
 def finite(value: float | None) -> float | None:
-    """Ten significant digits, or None for what is infinite and so no JSON."""
+    """The value to ten significant digits; None if it is infinite, which JSON does not allow."""
     return float(f"{value:.10g}") if value is not None and math.isfinite(value) else None
 
 
 Judged = tuple[Part, Judgement | None]
-"""A part and, where it was sampled, what it was decided by."""
+"""A part and its judgement; None if it was not sampled."""
 
 
 def conjunction(parts: Sequence[Judged]) -> dict[str, object]:
-    """Verdict and numbers of a claim that holds when every part does: those of its weakest part.
+    """Verdict and numbers of a claim that holds if every part does: those of its weakest part.
 
-    For the claim to be supported all parts have to be, and the least certain gives the p value, without any correction
-    (Berger, Technometrics 24(4), 1982). One part that fails refutes the claim, but each had a chance to fail by
-    accident, so its p value is multiplied by the number of tested parts (Bonferroni), and the interval is that of the
-    level which belongs to that. What was counted decides without a p value, where it refutes or where nothing was
-    tested.
+    The claim is supported if all parts are. The least certain part gives the p value, without any correction (Berger,
+    Technometrics 24(4), 1982). One part that fails refutes the claim. Each part could fail by chance, so the p value is
+    multiplied by the number of tested parts (Bonferroni), and the interval has the corresponding level. A counted part
+    decides without a p value if it refutes the claim or if no part was tested.
 
     Returns:
         The fields of an `Outcome`, and `level`.
@@ -349,10 +347,10 @@ def _numbers(part: Part) -> dict[str, object]:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """P values corrected for all that are tested at once; those that are None are no tests, and stay None.
+    """P values corrected for all tests together; None marks an entry without a test and stays None.
 
     Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6(2), 1979: the
-    k-th smallest of m is multiplied by m − k + 1, and none may fall below the one before it.
+    k-th smallest of m is multiplied by m − k + 1, and no result is smaller than the one before it.
     """
     known = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
     corrected, largest = dict[int, float](), 0.0

@@ -1,4 +1,4 @@
-"""What `claims.yaml` may say, and what the study has to have for it."""
+"""The entries of `claims.yaml`: their form, and their check against the study's experiments."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ MARGIN = 0.5
 
 
 class Reference(NamedTuple):
-    """`experiment.model@transfer`: one of the networks inside a run, trained unless it says `@transfer`."""
+    """`experiment.model@transfer`: one network of a run, after training or, with `@transfer`, before it."""
 
     experiment: str
     model: str = "ensemble"
@@ -42,7 +42,7 @@ def _reference(text: Any) -> Any:
     if found.model not in MODELS and not re.fullmatch(r"branch[1-9]\d{0,3}", found.model, re.ASCII):
         raise ValueError(f"{found.model[:80]!r} is no model (known: {', '.join(MODELS)}, branch1, branch2, …)")
     if found.stage == "at_transfer" and found.model != "ensemble":
-        raise ValueError("at transfer only the ensemble is kept")
+        raise ValueError("only the ensemble is measured at transfer; leave the model out")
     return found
 
 
@@ -62,11 +62,11 @@ class Comparison(_Strict):
     """A difference in accuracy, `of` minus each of `than`.
 
     Attributes:
-        kind: `better`, `not_worse`, `nothing` or `about`; `decisions.region` says what each has to show.
+        kind: `better`, `not_worse`, `nothing` or `about`; see `decisions.region`.
         of: the network that the claim is about.
-        than: what it is compared with; with several, each is a part of its own.
-        each: every single network of `than` in the lineage of a replicate is a part of its own, as in "better than
-            each of its parents"; otherwise their mean counts.
+        than: the networks that it is compared with, each as a separate part.
+        each: if true, each network of `than` in the lineage of a replicate is a separate part, as in "better than
+            each of its parents"; if false, their mean counts.
         target: for `about`, the least and the largest gain in points.
     """
 
@@ -79,18 +79,18 @@ class Comparison(_Strict):
     @model_validator(mode="after")
     def _check_target(self) -> "Comparison":
         if (self.kind == "about") != (self.target is not None):
-            raise ValueError("`target: [least, largest]` belongs to kind `about`, and to no other")
+            raise ValueError("`target: [least, largest]` is required for kind `about`, and not allowed for any other")
         if self.target is not None and self.target[0] > self.target[1]:
-            raise ValueError(f"target {self.target} must not fall")
+            raise ValueError(f"target {self.target}: the least gain comes first")
         return self
 
 
 class Tolerance(_Strict):
-    """By how much each may rise and still be said to be kept; more than rounding at the edges of the ECE's bins.
+    """Largest rise of each score that still counts as kept. Rounding at the edges of the ECE's bins has to fit in.
 
     Attributes:
-        nll: in nats.
-        ece: in percentage points.
+        nll: rise of the NLL, in nats.
+        ece: rise of the ECE, in percentage points.
     """
 
     nll: Annotated[Finite, Field(gt=0)]
@@ -98,13 +98,13 @@ class Tolerance(_Strict):
 
 
 class Kept(_Strict):
-    """What a start keeps of its parent, at transfer.
+    """A property of its parent that a network has at transfer.
 
     Attributes:
-        kind: `predictions_kept`: no predicted class changes, so that accuracy is kept on whatever images, which is
-            counted; `calibration_kept`: NLL and ECE rise by less than a tolerance, each of which is tested over seeds.
-        of: the experiment, whose one parent it is compared with.
-        tolerance: of `calibration_kept`.
+        kind: `predictions_kept`: no predicted class changes, so accuracy stays the same on any subset of the images;
+            this is counted. `calibration_kept`: NLL and ECE rise by less than a tolerance; both are tested over seeds.
+        of: the experiment, which is compared with its only parent.
+        tolerance: the tolerance of `calibration_kept`.
     """
 
     kind: Literal["predictions_kept", "calibration_kept"]
@@ -114,23 +114,23 @@ class Kept(_Strict):
     @model_validator(mode="after")
     def _check_tolerance(self) -> "Kept":
         if (self.kind == "calibration_kept") != (self.tolerance is not None):
-            raise ValueError("`tolerance: {nll: …, ece: …}` belongs to kind `calibration_kept`, and to no other")
+            raise ValueError("`tolerance: {nll: …, ece: …}` is required for kind `calibration_kept`, and for no other")
         return self
 
     @property
     def than(self) -> list[Reference]:
-        """Nothing but its own parent."""
+        """Empty: the network is compared with its own parent."""
         return []
 
 
 class Cost(_Strict):
-    """What it costs to train a network and all that it descends from.
+    """The cost of training a network and all its ancestors.
 
     Attributes:
-        kind: `fewer_epochs` and `less_compute_to_target`: until the mean validation accuracy over seeds reaches where
-            `than` ends; `less_compute`: counted FLOPs of all training.
-        of: the experiment that is said to cost less.
-        than: the one it is compared with.
+        kind: `fewer_epochs` and `less_compute_to_target`: epochs or FLOPs until the mean validation accuracy over seeds
+            reaches the final accuracy of `than`; `less_compute`: counted FLOPs of all training.
+        of: the experiment that is claimed to cost less.
+        than: the experiment that it is compared with.
     """
 
     kind: Literal["fewer_epochs", "less_compute_to_target", "less_compute"]
@@ -154,13 +154,13 @@ class Claim(_Strict):
     """One statement.
 
     Attributes:
-        number: its place in the list of claims, `4a` where a claim is stated more than once.
+        number: its place in the list of claims, such as `4a` if a claim is stated more than once.
         text: the claim, as one sentence.
         source: who claims it.
-        section: id of the report's section that shows what it rests on.
+        section: id of the report's section with the evidence.
         margin: δ in points of accuracy: the largest difference that does not count.
-        lengths: experiments whose numbers of epochs are named beside the claim's numbers, because they differ.
-        parts: it holds when all of them do.
+        lengths: experiments whose numbers of epochs are shown beside the claim's numbers if they differ.
+        parts: the claim holds if all of them do.
     """
 
     number: Annotated[str, Field(pattern=r"^[1-9]\d*[a-z]?$")]
@@ -192,11 +192,11 @@ def read(path: Path, rows: Mapping[str, Experiment], own: Mapping[str, Experimen
 
     Args:
         path: `claims.yaml`.
-        rows: all rows of `params.yaml`; a study may hold fewer, and then some claims are not run.
-        own: the rows of a study, as it has them; what it can decide has to make sense with these.
+        rows: all rows of `params.yaml`; claims about rows that a study lacks are not run in it.
+        own: the resolved rows of a study; claims that it can decide are checked against these.
 
     Raises:
-        CoopNetError: a key, a kind, an experiment or a model that is not known, or two networks on different data.
+        CoopNetError: a key, a kind, an experiment or a model is not known, or two networks are on different data.
     """
     stated = []
     for name, content in study.read_yaml(path).items():
@@ -227,8 +227,8 @@ def _part(content: dict[str, Any], where: str) -> Comparison | Kept | Cost:
 def _check_gain(part: Comparison | Kept | Cost, margin: float, where: str) -> None:
     if isinstance(part, Comparison) and part.target is not None and part.target[0] <= margin:
         raise CoopNetError(
-            f"{where}: a gain of {part.target[0]:g} is within the margin of {margin:g}, and is none by that; "
-            "state a smaller margin"
+            f"{where}: the target {part.target[0]:g} is not larger than the margin {margin:g}, so it would not count "
+            "as a gain; give a smaller margin"
         )
 
 
@@ -250,26 +250,34 @@ def _check_part(part: Comparison | Kept | Cost, experiments: Mapping[str, Experi
                 "compare networks on the same images"
             )
         if not isinstance(part, Comparison) and reference != Reference(reference.experiment):
-            raise CoopNetError(f"{where}: {part.kind} is about {reference.experiment} as a whole; leave the rest out")
+            raise CoopNetError(
+                f"{where}: {part.kind} is about {reference.experiment} as a whole; remove the model or @transfer"
+            )
     if len({part.of, *part.than}) <= len(part.than):
         raise CoopNetError(f"{where} compares a network with itself, or names one twice")
     row = experiments[part.of.experiment]
     if isinstance(part, Kept) and (len(row.parents) != 1 or row.taught):
-        raise CoopNetError(f"{where}: {part.kind} compares with the one parent, and {part.of.experiment} has not one")
+        raise CoopNetError(f"{where}: {part.kind} needs an experiment that starts from exactly one parent")
     if part.kind in ("fewer_epochs", "less_compute_to_target"):
         for name in (part.of.experiment, part.than[0].experiment):
             if not experiments[name].data.validation:
-                raise CoopNetError(f"{where}: {name} has no validation images to tell when the target is reached")
+                raise CoopNetError(
+                    f"{where}: {name} has no validation images, so the epoch that reaches the target is unknown"
+                )
             if not experiments[name].training.epochs:
                 raise CoopNetError(f"{where}: {name} is not trained, so it has no epochs to count")
             if len(experiments[name].parents) > 1 or experiments[name].taught:
-                raise CoopNetError(f"{where}: {name} is not one network trained in stages, so its epochs do not add up")
+                raise CoopNetError(
+                    f"{where}: {name} has several parents or a teacher, so its epochs cannot be added up"
+                )
 
 
 def _check_model(reference: Reference, row: Experiment, where: str) -> None:
     branches = row.model.branches
     if reference.stage == "at_transfer" and (not row.parents or row.start.kind == "random"):
-        raise CoopNetError(f"{where}: {reference.experiment} starts from nothing, so there is no network at transfer")
+        raise CoopNetError(
+            f"{where}: {reference.experiment} starts from random weights, so it has no network at transfer"
+        )
     if reference.model == "picked" and not (row.data.validation and branches > 1):
         raise CoopNetError(f"{where}: {reference.experiment} has no validation images, or no branches, to pick from")
     if reference.model == "mean_probabilities" and branches == 1:

@@ -1,23 +1,23 @@
-"""An estimate with its interval and its p value, all three out of one computation.
+"""An estimate with its interval and its p value, all three from one computation.
 
 Test images and seeds are both samples, and every network sees every image. So outcomes follow the crossed
 random-effects model of multi-reader studies, whose readers and cases are our seeds and images (Obuchowski and Rockette,
 Communications in Statistics, Simulation and Computation 24(2), 1995; Hillis, Statistics in Medicine 26(3), 2007):
 
-    outcome of a seed on an image = θ + seed + image + what is particular to both
+    outcome of a seed on an image = θ + seed + image + interaction
 
-The variance of the mean over S seeds and N images has two parts. The spread of the seeds' own means, divided by S, has
-S − 1 degrees of freedom, and holds what is particular to both. What the images have in common for all seeds has N − 1.
-Two groups of networks that do not belong together have a spread of seeds each; degrees of freedom of the sum follow
-Welch and Satterthwaite (Biometrics Bulletin 2(6), 1946).
+The variance of the mean over S seeds and N images has two parts. The variance of the seeds' means, divided by S, has
+S − 1 degrees of freedom and includes the interaction of seed and image. The image component, which all seeds share, has
+N − 1. Two unpaired groups of networks have one variance of seeds each. The degrees of freedom of their sum follow Welch
+and Satterthwaite (Biometrics Bulletin 2(6), 1946).
 
-Between seeds and images the critical value is that of Cochran and Cox ("Experimental Designs", 2nd edition, 1957): the
-mean of both quantiles of Student's t, weighted by the variances. Satterthwaite's degrees of freedom for that sum do not
-hold their level with three seeds: their interval covers 92 % instead of 95, and p values of 0.0005, which a correction
-for many claims needs, come 25 times too often. NOTES.md has both beside each other.
+The critical value for the sum of seeds and images is that of Cochran and Cox ("Experimental Designs", 2nd edition,
+1957): the mean of both quantiles of Student's t, weighted by the variances. Satterthwaite's degrees of freedom do not
+hold the level of that sum with three seeds: their interval covers 92 % instead of 95 %, and p values of 0.0005, which a
+correction for many claims needs, are 25 times too frequent. NOTES.md compares the two.
 
-No interval is narrower than the one over images alone. Without this rule three seeds that happen to have equal
-accuracies would leave no doubt at all.
+No interval is narrower than the one over images alone. Without this rule, three seeds that happen to have equal
+accuracies would give an interval of width 0.
 """
 
 import math
@@ -30,10 +30,10 @@ from scipy.special import stdtrit
 
 LEVEL = 0.95
 ALPHA = 0.05
-"""A claim is decided where its two-sided p value is at most this; the interval of `LEVEL` then says the same."""
+"""A claim is decided if its two-sided p value is at most this. The interval of `LEVEL` gives the same verdict."""
 
 SMALLEST = 1e-100
-"""P values below are 0; SciPy has no quantiles of Student's t at much smaller ones."""
+"""Smaller p values count as 0, because SciPy has no quantiles of Student's t much below it."""
 
 
 class Source(NamedTuple):
@@ -48,13 +48,13 @@ NOTHING = Source(0.0, math.inf)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, and how sure it is.
+    """A mean with the sources of its variance.
 
     Attributes:
         value: the estimate.
-        n: replicates; of two groups the smaller one.
-        sources: the independent causes of its variance; without any nothing is known of its certainty.
-        images: the variance that images alone cause, seeds being as they are.
+        n: number of replicates, of the smaller group if there are two.
+        sources: independent sources of variance; if empty, there is no interval.
+        images: the variance over images alone, for these seeds.
     """
 
     value: float
@@ -79,7 +79,7 @@ class Estimate:
     def p(self, edge: float) -> float:
         """Two-sided p value of an edge: the largest 1 − level whose interval does not reach from the estimate to it.
 
-        So p ≤ 0.05 exactly where the 95 % interval leaves the edge out.
+        So p ≤ 0.05 exactly if the 95 % interval does not contain the edge.
         """
         distance = abs(self.value - edge)
         if not self.known or distance <= self._reach(0.5):
@@ -90,9 +90,9 @@ class Estimate:
 
     @property
     def freedom(self) -> float | None:
-        """Effective degrees of freedom: those of the Student's t whose 95 % quantile the interval has.
+        """Effective degrees of freedom: those of the Student's t whose quantile is the interval's critical value.
 
-        They are those of the images where the interval over images alone is the wider one. None: nothing varies.
+        If the interval over images alone is the wider one, they are those of the images. None: there is no variance.
         """
         if not self.known or not math.isfinite(self.half_width()) or not self.half_width():
             return None
@@ -103,7 +103,7 @@ class Estimate:
         return math.exp(_bisect(lambda log_freedom: -stdtrit(math.exp(log_freedom), tail) < wanted, low, high))
 
     def _reach(self, tail: float) -> float:
-        """Half the width of the interval with `tail` outside at either end."""
+        """Half the width of the interval that leaves the probability `tail` outside at each end."""
         if not self.known:
             return math.inf
         variance = sum(source.variance for source in self.sources)
@@ -115,7 +115,7 @@ class Estimate:
 
 
 def _critical(tail: float, sources: Sequence[Source]) -> float:
-    """Cochran and Cox's critical value: quantiles of Student's t, weighted by the variances that they belong to."""
+    """Cochran and Cox's critical value: quantiles of Student's t, weighted by their variances."""
     variance = sum(source.variance for source in sources)
     if not variance:
         return 0.0
@@ -123,7 +123,7 @@ def _critical(tail: float, sources: Sequence[Source]) -> float:
 
 
 def _bisect(reached: Callable[[float], bool], low: float, high: float) -> float:
-    """The least number between two for which a predicate holds that holds for all larger ones."""
+    """The smallest number in [low, high] for which a monotone predicate is true."""
     for _ in range(100):
         middle = (low + high) / 2
         low, high = (low, middle) if reached(middle) else (middle, high)
@@ -134,11 +134,12 @@ def difference(of: np.ndarray, than: np.ndarray | None = None) -> Estimate:
     """A mean over replicates and images, or the difference of two such means.
 
     Args:
-        of: one row per replicate, one column per image, [S, N]; where replicates belong together, their differences.
-        than: the same of a second group whose replicates belong to none of the first, [T, N]; the images are the same.
+        of: one row per replicate and one column per image, [S, N]; for paired replicates, their differences.
+        than: the same for a second, unpaired group of replicates on the same images, [T, N].
 
     Returns:
-        Of one replicate, in either group, the estimate with the variance of images alone: it is about these networks.
+        The estimate. With one replicate in either group only the variance over images is known, so the estimate is
+        about these networks alone.
     """
     groups = [of] if than is None else [of, than]
     size = of.shape[1]
@@ -148,27 +149,27 @@ def difference(of: np.ndarray, than: np.ndarray | None = None) -> Estimate:
     if n == 1:
         return Estimate(value, n, (images,), images)
     seeds = _sum([Source(float(group.mean(axis=1).var(ddof=1)) / len(group), len(group) - 1) for group in groups])
-    common = max(0.0, images.variance - sum(_particular(group) / (len(group) * size) for group in groups))
+    common = max(0.0, images.variance - sum(_interaction(group) / (len(group) * size) for group in groups))
     return Estimate(value, n, (seeds, Source(common, size - 1)), images)
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
-    """A mean over replicates, of which alone it varies; nothing is known of its certainty where there is one."""
+    """A mean whose only source of variance is the replicates; a single replicate gives no interval."""
     values_ = np.asarray(values, float)
     n = len(values_)
     sources = (Source(float(values_.var(ddof=1)) / n, n - 1),) if n > 1 else ()
     return Estimate(float(values_.mean()), n, sources)
 
 
-def _particular(group: np.ndarray) -> float:
-    """Variance of what is particular to both seed and image: the mean square of the interaction."""
+def _interaction(group: np.ndarray) -> float:
+    """Variance of the interaction of seed and image: its mean square."""
     size = group.shape[1]
     within = float(group.var(axis=0, ddof=1).mean())
     return size / (size - 1) * max(0.0, within - float(group.mean(axis=1).var(ddof=1)))
 
 
 def _sum(sources: Sequence[Source]) -> Source:
-    """The sum of independent variances, with the degrees of freedom of Welch and Satterthwaite."""
+    """The sum of independent variances, with Welch and Satterthwaite's degrees of freedom."""
     variance = sum(source.variance for source in sources)
     if not variance:
         return Source(0.0, min(source.freedom for source in sources))

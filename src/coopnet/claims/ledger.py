@@ -1,4 +1,4 @@
-"""All claims of a study, decided."""
+"""Decides all claims of a study."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,27 +32,27 @@ from coopnet.files.errors import CoopNetError
 from coopnet.study import Run, Study
 
 THESE_NETWORKS = "these networks"
-"""What nothing but images is sampled for."""
+"""Note of a claim whose interval covers the choice of images only."""
 
 THESE_IMAGES = "these test images"
-"""What nothing but seeds is sampled for."""
+"""Note of a claim whose interval covers the choice of seeds only."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What claims are decided on.
+    """The data that claims are decided on.
 
     Attributes:
         plan: the study; it may lack experiments that a claim needs.
-        outcomes: which images its runs got right.
+        outcomes: which test images its runs classify correctly.
         compute: counted FLOPs by experiment.
-        lost: what became of runs without results, by experiment and seed.
+        unavailable: a message for every run without results, by experiment and seed.
     """
 
     plan: Study
     outcomes: Outcomes
     compute: Mapping[str, Compute]
-    lost: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    unavailable: Mapping[tuple[str, int], str] = field(default_factory=dict)
 
     @cached_property
     def runs(self) -> dict[str, list[Run]]:
@@ -68,17 +68,17 @@ class Evidence:
         return tuple(dict.fromkeys(name for name in names if name not in self.runs))
 
     def without(self, part: Comparison | Kept | Cost) -> tuple[str, ...]:
-        """What became of the runs that a part needs and that have no results; the study has its experiments."""
-        if not self.lost:
+        """A message for every run without results that a part needs; the study has the part's experiments."""
+        if not self.unavailable:
             return ()
         needed = list(self.runs[part.of.experiment])
         for than in part.than:
             others = self.runs[than.experiment]
-            if isinstance(part, Comparison):  # of a parent with more seeds than its children only some
+            if isinstance(part, Comparison):  # a parent may have more seeds than its children
                 others = [run for group in pair(self.runs[part.of.experiment], others).than for run in group]
             needed += others
         places = {(run.experiment, run.seed) for run in needed}
-        return tuple(words for place, words in self.lost.items() if place in places)
+        return tuple(words for place, words in self.unavailable.items() if place in places)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Pairing:
         return f"{self.of} \N{MINUS SIGN} {self.than}{self.place}"
 
     def averaged(self) -> "Pairing":
-        """The same with the mean of the branches in place of branch 1."""
+        """The same comparison with the mean of the branches instead of branch 1."""
 
         def mean(reference: Reference) -> Reference:
             return reference._replace(model="branch_mean") if reference.model == "branch1" else reference
@@ -113,10 +113,10 @@ def decide_all(stated: Sequence[Stated], evidence: Evidence) -> list[Decision]:
 
 
 def _corrected(entry: dict[str, Any], p: float | None) -> Decision:
-    """An entry with what Holm's correction over the whole ledger leaves of it.
+    """An entry with Holm's correction over the whole ledger.
 
-    A claim that could not be decided was meant to be tested all the same, and has its share in the correction: a
-    failure must not make the others look more certain.
+    Claims that could not be decided still count in the correction. Otherwise a failed run would make the other claims
+    look more certain.
     """
     if entry["p"] is None:
         return Decision.model_validate(entry)
@@ -126,14 +126,14 @@ def _corrected(entry: dict[str, Any], p: float | None) -> Decision:
 
 
 def _pairings(part: Comparison, evidence: Evidence) -> Iterator[Pairing]:
-    """Every pair of networks that a part compares; none where the study lacks one of them, or lost a run of it."""
+    """Every pair of networks that a part compares; none if an experiment or a needed run is missing."""
     if evidence.missing(part) or evidence.without(part):
         return
     for than in part.than:
         runs = pair(evidence.runs[part.of.experiment], evidence.runs[than.experiment])
         if part.each and not runs.paired:
             names = f"{part.of.experiment} and {than.experiment}"
-            raise CoopNetError(f"claims.yaml: `each` is for networks of one lineage, and {names} share no ancestor")
+            raise CoopNetError(f"claims.yaml: `each` is for networks of one lineage, but {names} share no ancestor")
         several = len(runs.than[0]) if part.each else 1
         for place in range(several if several > 1 else 0):
             alone = runs._replace(than=[[others[place]] for others in runs.than])
@@ -143,7 +143,7 @@ def _pairings(part: Comparison, evidence: Evidence) -> Iterator[Pairing]:
 
 
 def _scores(claim: Stated) -> Sequence[str | None]:
-    """Top-1 and top-5, each decided; once where no part is about accuracy."""
+    """Top-1 and top-5; a single None if no part is about accuracy."""
     once = all(part.kind in ("calibration_kept", "less_compute") for part in claim.parts)
     return (None,) if once else SCORES
 
@@ -168,7 +168,7 @@ def _entry(claim: Stated, score: str | None, evidence: Evidence) -> dict[str, An
 
 
 def _lengths(names: Sequence[str], plan: Study) -> str:
-    """How long each of some experiments is trained, where the study has them and they differ."""
+    """Epochs of each experiment as text; empty if they are equal or the study lacks one."""
     epochs = {name: plan.experiments[name].training.epochs for name in names if name in plan.experiments}
     if len(epochs) < len(names) or len(set(epochs.values())) < 2:
         return ""
@@ -177,11 +177,11 @@ def _lengths(names: Sequence[str], plan: Study) -> str:
 
 def _judged(claim: Stated, part: Comparison | Kept | Cost, score: str | None, evidence: Evidence) -> Iterator[Judged]:
     missing = evidence.missing(part)
-    lost = () if missing else evidence.without(part)
-    if missing or lost:
+    unavailable = () if missing else evidence.without(part)
+    if missing or unavailable:
         verdict: Verdict = "not run" if missing else "not decided"
         text = f"{part.of} \N{MINUS SIGN} {', '.join(map(str, part.than))}" if part.than else str(part.of)
-        yield Part(text=text, kind=part.kind, verdict=verdict, missing=list(missing), lost=list(lost)), None
+        yield Part(text=text, kind=part.kind, verdict=verdict, missing=list(missing), lost=list(unavailable)), None
     elif isinstance(part, Kept):
         yield from _kept(part, score or "top1", evidence)
     elif isinstance(part, Cost):
@@ -203,7 +203,7 @@ def _compared(one: Pairing, score: int, margin: float, evidence: Evidence) -> Ju
 
 
 def _given(runs: Sequence[Run]) -> list[str]:
-    """Choices that all seeds share, so that no interval over seeds allows for them: of the images to train on.
+    """Choices of training images that all seeds share. Intervals over seeds do not cover them.
 
     The seed of the split is a parameter of the data (`data.split_seed`), not of the run.
     """
@@ -224,7 +224,7 @@ def _difference(one: Pairing, score: int, outcomes: Outcomes) -> Estimate:
 
 
 def _kept(part: Kept, score: str, evidence: Evidence) -> Iterator[Judged]:
-    """What a start keeps: predictions, counted in every replicate, or NLL and ECE, tested over replicates."""
+    """Kept predictions, counted in every replicate, or kept NLL and ECE, tested over replicates."""
     runs = evidence.runs[part.of.experiment]
     blocks = [evidence.outcomes.metrics(run)["at_transfer"]["test"] for run in runs]
     changes = {
@@ -259,7 +259,7 @@ def _kept(part: Kept, score: str, evidence: Evidence) -> Iterator[Judged]:
 
 
 def _changed(runs: Sequence[Run], blocks: Sequence[Any], score: str, outcomes: Outcomes) -> list[int]:
-    """Images whose predicted class is another than the parent's; of top-5, whose outcome is another."""
+    """Number of images per run whose predicted class differs from the parent's; for top-5, whose outcome differs."""
     if score == "top1":
         return [int(block["versus_parent"]["changed_predictions"]) for block in blocks]
     k = SCORES.index(score)
@@ -270,7 +270,7 @@ def _changed(runs: Sequence[Run], blocks: Sequence[Any], score: str, outcomes: O
 
 
 def _cost(part: Cost, score: str, evidence: Evidence) -> Judged:
-    """What training costs: in all, which is counted, or until a target, which is sampled over seeds."""
+    """Cost of training: all of it, which is counted, or until a target, which is sampled over seeds."""
     of, than = part.of.experiment, part.than[0].experiment
     if part.kind == "less_compute":
         return _counted(part, of, than, evidence), None
@@ -281,7 +281,7 @@ def _cost(part: Cost, score: str, evidence: Evidence) -> Judged:
     text = f"epochs until the target, {of} \N{MINUS SIGN} {than}"
     if per_flop:
         text = f"training FLOPs until the target, {of} / {than} \N{MINUS SIGN} 1"
-    note = "" if reached else f"{of} never reaches where {than} ends, so it costs at least this"
+    note = "" if reached else f"{of} never reaches the final accuracy of {than}, so it costs at least this"
     shared = _given([*evidence.runs[of], *evidence.runs[than]]) if tested.found.n > 1 else [THESE_NETWORKS]
     unit = "change" if per_flop else "epochs"
     return tested.part(text, unit=unit, paired=False, given=["these validation images", *shared], note=note), tested
@@ -299,14 +299,14 @@ def _counted(part: Cost, of: str, than: str, evidence: Evidence) -> Part:
         estimate=finite(excess),
         unit="change",
         n=min(len(evidence.runs[name]) for name in (of, than)),
-        note="" if excess is not None else "what the training of an imported checkpoint cost is not known",
+        note="" if excess is not None else "the training cost of an imported checkpoint is unknown",
     )
 
 
 def _curves(experiment: str, score: str, evidence: Evidence, *, epochs: bool) -> costs.Curves:
-    """Validation curves of an experiment with all stages before it, each epoch at the price of 1 or of its FLOPs."""
+    """Validation curves of an experiment after those of its ancestors; an epoch costs 1 or its FLOPs."""
     lines = [costs.stages(run) for run in evidence.runs[experiment]]
-    # A first stage may be an imported checkpoint, which has no epochs here to put a price on.
+    # The first stage may be an imported checkpoint, which has no epochs here.
     own = [evidence.compute[run.experiment].own / max(1, run.row.training.epochs) for run in lines[0]]
     prices = [1.0] * len(own) if epochs else own
     return costs.curves([[evidence.outcomes.validation_curve(run, score) for run in line] for line in lines], prices)

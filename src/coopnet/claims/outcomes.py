@@ -1,4 +1,4 @@
-"""Which test images the runs of a study got right, read from what `coopnet tables` gathered."""
+"""Which test images the runs of a study classify correctly, read from the files of `coopnet tables`."""
 
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from coopnet.study import Run
 
 
 class Outcomes:
-    """What is right where, as it was gathered from all runs, unpacked when it is asked for."""
+    """Which test images each network classifies correctly; the packed bits are unpacked on access."""
 
     def __init__(self, results: Path):
         """Read `metrics.json` and `outcomes.safetensors` of a study.
 
         Raises:
-            CoopNetError: one is missing or damaged.
+            CoopNetError: a file is missing or damaged.
         """
         self.results = results
         path = results / "metrics.json"
@@ -33,13 +33,13 @@ class Outcomes:
         """Metrics of a run.
 
         Raises:
-            CoopNetError: they are missing, or those of a run with other parameters.
+            CoopNetError: the metrics are missing or belong to a run with other parameters.
         """
         content = self._metrics.get(run.name)
         if not isinstance(content, dict) or content.get("key") != run.key or "final" not in content:
             raise CoopNetError(
-                f"{self.results / 'metrics.json'} has no metrics of {run.name} as the plan has it now; make the run, "
-                "then run `coopnet tables` again"
+                f"{self.results / 'metrics.json'} has no metrics of {run.name} with its present parameters; make the "
+                "run, then run `coopnet tables` again"
             )
         return content
 
@@ -47,7 +47,7 @@ class Outcomes:
         """Accuracy of the ensemble on validation images after each epoch, percent, [E].
 
         Raises:
-            CoopNetError: it was not measured after every epoch.
+            CoopNetError: the accuracy was not measured after every epoch.
         """
         try:
             return np.array(self.metrics(run)["validation_curve"][score], dtype=float)
@@ -55,11 +55,11 @@ class Outcomes:
             raise CoopNetError(f"{run.name} has no validation accuracy of every epoch ({error!r})") from error
 
     def images(self, run: Run) -> int:
-        """How many test images it was evaluated on."""
+        """Number of test images that the run was evaluated on."""
         return int(self.metrics(run)["final"]["test"]["images"])
 
     def accuracy(self, run: Run, reference: Reference) -> np.ndarray:
-        """Top-1 and top-5 in percent of a network on each test image, [2, N]: 0 or 100, or a mean over branches."""
+        """Top-1 and top-5 of a network on each test image, percent, [2, N]: 0 or 100, or a mean over branches."""
         models = [reference.model]
         if reference.model == "branch_mean":
             models = [f"branch{b + 1}" for b in range(run.row.model.branches)]
@@ -69,7 +69,7 @@ class Outcomes:
         """Whether each test image is right in top-1 and in top-5, [2, N].
 
         Raises:
-            CoopNetError: there is nothing of that network, or it is damaged.
+            CoopNetError: the outcomes of that network are missing or damaged.
         """
         try:
             return unpack(self._bits[f"{run.name}/{network}"], self.images(run))

@@ -1,7 +1,7 @@
 """Which runs of two experiments belong together.
 
-Two runs are paired when everything one of them began with is among what the other began with: a child and its parent,
-a child and the control that shares its parent, an ensemble and its members. Equal seed numbers alone pair nothing.
+Two runs are paired if all root ancestors of one are also root ancestors of the other: a child and its parent, a child
+and the control that shares its parent, an ensemble and its members. Equal seed numbers alone do not pair two runs.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ class Replicates(NamedTuple):
 
     Attributes:
         of: one run of the first experiment per replicate.
-        than: of the second experiment, for each of those the runs of its lineage; where nothing is paired, all its
-            runs by themselves, one per replicate of its own.
-        paired: whether `of` and `than` go together, place by place.
+        than: runs of the second experiment. If paired, the related runs of each replicate of `of`; if not, one run per
+            replicate, in a group of its own.
+        paired: whether the replicates of `of` and `than` belong together, place by place.
     """
 
     of: list[Run]
@@ -27,24 +27,24 @@ class Replicates(NamedTuple):
 
 
 def roots(run: Run) -> frozenset[tuple[str, int]]:
-    """The runs without parents that a run descends from; itself, if it has none."""
+    """A run's ancestors without parents; the run itself if it has no parents."""
     if not run.parents:
         return frozenset([(run.experiment, run.seed)])
     return frozenset().union(*(roots(parent) for parent in run.parents))
 
 
 def pair(of: Sequence[Run], than: Sequence[Run]) -> Replicates:
-    """Put the runs of two experiments together by lineage, or side by side where they share none.
+    """Pair the runs of two experiments by lineage; without common ancestors they are unpaired.
 
     Raises:
-        CoopNetError: some share ancestors, but not all of `than` among those of `of`: neither paired nor independent.
+        CoopNetError: some runs share ancestors, but not all, so they are neither paired nor independent.
     """
     related = [[other for other in than if roots(other) <= roots(run)] for run in of]
     if all(related):
         return Replicates(list(of), related, paired=True)
     if any(roots(run) & roots(other) for run in of for other in than):
         raise CoopNetError(
-            f"{of[0].experiment} and {than[0].experiment} share some ancestors, so they are neither paired nor "
-            f"independent; compare what descends with what it descends from, in this order"
+            f"{of[0].experiment} and {than[0].experiment} share some ancestors but not all, so they are neither "
+            "paired nor independent; put the descendant in `of` and its ancestor in `than`"
         )
     return Replicates(list(of), [[run] for run in than], paired=False)

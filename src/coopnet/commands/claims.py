@@ -29,6 +29,8 @@ def claims(workspace: Workspace, name: str) -> None:
 
 def _decide(workspace: Workspace, plan: Study) -> list[Decision]:
     claimed = entries.read(workspace.claims_file, study.rows(workspace.root), plan.experiments)
-    lost = {place: one.short for place, one in failures.unavailable(workspace, plan).items()}
+
+    unavailable = {place: one.short for place, one in failures.unavailable(workspace, plan).items()}
     compute = costs.read_compute(workspace.tables(plan.name) / "compute.csv")
-    return ledger.decide_all(claimed, ledger.Evidence(plan, Outcomes(workspace.results(plan.name)), compute, lost=lost))
+    outcomes = Outcomes(workspace.results(plan.name))
+    return ledger.decide_all(claimed, ledger.Evidence(plan, outcomes, compute, unavailable))

@@ -10,7 +10,7 @@ from coopnet.evaluation.gather import RunFolder
 from coopnet.files.errors import CoopNetError
 from coopnet.report import published
 from coopnet.report.published import Published
-from coopnet.report.runs import Loss, StudyInfo
+from coopnet.report.runs import MissingRun, StudyInfo
 from coopnet.runs import failures, records, steps
 from coopnet.runs.failures import Unavailable
 from coopnet.runs.steps import Step
@@ -86,11 +86,13 @@ def describe(
         }
         for name, row in plan.experiments.items()
     ]
-    losses = [
-        Loss(one.run.experiment, one.run.seed, one.kind, one.text, [run.name for run in one.causes])
+    missing_runs = [
+        MissingRun(one.run.experiment, one.run.seed, one.kind, one.text, [run.name for run in one.causes])
         for one in unavailable.values()
     ]
-    return StudyInfo(plan.name, plan.title, plan.description, plan.threads, plan.device, experiments, figures, losses)
+    return StudyInfo(
+        plan.name, plan.title, plan.description, plan.threads, plan.device, experiments, figures, missing_runs
+    )
 
 
 def report(workspace: Workspace, name: str) -> None:

@@ -15,7 +15,7 @@ from coopnet.files.digests import remembered
 from coopnet.files.errors import CoopNetError
 from coopnet.runs import failures, store
 from coopnet.runs.records import RECORD
-from coopnet.runs.states import flat, state
+from coopnet.runs.states import state
 from coopnet.runs.store import Store
 from coopnet.runs.workspace import Workspace
 from coopnet.study import Run
@@ -25,7 +25,7 @@ WIDTH = 200
 
 def show(workspace: Workspace, name: str) -> None:
     """Print a table of all runs: state, settings that differ from the defaults, key, device and date."""
-    plan, defaults = study.load(workspace.root, name), dict(flat(study.plain(workspace.root, name).decisive()))
+    plan, defaults = study.load(workspace.root, name), study.flatten(study.plain(workspace.root, name).decisive())
     entries = Store(store.default_place(workspace.root))
     table = Table(title=f"Study {name}: {len(plan.runs)} runs", title_justify="left")
     for column in ("run", "state", "differs from the defaults in", "key", "made"):
@@ -37,7 +37,9 @@ def show(workspace: Workspace, name: str) -> None:
             for place, run in plan.runs.items()
         }
     for run in plan.runs.values():
-        own = [f"{key}={value}" for key, value in flat(run.row.decisive()) if defaults.get(key) != value]
+        own = [
+            f"{key}={value}" for key, value in study.flatten(run.row.decisive()).items() if defaults.get(key) != value
+        ]
         record = workspace.run(plan, run) / "run.json"
         cells = (run.name, states[run.name], " ".join(own), run.key, _made(run, record, entries))
         table.add_row(*map(escape, cells))

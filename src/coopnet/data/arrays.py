@@ -28,5 +28,5 @@ class Source(NamedTuple):
     class_names: tuple[str, ...]
 
 
-Room = Callable[[int, int], np.ndarray]
+Allocate = Callable[[int, int], np.ndarray]
 """Allocates uint8 [N, size, size, 3] for a number of images and a size, in memory shared with child processes."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from coopnet import files
-from coopnet.data.arrays import Arrays, Ordered, Room, Source
+from coopnet.data.arrays import Allocate, Arrays, Ordered, Source
 from coopnet.data.datasets import SPLITS, Dataset
 from coopnet.data.order import MANY_CLASSES, channel_statistics, content_digest, packed, pieces
 from coopnet.files.errors import CoopNetError
@@ -46,8 +46,8 @@ def prepare(dataset: Dataset, source: str, root: Path | None, out: Path) -> dict
             return there
     from coopnet.data import sources  # imports pyarrow and Pillow, which a training run does not need
 
-    with _rooms(dataset, out, sources.in_memory) as room:
-        found = sources.read_all(dataset, source, root, room)
+    with _allocation(dataset, out, sources.in_memory) as allocate:
+        found = sources.read_all(dataset, source, root, allocate)
         facts = _facts(dataset, found)
         if there is not None and facts.items() <= there.items() and there.get("source") == source:
             return there
@@ -61,7 +61,7 @@ def prepare(dataset: Dataset, source: str, root: Path | None, out: Path) -> dict
 
 
 @contextlib.contextmanager
-def _rooms(dataset: Dataset, out: Path, in_memory: Room) -> Iterator[Room]:
+def _allocation(dataset: Dataset, out: Path, in_memory: Allocate) -> Iterator[Allocate]:
     """Memory for images while they are sorted: a file for a user's own data, which may be larger than memory."""
     if not dataset.own:
         yield in_memory
@@ -69,13 +69,13 @@ def _rooms(dataset: Dataset, out: Path, in_memory: Room) -> Iterator[Room]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with files.scratch_beside(out) as scratch:
-            yield lambda count, size: _room(scratch, count, size)
+            yield lambda count, size: _allocate_in_file(scratch, count, size)
     except OSError as error:
         raise CoopNetError(f"cannot write {out}: {files.reason(error)}") from error
 
 
-def _room(scratch: Path, count: int, size: int) -> np.ndarray:
-    """Allocate images (`arrays.Room`) in a file that is deleted with the folder `scratch`."""
+def _allocate_in_file(scratch: Path, count: int, size: int) -> np.ndarray:
+    """Allocate images (`arrays.Allocate`) in a file that is deleted with the folder `scratch`."""
     shape = (count, size, size, 3)
     if not count:
         return np.zeros(shape, np.uint8)

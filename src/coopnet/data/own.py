@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from coopnet.data import folder, shards
-from coopnet.data.arrays import Ordered, Room, Source
+from coopnet.data.arrays import Allocate, Ordered, Source
 from coopnet.data.datasets import SPLITS, Dataset
 from coopnet.data.fit import decoded
 from coopnet.data.order import PIECE, canonical_order
@@ -40,26 +40,26 @@ MOST_CLASSES = 2**16
 REPORT_EVERY = 10.0  # seconds
 
 
-def read(dataset: Dataset, source: str, root: Path, room: Room) -> Source:
+def read(dataset: Dataset, source: str, root: Path, allocate: Allocate) -> Source:
     """Read a user's own dataset.
 
     Args:
         dataset: as `params.yaml` describes it.
         source: `folder` or `parquet`.
         root: the folder of its images, or of its shards.
-        room: allocates the images, in memory shared with child processes.
+        allocate: allocates the images, in memory shared with child processes.
 
     Raises:
         CoopNetError: there are no classes, a class of the test images has no training images, an image cannot be
             decoded, or the data is not a dataset for another reason; one line that names file and remedy.
     """
-    return READERS[source](dataset, root, room)
+    return READERS[source](dataset, root, allocate)
 
 
 # Folders -------------------------------------------------------------------------------------------------------------
 
 
-def _from_folders(dataset: Dataset, root: Path, room: Room) -> Source:
+def _from_folders(dataset: Dataset, root: Path, allocate: Allocate) -> Source:
     trees = {"train": root} if dataset.held_back else {split: root / split for split in SPLITS}
     present = [split for split in SPLITS if (root / split).is_dir()]
     if dataset.held_back and len(present) == 2:
@@ -78,13 +78,13 @@ def _from_folders(dataset: Dataset, root: Path, room: Room) -> Source:
         split: folder.listed(tree, classes) for split, tree in trees.items()
     }  # all files are listed before any is decoded
     folder.complete(found["train"], classes, trees["train"])
-    read_ = {split: _decoded_files(dataset, split, files, room) for split, files in found.items()}
+    read_ = {split: _decoded_files(dataset, split, files, allocate) for split, files in found.items()}
     return Source(_split(dataset, read_), tuple(classes))
 
 
-def _decoded_files(dataset: Dataset, split: str, found: folder.Listed, room: Room) -> Ordered:
+def _decoded_files(dataset: Dataset, split: str, found: folder.Listed, allocate: Allocate) -> Ordered:
     """Decode the images of some files."""
-    images, files = room(len(found.files), dataset.size), found.files
+    images, files = allocate(len(found.files), dataset.size), found.files
     place = np.frombuffer(mmap.mmap(-1, 8), dtype=np.int64)  # index of the current file, shared with the child
     report = _progress(dataset.name, split, len(files))
     for first in range(0, len(files), BATCH):
@@ -104,7 +104,7 @@ def _decoded_files(dataset: Dataset, split: str, found: folder.Listed, room: Roo
 # Shards --------------------------------------------------------------------------------------------------------------
 
 
-def _from_shards(dataset: Dataset, root: Path, room: Room) -> Source:
+def _from_shards(dataset: Dataset, root: Path, allocate: Allocate) -> Source:
     paths = {split: shards.of_split(root, split) for split in SPLITS}
     if dataset.held_back and paths["test"]:
         raise CoopNetError(f"{paths['test'][0]} holds test images; remove datasets.{dataset.name}.test")
@@ -118,7 +118,7 @@ def _from_shards(dataset: Dataset, root: Path, room: Room) -> Source:
     names: tuple[str, ...] = ()
     for split, some in paths.items():
         if some:
-            read_[split], named = _decoded_shards(dataset, split, some, root, room)
+            read_[split], named = _decoded_shards(dataset, split, some, root, allocate)
             names = names or named
     labels = np.unique(read_["train"].labels)
     if len(labels) and not 0 <= labels[0] <= labels[-1] < MOST_CLASSES:
@@ -138,7 +138,7 @@ def _from_shards(dataset: Dataset, root: Path, room: Room) -> Source:
 
 
 def _decoded_shards(
-    dataset: Dataset, split: str, paths: Sequence[Path], root: Path, room: Room
+    dataset: Dataset, split: str, paths: Sequence[Path], root: Path, allocate: Allocate
 ) -> tuple[Ordered, tuple[str, ...]]:
     """Decode the images of some shards, and return the names of their classes."""
     column, decode = dataset.label_column, shards.scaled_to(dataset.size)
@@ -151,7 +151,7 @@ def _decoded_shards(
     if len({one.class_names for one in outlines}) > 1:
         raise CoopNetError(f"{root}: the shards of {split} name their classes differently; give shards of one dataset")
     total = sum(one.rows for one in outlines)
-    images, labels, report = room(total, dataset.size), [], _progress(dataset.name, split, total)
+    images, labels, report = allocate(total, dataset.size), [], _progress(dataset.name, split, total)
     first = 0
     for path, one in zip(paths, outlines, strict=True):
 
@@ -227,4 +227,4 @@ def _progress(name: str, split: str, images: int) -> Callable[[int], None]:
     return report
 
 
-READERS: dict[str, Callable[[Dataset, Path, Room], Source]] = {"folder": _from_folders, "parquet": _from_shards}
+READERS: dict[str, Callable[[Dataset, Path, Allocate], Source]] = {"folder": _from_folders, "parquet": _from_shards}

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from coopnet.data import official, shards, svhn
-from coopnet.data.arrays import Arrays, Ordered, Room, Source
+from coopnet.data.arrays import Allocate, Arrays, Ordered, Source
 from coopnet.data.datasets import SPLITS, Dataset
 from coopnet.data.order import canonical_order
 from coopnet.files import confined
@@ -25,19 +25,19 @@ SECONDS = 600
 
 
 def in_memory(count: int, size: int) -> np.ndarray:
-    """Allocate images (`arrays.Room`) in memory."""
+    """Allocate images (`arrays.Allocate`) in memory."""
     shape = (count, size, size, 3)
     return np.frombuffer(mmap.mmap(-1, max(1, math.prod(shape))), dtype=np.uint8, count=math.prod(shape)).reshape(shape)
 
 
-def read_all(dataset: Dataset, source: str, root: Path | None, room: Room) -> Source:
+def read_all(dataset: Dataset, source: str, root: Path | None, allocate: Allocate) -> Source:
     """Read all of a dataset.
 
     Args:
         dataset: the dataset to read.
         source: one of `dataset.sources`.
         root: folder of the download or of the shards; for a user's own data by default `dataset.path`.
-        room: allocates the images.
+        allocate: allocates the images.
 
     Raises:
         CoopNetError: there is no such source, or its content is missing, damaged or of another form.
@@ -46,15 +46,15 @@ def read_all(dataset: Dataset, source: str, root: Path | None, room: Room) -> So
         from coopnet.data import own
 
         _check(dataset, source)
-        return own.read(dataset, source, root or Path(dataset.path), room)
+        return own.read(dataset, source, root or Path(dataset.path), allocate)
     splits = {}
     for split in SPLITS:
-        images, labels = read(dataset, split, source, root, room)
+        images, labels = read(dataset, split, source, root, allocate)
         splits[split] = Ordered(images, labels, canonical_order(images, labels))
     return Source(splits, dataset.class_names)
 
 
-def read(dataset: Dataset, split: str, source: str, root: Path | None, room: Room = in_memory) -> Arrays:
+def read(dataset: Dataset, split: str, source: str, root: Path | None, allocate: Allocate = in_memory) -> Arrays:
     """Read one split of a dataset, in the order of the source.
 
     Args:
@@ -62,13 +62,13 @@ def read(dataset: Dataset, split: str, source: str, root: Path | None, room: Roo
         split: `train` or `test`.
         source: one of `dataset.sources`.
         root: folder of the download (`torchvision`, `matlab`) or of the shards (`parquet`); `digits` needs none.
-        room: allocates the images.
+        allocate: allocates the images.
 
     Raises:
         CoopNetError: there is no such source, or its content is missing, damaged or of another form.
     """
     _check(dataset, source)
-    return SOURCES[source](dataset, split, root, room)
+    return SOURCES[source](dataset, split, root, allocate)
 
 
 def _check(dataset: Dataset, source: str) -> None:
@@ -77,7 +77,7 @@ def _check(dataset: Dataset, source: str) -> None:
         raise CoopNetError(f"{dataset.name} has no source {source!r}; --source can be: {known}")
 
 
-def read_digits(dataset: Dataset, split: str, root: Path | None, room: Room) -> Arrays:
+def read_digits(dataset: Dataset, split: str, root: Path | None, allocate: Allocate) -> Arrays:
     """The 8×8 handwritten digits of scikit-learn, each pixel enlarged to the dataset's size, grey as RGB.
 
     Grey levels 0..16 become integers 0..255, halves rounded up. The split is a fixed rule: of the images of a class, in
@@ -102,7 +102,7 @@ def _every_fifth_of_a_class(labels: np.ndarray) -> np.ndarray:
     return mask
 
 
-def read_torchvision(dataset: Dataset, split: str, root: Path | None, room: Room) -> Arrays:
+def read_torchvision(dataset: Dataset, split: str, root: Path | None, allocate: Allocate) -> Arrays:
     """The official CIFAR archive, as torchvision knows it, downloaded into `root` if it is missing.
 
     Raises:
@@ -113,7 +113,7 @@ def read_torchvision(dataset: Dataset, split: str, root: Path | None, room: Room
     return official.read(dataset, split, root)
 
 
-def read_matlab(dataset: Dataset, split: str, root: Path | None, room: Room) -> Arrays:
+def read_matlab(dataset: Dataset, split: str, root: Path | None, allocate: Allocate) -> Arrays:
     """The official files of SVHN, as torchvision knows them, downloaded into `root` if they are missing.
 
     Raises:
@@ -123,7 +123,7 @@ def read_matlab(dataset: Dataset, split: str, root: Path | None, room: Room) -> 
         raise CoopNetError("the source matlab needs a folder to download into: give --root FOLDER")
     path = svhn.official_file(split, root)
     memory = MEMORY + COPIES * math.prod((dataset.counts[split], dataset.size, dataset.size, 3))
-    images, labels = room(dataset.counts[split], dataset.size), np.zeros(0, dtype=np.int64)
+    images, labels = allocate(dataset.counts[split], dataset.size), np.zeros(0, dtype=np.int64)
 
     def unpacked() -> list[bytes]:
         found = svhn.unpacked(path)
@@ -137,7 +137,7 @@ def read_matlab(dataset: Dataset, split: str, root: Path | None, room: Room) -> 
     return Arrays(images, labels)
 
 
-def read_parquet(dataset: Dataset, split: str, root: Path | None, room: Room) -> Arrays:
+def read_parquet(dataset: Dataset, split: str, root: Path | None, allocate: Allocate) -> Arrays:
     """A folder of shards in the Hugging Face layout (`shards`) with lossless images, 32×32 RGB.
 
     They are decoded in a process whose memory is limited to what the dataset needs, and its time to `SECONDS`.
@@ -149,7 +149,7 @@ def read_parquet(dataset: Dataset, split: str, root: Path | None, room: Room) ->
     if root is None:
         raise CoopNetError("the source parquet needs the folder of the shards: give --root FOLDER")
     paths, expected = shards.of_split(root, split), dataset.counts[split]
-    images, labels = room(expected, dataset.size), []
+    images, labels = allocate(expected, dataset.size), []
     memory = MEMORY + COPIES * images.nbytes
 
     def decoded() -> list[bytes]:
@@ -173,7 +173,7 @@ def read_parquet(dataset: Dataset, split: str, root: Path | None, room: Room) ->
     return Arrays(images, np.frombuffer(content, dtype=np.int64))
 
 
-SOURCES: dict[str, Callable[[Dataset, str, Path | None, Room], Arrays]] = {
+SOURCES: dict[str, Callable[[Dataset, str, Path | None, Allocate], Arrays]] = {
     "digits": read_digits,
     "torchvision": read_torchvision,
     "matlab": read_matlab,

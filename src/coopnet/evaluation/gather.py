@@ -63,7 +63,7 @@ def outcomes_of(run: RunFolder) -> dict[str, np.ndarray]:
 def _checked(folder: Path) -> dict[str, np.ndarray]:
     path = folder / "outcomes.safetensors"
     if files.sha256(path) != files.read_json(folder / "metrics.json")["files"].get(path.name):
-        raise CoopNetError(f"{path} is not the file that was evaluated; run `coopnet evaluate` for it again")
+        raise CoopNetError(f"{path} was changed after it was evaluated; run `coopnet evaluate` for it again")
     return files.read_tensors(path)
 
 

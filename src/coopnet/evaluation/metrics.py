@@ -246,8 +246,8 @@ def versus_parents(parents: Sequence[Saved]) -> dict[str, Any]:
 def versus_teacher(student: Saved, teacher: Saved) -> dict[str, Any]:
     """Percent of images for which a student predicts another class than its teacher, and the teacher's scores."""
     weights = np.log(teacher.gate, where=teacher.gate > 0, out=np.full_like(teacher.gate, -np.inf))
-    said = teacher.log_probabilities + weights[:, :, None]
-    own, other = student.ensemble, logsumexp(said, axis=1)  # the mean of probabilities, which are the teacher's targets
+    weighted = teacher.log_probabilities + weights[:, :, None]
+    own, other = student.ensemble, logsumexp(weighted, axis=1)  # the teacher's targets
     return {
         "disagreement": float(100 * (own.argmax(axis=1) != other.argmax(axis=1)).mean()),
         "teacher": scores(other, teacher.labels),

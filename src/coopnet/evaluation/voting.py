@@ -47,7 +47,7 @@ def vote(saved: Saved, subset: str, rule: str) -> np.ndarray:
 
 
 def best_smaller(votes: Iterable[Mapping[str, Any]], branches: int, score: str) -> dict[str, str]:
-    """Subset and rule of the best vote by `score` among those with fewer than all branches; of equals the first."""
+    """Subset and rule of the best vote by `score` among those with fewer than all branches; ties go to the first."""
     best = max((row for row in votes if row["size"] < branches), key=lambda row: float(row[score]))
     return {"subset": best["subset"], "rule": best["rule"]}
 
@@ -55,8 +55,8 @@ def best_smaller(votes: Iterable[Mapping[str, Any]], branches: int, score: str) 
 def _ranks(saved: Saved, chosen: Iterable[list[int]]) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
     """Ranks of the true classes, [N], in the vote of each subset under each rule."""
     voting = list(chosen)
-    said = (saved.branches, saved.log_probabilities, saved.gate, saved.labels)
-    found = iter(in_chunks(partial(_ranks_of, voting), *said))
+    outputs = (saved.branches, saved.log_probabilities, saved.gate, saved.labels)
+    found = iter(in_chunks(partial(_ranks_of, voting), *outputs))
     for subset in voting:
         yield subset, {rule: next(found) for rule in RULES}
 

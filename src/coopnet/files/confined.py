@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from coopnet.files.errors import CoopNetError
+from coopnet.files.memory import out_of_memory
 
 DONE, REFUSED, TOO_LARGE = b"done", b"refused", b"too large"
 MIB = 2**20
@@ -88,11 +89,6 @@ def _child(work: Callable[[], list[bytes]], sender: Connection, memory: int, sec
         parts = [TOO_LARGE]
     for part in parts:
         sender.send_bytes(part)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory ran out; PyTorch has no type for that."""
-    return isinstance(error, MemoryError) or "allocate memory" in str(error) or "bad_alloc" in str(error)
 
 
 def _limit(memory: int, seconds: int) -> None:

@@ -18,9 +18,6 @@ from coopnet.networks import transfer
 from coopnet.networks.network import CooperativeNetwork
 from coopnet.networks.transfer import Origin, TrainedNetwork
 
-HOW_TO_GROW = ("split", "masked", "zero_output", "zero_pad")
-HOW_TO_MERGE = merging.TRUNKS
-
 Optimizer = torch.optim.Optimizer
 
 

@@ -22,6 +22,7 @@ from coopnet import files
 from coopnet.data.normalization import LAN2018
 from coopnet.files import confined
 from coopnet.files.errors import CoopNetError
+from coopnet.files.memory import out_of_memory
 from coopnet.networks.network import Architecture, build
 from coopnet.networks.tensors import check_count, finite
 
@@ -140,7 +141,7 @@ def _load(checkpoint: Path) -> dict[str, Any]:
         with checkpoint.open("rb") as file:  # given the path, PyTorch would guess another format from its name
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged or foreign bytes can fail anywhere in the unpickler, with any type
-        if confined.out_of_memory(error):
+        if out_of_memory(error):
             raise MemoryError from error
         raise CoopNetError(f"cannot read {checkpoint}: {_reason(error)}") from error
     if not isinstance(content, dict) or "state_dict" not in content:

@@ -1,7 +1,7 @@
-"""What a report says: the first screen and its sections, computed from a study's tables and its ledger alone.
+"""The content of a report: its first screen and its sections, computed from a study's tables and its ledger alone.
 
 The web page, the PDF and the Markdown lay out this one structure. A new topic is a module of `topics`, added to
-`TOPICS`. Of a study that decides nothing, such as the demo, the report is short.
+`TOPICS`. A study that decides nothing, such as the demo, has a short report.
 """
 
 from coopnet.report.document import Picture, Report, Section
@@ -30,10 +30,10 @@ TOPICS = (
     *(failed, method, lineage, transfer, growth, merging, one, distillation, results),
     *(cost, calibration, published),
 )
-"""The sections in their order; the ledger, which links to them, and provenance follow."""
+"""The sections in their order. The ledger, which links to them, and provenance follow."""
 
 SHORT = (failed, method, lineage, transfer, results)
-"""Those of a study that decides nothing."""
+"""The sections of a study that decides nothing."""
 
 DRAWN = (method, transfer, merging, one, cost, calibration, curves)
 """Topics with figures."""

@@ -1,9 +1,9 @@
 """Difference of each experiment to its own control, for the first screen, its figure and the tables.
 
-Where the ledger compares the same two networks, estimate and interval are the ledger's. Otherwise the interval is
-Student's t over the seeds' paired differences, which is about these test images alone; one seed or two give none.
-The finding of a difference follows from its interval by one rule for all. It is the ledger's rule (`claims.decisions`)
-with the margin that claims have unless they state another, so a finding never contradicts the verdict of a claim.
+If the ledger compares the same two networks, estimate and interval are the ledger's. If not, the interval is Student's
+t over the seeds' paired differences, which is about these test images alone; fewer than three seeds have no interval.
+One rule derives the finding of a difference from its interval: the ledger's rule (`claims.decisions`) with the default
+margin of claims. So a finding never contradicts the verdict of a claim.
 """
 
 import math
@@ -28,7 +28,7 @@ GROUPS = {
     "expansion": "Expansion: against the continued-training control",
     "distillation": "Part 3: against the same network trained alone",
 }
-"""Groups of experiments by what their control is, in the order in which a report shows them."""
+"""Groups of experiments by the kind of their control, in the order in which a report shows them."""
 
 Finding = Literal["gain", "equal", "small", "loss", "open", "few"]
 """Where the interval lies: `gain`, above 0; `equal`, around 0 and above −margin; `small`, between −margin and 0;
@@ -42,11 +42,11 @@ class Difference:
     Attributes:
         group: one of `GROUPS`.
         experiment: the network's row.
-        label: what it is called, with the part of the network that is meant where that is not the ensemble.
-        control: the row that it is compared with.
+        label: the shown name; it includes the part of the network unless that is the ensemble.
+        control: the row of the control.
         estimate: the difference of means.
         interval: its 95 % interval; None for fewer than three seeds.
-        n: seeds.
+        n: number of seeds.
         claims: numbers of the claims that compare the two.
         after_holm: findings that a claim supports even after Holm's correction over the whole ledger.
     """
@@ -63,7 +63,7 @@ class Difference:
 
     @property
     def finding(self) -> Finding:
-        """What the interval says."""
+        """The finding that follows from the interval."""
         if self.interval is None:
             return "few"
         low, high = self.interval
@@ -75,12 +75,12 @@ class Difference:
 
     @property
     def survives_holm(self) -> bool:
-        """Whether the finding is also that of a claim which is decided after Holm's correction."""
+        """Whether a claim supports the finding even after Holm's correction."""
         return self.finding in self.after_holm
 
 
 def differences(tables: Tables) -> list[Difference]:
-    """Every difference to a control that the tables or the ledger know, by group and in the study's order."""
+    """Every difference to a control in the tables or the ledger, by group and in the study's order."""
     known: dict[tuple[str, str, str], Difference] = {}
     for found in [*_from_tables(tables), *_from_ledger(tables)]:
         place = (found.experiment, found.label, found.control)
@@ -99,7 +99,7 @@ def of_ensembles(tables: Tables) -> dict[str, Difference]:
 
 
 def _joined(first: Difference, second: Difference) -> Difference:
-    """The same comparison twice: the ledger's numbers, and all its claims."""
+    """Two entries of one comparison as one: the numbers of the ledger, and the claims of both."""
     own = second if second.interval or not first.interval else first
     return Difference(
         first.group,
@@ -115,7 +115,7 @@ def _joined(first: Difference, second: Difference) -> Difference:
 
 
 def _from_tables(tables: Tables) -> list[Difference]:
-    """Those of grown and expanded networks, of merged ones, and of Part 3."""
+    """Differences of grown, expanded and merged networks, and of Part 3."""
     rows = {row["name"]: row for row in tables.experiments}
     found = []
     growth = tables.growth[(tables.growth["model"] == "ensemble") & (tables.growth["metric"] == "top1")]
@@ -144,7 +144,7 @@ def _paired(group: str, name: str, frame: Any, control: str, column: str) -> lis
 
 
 def _from_ledger(tables: Tables) -> list[Difference]:
-    """Those that a claim compares, if the second network is a control of the first."""
+    """Differences that a claim tests, if the second network is a control of the first."""
     rows = {row["name"]: row for row in tables.experiments}
     controls = _controls(tables)
     found = []
@@ -174,11 +174,11 @@ def _from_ledger(tables: Tables) -> list[Difference]:
 
 
 def _after_holm(decision: Decision, part: Part) -> frozenset[Finding]:
-    """The findings that a claim's verdict stands for, if that verdict survives the correction."""
+    """The findings that a claim's verdict supports, if the verdict survives the correction."""
     if not decision.survives_holm or part.verdict != decision.verdict:
         return frozenset()
     if part.kind in ("not_worse", "nothing") and (part.region or (None,))[0] != -MARGIN:
-        return frozenset()  # the claim states a margin of its own
+        return frozenset()  # the claim has a different margin
     stands_for: dict[tuple[str, str], frozenset[Finding]] = {
         ("better", "supported"): frozenset({"gain"}),
         ("better", "contradicted"): frozenset({"small", "loss"}),
@@ -194,7 +194,7 @@ def _controls(tables: Tables) -> dict[tuple[str, str], str]:
 
 
 def _group(rows: Mapping[str, Any], controls: Mapping[tuple[str, str], str], pair: ledger.Pair) -> str | None:
-    """The group of a comparison; None where the second is no control of the first."""
+    """The group of a comparison; None if the second network is not a control of the first."""
     if pair.than_model and not (pair.model and pair.than_model == pair.model):
         return None
     if (pair.of, pair.than) in controls:

@@ -9,12 +9,12 @@ class Cell:
     """One cell of a table.
 
     Attributes:
-        text: what it says.
-        detail: a smaller line below.
+        text: the text of the cell.
+        detail: a smaller line below it.
         tone: `code`, `yes`, `no` or nothing.
-        link: the id of the row or section that the text leads to, or the path of a file.
-        links: instead of `text`, several words with the id that each leads to.
-        value: the number that the column is sorted by, where it is not the one in `text`.
+        link: id of a row or section, or path of a file, that the text links to.
+        links: instead of `text`, several words, each with the id that it links to.
+        value: the number for sorting the column, if it is not the number in `text`.
     """
 
     text: str
@@ -27,7 +27,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column's heading, the one it shares with its neighbours, and whether it holds numbers or, `wide`, long text."""
+    """A column: its heading, a heading shared with its neighbours, and whether it has numbers or long text (`wide`)."""
 
     label: str
     group: str = ""
@@ -37,7 +37,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A row: its cells, the id that links lead to, and what unfolds in its first cell (a name and a text each)."""
+    """A row: its cells, its id as the target of links, and the details that unfold in its first cell (name, text)."""
 
     cells: list[Cell]
     id: str = ""
@@ -46,18 +46,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a caption that says how to read it; `source` names its file, seen from the tables' folder.
+    """A table with a caption that says how to read it.
 
     Attributes:
         id: its anchor.
         caption: a first sentence that is its title, then how to read it.
         columns: its columns.
         rows: its rows.
-        source: the file that the numbers are from.
-        headings: the lines above rows that begin a part of the table.
-        title: the line that unfolds it on the page; without one it is open.
-        counts: beside the title: a word, and its tone.
-        where: `all`; `page` alone; `paper`, the PDF alone; or `appendix`: folded on the page, and in the appendix.
+        source: the file of the numbers, relative to the tables' folder.
+        headings: headings of parts of the table, by the number of the row below.
+        title: on the page, the line that unfolds the table; without a title the table is always open.
+        counts: words beside the title, each with its tone.
+        where: `all`; `page`: only on the page; `paper`: only in the PDF; `appendix`: folded on the page, and in the
+            appendix.
     """
 
     id: str
@@ -74,7 +75,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure by name (`figures/<name>.svg`): its caption, and its finding in words for those who do not see it."""
+    """A figure by name (`figures/<name>.svg`): its caption, and its content in words for readers who cannot see it."""
 
     name: str
     caption: str
@@ -85,7 +86,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, paragraphs, a list of terms with their meaning, and what stands below them."""
+    """A heading, paragraphs, tables and figures, and a list of terms with their meaning."""
 
     id: str
     title: str
@@ -96,7 +97,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to one question: the question in two or three words, a sentence, and the section that it is from."""
+    """The answer to one question: the question in two or three words, a sentence, and the section with the evidence."""
 
     about: str
     text: str
@@ -108,15 +109,15 @@ class Report:
     """All of a report.
 
     Attributes:
-        name: of the study.
+        name: name of the study.
         title: one line.
-        run: one line that says what was run.
-        answers: what was found.
-        overview: the figure beside the answers; None where nothing has a control.
-        sure: how sure the answers are.
-        limits: what a study of this scale cannot show.
-        sections: the rest.
-        references: works that are referred to.
+        run: one line about the runs.
+        answers: the findings.
+        overview: the figure beside the answers; None if no experiment has a control.
+        sure: sentences about the certainty of the answers.
+        limits: sentences about the limits of a study of this scale.
+        sections: all other content.
+        references: the works that the report cites.
     """
 
     name: str

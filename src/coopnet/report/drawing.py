@@ -1,9 +1,9 @@
 """How every figure of a report is drawn: as SVG and PNG, with the same bytes every time.
 
-Text stays text, so that it can be searched and read aloud; each file carries the letters that it needs of the font that
-measured them (DejaVu Sans, which comes with matplotlib). A figure is as wide as a telephone shows legibly, and no
-letter in it is smaller than 9 points. Colours are those of Okabe and Ito, told apart by colour-blind readers; shape,
-fill or dash says the same again.
+Text stays text, so that it can be searched and read aloud. Each file embeds the letters that it needs from the font
+with which they were measured (DejaVu Sans, which comes with matplotlib). A figure fits the width of a telephone, and no
+letter is smaller than 9 points. The colours are those of Okabe and Ito, which colour-blind readers can tell apart;
+shape, fill or dash repeats the information.
 """
 
 import base64
@@ -31,7 +31,7 @@ VARIABLES = {
     **{BLUE: "--blue", ORANGE: "--orange", GREEN: "--green", PURPLE: "--purple", GREY: "--soft"},
     **{INK: "--ink", LINE: "--line", PAPER: "--paper", FRAME: "--frame"},
 }
-"""What the page calls each colour, which is another one in the dark."""
+"""The page's variable for each colour. In dark mode it has another value."""
 WIDTH = 4.9
 """Inches of every figure: 353 points, so that on a telephone (358 CSS pixels) a point is a pixel."""
 PAD = 0.03
@@ -105,7 +105,7 @@ def letters(svgs: Iterable[str]) -> str:
 
 @functools.cache
 def font_face(wanted: str) -> str:
-    """A style rule with the font, of which it holds `wanted` letters alone."""
+    """A style rule with the font, reduced to the letters `wanted`."""
     with ttLib.TTFont(FONT, recalcTimestamp=False) as font:
         options = subset.Options(layout_features=["kern"], hinting=False, notdef_outline=True)
         # FFTM has the date on which the font was made; the others are for formulas and ligatures, and slow to cut.
@@ -121,7 +121,7 @@ def font_face(wanted: str) -> str:
 
 
 def _with_font(svg: str) -> str:
-    """The same figure, which carries its letters with it."""
+    """The figure with its font embedded."""
     return svg.replace("<defs>", f"<defs>\n  <style>{font_face(letters([svg]))}</style>", 1)
 
 
@@ -164,13 +164,13 @@ class Rows:
         asides: Mapping[tuple[str, str], str] | None = None,
         above: str = "",
     ):
-        """Make it.
+        """Create the figure.
 
         Args:
-            groups: names of the rows by the heading of their group; an empty heading takes no room.
+            groups: names of the rows by the heading of their group; an empty heading takes no space.
             panels: the label below each panel, from left to right.
             asides: short texts at the right of rows, by heading and name.
-            above: what the asides are, written above them.
+            above: the heading of the asides.
         """
         left = max(_inches(name) for names in groups.values() for name in names) + 0.1
         right = max(_inches(text) for text in [above, *(asides or {}).values()]) + 0.08 if asides else 0.0

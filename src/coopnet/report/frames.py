@@ -27,7 +27,7 @@ PARTS = {
 """Titles of the study's parts, in the order in which a report shows them."""
 
 START = "at_transfer"
-"""What tables call the stage right after the transfer, before any training."""
+"""The tables' name for the stage right after the transfer, before any training."""
 
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 
@@ -39,7 +39,7 @@ WORDS = (
     *(f"{name}_{side}" for name in PROTOCOL for side in ("theirs", "ours")),
     *("differs", "unsaid", "over"),
 )
-"""Columns of text, which no table may take for numbers."""
+"""Columns that are always read as text, never as numbers."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,13 @@ class Tables:
         return list(self.study["experiments"])
 
     @property
-    def losses(self) -> list[dict[str, Any]]:
-        """Runs that failed, and those that need one of them: `experiment`, `seed`, `kind`, `text`, `causes`."""
+    def missing_runs(self) -> list[dict[str, Any]]:
+        """Runs that failed, and runs that need a failed one: `experiment`, `seed`, `kind`, `text`, `causes`."""
         return list(self.study.get("losses", []))
 
     @property
-    def lost(self) -> list[dict[str, Any]]:
-        """Experiments without any result, like `experiments`, but without the fields that need results."""
+    def without_results(self) -> list[dict[str, Any]]:
+        """Experiments without any result: like `experiments`, without the fields that need results."""
         return list(self.study.get("lost", []))
 
     @property
@@ -87,32 +87,23 @@ class Tables:
         return [row["name"] for row in self.experiments]
 
     @property
-    def replicated(self) -> bool:
-        """Whether any experiment has more than one seed."""
-        return any(len(row["seeds"]) > 1 for row in self.experiments)
-
-    @property
     def parts(self) -> dict[str, list[dict[str, Any]]]:
-        """The experiments of each part that has any."""
+        """The experiments of each part that is not empty."""
         known = dict.fromkeys([*PARTS, *(row["part"] for row in self.experiments)])
         parts = {part: [row for row in self.experiments if row["part"] == part] for part in known}
         return {part: rows for part, rows in parts.items() if rows}
 
     @property
     def ordered(self) -> list[dict[str, Any]]:
-        """The experiments part by part, and in the study's order within."""
+        """The experiments by part, in the study's order within a part."""
         return [row for rows in self.parts.values() for row in rows]
 
     def by_dataset(self, names: Iterable[str]) -> dict[str, list[str]]:
         """Experiments by the data they are tested on."""
         return self._grouped(names, dataset)
 
-    def by_data(self, names: Iterable[str]) -> dict[str, list[str]]:
-        """Experiments by the data they are tested on and how much of it they learn from."""
-        return self._grouped(names, self.data)
-
     def data(self, row: Mapping[str, Any]) -> str:
-        """The data of an experiment, and its training images where the study does not always take as many."""
+        """The data of an experiment, with its number of training images if that differs within the study."""
         sizes = {other["images"]["train"] for other in self.experiments if dataset(other) == dataset(row)}
         return dataset(row) if len(sizes) == 1 else f"{dataset(row)}, {row['images']['train']:,} training images"
 
@@ -158,7 +149,7 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def dataset(row: Mapping[str, Any]) -> str:
-    """The data of an experiment, as a person writes it."""
+    """The display name of an experiment's data."""
     name = row["row"]["data"]["dataset"]
     return DATASETS.get(name, name)
 
@@ -174,7 +165,7 @@ def load(folder: Path) -> Tables:
     Raises:
         CoopNetError: a table or the ledger is missing or damaged.
     """
-    from coopnet.report import ledger  # and with it SciPy, which the page of timings does without
+    from coopnet.report import ledger  # imports SciPy, which the page of timings does not need
 
     names = [name for name in Tables.__dataclass_fields__ if name not in ("study", "claims")]
     study = files.read_json(folder / "study.json")

@@ -1,7 +1,7 @@
 """The claims ledger of a study, read back from the file that `coopnet claims` wrote.
 
-A claim about accuracy is decided for top-1 and for top-5; each of them is one `Decision`. What is decided, and how, is
-none of this module's business: `coopnet.claims.decisions` has the form of the file, for who writes it and who reads it.
+A claim about accuracy is decided for top-1 and for top-5; each of them is one `Decision`. This module only reads
+decisions. `coopnet.claims.decisions` defines the file's models for both the writer and the reader.
 """
 
 import itertools
@@ -18,12 +18,12 @@ from coopnet.claims.decisions import Decision, Part
 from coopnet.files.errors import CoopNetError
 
 SYMBOLS = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not decided": "!", "not run": "–"}
-"""Verdicts, in the order in which they are counted, and the sign that says the same."""
+"""The sign of each verdict, in the order in which verdicts are counted."""
 SCORES = {"top1": "top-1", "top5": "top-5", None: "decided once"}
 
 
 class Pair(NamedTuple):
-    """The two networks that a part compares, with the part of each that is meant; the ensemble has no name."""
+    """The two networks that a part compares, and which model of each; the ensemble is the empty string."""
 
     of: str
     model: str
@@ -35,7 +35,7 @@ COMPARED = re.compile(r"(?P<of>\w+)(, (?P<model>[\w ]+))? \u2212 (?P<than>\w+)(,
 
 
 def pair(part: Part) -> Pair | None:
-    """What a part compares at the end of training; None where it is not one network with one other."""
+    """The networks that a part compares at the end of training; None if it does not compare one with one."""
     found = COMPARED.fullmatch(part.text)
     return Pair(*(found[name] or "" for name in Pair._fields)) if found else None
 
@@ -53,27 +53,27 @@ class Claim:
 
     @property
     def text(self) -> str:
-        """What it says."""
+        """The claim as a sentence."""
         return self.decisions[0].text
 
     @property
     def source(self) -> str:
-        """Who says so."""
+        """Who claims it."""
         return self.decisions[0].source
 
     @property
     def section(self) -> str:
-        """The id of the report's section that it rests on."""
+        """The id of the report's section with the evidence."""
         return self.decisions[0].section
 
     @property
     def main(self) -> Decision:
-        """The decision that speaks for the claim: for top-1, or the only one."""
+        """The decision that stands for the claim: the one for top-1, or the only one."""
         return next((one for one in self.decisions if one.score != "top5"), self.decisions[0])
 
     @property
     def question(self) -> int:
-        """The question that it answers with others: the leading digits of its number."""
+        """The number of the question that the claim answers: the leading digits of its own number."""
         digits = re.match(r"\d+", self.number)
         return int(digits[0]) if digits else 0
 
@@ -104,7 +104,7 @@ def load(path: Path, study: str) -> list[Claim]:
 
 
 def _place(location: Sequence[int | str], content: object) -> str:
-    """`one_over_baseline/top1, parts.0.kind: `: the entry by its id where it has one."""
+    """`one_over_baseline/top1, parts.0.kind: `: the entry by its id, if it has one."""
     if not location or not isinstance(content, list):
         return ""
     index, *fields = location
@@ -117,7 +117,7 @@ def _by_claim(decisions: Sequence[Decision]) -> list[Claim]:
     """Claims in the file's order.
 
     Raises:
-        ValueError: the entries of a claim are apart, disagree on what it is, or decide a score twice.
+        ValueError: the entries of a claim are not adjacent, describe different claims, or decide a score twice.
     """
     claims = [Claim(list(group)) for _, group in itertools.groupby(decisions, key=lambda decision: decision.claim)]
     names = [claim.decisions[0].claim for claim in claims]

@@ -1,4 +1,4 @@
-"""Who descends from whom among the runs of a study, and which runs are whose control."""
+"""Ancestors and controls of the runs of a study."""
 
 import json
 from collections.abc import Sequence
@@ -12,8 +12,7 @@ class Control(NamedTuple):
 
     Attributes:
         singles: each parent, continued with the run's own training.
-        ensemble: the one network that they are together: the single itself, or the plain ensemble of several; None
-            where the study has no such row.
+        ensemble: the single itself, or the plain ensemble of several singles; None if the study has no such row.
     """
 
     singles: list[Run]
@@ -21,7 +20,7 @@ class Control(NamedTuple):
 
     @property
     def name(self) -> str | None:
-        """The experiment that stands for the control: the ensemble, or else the singles it would be made of."""
+        """Name of the control: the ensemble of the continued parents, or their names if the study has no ensemble."""
         singles = "; ".join(dict.fromkeys(single.experiment for single in self.singles))
         return self.ensemble.experiment if self.ensemble else singles
 
@@ -40,26 +39,26 @@ class Lineage:
         self._ensembles = {self._keys(run): run for run in reversed(runs) if run.plain_ensemble}
 
     def origins(self, run: Run) -> list[Run]:
-        """The runs it needs: those it starts from, or its teacher."""
+        """The runs that a run needs: its parents or its teacher."""
         return self._origins[run.experiment, run.seed]
 
     def whole(self, run: Run) -> list[Run]:
-        """The run, then all that it descends from, teachers included, each distinct run once."""
+        """The run and all its ancestors, teachers included, each distinct run once."""
         found = {run.key: run}
         for origin in self.origins(run):
             found |= {one.key: one for one in self.whole(origin)}
         return list(found.values())
 
     def parents(self, run: Run) -> list[Run]:
-        """The runs whose weights it starts from."""
+        """The runs whose weights a run starts from."""
         return [] if run.start == "random" else self.origins(run)
 
     def teacher(self, run: Run) -> Run | None:
-        """The run it learns from, for one that starts from nothing."""
+        """The teacher of a run that starts from random weights."""
         return next(iter(self.origins(run)), None) if run.start == "random" else None
 
     def control(self, run: Run) -> Control | None:
-        """Its parents, trained further by the same settings but for distillation; None unless all of them were."""
+        """The parents, each trained further with the same settings except distillation; None if one is lacking."""
         parents = self.parents(run)
         found = [self._continued.get((parent.key, _training(run))) for parent in parents]
         singles = [single for single in found if single]
@@ -73,14 +72,14 @@ class Lineage:
         return tuple(parent.key for parent in self.origins(run))
 
     def _identity(self, run: Run) -> tuple[str, str]:
-        """A continued run, by its parent and its training."""
+        """The parent and the training of a continued run."""
         return next(iter(self._keys(run)), ""), _training(run)
 
 
 def _training(run: Run) -> str:
-    """Its data and the settings of its training, as one comparable text.
+    """A run's data and training settings, as one comparable text.
 
-    Without distillation, which a network of one branch has none of, and without what only draws a curve.
+    `distillation` is left out, because a one-branch network has none, and `test_every`, which affects only the curves.
     """
     left_out = ("distillation", "test_every")
     settings: dict[str, Any] = {key: value for key, value in run.row["training"].items() if key not in left_out}

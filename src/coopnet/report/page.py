@@ -18,7 +18,7 @@ TEMPLATES = "coopnet.report"
 
 def html(report: Report, figures: Path) -> str:
     """The page `index.html`, with the SVG files of `figures` inline."""
-    from coopnet.report import drawing  # and with it matplotlib, which the page of timings does without
+    from coopnet.report import drawing  # imports matplotlib, which the page of timings does not need
 
     sheet = Sheet(drawing.VARIABLES)
     items = [item for section in report.sections for item in section.items]
@@ -31,10 +31,10 @@ def html(report: Report, figures: Path) -> str:
 
 
 def fill(template: str, rules: str = "", **content: Any) -> str:
-    """A page from its template, with the report's style and script and further `rules` inside, and a strict policy.
+    """A page from its template, with the report's style, script and further style `rules`, and a strict policy.
 
-    The policy knows style and script by their digests. Nothing else on the page can style, run, load or send anything,
-    even if it got into the page unescaped.
+    The policy allows only the style and the script with these digests. Nothing else on the page can style, run, load or
+    send anything, even if it got into the page unescaped.
     """
     style, script = _resource("style.css") + rules, _resource("page.js")
     policy = (
@@ -54,7 +54,7 @@ def _digest(content: str) -> str:
 
 
 class Glossary:
-    """Where words are defined. An entry with commas defines several words: `ECE, NLL`."""
+    """The defined words of a report. An entry with commas defines several words: `ECE, NLL`."""
 
     def __init__(self, entries: Sequence[str]) -> None:
         self._entries = {word: entry for entry in entries for word in entry.split(", ")}
@@ -72,7 +72,7 @@ class Glossary:
     def first_uses(self) -> Callable[[str], list[tuple[str, str]]]:
         """A function that cuts texts into pieces, each with the id of its definition.
 
-        The id is empty but for the first use of each word in all texts that the function is given.
+        Only the first use of each word in all texts given to the function has an id.
         """
         seen: set[str] = set()
 
@@ -90,14 +90,14 @@ class Glossary:
 
 
 class Sheet:
-    """Classes for the style attributes of figures, which a strict policy forbids; colours become the page's own."""
+    """Classes for the style attributes of figures, which the strict policy forbids; colours become variables."""
 
     def __init__(self, variables: dict[str, str]) -> None:
         self._names: dict[str, str] = {}
         self._variables = variables
 
     def name(self, style: str) -> str:
-        """The class that stands for the declarations of a style attribute."""
+        """The class with the declarations of a style attribute."""
         for colour, variable in self._variables.items():
             style = re.sub(re.escape(colour), f"var({variable})", style, flags=re.IGNORECASE)
         return self._names.setdefault(style, f"s{len(self._names)}")

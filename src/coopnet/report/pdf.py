@@ -22,7 +22,7 @@ def write(report: Report, figures: Path, out: Path) -> None:
     are used, and the documents have no date: the bytes depend on the content alone.
 
     Args:
-        report: what to typeset.
+        report: the report to typeset.
         figures: folder with `<name>.svg` of every picture of the report.
         out: the report's folder.
     """
@@ -41,7 +41,7 @@ def write(report: Report, figures: Path, out: Path) -> None:
 
 
 def paper(report: Report) -> dict[str, Any]:
-    """What the paper has: all but the tables that are for looking things up."""
+    """The content of the paper: everything except the tables for looking things up."""
 
     def kept(item: Any) -> bool:
         return item.kind == "figure" or item.where in ("all", "paper")
@@ -53,7 +53,7 @@ def paper(report: Report) -> dict[str, Any]:
 
 
 def appendix(report: Report) -> dict[str, Any]:
-    """What the appendix has: the tables that the paper leaves out, and every table whose rows unfold, unfolded."""
+    """The content of the appendix: the tables that are not in the paper, and all tables with details, unfolded."""
     sections = []
     for section in report.sections:
         tables = [
@@ -79,7 +79,7 @@ def _unfolded(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _linked(content: dict[str, Any]) -> dict[str, Any]:
-    """The same without links to what is not there, and with every id once."""
+    """The content without links to missing targets, and with every id once."""
     ids: set[str] = {section["id"] for section in content["sections"]}
     rows = [row for section in content["sections"] for item in section["items"] for row in item.get("rows", ())]
     for row in rows:

@@ -1,4 +1,4 @@
-"""Published figures that a study is compared with, as `figures.yaml` has them: every key checked, nothing guessed."""
+"""Published figures for comparison, read from `figures.yaml`; every key is checked."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -14,21 +14,21 @@ from coopnet.study.settings import Real, Section, Whole, Words
 UNSAID = "not said"
 
 CERTAINTIES = {
-    "secondary source": "handed down by readers of the work, and not read in it here",
+    "secondary source": "quoted by others; we have not checked it in the original",
     "log": "read from a log",
-    "table": "read from the published table, or from that of a repository",
+    "table": "read from a published table or a repository's table",
 }
-"""How sure we are that the source says so."""
+"""How we know the figure."""
 
 PROTOCOL = ("dataset", "network", "epochs", "training_images", "epoch", "runs")
-"""What a published figure and ours may differ in, the number of runs included."""
+"""The properties in which a published measurement and ours may differ."""
 
 EPOCHS = {None: (None, "best"), "nothing": ("last",), "test": ("best",), "validation": ("best",)}
-"""Which epoch it may be, by what it was chosen on."""
+"""The values of `epoch` that each value of `chosen_on` allows."""
 
 
-def _said(value: Any) -> Any:
-    """`not said` as None; an empty value is a slip."""
+def _known(value: Any) -> Any:
+    """`not said` as None; an empty value is an error."""
     if value is None:
         raise ValueError(f"it is empty; write what was published, or: {UNSAID}")
     return None if value == UNSAID else value
@@ -38,14 +38,14 @@ def _several(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
-Said = BeforeValidator(_said)
+MaybeUnknown = BeforeValidator(_known)
 Percent = Annotated[Real, Field(ge=0, le=100)]
 NAME = "^[a-z][a-z0-9_]{0,63}$"
 Name = Annotated[str, Field(pattern=NAME)]
 
 
 class Network(Section):
-    """The network that was measured, in the words of a row's `model`."""
+    """The measured network, with the keys of a row's `model`."""
 
     family: Literal["cifar_resnet", "resnet18"] = "cifar_resnet"
     depth: Whole = Field(ge=8)
@@ -54,9 +54,9 @@ class Network(Section):
 
 
 class Gain(Section):
-    """What a figure gains over another one of its source, by the figures themselves and by what is claimed."""
+    """The gain of a figure over another figure of the same source, and the gain that the source claims."""
 
-    over: str = Field(description="that other figure, of the same split and metric")
+    over: str = Field(description="the other figure; it has the same split and metric")
     claimed: Real = Field(description="in points")
 
 
@@ -65,7 +65,9 @@ class Figure(Section):
 
     about: Words = Field(min_length=1, description="one line for the report")
     experiment: str | None = Field(description="the row of params.yaml that measures the same; null: there is none")
-    model: Annotated[str | None, Field(pattern="^(ensemble|mean_probabilities|branch_mean|branch[1-9][0-9]*)$"), Said]
+    model: Annotated[
+        str | None, Field(pattern="^(ensemble|mean_probabilities|branch_mean|branch[1-9][0-9]*)$"), MaybeUnknown
+    ]
     split: Literal["test", "validation"]
     metric: Literal["top1", "top5"]
     value: Annotated[list[Percent], Field(min_length=1), BeforeValidator(_several)] = Field(
@@ -73,13 +75,13 @@ class Figure(Section):
     )
     unit: Literal["error %", "accuracy %"]
     spread: Percent | None = Field(None, description="published beside a single value: ±")
-    dataset: Annotated[Literal["cifar10", "cifar100"] | None, Said]
-    network: Annotated[Network | None, Said]
-    epochs: Annotated[Whole | None, Field(ge=0), Said]
-    training_images: Annotated[Whole | None, Field(ge=1), Said]
-    epoch: Annotated[Literal["last", "best"] | None, Said]
-    chosen_on: Annotated[Literal["nothing", "test", "validation"] | None, Said]
-    runs: Annotated[Whole | None, Field(ge=1), Said]
+    dataset: Annotated[Literal["cifar10", "cifar100"] | None, MaybeUnknown]
+    network: Annotated[Network | None, MaybeUnknown]
+    epochs: Annotated[Whole | None, Field(ge=0), MaybeUnknown]
+    training_images: Annotated[Whole | None, Field(ge=1), MaybeUnknown]
+    epoch: Annotated[Literal["last", "best"] | None, MaybeUnknown]
+    chosen_on: Annotated[Literal["nothing", "test", "validation"] | None, MaybeUnknown]
+    runs: Annotated[Whole | None, Field(ge=1), MaybeUnknown]
     certainty: Literal["secondary source", "log", "table"]
     note: Words = ""
     gain: Gain | None = None
@@ -106,17 +108,17 @@ class Figure(Section):
 
 
 class Source(Section):
-    """A work with figures in it."""
+    """A work with published figures."""
 
     work: Words = Field(min_length=1)
     kind: Literal["paper table", "table", "repository README", "log", "not said"]
-    remark: Words = Field("", description="what holds for all of its figures and has no key of its own")
+    remark: Words = Field("", description="a note on all figures of the work that has no key of its own")
     defaults: dict[str, Any] = Field({}, description="merged under every figure")
     figures: dict[Name, dict[str, Any]] = Field(min_length=1)
 
 
 class Published(NamedTuple):
-    """A figure and where it stands; `id` is `source.figure`."""
+    """A figure and its source; `id` is `source.figure`."""
 
     id: str
     source: Source
@@ -130,10 +132,10 @@ def read(path: Path, experiments: Collection[str]) -> list[Published]:
 
     Args:
         path: the file.
-        experiments: all rows that figures may be compared with, whether a study runs them or not.
+        experiments: all rows of `params.yaml`, whether a study runs them or not.
 
     Raises:
-        CoopNetError: anything wrong with the file, naming file, entry, key and remedy.
+        CoopNetError: the file has an error; the message names file, entry, key and remedy.
     """
     found = []
     for name, content in read_yaml(path).items():

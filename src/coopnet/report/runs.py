@@ -1,4 +1,4 @@
-"""The finished runs of a study as the tables need them: read once, checked on the way in."""
+"""Reads and checks the finished runs of a study for its tables."""
 
 import csv
 import math
@@ -17,21 +17,21 @@ SCORES = ("top1", "top5", "nll", "ece")
 """Top-1 and top-5 accuracy (%), negative log-likelihood (nats), expected calibration error (%, 15 bins)."""
 
 UNCHANGED = ("random", "continue", "imported")
-"""Starts without a transfer: fresh weights, or those of a parent or a checkpoint as they are."""
+"""Starts without a transfer: random weights, or unchanged weights of a parent or a checkpoint."""
 
 Scores = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Loss:
-    """A planned run that there are no results of.
+class MissingRun:
+    """A planned run without results, because it or one of its ancestors failed.
 
     Attributes:
         experiment: its row's name.
         seed: its seed.
-        kind: `diverged` or `out_of_memory`, or `waiting` where it needs a run that failed.
-        text: what became of it, as one sentence without a full stop.
-        causes: names of the runs that failed: itself, or those that it needs.
+        kind: `diverged` or `out_of_memory`; `waiting` if it needs a run that failed.
+        text: what happened to it, as one sentence without a full stop.
+        causes: names of the failed runs: itself, or runs that it needs.
     """
 
     experiment: str
@@ -43,21 +43,21 @@ class Loss:
 
 @dataclass(frozen=True)
 class StudyInfo:
-    """What a study is, apart from its results.
+    """A study without its results.
 
     Attributes:
-        name: name of the parameter set, also of its folders.
-        title: one line, for a person.
-        description: what the study is for, in a few sentences.
+        name: name of the study and of its folders.
+        title: one line.
+        description: purpose of the study in a few sentences.
         threads: CPU threads of every run.
-        device: the device asked for.
+        device: the requested device.
         experiments: one dictionary per experiment, in the order in which the report lists them: `name`, `about`
             (one line), `part` (of the study), `row` (all resolved settings as plain values: `data`, `model`,
-            `training`, `start`), `seeds` (list of int; of runs with results), `parents` (list of `{"experiment": …}`)
-            and `compute` (what its network costs: `parameters`, `inference_flops` and `step_flops`, as
-            `networks.flops` counts them).
-        published: figures of other works that the study is compared with.
-        losses: runs that failed, and those that need one of them.
+            `training`, `start`), `seeds` (list of int: the runs with results), `parents` (list of
+            `{"experiment": …}`) and `compute` (its network's `parameters`, `inference_flops` and `step_flops`, counted
+            by `networks.flops`).
+        published: published figures to compare with.
+        missing_runs: runs that failed, and runs that need a failed one.
     """
 
     name: str
@@ -67,10 +67,10 @@ class StudyInfo:
     device: str
     experiments: Sequence[Mapping[str, Any]]
     published: Sequence[Published] = ()
-    losses: Sequence[Loss] = ()
+    missing_runs: Sequence[MissingRun] = ()
 
     @property
-    def there(self) -> list[Mapping[str, Any]]:
+    def with_results(self) -> list[Mapping[str, Any]]:
         """The experiments that have results."""
         return [row for row in self.experiments if row["seeds"]]
 
@@ -82,7 +82,7 @@ class Run:
     Attributes:
         experiment: its row's name.
         seed: its seed.
-        row: its settings, as the study has them.
+        row: its settings in the study.
         metrics: `metrics.json`.
         record: `run.json`.
         history: `history.csv`; cells are strings, as written.
@@ -101,12 +101,12 @@ class Run:
 
     @property
     def key(self) -> str:
-        """The hash of all that decides its result."""
+        """The run key: a hash of everything that decides the result."""
         return str(self.record["key"])
 
     @property
     def start(self) -> str:
-        """How its weights began."""
+        """The kind of its start."""
         return str(self.row["start"]["kind"])
 
     @property
@@ -116,12 +116,12 @@ class Run:
 
     @property
     def plain_ensemble(self) -> bool:
-        """Whether it is trained networks side by side, with nothing trained."""
+        """Whether it is a plain ensemble of trained networks, without training of its own."""
         return starts.is_plain_ensemble(self.row)
 
     @property
     def branches(self) -> int:
-        """How many branches it has."""
+        """Number of branches."""
         return len(self.metrics["final"]["test"]["branches"])
 
     def final(self, split: str) -> dict[str, Scores]:
@@ -142,7 +142,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def std(values: Sequence[float]) -> float | None:
-    """Sample standard deviation (ddof = 1); None where a single value says nothing about spread."""
+    """Sample standard deviation (ddof = 1); None for a single value."""
     if len(values) < 2:
         return None
     centre = mean(values)
@@ -150,15 +150,15 @@ def std(values: Sequence[float]) -> float | None:
 
 
 def digits(value: float) -> float:
-    """Ten significant digits: drops the dust of binary subtraction and keeps everything that was measured."""
+    """The value to ten significant digits, which removes rounding errors of binary subtraction."""
     return float(f"{value:.10g}")
 
 
 def read(run: RunFolder, row: Mapping[str, Any]) -> Run:
-    """Read one run, made with the settings of `row`.
+    """Read one run whose settings are `row`.
 
     Raises:
-        CoopNetError: a file is missing, damaged, or of another run.
+        CoopNetError: a file is missing, damaged, or belongs to another run.
     """
     try:
         metrics = metrics_of(run)
@@ -209,7 +209,7 @@ def _check_identity(run: RunFolder, row: Mapping[str, Any], record: Mapping[str,
 
 
 def _check_metrics(metrics: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-    """Refuse another run's metrics, and anything but finite numbers: what could not be measured is no score."""
+    """Refuse another run's metrics, and scores that are not finite."""
     if metrics["key"] != record["key"]:
         raise ValueError("metrics.json was computed for another run; `coopnet evaluate` it again")
     for stage in [metrics["final"], *([metrics["at_transfer"]] if metrics.get("at_transfer") else [])]:
@@ -227,14 +227,14 @@ def _check_metrics(metrics: Mapping[str, Any], record: Mapping[str, Any]) -> Non
 
 
 def _check_reliability(block: Mapping[str, Any]) -> None:
-    """Refuse bins that hold other images than the split, or that give another calibration error than the ensemble's."""
+    """Refuse bins with another number of images than the split, or another calibration error than the ensemble's."""
     if "reliability" not in block:
         raise ValueError("metrics.json has no reliability; `coopnet evaluate` it again")
     filled = [one for one in block["reliability"] if one["images"]]
     images = sum(one["images"] for one in filled)
     error = math.fsum(one["images"] * abs(one["confidence"] - one["accuracy"]) for one in filled) / block["images"]
     if images != block["images"] or not math.isclose(error, block["ensemble"]["ece"], abs_tol=1e-6):
-        raise ValueError(f"the reliability in metrics.json is of {images} images with an ECE of {error:.6g} %")
+        raise ValueError(f"the reliability in metrics.json has {images} images and an ECE of {error:.6g} %")
 
 
 def _check_diversity(diversity: Mapping[str, Any]) -> None:
@@ -269,7 +269,7 @@ def _check_timing(timing: Sequence[Mapping[str, str]], epochs: int) -> None:
 
 
 def _check_votes(votes: Sequence[Mapping[str, str]], branches: int) -> None:
-    """Refuse votes of fewer or more branches than the network has, and accuracies that are none."""
+    """Refuse votes of fewer or more branches than the network has, and accuracies outside 0 to 100 %."""
     most = max((int(line["size"]) for line in votes), default=1)
     if most != branches:
         raise ValueError(f"votes.csv has {most} of {branches} branches; `coopnet evaluate` it again")
@@ -280,8 +280,8 @@ def _check_votes(votes: Sequence[Mapping[str, str]], branches: int) -> None:
 
 
 def _check_digests(folder: Path, record: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
-    """Compare with the digests that were recorded: no number may be edited afterwards."""
+    """Compare files with their recorded digests: no number may be edited afterwards."""
     if files.sha256(folder / "history.csv") != record["files"]["history.csv"]:
-        raise ValueError("history.csv is not the file that the run wrote")
+        raise ValueError("history.csv was changed after the run")
     if files.sha256(folder / "votes.csv") != metrics["files"]["votes.csv"]:
-        raise ValueError("votes.csv is not the file that `coopnet evaluate` wrote; evaluate it again")
+        raise ValueError("votes.csv was changed after `coopnet evaluate`; evaluate the run again")

@@ -1,4 +1,4 @@
-"""What each start does, in the words of the report."""
+"""Descriptions of the starts for the report."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +21,7 @@ TRUNKS = {
 
 
 def words(row: Mapping[str, Any]) -> str:
-    """What its start did to the weights, with the settings that tell two rows of the same start apart.
+    """What a row's start does to the weights, with the settings that distinguish rows of the same start.
 
     Args:
         row: an experiment's settings, with `start`, `model` and `training`.
@@ -37,7 +37,7 @@ def words(row: Mapping[str, Any]) -> str:
     if kind == "combine":
         return "; ".join(["each network keeps its trunk, under one gate", *_gate_rows(start)])
     if kind == "masked" and start.get("opens") is False:
-        return "new branches fresh, without weight in the ensemble for good (log-prior −∞); they learn all the same"
+        return "new branches fresh, always without weight in the ensemble (log-prior −∞), but trained"
     noise = start.get("noise")
     return GROWTH.get(kind, kind) + ("" if noise is None else f"; noise {noise:g}")
 
@@ -47,5 +47,5 @@ def _gate_rows(start: Mapping[str, Any]) -> list[str]:
 
 
 def is_plain_ensemble(row: Mapping[str, Any]) -> bool:
-    """Whether it is trained networks side by side, their logits averaged, and nothing trained."""
+    """Whether a row averages the logits of trained networks, without training of its own."""
     return bool(row["start"]["kind"] == "combine" and row["model"]["gate"] == "mean" and not row["training"]["epochs"])

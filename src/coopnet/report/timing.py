@@ -29,7 +29,7 @@ def render(tables: Path, out: Path) -> None:
 
 
 def html(study: dict[str, Any], times: pd.DataFrame, latency: pd.DataFrame | None = None) -> str:
-    """The page `timing.html`: wall-clock times of every run, and latencies where they were measured."""
+    """The page `timing.html`: wall-clock times of every run, and latencies if they were measured."""
     columns = [
         Column("Experiment", numeric=False),
         Column("Seed"),
@@ -59,7 +59,7 @@ def html(study: dict[str, Any], times: pd.DataFrame, latency: pd.DataFrame | Non
 
 
 def _latency(measured: pd.DataFrame) -> Table:
-    """How long each network takes for a batch, beside where its accuracy and its operations stand."""
+    """Time per batch of each network."""
     batches = [str(column) for column in measured if str(column).startswith("batch_")]
     labels = [f"batch of {column.split('_')[1]}" for column in batches]
     columns = [
@@ -82,6 +82,6 @@ def _latency(measured: pd.DataFrame) -> Table:
     machine = "; ".join(dict.fromkeys(measured["machine"]))
     caption = (
         f"Latency of each network on {machine}. The whole ensemble, median of repeated calls with random weights; "
-        f"images a second are those of the {labels[-1]}. Accuracy and operations stand in the report, under cost."
+        f"images a second are those of the {labels[-1]}. Accuracy and operations are in the report, under cost."
     )
     return Table("latency-table", caption, columns, rows, "latency.csv")

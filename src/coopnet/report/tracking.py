@@ -1,7 +1,7 @@
 """A study's histories and scores for experiment trackers, sent after training from its tables alone.
 
-Each client is the tracker's own: TensorBoard's writer in PyTorch, Trackio, MLflow. What they are given is the same: per
-run its resolved row, its history by epoch, and its scores at transfer and at its end.
+The clients are the trackers' own: TensorBoard's writer in PyTorch, Trackio, MLflow. Each gets the same data per run:
+the resolved row, the history by epoch, and the scores at transfer and at the end.
 """
 
 import contextlib
@@ -18,20 +18,20 @@ from coopnet.files.errors import CoopNetError
 
 SCHEDULE = ("lr", "rampup", "prior_alpha")
 LEFT_OUT = ("reliability", "images", "pairs", "parent")
-"""Of the metrics: a curve, a count, one pair of branches each, and what is another run's."""
+"""Metrics that are not sent: curves, counts, single pairs of branches, and scores of other runs."""
 
 UNFINISHED = " (being sent)"
-"""After the name of a run that Trackio does not have as a whole yet."""
+"""Suffix of a run's name until the whole run has been sent to Trackio."""
 
 AT_ONCE = 100
-"""What MLflow takes in one call of each kind."""
+"""Most metrics or parameters that MLflow accepts in one call."""
 
 Value = str | int | float | bool
 
 
 @dataclass(frozen=True)
 class Tracked:
-    """A run as trackers get it.
+    """The data of a run that a tracker gets.
 
     Attributes:
         name: `one3/seed0`.
@@ -95,7 +95,7 @@ def read(results: Path, study: str) -> list[Tracked]:
 
 
 def _scalars(row: Mapping[str, str]) -> Iterator[tuple[str, float]]:
-    """The numbers of a line of the history: those of its split under its name, the schedule's without."""
+    """The numbers of a line of the history: `split/name`, and plain names for the schedule."""
     head = ("experiment", "seed", "epoch", "split")
     for column, cell in row.items():
         if cell and column not in head:
@@ -121,10 +121,10 @@ def _flat(content: Any, between: str, before: str = "") -> dict[str, Value]:
 
 
 def tensorboard(runs: Sequence[Tracked], study: str, place: str | None) -> str:
-    """Write event files, a folder per run, all of them or none; returns how to look at them.
+    """Write event files, a folder per run, all of them or none; returns the command that shows them.
 
     Raises:
-        CoopNetError: the folder holds something already.
+        CoopNetError: the folder is not empty.
     """
     from torch.utils.tensorboard import SummaryWriter
 
@@ -141,12 +141,12 @@ def tensorboard(runs: Sequence[Tracked], study: str, place: str | None) -> str:
 
 
 def mlflow(runs: Sequence[Tracked], study: str, place: str | None) -> str:
-    """Send runs to an MLflow store; those that are there already, by their keys, are left alone.
+    """Send runs to an MLflow store. Runs whose keys are there already are skipped.
 
-    A run that was sent in part only, because sending was interrupted, is removed and sent again.
+    A run whose sending was interrupted is removed and sent again.
 
     Raises:
-        CoopNetError: the store cannot be reached, or refuses.
+        CoopNetError: the store cannot be reached, or refuses the runs.
     """
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.exceptions import MlflowException
@@ -180,12 +180,12 @@ def mlflow(runs: Sequence[Tracked], study: str, place: str | None) -> str:
 
 
 def trackio(runs: Sequence[Tracked], study: str, place: str | None) -> str:
-    """Write runs to Trackio's store on this machine; those that are there already, by their keys, are left alone.
+    """Write runs to Trackio's store on this machine. Runs whose keys are there already are skipped.
 
-    A run has its name when all of it is there. One that was sent in part only is removed and sent again.
+    A run gets its final name when all of it is written. An incomplete run is removed and sent again.
 
     Raises:
-        CoopNetError: a place was named, which only `trackio sync` can send them to.
+        CoopNetError: `place` is given; only `trackio sync` can send runs elsewhere.
     """
     import trackio as client
 
@@ -225,14 +225,14 @@ CLIENTS: dict[str, Callable[[Sequence[Tracked], str, str | None], str]] = {
     "trackio": trackio,
     "mlflow": mlflow,
 }
-"""By the name of the tracker, which is also that of the extra that installs its client."""
+"""Clients by the name of the tracker, which is also the extra that installs the client."""
 
 
 def send(results: Path, study: str, to: str, place: str | None) -> str:
-    """Send the runs of a study to a tracker; returns how to look at them there.
+    """Send the runs of a study to a tracker; returns the command that shows them.
 
     Raises:
-        CoopNetError: an unknown tracker, its client is not installed, or as `read` and the client.
+        CoopNetError: the tracker is unknown, its client is not installed, or `read` or the client fails.
     """
     if to not in CLIENTS:
         raise CoopNetError(f"there is no tracker {to!r}; choose {', '.join(CLIENTS)}")
@@ -240,4 +240,4 @@ def send(results: Path, study: str, to: str, place: str | None) -> str:
     try:
         return CLIENTS[to](runs, study, place)
     except ModuleNotFoundError as error:
-        raise CoopNetError(f"--to {to} needs {error.name}; pip install 'coopnet[{to}]' brings it") from error
+        raise CoopNetError(f"--to {to} needs {error.name}; install it with pip install 'coopnet[{to}]'") from error

@@ -1,4 +1,4 @@
-"""Numbers and lists as a person writes them."""
+"""Numbers and lists as text."""
 
 import math
 from collections import Counter
@@ -8,7 +8,7 @@ MINUS, TIMES, DOT = "\u2212", "\u00d7", " \u00b7 "
 
 
 def number(value: float | None, places: int = 2, *, sign: bool = False) -> str:
-    """A number with a real minus sign, or a dash where there is none; `sign` shows + as well."""
+    """A number with a real minus sign, or a dash if there is none; `sign` shows + as well."""
     if value is None or math.isnan(value):
         return "–"
     text = f"{abs(value):,.{places}f}"
@@ -17,13 +17,13 @@ def number(value: float | None, places: int = 2, *, sign: bool = False) -> str:
 
 
 def spread(mean: float, std: float | None, places: int = 2, *, sign: bool = False) -> str:
-    """`mean ± std`; the mean alone where one seed gives no spread."""
+    """`mean ± std`; the mean alone for a single seed."""
     text = number(mean, places, sign=sign)
     return text if std is None or math.isnan(std) else f"{text} ± {number(std, places)}"
 
 
 def scientific(value: float | None) -> str:
-    """`3.1e−7` as a person writes it: 3.1 × 10⁻⁷; 0 is 0."""
+    """`3.1e-7` as 3.1 × 10⁻⁷; 0 is 0."""
     if value is None or math.isnan(value):
         return "–"
     if value == 0 or 0.001 <= abs(value) < 10_000:
@@ -37,12 +37,6 @@ def power(exponent: int) -> str:
     return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def thousands(values: Iterable[float]) -> int:
-    """The exponent, a multiple of 3, of the unit in which the smallest positive value has one to three digits."""
-    smallest = min((value for value in values if value > 0), default=1)
-    return 3 * ((len(str(int(smallest))) - 1) // 3)
-
-
 def listing(words: Iterable[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     words = list(words)
@@ -50,13 +44,13 @@ def listing(words: Iterable[str]) -> str:
 
 
 def repeated(words: Iterable[str]) -> str:
-    """`a ×3, b`: each word once, with how often it stands there."""
+    """`a ×3, b`: each word once, with the number of its repetitions."""
     times = Counter(words)
     return ", ".join(word if n == 1 else f"{word} {TIMES}{n}" for word, n in times.items())
 
 
 def span(values: Iterable[int]) -> str:
-    """`20`, or `20 to 160` where values differ."""
+    """`20`, or `20 to 160` if the values differ."""
     values = sorted(set(values))
     return f"{values[0]:,}" if len(values) == 1 else f"{values[0]:,} to {values[-1]:,}"
 

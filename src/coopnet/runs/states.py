@@ -1,6 +1,6 @@
 """The state of a planned run, in words."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from coopnet import files
@@ -10,7 +10,7 @@ from coopnet.runs.failures import Unavailable
 from coopnet.runs.records import RECORD
 from coopnet.runs.store import Store
 from coopnet.runs.workspace import Workspace
-from coopnet.study import Run, Study, numerics
+from coopnet.study import Run, Study, flatten, numerics
 
 
 def state(
@@ -55,7 +55,7 @@ def state(
 
 def reasons(run: Run, record: Mapping[str, Any]) -> list[str]:
     """The differences of a record from the plan: settings with their former values, then source, data and parents."""
-    planned, made = dict(flat(run.row.decisive())), dict(flat(record.get("row") or {}))
+    planned, made = flatten(run.row.decisive()), flatten(record.get("row") or {})
     changed = [f"{key} was {made.get(key)}" for key in planned | made if planned.get(key) != made.get(key)]
     changed += [f"{key} was {record.get(key)}" for key in ("seed", "threads") if record.get(key) != getattr(run, key)]
     if (record.get("code") or {}).get("numerics") != numerics.source_hash():
@@ -65,12 +65,3 @@ def reasons(run: Run, record: Mapping[str, Any]) -> list[str]:
     if [parent.get("key") for parent in record.get("parents") or ()] != [parent.key for parent in run.parents]:
         changed.append("other parents")
     return changed or ["what it was made from has changed"]
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings by dotted name."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -6,7 +6,7 @@ This package imports no torch and reads no results, so a workflow engine can imp
 from coopnet.study.load import FULL, checked_name, datasets, load, names, plain, read_yaml, rows
 from coopnet.study.messages import check, did_you_mean
 from coopnet.study.plan import Run, Study, imported_record, run_key
-from coopnet.study.rows import merge, resolve, scale
+from coopnet.study.rows import flatten, merge, resolve, scale
 
 __all__ = [
     "FULL",
@@ -16,6 +16,7 @@ __all__ = [
     "checked_name",
     "datasets",
     "did_you_mean",
+    "flatten",
     "imported_record",
     "load",
     "merge",

@@ -69,7 +69,7 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,63}$")]
 
 
-class HeldBack(Section):
+class HeldOut(Section):
     """Which images become the test images if the data has none: a fraction of each class, chosen by a seed."""
 
     fraction: Real = Field(gt=0, lt=1, description="of all images, stratified")
@@ -104,7 +104,7 @@ class Pinned(Section):
     )
 
 
-class Described(Section):
+class DatasetEntry(Section):
     """A dataset of one's own; or the measurements of a dataset that the project does not pin (svhn)."""
 
     source: Literal["folder", "parquet"] | None = Field(
@@ -117,7 +117,7 @@ class Described(Section):
     )
     size: Whole = Field(USUAL_SIZE, ge=4, le=1024, description="pixels of a side; images are resized to it")
     label: Words = Field("label", description="column of the labels in Parquet shards")
-    test: HeldBack | None = Field(None, description="null: the data has test images")
+    test: HeldOut | None = Field(None, description="null: the data has test images")
     pinned: Pinned | None = Field(None, description="null: not measured yet; nothing can be trained on it")
 
     def dataset(self, name: str) -> Dataset:
@@ -566,7 +566,7 @@ class Parameters(Section):
         min_length=1, description="seeds of experiments without their own"
     )
     defaults: dict[str, Any] = Field({}, description="defaults of every experiment")
-    datasets: dict[Name, Described] = Field({}, description="your own datasets, and the measurements of svhn")
+    datasets: dict[Name, DatasetEntry] = Field({}, description="your own datasets, and the measurements of svhn")
     experiments: dict[Name, dict[str, Any]] = Field(min_length=1, description="the rows: name → experiment")
 
     @model_validator(mode="after")
@@ -586,8 +586,6 @@ class Parameters(Section):
     def _distinct(self) -> "Parameters":
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds {self.seeds} repeat")
-        if "tables" in self.experiments:
-            raise ValueError("experiments.tables would use the folder of the study's tables; choose another name")
         return self
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from coopnet.files.errors import CoopNetError
+from coopnet.files.memory import out_of_memory as out_of_memory
 from coopnet.networks import kernels
 
 log = logging.getLogger(__name__)
@@ -83,28 +84,6 @@ def _cpu_name() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-SHORT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "_STATUS_ALLOC_FAILED")
-"""Phrases of PyTorch and its libraries for exhausted memory, for errors whose type does not show it."""
-
-
-def out_of_memory(error: BaseException) -> str | None:
-    """A short reason if an error means that the device or the machine has no memory left, otherwise None.
-
-    The errors that caused it count too: a CUDA graph that runs out of memory while it is recorded raises an error of
-    its own.
-    """
-    reason, cause = _memory_error(error), error.__cause__ or error.__context__
-    return out_of_memory(cause) if reason is None and cause is not None else reason
-
-
-def _memory_error(error: BaseException) -> str | None:
-    sentences = [sentence.rstrip(".") for sentence in " ".join(str(error).split()).split(". ")]
-    matching = [sentence for sentence in sentences if any(words in sentence for words in SHORT_OF_MEMORY)]
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        matching += [sentences[0] or type(error).__name__]
-    return matching[0] if matching else None
 
 
 def avoid_broken_kernels(network: nn.Module, device: torch.device) -> None:

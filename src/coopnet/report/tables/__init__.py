@@ -1,7 +1,7 @@
 """The tables of a study: everything the report needs, as CSV and JSON that are committed with the results.
 
-Every table is sorted as the study lists its experiments, then by seed, and holds no wall-clock figure, except
-`timing.csv`, which nothing else depends on. Each module here makes the tables of one subject.
+Tables are sorted by the study's order of experiments, then by seed. Only `timing.csv` has wall-clock figures, and no
+other file depends on it. Each module makes the tables of one subject.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def build(runs: Sequence[RunFolder], study: StudyInfo, out: Path) -> None:
 
     Args:
         runs: one folder for every experiment and seed of the study, in any order.
-        study: what the study is.
+        study: the study without its results.
         out: the folder of the tables, `results/<study>/tables`.
 
     Raises:

@@ -1,7 +1,7 @@
-"""What networks cost: parameters, and the floating-point operations of using and of training them: `compute`.
+"""Costs of networks: parameters, and floating-point operations of inference and training: `compute`.
 
-One row per experiment. Operations are those of convolutions and matrix products, a multiply-add counted as two. Of a
-training only its steps are counted, neither tests in between nor the transfer.
+One row per experiment. Operations are those of convolutions and matrix products; a multiply-add counts as two. Training
+counts its steps only, neither tests in between nor the transfer.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from coopnet.report.tables.overall import training_images
 from coopnet.report.tables.rows import Row, Tables
 
 COUNTED = ("parameters", "inference_flops", "step_flops")
-"""The counts of a network. They are counted by `networks.flops`, which needs torch; the tables do without it."""
+"""The counts of a network. `networks.flops` counts them, so that the tables do not need torch."""
 
 
 def tables(runs: Sequence[Run], study: StudyInfo, lineage: Lineage) -> Tables:
@@ -20,7 +20,7 @@ def tables(runs: Sequence[Run], study: StudyInfo, lineage: Lineage) -> Tables:
     counted = {row["name"]: row["compute"] for row in study.experiments}
     firsts = {run.experiment: run for run in reversed(runs)}
     rows: list[Row] = []
-    for name, counts in ((row["name"], row["compute"]) for row in study.there):
+    for name, counts in ((row["name"], row["compute"]) for row in study.with_results):
         whole = lineage.whole(firsts[name])
         own, *before = (_training(one, counted[one.experiment]["step_flops"]) for one in whole)
         known = all(one.start != "imported" for one in whole)  # of a checkpoint's past nothing is known

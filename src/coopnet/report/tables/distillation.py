@@ -1,7 +1,7 @@
 """Networks alone, ensembles of networks, and students: `distillation`, per run, split and accuracy.
 
-It holds the rows of part `distillation`, all that they descend from, every plain ensemble of the study, and beside
-them ONE itself: networks of several branches that were trained from nothing with the protocol of one of these.
+It has the rows of part `distillation`, their ancestors, every plain ensemble of the study, and ONE for comparison:
+networks of several branches that were trained from random weights with the protocol of one of these.
 """
 
 import json
@@ -48,7 +48,7 @@ def _shown(runs: Sequence[Run], study: StudyInfo) -> set[str]:
 
 
 def _rows(run: Run, runs: Sequence[Run], lineage: Lineage) -> Iterable[Row]:
-    """`network` is the mean of its networks alone, `value` what is compared: an ensemble's, or else a network's.
+    """`network` is the mean of its networks alone; `value` is compared: the ensemble's score if there is one.
 
     `probabilities` and `logits` are the two ensembles of a network with several branches: the plain mean of
     probabilities, and the gate's mean of logits, which is plain in a plain ensemble. `disagreement` counts the images
@@ -85,7 +85,7 @@ def _rows(run: Run, runs: Sequence[Run], lineage: Lineage) -> Iterable[Row]:
 
 
 def _together(run: Run, split: str, score: str) -> float:
-    """What a network scores as one, and as a teacher: a plain ensemble by its mean of probabilities."""
+    """The score of a network as a whole and as a teacher; a plain ensemble uses its mean of probabilities."""
     block = run.metrics["final"][split]
     scores = block["mean_probabilities"] if run.plain_ensemble else block["ensemble"]
     return float(scores[score])
@@ -116,9 +116,9 @@ def _mean(runs: Sequence[Run], split: str, score: str) -> float | None:
 
 
 def _alone(run: Run, runs: Sequence[Run]) -> list[Run]:
-    """All seeds of the same network trained alone: one branch, from nothing, same data and training, no teacher.
+    """All seeds of the same network trained alone: one branch, from random weights, same data and training, no teacher.
 
-    A plain network goes before one with a gate. Empty for that network itself, and where the study has none.
+    A plain network is preferred to one with a gate. Empty for that network itself, and if the study has none.
     """
     own = _protocol(run)
     twins = [

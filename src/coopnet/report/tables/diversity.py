@@ -1,6 +1,6 @@
 """How much the branches of a network differ: `diversity`, per run, stage and split.
 
-Disagreement (% of images) and KL divergence (nats) are means over all pairs of branches. Where branches began as
+Disagreement (% of images) and KL divergence (nats) are means over all pairs of branches. If branches began as
 copies of others, `copy_*` are the means over the pairs of a copy and its donor alone.
 """
 

@@ -37,7 +37,7 @@ def _epochs(run: Run) -> Iterable[Row]:
         for split, own in of_split.items():
             row: Row = {column.removeprefix(f"{split}_"): line[column] for column in own}
             if not row.get("loss"):
-                continue  # a split this run does not have, or did not look at after this epoch
+                continue  # the run lacks this split, or did not measure it after this epoch
             for score in ("top1", "top5"):
                 branches = [float(cell) for column, cell in row.items() if column.startswith(f"{score}_branch")]
                 row[f"{score}_branch_mean"] = digits(mean(branches))

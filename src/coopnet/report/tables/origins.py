@@ -1,4 +1,4 @@
-"""What every run was made with, and how long it took: `provenance` and `timing`."""
+"""Seed, data, software and machine of every run, and its duration: `provenance` and `timing`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -59,7 +59,7 @@ def _device(device: Mapping[str, Any]) -> str:
 
 
 def _flat(value: Any) -> str:
-    """A mapping as `key value; key value`, sorted, without what is empty; a list with commas; else plain text."""
+    """A mapping as `key value; key value`, sorted, without empty values; a list with commas; else plain text."""
     if isinstance(value, Mapping):
         return "; ".join(f"{key} {_flat(value[key])}" for key in sorted(value) if value[key] not in (None, []))
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What the study is: `study.json`."""
+"""The description of the study: `study.json`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,7 +11,7 @@ from coopnet.report.tables.rows import Row
 
 def describe(study: StudyInfo, runs: Sequence[Run]) -> Row:
     """The study's name, words, scale and experiments."""
-    return _whole(study, runs) | (_losses(study) if study.losses else {})
+    return _whole(study, runs) | (_missing_runs(study) if study.missing_runs else {})
 
 
 def _whole(study: StudyInfo, runs: Sequence[Run]) -> Row:
@@ -23,17 +23,14 @@ def _whole(study: StudyInfo, runs: Sequence[Run]) -> Row:
         "device": study.device,
         "seeds": sorted({run.seed for run in runs}),
         "runs": len(runs),
-        "experiments": [_experiment(row, runs) for row in study.there],
+        "experiments": [_experiment(row, runs) for row in study.with_results],
     }
 
 
-def _losses(study: StudyInfo) -> Row:
-    """The runs without results, and the experiments that have none at all. A study that lost nothing has no such keys.
-
-    So the tables of a study say for themselves whether they are of all that was planned.
-    """
+def _missing_runs(study: StudyInfo) -> Row:
+    """The runs without results, and the experiments without any. A complete study does not have these keys."""
     return {
-        "losses": [asdict(loss) for loss in study.losses],
+        "losses": [asdict(run) for run in study.missing_runs],
         "lost": [_words(row) for row in study.experiments if not row["seeds"]],
     }
 
@@ -42,13 +39,13 @@ def _experiment(experiment: Mapping[str, Any], runs: Sequence[Run]) -> Row:
     own = next(run for run in runs if run.experiment == experiment["name"])
     words = _words(experiment)
     images = words["images"] | {"test": own.metrics["final"]["test"]["images"]}
-    names = (own.record.get("data") or {}).get("class_names")  # of one's own data
+    names = (own.record.get("data") or {}).get("class_names")  # of a user's own data
     classes = {"class_names": list(names)} if names else {}
     return words | classes | {"branches": own.branches, "epochs": len(own.history), "images": images}
 
 
 def _words(experiment: Mapping[str, Any]) -> Row:
-    """What is known of an experiment without its results."""
+    """The description of an experiment, without its results."""
     row = experiment["row"]
     return {
         "name": experiment["name"],
@@ -67,13 +64,13 @@ def _words(experiment: Mapping[str, Any]) -> Row:
 
 
 def training_images(data: Mapping[str, Any]) -> int:
-    """How many images a row learns from, by its settings `data`."""
+    """Number of training images of a row, from its settings `data`."""
     available = data.get("images") or DATASETS[data["dataset"]].counts["train"]
     return int(data["training_subset"] or available - data["validation"])
 
 
 def network_name(model: Mapping[str, Any]) -> str:
-    """`ResNet-32`, and what sets it apart from the usual cooperative network of that name."""
+    """`ResNet-32`, and its differences from the usual cooperative network of that name."""
     several = model["branches"] > 1
     parts = [backbone(model)]
     parts += ["own trunks"] if several and model.get("trunk") == "own" else []
@@ -82,7 +79,7 @@ def network_name(model: Mapping[str, Any]) -> str:
 
 
 def backbone(model: Mapping[str, Any]) -> str:
-    """`ResNet-32`, and what sets its layers apart from the usual ones."""
+    """`ResNet-32`, and the differences of its layers from the usual ones."""
     if model.get("split"):
         return f"{model['name']} of {model['family']}, split at {model['split']}"
     usual = 64 if model["family"] == "resnet18" else 16

@@ -1,6 +1,6 @@
 """Published figures beside this study's: `published`, one row per figure, with what differs between the two protocols.
 
-A plain ensemble has the protocol of its members: it is they that were trained.
+A plain ensemble is not trained itself, so it has the protocol of its members.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,7 +60,7 @@ def _deviation(values: Sequence[float]) -> float | None:
 
 
 def _state(figure: Figure, own: Sequence[Run], values: Sequence[float], study: StudyInfo) -> str:
-    """What stands on our side; a split without images is not measured."""
+    """The state of our measurement; a split without images is not measured."""
     if figure.experiment is None:
         return "no row"
     if not own:
@@ -86,11 +86,11 @@ def _values(entry: Published, own: Sequence[Run]) -> list[float]:
 
 
 def _theirs(figure: Figure) -> dict[str, str | None]:
-    """Their protocol, as text; None where nobody has said."""
+    """Their protocol as text; None if unknown."""
     numbers = {name: getattr(figure, name) for name in ("epochs", "training_images", "runs")}
-    said = {name: None if number is None else str(number) for name, number in numbers.items()}
+    written = {name: None if number is None else str(number) for name, number in numbers.items()}
     chosen = f" on {figure.chosen_on}" if figure.epoch == "best" and figure.chosen_on else ""
-    return said | {
+    return written | {
         "dataset": figure.dataset,
         "network": backbone(figure.network.model_dump()) if figure.network else None,
         "epoch": figure.epoch and figure.epoch + chosen,
@@ -98,7 +98,7 @@ def _theirs(figure: Figure) -> dict[str, str | None]:
 
 
 def _ours(own: Sequence[Run], lineage: Lineage) -> dict[str, str]:
-    """Our protocol, as text; values that differ among the members of an ensemble are all named."""
+    """Our protocol as text; if the members of an ensemble differ in a value, all values are listed."""
     members = [member for run in own for member in (lineage.origins(run) if run.plain_ensemble else [run])]
     each = [_measured(member.row) for member in members]
     several = {name: " and ".join(dict.fromkeys(one[name] for one in each)) for name in each[0]}
@@ -126,7 +126,7 @@ def _protocol(theirs: Mapping[str, str | None], ours: Mapping[str, str]) -> Row:
 
 
 def _gain(entry: Published) -> Row:
-    """What the published figures themselves say of a gain that is claimed for them."""
+    """The gain computed from the published figures, and the gain claimed for them."""
     gain, over = entry.figure.gain, entry.over
     if gain is None or over is None:
         return {}

@@ -1,6 +1,6 @@
 """Accuracy of the ensembles by bin of confidence, on the test images: `reliability`.
 
-One row per experiment, stage and bin of confidence, pooled over seeds: images are added up, means weighted by them.
+One row per experiment, stage and bin of confidence, pooled over seeds: images are added up; means are weighted.
 """
 
 import math

@@ -27,9 +27,9 @@ def averaged(rows: Iterable[Row], keys: Sequence[str], columns: Sequence[str]) -
 
 
 def difference(value: float | None, other: float | None) -> float | None:
-    """`value` − `other` to 8 decimals, or nothing where either is missing.
+    """`value` − `other` to 8 decimals, or None if either is missing.
 
-    Means are kept to ten digits, so beyond that a difference is rounding: equal scores must not seem ahead.
+    Means have ten digits, so a smaller difference is a rounding error and must not look like one of scores.
     """
     return None if value is None or other is None else round(value - other, 8) + 0.0
 

@@ -32,7 +32,7 @@ def tables(runs: Sequence[Run], study: StudyInfo, lineage: Lineage) -> Tables:
 
 
 def _rows(runs: Sequence[Run]) -> Iterable[Row]:
-    """One row per run that began with a transfer from one parent: the ensemble's scores on the test images, and its."""
+    """One row per run that began with a transfer from one parent: test scores of its ensemble and its parent's."""
     for run in runs:
         block = (run.metrics.get("at_transfer") or {}).get("test", {})
         if run.transferred and block.get("versus_parent"):
@@ -61,7 +61,7 @@ def _versus_parent(versus: Mapping[str, Any], images: int) -> Row:
 
 
 def _means(rows: Sequence[Row]) -> Iterable[Row]:
-    """Means over seeds; `exact` only where every seed is."""
+    """Means over seeds; `exact` only if every seed is."""
     for group, members in groups(rows, ("experiment", "start")):
         row = group | {"n": len(members), "images": members[0]["images"]}
         for column in (*LOGITS, *SCORES, *PARENT_SCORES):

@@ -12,7 +12,7 @@ BEST = ("experiment", "seed", "rule", "score", "size", "subset", "validation", "
 
 
 def tables(runs: Sequence[Run], study: StudyInfo, lineage: Lineage) -> Tables:
-    """Tables `votes` and `votes_best`, of the networks with most branches among those trained from nothing."""
+    """Tables `votes` and `votes_best`, of the networks with most branches among those trained from random weights."""
     scratch = [run for run in runs if run.start == "random" and run.branches > 1]
     most = max((run.branches for run in scratch), default=0)
     votes = [row for run in scratch if run.branches == most for row in _votes(run)]
@@ -26,9 +26,9 @@ def _votes(run: Run) -> Iterable[Row]:
 
 
 def _best(votes: Sequence[Row], branches: int) -> Iterable[Row]:
-    """Per run, rule, score and size: the subset that is best on validation, and what it scores on test.
+    """Per run, rule, score and size: the subset that is best on validation, and its score on test.
 
-    Of equals the first is taken. Test images choose nothing.
+    Ties go to the first subset. Test images are not used for the choice.
     """
     known = {_place(row): row for row in votes}
     for group, members in groups(votes, ("experiment", "seed", "split", "rule", "size")):

@@ -26,9 +26,9 @@ from coopnet.report.topics.cells import FEW
 from coopnet.report.wording import MINUS, count, interval, listing, number, span
 
 PUBLISHED_EPOCHS = 300
-"""Epochs of the published training from scratch (ONE paper, section 4); shorter studies say that they are."""
+"""Epochs of the published training from scratch (ONE paper, section 4); shorter studies mention it."""
 ROWS = 24
-"""Rows of the first figure, at most: of more, those that no claim names are left to the table of results."""
+"""Most rows of the first figure. If there are more, only experiments named by a claim are drawn."""
 
 ASKED: Mapping[str, tuple[str, str, str]] = {
     "growth": ("Growth against its control", "way to grow", "the continued-training control"),
@@ -41,12 +41,14 @@ ASKED: Mapping[str, tuple[str, str, str]] = {
     "one": ("ONE against the baseline", "network of ONE", "the plain network"),
     "distillation": ("Part 3: ensembles and distillation", "ensemble or student", "the same network trained alone"),
 }
-"""The groups of differences on the first screen: the question, what is compared, and its control."""
+"""The groups of differences on the first screen: the question, the kind of network, and its control."""
 
 
 def decides(tables: Tables) -> bool:
     """Whether the study can decide anything: some claim rests on enough seeds, if there are claims at all."""
-    return not tables.claims or any(one.ran and one.n >= FEWEST for claim in tables.claims for one in claim.decisions)
+    return not tables.claims or any(
+        one.has_results and one.n >= FEWEST for claim in tables.claims for one in claim.decisions
+    )
 
 
 def run(tables: Tables) -> str:
@@ -67,7 +69,7 @@ def run(tables: Tables) -> str:
 
 
 def _mostly(names: Sequence[str]) -> str:
-    """`ResNet-8`, and how many others there are."""
+    """`ResNet-8`, and the number of others."""
     first, *others = [name for name, _ in Counter(names).most_common()]
     return f"{first} (and {count(len(others), 'other network')})" if others else first
 
@@ -76,7 +78,7 @@ def _mostly(names: Sequence[str]) -> str:
 
 
 def answers(tables: Tables) -> list[Answer]:
-    """What was found, one sentence per question; of a study that decides nothing, what it made and what comes next."""
+    """One sentence per question; for a study that decides nothing, what it made and what to do next."""
     transfer = at_transfer(tables)
     first = [Answer("Growth at transfer", transfer, "transfer")] if transfer else []
     if not decides(tables):
@@ -96,7 +98,7 @@ def answers(tables: Tables) -> list[Answer]:
 
 
 def in_short(found: Sequence[Difference]) -> str:
-    """How many comparisons show what, and how many of them are left after Holm's correction."""
+    """The number of comparisons with each finding, and how many findings survive Holm's correction."""
     if not found:
         return ""
     times = Counter(one.finding for one in found)
@@ -124,7 +126,7 @@ def at_transfer(tables: Tables) -> str:
     counts: dict[str, Decision] = {}
     for decision in (claim.main for claim in tables.claims):
         name = _grown(decision)
-        if name in rows and name in images and decision.ran and decision.estimate is not None:
+        if name in rows and name in images and decision.has_results and decision.estimate is not None:
             counts[name] = decision
     if not counts:
         return ""
@@ -152,25 +154,25 @@ def _grown(decision: Decision) -> str:
 
 
 def method(row: Mapping[str, Any]) -> str:
-    """How a network was grown, in a word or three: `masked`, `split with σ = 0.1`."""
+    """The way a network was grown, in a few words: `masked`, `split with σ = 0.1`."""
     start = row["row"]["start"]
     noise = start.get("noise")
     return start["kind"] + ("" if noise is None else f" with σ = {noise:g}" if noise else " without noise")
 
 
 def _methods(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Experiments by how they were grown; by their own name where two were grown alike."""
+    """Experiments by how they were grown; by their own name if two were grown alike."""
     words = [method(row) for row in rows]
     return {row["name"]: own if words.count(own) == 1 else row["name"] for row, own in zip(rows, words, strict=True)}
 
 
 def against_control(found: Sequence[Difference], what: str, control: str) -> str:
-    """One sentence about the differences of a group, in which an undecided question is said to be one.
+    """One sentence about the differences of a group; it mentions undecided ones as well.
 
     Args:
-        found: those that have an interval, or that a claim names.
-        what: what is compared, in the singular.
-        control: what it is compared with.
+        found: the differences that have an interval or that a claim names.
+        what: the kind of network, in the singular.
+        control: the kind of control.
     """
     by_finding: dict[str, list[Difference]] = {}
     for one in found:
@@ -179,7 +181,7 @@ def against_control(found: Sequence[Difference], what: str, control: str) -> str
         return ""
     few = by_finding.pop("few", [])
 
-    def said(finding: str, *, measured: bool = True) -> str:
+    def listed(finding: str, *, measured: bool = True) -> str:
         return listing(
             f"{one.label} ({number(one.estimate, sign=True)}\u00a0{interval(*one.interval)})"
             if measured and one.interval
@@ -194,18 +196,18 @@ def against_control(found: Sequence[Difference], what: str, control: str) -> str
         return f"Undecided: every {what} was compared with {control} on fewer than {FEWEST} seeds."
     clauses = []
     if "gain" in by_finding:
-        clauses.append(f"{said('gain')} {are('gain')} more accurate than {control}")
+        clauses.append(f"{listed('gain')} {are('gain')} more accurate than {control}")
     else:
         clauses.append(f"No {what} was shown to be more accurate than {control}")
     if "loss" in by_finding:
-        clauses.append(f"{said('loss')} {are('loss')} less accurate")
+        clauses.append(f"{listed('loss')} {are('loss')} less accurate")
     if "small" in by_finding:
-        clauses.append(f"{said('small')} {are('small')} less accurate, by less than {MARGIN:g} points")
+        clauses.append(f"{listed('small')} {are('small')} less accurate, by less than {MARGIN:g} points")
     if "equal" in by_finding:
-        clauses.append(f"{said('equal')} {are('equal')} not worse by more than {MARGIN:g} points")
+        clauses.append(f"{listed('equal')} {are('equal')} not worse by more than {MARGIN:g} points")
     if "open" in by_finding:
         measured = len(by_finding["open"]) <= 2 or list(by_finding) == ["open"]
-        clauses.append(f"undecided {are('open')} {said('open', measured=measured)}")
+        clauses.append(f"undecided {are('open')} {listed('open', measured=measured)}")
     if few:
         clauses.append(
             f"{count(len(few), 'comparison')} on fewer than {FEWEST} seeds decide{'s' * (len(few) == 1)} nothing"
@@ -215,11 +217,11 @@ def against_control(found: Sequence[Difference], what: str, control: str) -> str
 
 def _not_run(tables: Tables, section: str) -> bool:
     own = [claim for claim in tables.claims if claim.section == section]
-    return bool(own) and not any(claim.main.ran for claim in own)
+    return bool(own) and not any(claim.main.has_results for claim in own)
 
 
 def _made(tables: Tables) -> list[Answer]:
-    """The findings of a study that decides nothing: everything ran, and which networks there are."""
+    """The findings of a study that decides nothing: its runs and its networks."""
     rows = tables.experiments
     kinds = (
         ("trained from scratch", [row for row in rows if row["start"] == "random"]),
@@ -231,7 +233,7 @@ def _made(tables: Tables) -> list[Answer]:
     made = made.replace(" ", " networks ", 1) if made[:2] != "1 " else made.replace(" ", " network ", 1)
     runs = count(tables.study["runs"], "run")
     works = f"The pipeline works: {runs} of {count(len(rows), 'experiment')} were trained, evaluated and compared."
-    if tables.losses:
+    if tables.missing_runs:
         works = failed.summary(tables)
     return [
         Answer("What ran", works, "results"),
@@ -259,7 +261,7 @@ def _next(tables: Tables) -> list[Answer]:
 
 
 def sure(tables: Tables) -> list[str]:
-    """How the answers were decided, and what Holm’s correction leaves of them."""
+    """How the answers were decided, and how many survive Holm’s correction."""
     decisions = [one for claim in tables.claims for one in claim.decisions]
     if not decides(tables):
         return []
@@ -269,16 +271,16 @@ def sure(tables: Tables) -> list[str]:
     scores = {"top1": " for top-1", "top5": " for top-5", None: ""}
     left = listing(f"{one.number}{scores[one.score]}" for one in tested if one.survives_holm)
     figure = f" (claims {left}; {sum(shown) or 'none'} in the figure)" if shown and kept else ""
-    few = sum(one.ran and one.n < FEWEST for one in decisions)
-    undecided = sum(one.ran and not one.decided and one.n >= FEWEST for one in decisions)
+    few = sum(one.has_results and one.n < FEWEST for one in decisions)
+    undecided = sum(one.has_results and not one.decided and one.n >= FEWEST for one in decisions)
     sentences = [
         "Numbers are differences of test top-1 in percentage points, mean over seeds, with 95 % intervals. Where a "
         "child and its control start from the same parent, differences are taken seed by seed."
     ]
     if any(one.group in ("growth", "merging", "expansion") for one in differences(tables)):
         sentences.append(
-            "The continued-training control is the parent, trained for as long as its child and without the transfer: "
-            "what it gains is not a gain by growing or merging."
+            "The continued-training control is the parent, trained for as long as its child and without the transfer. "
+            "Its own gain is not a gain by growing or merging."
         )
     if tested:
         sentences.append(
@@ -297,9 +299,9 @@ def sure(tables: Tables) -> list[str]:
 
 
 def limits(tables: Tables) -> list[str]:
-    """What a study of this scale cannot show, and how finely its test images measure."""
+    """The limits of a study of this scale, and the precision that its test images allow."""
     rows = tables.experiments
-    sentences = [f"{failed.summary(tables)} Why, and what is missing, stands below."] if tables.losses else []
+    sentences = [f"{failed.summary(tables)} Why, and what is missing, stands below."] if tables.missing_runs else []
     longest = max(row["epochs"] for row in rows)
     if longest < PUBLISHED_EPOCHS:
         sentences.append(
@@ -317,12 +319,12 @@ def limits(tables: Tables) -> list[str]:
         which = listing(single) if len(single) <= FEW else f"{len(single)} of {len(rows)} experiments"
         sentences.append(f"Single seed, and so without an interval: {which}.")
     if 1 < max(len(row["seeds"]) for row in rows) < FEWEST:
-        sentences.append("Two seeds give a rough idea of the spread, and no reliable interval.")
+        sentences.append("Two seeds give a rough idea of the spread, but no reliable interval.")
     return sentences
 
 
 def _sampling_error(tables: Tables) -> str:
-    """How far an accuracy would move with other test images: the binomial standard error, at the median accuracy."""
+    """The spread of an accuracy over other test images: the binomial standard error at the median accuracy."""
     accuracies = sorted(tables.final("ensemble").values())
     share = accuracies[len(accuracies) // 2] / 100
     images = min(row["images"]["test"] for row in tables.experiments)
@@ -343,13 +345,13 @@ FINDINGS: Mapping[str, tuple[str, str, bool, str]] = {
     "loss": (ORANGE, "v", True, "less accurate, maybe by more"),
     "open": (GREY, "o", False, "undecided"),
 }
-"""Colour, shape, whether it is filled, and words for each finding."""
+"""Colour, shape, fill and words of each finding."""
 HOLM = "†"
 """The sign of a finding that a claim supports even after Holm's correction."""
 
 
 def overview(tables: Tables) -> tuple[Picture, Callable[[], Figure]] | None:
-    """The figure of all differences that have an interval; None where there is none."""
+    """The figure of all differences that have an interval; None if there are none."""
     found = [one for one in differences(tables) if one.interval]
     which = f"have a control and {FEWEST} seeds or more"
     if len(found) > ROWS:
@@ -357,11 +359,11 @@ def overview(tables: Tables) -> tuple[Picture, Callable[[], Figure]] | None:
         which += " and are named by a claim"
     if not found:
         return None
-    said = {finding: [one for one in found if one.finding == finding] for finding in FINDINGS}
+    by_finding = {finding: [one for one in found if one.finding == finding] for finding in FINDINGS}
     alt = "; ".join(
-        f"{words}: {listing(f'{one.label} {number(one.estimate, sign=True)}' for one in said[finding])}"
+        f"{words}: {listing(f'{one.label} {number(one.estimate, sign=True)}' for one in by_finding[finding])}"
         for finding, (*_, words) in FINDINGS.items()
-        if said[finding]
+        if by_finding[finding]
     )
     shown = len({one.experiment for one in found})
     which += ", and branches of theirs" * any(one.label != one.experiment for one in found)
@@ -375,7 +377,7 @@ def overview(tables: Tables) -> tuple[Picture, Callable[[], Figure]] | None:
 
 
 def _unclaimed(found: Sequence[Difference]) -> str:
-    """Which intervals lack what a claim would add."""
+    """A remark on the intervals that are in no claim, so that they cover seeds only."""
     own = [one.label for one in found if not one.claims]
     if not own:
         return ""
@@ -387,7 +389,7 @@ def _unclaimed(found: Sequence[Difference]) -> str:
 
 
 def names(tables: Tables, found: Sequence[Difference]) -> str:
-    """What the names in the figure mean, a clause for each kind of network."""
+    """The meaning of the names in the figure, one clause for each kind of network."""
     rows = {row["name"]: row for row in tables.experiments}
     kinds: dict[str, list[str]] = defaultdict(list)
     shown = dict.fromkeys(one.experiment for one in found)
@@ -398,7 +400,7 @@ def names(tables: Tables, found: Sequence[Difference]) -> str:
 
 
 def kind(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """What a network is, in a few words: `one3 grown into 5 branches`."""
+    """A description of a network in a few words: `one3 grown into 5 branches`."""
     parents, start, branches = row["parents"], row["row"]["start"], row["branches"]
     if row["start"] == "random":
         if parents:
@@ -415,7 +417,7 @@ def kind(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> str:
     if row["start"] == "combine":
         return f"{len(parents)} networks under one gate, each with its trunk"
     if len(parents) == 1 and start.get("opens") is False:
-        return f"{parents[0]} among branches that never count"
+        return f"{parents[0]} among branches without weight"
     if len(parents) == 1 and branches > rows[parents[0]]["branches"]:
         verb = "grown" if rows[parents[0]]["branches"] > 1 else "expanded"
         return f"{parents[0]} {verb} into {branches} branches"
@@ -423,7 +425,7 @@ def kind(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _together(names: Sequence[str]) -> str:
-    """Several names by the words that all begin with: `one3_to_5…`; without any, one by one."""
+    """Several names by their common beginning: `one3_to_5…`; one by one if they have none."""
     first = itertools.takewhile(
         lambda words: len(set(words)) == 1, zip(*(name.split("_") for name in names), strict=False)
     )

@@ -1,4 +1,4 @@
-"""Whether networks are right as often as they are sure, and how much their branches differ: a dot plot each."""
+"""Calibration of the networks and diversity of their branches, with a dot plot each."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from coopnet.report.topics.method import cite
 from coopnet.report.wording import between, count, number
 
 ROWS = 26
-"""Rows of a dot plot, at most; the tables have all."""
+"""Most rows of a dot plot; the tables have all rows."""
 
 
 def section(tables: Tables) -> Section:
@@ -44,7 +44,7 @@ def excess(tables: Tables) -> dict[str, float]:
 
 
 def shown(tables: Tables, names: set[str]) -> dict[str, list[str]]:
-    """Rows of a dot plot by part: whole parts, as long as they fit; of one that is too long, its first."""
+    """Rows of a dot plot by part: whole parts as long as they fit, then the first rows of the next part."""
     groups: dict[str, list[str]] = {}
     room = ROWS
     for part, rows in tables.parts.items():

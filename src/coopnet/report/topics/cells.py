@@ -6,18 +6,16 @@ from typing import Any
 
 from coopnet.report import starts
 from coopnet.report.differences import Difference
-from coopnet.report.document import Cell, Column
+from coopnet.report.document import Cell
 from coopnet.report.frames import PARTS, Tables
 from coopnet.report.runs import mean, std
 from coopnet.report.wording import DOT, interval, number, spread
 
 WAITING = "waiting"
-"""The kind of loss of a run that did not fail itself."""
+"""The kind of a missing run that did not fail itself."""
 FEW = 4
-"""Results up to this many are named one by one in a sentence; more are summed up."""
+"""Most results that a sentence names one by one; more are summarised."""
 DASH = Cell("–")
-
-CONTROL = Column("minus control [95 %]", "top-1 (points)")
 
 
 def anchor(experiment: str) -> str:
@@ -26,40 +24,40 @@ def anchor(experiment: str) -> str:
 
 
 def name(row: Mapping[str, Any]) -> Cell:
-    """An experiment, which leads to its row in the table of all results, and how it starts."""
+    """An experiment with its start; it links to its row in the table of all results."""
     return Cell(row["name"], starts.words(row["row"]), "code", anchor(row["name"]))
 
 
 def counted(tables: Tables, experiment: str, n: int) -> Cell:
-    """The number of seeds with results, and of all planned ones where some failed: `2`, below it `of 3: 1 failed`."""
-    losses = [loss for loss in tables.losses if loss["experiment"] == experiment]
-    if not losses:
+    """The number of seeds with results; if some failed, also of all planned seeds: `2`, below it `of 3: 1 failed`."""
+    missing = [one for one in tables.missing_runs if one["experiment"] == experiment]
+    if not missing:
         return Cell(str(n))
-    waiting = sum(loss["kind"] == WAITING for loss in losses)
-    parts = [f"{len(losses) - waiting} failed" if waiting < len(losses) else ""]
+    waiting = sum(one["kind"] == WAITING for one in missing)
+    parts = [f"{len(missing) - waiting} failed" if waiting < len(missing) else ""]
     parts += [f"{waiting} not run" if waiting else ""]
-    return Cell(str(n), f"of {n + len(losses)}: {', '.join(filter(None, parts))}")
+    return Cell(str(n), f"of {n + len(missing)}: {', '.join(filter(None, parts))}")
 
 
 def over_seeds(values: Iterable[float], places: int = 2, *, sign: bool = False) -> Cell:
-    """Mean ± standard deviation of the values there are; a dash for none."""
+    """Mean ± standard deviation of the values; a dash if there are none."""
     known = [float(value) for value in values if not math.isnan(value)]
     return Cell(spread(mean(known), std(known), places, sign=sign)) if known else DASH
 
 
 def seeds(values: Iterable[float], places: int = 2, *, sign: bool = False) -> str:
-    """Every seed's value, where there are several; nothing otherwise."""
+    """Every seed's value, if there are several seeds."""
     known = [float(value) for value in values if not math.isnan(value)]
     return DOT.join(number(value, places, sign=sign) for value in known) if len(known) > 1 else ""
 
 
 def unfolded(*pairs: tuple[str, str]) -> list[tuple[str, str]]:
-    """What unfolds in a row, without what is empty."""
+    """The details that unfold in a row, without empty ones."""
     return [(label, text) for label, text in pairs if text]
 
 
 def to_control(one: Difference | None) -> Cell:
-    """A difference to the control with its interval, and what the control is."""
+    """A difference to the control with its interval."""
     if one is None:
         return DASH
     value = number(one.estimate, sign=True)
@@ -68,7 +66,7 @@ def to_control(one: Difference | None) -> Cell:
 
 
 def part_headings(tables: Tables, first: Sequence[tuple[str, int]]) -> dict[int, str]:
-    """The title of each part above its first experiment; none where all are of one part.
+    """The title of each part above its first experiment; empty if all experiments are of one part.
 
     Args:
         tables: the study's tables.

@@ -98,7 +98,7 @@ def _verdicts(claims: Sequence[Claim], decisions: Sequence[Decision]) -> list[st
     if few := sum(one.basis == "too few seeds" for one in decisions):
         verb = "rests" if few == 1 else "rest"
         sentences.append(f"{few} {verb} on fewer than {FEWEST} seeds, which say nothing about networks in general.")
-    if rest := Counter[str](one.verdict for one in decisions if not one.ran):
+    if rest := Counter[str](one.verdict for one in decisions if not one.has_results):
         sentences.append(f"{_tally(rest).capitalize()}.")
     return sentences
 
@@ -118,7 +118,7 @@ def _certainty(decisions: Sequence[Decision]) -> list[str]:
             f"{lost or 'All'} of {count(len(decided), 'tested verdict')} for or against a claim {verb} Holm’s "
             "correction over the whole ledger."
         )
-    shared = dict.fromkeys(words for one in decisions if one.ran for words in one.given if "all seeds" in words)
+    shared = dict.fromkeys(words for one in decisions if one.has_results for words in one.given if "all seeds" in words)
     if shared:
         sentences.append(
             f"No interval allows for another choice of training images: there is {listing(shared)}, and no choice can "
@@ -209,7 +209,7 @@ def line(claim: Claim, titles: Mapping[str, str], names: Sequence[str] = ()) -> 
     place = SECTIONS.get(claim.section, claim.section)
     compared = {word for part in claim.main.parts for word in re.findall(r"\w+", part.text)}
     links = [(titles[place].split(":")[0], place)] if place in titles else []
-    links += [(name, cells.anchor(name)) for name in names if name in compared and claim.main.ran]
+    links += [(name, cells.anchor(name)) for name in names if name in compared and claim.main.has_results]
     if links:
         rests = Cell("", links=links)
     return [
@@ -240,7 +240,7 @@ def _outcome(decision: Decision | None) -> list[Cell]:
     if decision is None:
         return [Cell(""), Cell("")]
     return [
-        _verdict(decision, decision.worth),
+        _verdict(decision, decision.qualifier),
         _estimate(decision, f"n{FIXED}={FIXED}{decision.n}"),
     ]
 
@@ -320,7 +320,7 @@ def _together(decision: Decision) -> list[Cell]:
     return [
         Cell(f"{len(decision.parts)} parts together", _remark(decision)),
         Cell("every part holds"),
-        _verdict(decision, decision.worth),
+        _verdict(decision, decision.qualifier),
         _estimate(decision, level),
         Cell(str(decision.n) if decision.n else "–"),
         Cell(_freedom(decision)),

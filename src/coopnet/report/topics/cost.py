@@ -1,4 +1,4 @@
-"""What accuracy costs: parameters, and the operations of using and of training each network."""
+"""Cost against accuracy: parameters, and operations of inference and training of each network."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ KINDS = {
     "descended": (BLUE, "D", True, "made of trained networks"),
     "together": (GREEN, "s", False, "plain ensemble"),
 }
-"""Colour, shape, whether it is filled, and name of each kind."""
+"""Colour, shape, fill and name of each kind."""
 COUNTED = (
     ("one image, in a test", "inference_flops"),
     ("one image, in training", "step_flops"),
@@ -32,7 +32,7 @@ COUNTED = (
 
 
 def reference(tables: Tables) -> str | None:
-    """The study's first plain network, of one branch and trained alone, which others are compared with."""
+    """The study's first plain network (one branch, trained alone), with which others are compared."""
     for row in tables.experiments:
         if row["start"] == "random" and not row["parents"] and row["row"]["model"]["gate"] == "none":
             return str(row["name"])
@@ -40,9 +40,9 @@ def reference(tables: Tables) -> str | None:
 
 
 def points(tables: Tables) -> pd.DataFrame:
-    """Where each experiment stands: its `lineage_flops`, its ensemble's mean `top1` (%), and what it is: its `kind`.
+    """`lineage_flops`, the ensemble's mean `top1` (%) and `kind` of each experiment.
 
-    Left out are starts that were not trained, and what descends from an imported checkpoint, whose past is not known.
+    Untrained starts and descendants of an imported checkpoint, whose cost is unknown, are left out.
     """
     kinds = {row["name"]: _kind(row) for row in tables.experiments}
     frame = tables.compute[["experiment", "lineage_flops"]].dropna()
@@ -63,9 +63,9 @@ def section(tables: Tables) -> Section:
     """The figure, and a table of all."""
     sentence = (
         "Floating-point operations (FLOPs) of convolutions and matrix products, counted while the network runs; a "
-        "multiply-add is two. A training image costs forward, backward and the forward of a teacher from outside. Not "
-        "counted are normalisation, activations, the optimiser, tests during training, and the transfer. Seconds, and "
-        "latency where it was measured, are on the page of timings."
+        "multiply-add is two. A training image costs a forward and a backward pass, and the forward pass of a separate "
+        "teacher. Normalisation, activations, the optimiser, tests during training, and the transfer are not counted. "
+        "Seconds and measured latencies are on the page of timings."
     )
     pictures = [] if points(tables).empty else [_picture(tables)]
     return Section("cost", "Cost against accuracy", [sentence], [*pictures, _table(tables)])
@@ -79,9 +79,9 @@ def _picture(tables: Tables) -> Picture:
     return Picture(
         "cost",
         "Cost against accuracy. Test top-1 of the ensemble, mean over seeds, against the operations of its training "
-        "and of all that it descends from. The line joins the networks that no cheaper one equals on these test "
-        "images: best, selected on test, so optimistic. Dotted: chance level.",
-        f"No cheaper network equals these: {finding}.",
+        "and of all its ancestors. The line joins the networks that are more accurate than every cheaper one. They are "
+        "selected on test images, so the line is optimistic. Dotted: chance level.",
+        f"More accurate than every cheaper network: {finding}.",
         "compute.csv",
     )
 
@@ -92,7 +92,7 @@ def figures(tables: Tables) -> dict[str, Callable[[], Figure]]:
 
 
 def draw(tables: Tables) -> Figure:
-    """A panel per dataset: a mark per experiment, and a line through those that no cheaper one equals."""
+    """A panel per dataset: a mark per experiment, and a line through those more accurate than every cheaper one."""
     found = points(tables)
     panels = tables.by_dataset(found["experiment"])
     rows = {row["name"]: row for row in tables.experiments}
@@ -129,7 +129,7 @@ def draw(tables: Tables) -> Figure:
 
 
 def frontier(points: pd.DataFrame) -> pd.DataFrame:
-    """Those that are more accurate than every cheaper one, and than every other as cheap; from the cheapest."""
+    """The networks that are more accurate than every other at the same or a lower cost, from the cheapest."""
     ordered = points.sort_values(["lineage_flops", "top1"], ascending=[True, False], kind="stable")
     before = ordered["top1"].cummax().shift(fill_value=-1.0)
     return ordered[ordered["top1"] > before]
@@ -168,8 +168,8 @@ def _table(tables: Tables) -> Table:
         head = Cell(row["name"], tone="code", link=cells.anchor(row["name"]))
         rows.append(Row([head, Cell(f"{line['parameters']:,}"), *costs, Cell(number(top1[row["name"]]))]))
     caption = (
-        "What each network costs, beside its test accuracy. With ancestors: this run and every distinct run that it "
-        "descends from, teachers included, counted for its first seed."
+        "What each network costs, beside its test accuracy. With ancestors: this run and every distinct "
+        "ancestor, teachers included, counted for its first seed."
     )
     caption += f" Below each: how many times that of {name}." if name else ""
     headings = cells.part_headings(tables, first)
@@ -177,7 +177,7 @@ def _table(tables: Tables) -> Table:
 
 
 def _cost(line: Mapping[str, Any], one: Mapping[str, Any], key: str) -> Cell:
-    """Operations, and as a multiple of another network's; a dash where there are none."""
+    """Operations, and their multiple of another network's; a dash if there are none."""
     value = line[key]
     if math.isnan(value) or not value > 0:
         return cells.DASH

@@ -19,7 +19,7 @@ from coopnet.report.wording import listing, number
 LINES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), (INK, "v"), (GREY, "P"))
 """Colour and shape of each network of a family."""
 PANELS = 4
-"""Families in one figure, at most."""
+"""Most families in one figure."""
 
 FIGURES = {
     "curves_scratch": "Learning curves, from scratch.",

@@ -15,12 +15,12 @@ from coopnet.report.wording import TIMES, between, count
 
 
 def section(tables: Tables) -> Section | None:
-    """One table of them all, by data and kind of network; None where the study has no row of Part 3."""
+    """One table of them all, by data and kind of network; None if the study has no row of Part 3."""
     if tables.distillation.empty or "distillation" not in tables.parts:
         return None
     sentences = [
-        "An ensemble is the mean of its networks’ probabilities; the mean of their logits (weighted by the gate where "
-        "there is one) stands beside it. A student learns from a teacher’s probabilities "
+        "An ensemble is the mean of its networks’ probabilities; the mean of their logits (weighted by the gate if "
+        "there is one) is beside it. A student learns from a teacher’s probabilities "
         f"{cite('hinton', 'born')}, networks in mutual learning from each other’s {cite('mutual')}; each is compared "
         "with its teacher, and with the same network trained alone.",
         *_gains(tables),
@@ -30,7 +30,7 @@ def section(tables: Tables) -> Section | None:
 
 
 def _gains(tables: Tables) -> list[str]:
-    """What ensembles gain over their members, and students over the same network trained alone."""
+    """Gains of ensembles over their members, and of students over the same network trained alone."""
     frame = tables.distillation
     top1 = frame[(frame["split"] == "test") & (frame["score"] == "top1")]
     plain = {row["name"] for row in tables.experiments if starts.is_plain_ensemble(row["row"])}
@@ -56,7 +56,7 @@ def _mean(frame: pd.DataFrame, column: str) -> list[float]:
 
 
 def _resolution(tables: Tables) -> list[str]:
-    """Where the protocol of Part 3 is not the published one; nothing where its network is not in the table."""
+    """The difference from the published protocol of Part 3; empty if its network is not in the table."""
     shown = set(tables.distillation["experiment"])
     if not any(row["row"]["model"]["family"] == "resnet18" for row in tables.experiments if row["name"] in shown):
         return []

@@ -1,4 +1,4 @@
-"""Runs that failed, what could not be run because of them, and where their results would stand."""
+"""Runs that failed, and runs and experiments that are missing because of them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,18 +12,18 @@ CAUSES = {"diverged": "diverged", "out_of_memory": "out of memory"}
 
 
 def section(tables: Tables) -> Section | None:
-    """Every run that failed, why, and what needs it; None where all went well."""
-    if not tables.losses:
+    """Every run that failed, the reason, and the runs that need it; None if no run failed."""
+    if not tables.missing_runs:
         return None
-    failed = [loss for loss in tables.losses if loss["kind"] != WAITING]
+    failed = [one for one in tables.missing_runs if one["kind"] != WAITING]
     sentences = [
         summary(tables),
-        "Means are over the seeds that are left. What fails is not drawn by chance, so these may differ from what all "
-        "seeds would have shown; no claim that needs a lost run is decided.",
+        "Means are over the remaining seeds. Failed runs are not a random choice, so these means may differ from those "
+        "over all seeds; no claim that needs a missing run is decided.",
     ]
-    if tables.lost:
-        names = listing(row["name"] for row in tables.lost)
-        sentences.append(f"Without any result, and so in no table or figure: {names}.")
+    if tables.without_results:
+        names = listing(row["name"] for row in tables.without_results)
+        sentences.append(f"Without any result, and therefore in no table or figure: {names}.")
     columns = [
         Column("Run", numeric=False),
         Column("What happened", numeric=False),
@@ -33,13 +33,13 @@ def section(tables: Tables) -> Section | None:
     rows = [
         Row(
             [
-                Cell(_run(loss), tone="code"),
-                Cell(CAUSES[loss["kind"]], tone="no"),
-                Cell(str(loss["text"]).removeprefix("failed: ")),
-                _needing(tables, loss),
+                Cell(_run(one), tone="code"),
+                Cell(CAUSES[one["kind"]], tone="no"),
+                Cell(str(one["text"]).removeprefix("failed: ")),
+                _needing(tables, one),
             ]
         )
-        for loss in failed
+        for one in failed
     ]
     caption = "Failed runs. Those that start from them or learn from them were not run either."
     table = Table("failed-table", caption, columns, rows, "study.json")
@@ -48,9 +48,9 @@ def section(tables: Tables) -> Section | None:
 
 def summary(tables: Tables) -> str:
     """`1 of 12 runs failed, and 2 that need it were not run.`."""
-    waiting = sum(loss["kind"] == WAITING for loss in tables.losses)
-    failed = len(tables.losses) - waiting
-    sentence = f"{failed} of {count(tables.study['runs'] + len(tables.losses), 'run')} failed"
+    waiting = sum(one["kind"] == WAITING for one in tables.missing_runs)
+    failed = len(tables.missing_runs) - waiting
+    sentence = f"{failed} of {count(tables.study['runs'] + len(tables.missing_runs), 'run')} failed"
     if waiting:
         them = "it" if failed == 1 else "them"
         sentence += f", and {waiting} that {'needs' if waiting == 1 else 'need'} {them} "
@@ -58,10 +58,10 @@ def summary(tables: Tables) -> str:
     return f"{sentence}."
 
 
-def _run(loss: Mapping[str, Any]) -> str:
-    return f"{loss['experiment']}/seed{loss['seed']}"
+def _run(one: Mapping[str, Any]) -> str:
+    return f"{one['experiment']}/seed{one['seed']}"
 
 
 def _needing(tables: Tables, failed: Mapping[str, Any]) -> Cell:
-    waiting = [loss for loss in tables.losses if loss["kind"] == WAITING and _run(failed) in loss["causes"]]
-    return Cell(", ".join(_run(loss) for loss in waiting) or "–", tone="code" if waiting else "")
+    waiting = [one for one in tables.missing_runs if one["kind"] == WAITING and _run(failed) in one["causes"]]
+    return Cell(", ".join(_run(one) for one in waiting) or "–", tone="code" if waiting else "")

@@ -13,7 +13,7 @@ from coopnet.report.wording import between, count, listing, spread
 
 
 def section(tables: Tables) -> Section | None:
-    """Children of one parent of several branches; expansions stand beside merges."""
+    """Children of one parent with several branches; expansions are in the section on merging."""
     rows = grown(tables)
     if not rows:
         return None

@@ -1,4 +1,4 @@
-"""Who descends from whom: a line per ancestor, generations as columns."""
+"""The lineage of experiments: a line per ancestor, generations as columns."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,21 +26,21 @@ def section(tables: Tables) -> Section:
     alone = [name for name in tables.names if generations[name] == 0 and name not in children]
     columns = [Column(label, numeric=False, wide=place > 0) for place, label in enumerate(GENERATIONS[: last + 1])]
     caption = (
-        "Lineage. A network stands in the column after its parents’, or its teacher’s; (control) is the "
-        "continued-training control of a parent, (student) learns from a teacher and starts from nothing."
+        "Lineage. A network is in the column after its parents or its teacher. (control): the continued-training "
+        "control of a parent; (student): learns from a teacher and starts from random weights."
     )
     born = sum(place > 0 for place in generations.values())
     sentence = (
-        f"{count(len(generations) - born, 'experiment')} start from nothing; {born} start from trained networks or "
-        f"learn from them, each seed from seeds of its own. {count(len(alone), 'experiment')} without descendants "
-        f"{'is' if len(alone) == 1 else 'are'} in the table of all results alone."
+        f"{count(len(generations) - born, 'experiment')} start from random weights; {born} start from, or are taught "
+        f"by, trained networks, and no two seeds share one. {count(len(alone), 'experiment')} without descendants "
+        f"{'appears' if len(alone) == 1 else 'appear'} only in the table of all results."
     )
     table = Table("lineage-table", caption, columns, rows, "study.json")
     return Section("lineage", "Lineage of the runs", [sentence], [table] if born else [])
 
 
 def generation(tables: Tables) -> dict[str, int]:
-    """How many ancestors deep each experiment stands; 0 of those that start from nothing and have no teacher."""
+    """The generation of each experiment; 0 for those with random weights and without a teacher."""
     rows = {row["name"]: row for row in tables.experiments}
     found: dict[str, int] = {}
 

@@ -25,15 +25,15 @@ def section(tables: Tables) -> Section | None:
     items: list[Table | Picture] = []
     if not tables.merges.empty:
         sentences.append(
-            "Several trained networks become branches of one. What they have to beat is the plain mean of their "
-            "logits: at transfer that of the parents as they are, after fine-tuning that of their continued-training "
+            "Several trained networks become branches of one. The merged network has to beat the plain mean of logits: "
+            "at transfer that of its parents, after fine-tuning that of their continued-training "
             f"controls. {_starts(tables)}".strip()
         )
         sentences += lengths(tables.experiments, tables.merges["experiment"])
         items += [picture(tables), _table(tables)]
     if expanded:
         sentences.append(
-            "Expansion makes several branches out of a network with one; its control is that one, trained for as long."
+            "Expansion makes several branches out of one; its control is that one branch, trained for as long."
         )
         items.append(growth.table(tables, expanded, "expansion-table", "Expansion, after fine-tuning."))
     items += curves.pictures(tables, "curves_merging")
@@ -41,11 +41,11 @@ def section(tables: Tables) -> Section | None:
 
 
 def lengths(experiments: Sequence[Mapping[str, Any]], merges: Iterable[str]) -> list[str]:
-    """How long the merged networks were trained, where not all of them equally long: a gain is partly that.
+    """The epochs of the parents of merged networks, if they differ: part of a gain may come from longer training.
 
     Args:
-        experiments: those of the study.
-        merges: names of those that are made of several others.
+        experiments: the study's experiments.
+        merges: names of the experiments with several parents.
     """
     rows = {row["name"]: row for row in experiments}
     parents = dict.fromkeys(parent for name in merges for parent in rows[name]["parents"] if parent in rows)
@@ -76,7 +76,7 @@ def _experiments(tables: Tables) -> list[pd.DataFrame]:
 
 
 def _largest(tables: Tables) -> tuple[str, list[str]]:
-    """The data that most merges are of, with their names: accuracies of other data have no common axis."""
+    """The data of most merges, with their names. Accuracies on other data have no common axis."""
     groups = tables.by_dataset(str(frame["experiment"].iloc[0]) for frame in _experiments(tables))
     return max(groups.items(), key=lambda group: len(group[1]))
 

@@ -16,7 +16,7 @@ from coopnet.report.wording import between, count, listing, number
 
 RULES = {"gate": "gate-weighted logits", "mean": "mean of probabilities", "majority": "majority vote"}
 VOTERS = 3
-"""Networks in the figure of votes, at most; the table has all."""
+"""Most networks in the figure of votes; the table has all."""
 MARKS = {"gate": (BLUE, "D"), "mean": (ORANGE, "o"), "majority": (GREEN, "s")}
 
 
@@ -41,7 +41,7 @@ def section(tables: Tables) -> Section | None:
 
 
 def _muted(row: dict[str, Any]) -> bool:
-    """Whether some of its branches have no say in the ensemble for good."""
+    """Whether some of its branches never have weight in the ensemble."""
     return row["row"]["start"].get("opens") is False
 
 
@@ -113,7 +113,7 @@ def _by_size(tables: Tables, rule: str) -> dict[str, pd.DataFrame]:
     sized = each.groupby(["experiment", "size"])["top1"].agg(["mean", "min", "max"])
     chosen = set(tables.votes_best["experiment"])
     names = [row["name"] for row in tables.ordered if row["name"] in set(each["experiment"])]
-    names.sort(key=lambda name: name not in chosen)  # those that votes were chosen for come first
+    names.sort(key=lambda name: name not in chosen)  # networks with chosen votes come first
     return {name: sized.loc[name] for name in names[:VOTERS]}
 
 

@@ -1,4 +1,4 @@
-"""What every run was made with, in short, and how to make a number again; the lists are files."""
+"""A summary of the runs' provenance, and the commands that reproduce a number."""
 
 import json
 from collections import Counter
@@ -9,11 +9,12 @@ from coopnet.report.document import Cell, Column, Row, Section, Table
 from coopnet.report.frames import Tables, dataset
 from coopnet.report.topics import cells
 from coopnet.report.wording import DOT, count, listing, span
+from coopnet.study import flatten
 
 SHORT = 12
-"""Digits of a digest that are shown."""
+"""Number of digits of a digest that are shown."""
 CLASSES = 20
-"""Names of classes that are shown, of somebody's own data."""
+"""Number of class names that are shown for a user's own data."""
 
 
 def section(tables: Tables) -> Section:
@@ -26,7 +27,7 @@ def section(tables: Tables) -> Section:
 
 
 def _again(tables: Tables) -> list[tuple[str, str]]:
-    """Commands that make a number again."""
+    """Commands that reproduce a number."""
     name = tables.study["name"]
     row = next((row for row in tables.ordered if row["parents"]), tables.ordered[0])
     return [
@@ -58,13 +59,13 @@ def _card(tables: Tables) -> Table:
 
 
 def _named(classes: Sequence[str]) -> str:
-    """The first classes by name, in the order of their labels, and how many more there are."""
+    """The names of the first classes, in the order of their labels, and the number of others."""
     more = len(classes) - CLASSES
     return ", ".join(classes[:CLASSES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _each(values: Any) -> str:
-    """Each value with how many runs have it, where they differ; the most frequent first, and four at most."""
+    """The four most frequent values, each with its number of runs if the runs differ."""
     found = Counter(values).most_common()
     if len(found) == 1:
         return str(found[0][0])
@@ -78,7 +79,7 @@ def _machine(device: str) -> str:
 
 
 def _libraries(text: str) -> str:
-    """Those that a result depends on most."""
+    """The libraries on which a result depends most."""
     known = [part for part in text.split("; ") if part.split(" ")[0] in ("python", "torch", "numpy")]
     return ", ".join(known) or text
 
@@ -130,27 +131,24 @@ def _records(tables: Tables) -> Table:
 
 
 def _seeds(seeds: Sequence[int]) -> str:
-    """`0, 2`, and `0 to 8` where none is left out."""
+    """`0, 2`, and `0 to 8` if none is left out."""
     if len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1:
         return f"{seeds[0]} to {seeds[-1]}"
     return listing(str(seed) for seed in seeds)
 
 
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _as_text(settings: Mapping[str, Any]) -> dict[str, str]:
     """Nested settings as `training.lr` → text; lists and plain values as JSON without quotes."""
-    flat: dict[str, str] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return flat
+    return {
+        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for key, value in flatten(settings).items()
+    }
 
 
 def _settings(tables: Tables) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     """Settings that most experiments have, and those in which each differs; lineage has its own table."""
     own = {
-        row["name"]: flatten(
+        row["name"]: _as_text(
             {key: value for key, value in row["row"].items() if key not in ("about", "part", "parents", "seeds")}
         )
         for row in tables.ordered

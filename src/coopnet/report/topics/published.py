@@ -1,4 +1,4 @@
-"""Published figures beside this study’s, and what differs between the two measurements."""
+"""Published figures beside this study’s, and the differences between the two measurements."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ NAMES = {
     "training_images": "training images",
     "runs": "runs",
 }
-"""Parts of a protocol, as a person names them."""
+"""Display names of the parts of a protocol."""
 EPOCHS = {
     "last": "last epoch",
     "best": "best epoch",
@@ -25,9 +25,9 @@ EPOCHS = {
     "best on validation": "best epoch, selected on validation",
 }
 STATES = ("not run", "failed", "not measured", "no row")
-"""Why there is nothing of ours beside a figure."""
+"""Reasons why a figure has no number of ours beside it."""
 SCALE = ("network", "epochs", "training_images")
-"""Those by which a study is smaller or larger than another."""
+"""The parts of a protocol that make a study smaller or larger than another."""
 
 
 def section(tables: Tables) -> Section | None:
@@ -44,7 +44,7 @@ def section(tables: Tables) -> Section | None:
         sentences = [_coverage(rows), *_scale(rows), *_gains(rows), *_remarks(rows)]
     else:
         sentences = [
-            f"{count(len(rows), 'published figure')} stand beside this study’s where it measures the same; no network "
+            f"{count(len(rows), 'published figure')} are shown beside this study’s if it measures the same. No network "
             "here was trained for the published number of epochs, so no difference is shown.",
             *_gains(rows),
         ]
@@ -56,21 +56,23 @@ def _as_long(row: Mapping[str, Any]) -> bool:
 
 
 def _coverage(rows: Sequence[Mapping[str, Any]]) -> str:
-    """How many of the figures this study measures too."""
+    """The number of figures that this study measures too, and the reasons for the others."""
     compared = [row for row in rows if not pd.isna(row["ours_minus_theirs"])]
     missing = {state: sum(row["state"] == state for row in rows) for state in STATES}
     elsewhere = sum(not pd.isna(row["ours"]) for row in rows) - len(compared)
-    reasons = [f"{missing['not run']} of experiments that it has not run"] if missing["not run"] else []
-    reasons += [f"{missing['failed']} of experiments that failed here"] if missing["failed"] else []
-    reasons += [f"{missing['not measured']} of images that it holds none of"] if missing["not measured"] else []
+    reasons = [f"{missing['not run']} whose experiment was not run"] if missing["not run"] else []
+    reasons += [f"{missing['failed']} whose experiment failed here"] if missing["failed"] else []
+    reasons += (
+        [f"{missing['not measured']} on a split that this study does not have"] if missing["not measured"] else []
+    )
     reasons += [f"{missing['no row']} that no experiment measures"] if missing["no row"] else []
-    reasons += [f"{elsewhere} of other data, so that no difference is shown"] if elsewhere else []
-    others = f"; the others are {listing(reasons)}" if reasons else ""
+    reasons += [f"{elsewhere} on other data"] if elsewhere else []
+    others = f"; the others: {listing(reasons)}" if reasons else ""
     return f"Of {count(len(rows), 'published figure')}, {len(compared)} can be set against this study’s{others}."
 
 
 def _scale(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Where the difference is one of scale, and so no judgement; nothing where no difference is."""
+    """A remark if the measurements differ in scale, so that a difference is no judgement; else nothing."""
     differs = [_listed(row["differs"]) for row in rows if not pd.isna(row["ours_minus_theirs"])]
     unlike = [parts for parts in differs if set(parts) & set(SCALE)]
     if not unlike:
@@ -79,13 +81,12 @@ def _scale(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     why = ", ".join(f"{name} in {times}" for name, times in counts.items() if times)
     which = "In all of these" if len(unlike) == len(differs) else f"In {len(unlike)} of these"
     return [
-        f"{which} the scale is another one ({why}): there the difference says how far apart the scales are, and "
-        "judges neither side."
+        f"{which} the scale is different ({why}): there the difference reflects the scales and judges neither side."
     ]
 
 
 def _gains(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Published figures against each other, where a gain is claimed for them."""
+    """Published figures compared with each other, if a gain is claimed for them."""
     return [
         f"Published {_score(row)} of “{row['about']}” is {number(row['theirs'])} % against {number(row['over_value'])} "
         f"% of “{row['over']}”, in the mean of the published runs: {number(row['gain'], sign=True)} points, where "
@@ -174,7 +175,7 @@ def _ours(row: Mapping[str, Any]) -> Cell:
 
 
 def _differences(row: Mapping[str, Any]) -> Cell:
-    """What differs, ours first; below it what nobody has said of theirs."""
+    """The differences, ours first; below them the unknown parts of their protocol."""
     if row["state"] != "measured":
         return Cell("–")
     differs = [_difference(name, row[f"{name}_ours"], row[f"{name}_theirs"]) for name in _listed(row["differs"])]

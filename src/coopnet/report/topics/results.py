@@ -1,4 +1,4 @@
-"""All results in one table: what each experiment is, what it cost, how accurate it became, and against its control."""
+"""All results in one table: description, cost, accuracy and difference to the control of each experiment."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -66,22 +66,22 @@ def _table(tables: Tables) -> Table:
         ]
         rows.append(Row(line, cells.anchor(row["name"]), _more(tables, row, one)))
     headings = cells.part_headings(tables, first)
-    if tables.lost:
+    if tables.without_results:
         headings[len(rows)] = "Failed, or not run because of a failure"
-        rows += [_lost(tables, row) for row in tables.lost]
+        rows += [_without_results(tables, row) for row in tables.without_results]
     network, data = _usual(tables)
     caption = (
         "All experiments. Mean ± standard deviation over n seeds, B branches; what unfolds below a name are its seeds. "
-        f"Networks are {network} on {data} unless a line below the name says otherwise. FLOPs are those of all "
-        "training that a network descends from. The last column is the ensemble against its own control. A network "
+        f"Networks are {network} on {data} unless a line below the name says otherwise. FLOPs are those of "
+        "its training and its ancestors’. The last column is the ensemble against its own control. A network "
         "with one branch is its own ensemble."
     )
     return Table("results-table", caption, columns, rows, "accuracy.csv", headings)
 
 
-def _lost(tables: Tables, row: Mapping[str, Any]) -> Row:
-    """An experiment that has no results left: what is known without them, and why there are none."""
-    kinds = {loss["kind"] for loss in tables.losses if loss["experiment"] == row["name"]}
+def _without_results(tables: Tables, row: Mapping[str, Any]) -> Row:
+    """An experiment without results: its description, and the reason."""
+    kinds = {one["kind"] for one in tables.missing_runs if one["experiment"] == row["name"]}
     why = Cell("not run" if kinds == {cells.WAITING} else "failed", tone="no")
     head = [Cell(row["name"], row["about"], "code"), Cell(str(row["branches"]))]
     return Row([*head, cells.counted(tables, row["name"], 0), Cell(str(row["epochs"])), *[why] * 5])
@@ -94,7 +94,7 @@ def _usual(tables: Tables) -> tuple[str, str]:
 
 
 def _what(tables: Tables, row: Mapping[str, Any]) -> str:
-    """Network and data, where they are not the usual ones."""
+    """Network and data, if they are not the usual ones."""
     pairs = zip((row["network"], tables.data(row)), _usual(tables), strict=True)
     return ", ".join(own for own, usual in pairs if own != usual)
 
@@ -134,7 +134,7 @@ def _chosen_epochs(tables: Tables, experiment: str) -> list[tuple[int, int]]:
 
 
 def _epoch_note(tables: Tables, experiment: str) -> str:
-    """Which epochs were picked and how; empty where every run is that of its last epoch, by rule."""
+    """The picked epochs and the rule; empty if every run uses its last epoch, by rule."""
     rules = {row["name"]: row["row"]["training"]["selection"].replace("_", " ") for row in tables.experiments}
     rule, epochs = rules[experiment], _chosen_epochs(tables, experiment)
     if not any(trained for _, trained in epochs) or (

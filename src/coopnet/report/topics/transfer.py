@@ -14,7 +14,7 @@ from coopnet.report.wording import TIMES, count, listing, number, scientific, sp
 
 
 def section(tables: Tables) -> Section | None:
-    """Grown networks beside the one they grew from; networks of several parents have a section of their own."""
+    """Grown networks beside their parent; networks of several parents have a separate section."""
     if tables.transfer.empty:
         return None
     rows = records(tables.transfer_mean)
