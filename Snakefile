@@ -35,15 +35,11 @@ onstart:
 
 
 onsuccess:
-    if UNDER_DVC:
-        refuse_replaced()
-    record()
-    say_next()
+    handlers.on_success(WORKSPACE, STUDY)
 
 
 onerror:
-    report_failures()
-    record()
+    handlers.on_error(WORKSPACE, STUDY)
 
 
 rule all:

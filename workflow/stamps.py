@@ -6,8 +6,6 @@ by content (`coopnet.runs.records`). The stamp of a rule is one of its inputs. I
 results match the plan, and new as soon as they do not. Outputs that match the plan are never older than their inputs.
 """
 
-import contextlib
-import fcntl
 import logging
 import os
 from collections.abc import Iterable
@@ -33,19 +31,19 @@ class Due(NamedTuple):
 
     Attributes:
         runs: runs that do not match the plan: they are copied from the run store, or trained.
-        evaluations: of all other runs, those whose evaluation does not match the plan.
+        evaluations: other runs, whose evaluation alone does not match the plan.
     """
 
     runs: set[tuple[str, str, int]]
     evaluations: set[tuple[str, str, int]]
 
 
-def of_run(workspace: Workspace, plan: Study, phase: str, experiment: str, seed: int | str) -> Path:
+def run_stamp(workspace: Workspace, plan: Study, phase: str, experiment: str, seed: int | str) -> Path:
     """The stamp of a run and its evaluation."""
     return workspace.stamps / plan.name / phase / f"{experiment}-seed{seed}"
 
 
-def of_step(workspace: Workspace, name: str) -> Path:
+def step_stamp(workspace: Workspace, name: str) -> Path:
     """The stamp of a step that reads all runs, e.g. `mini/tables`."""
     return workspace.stamps / name
 
@@ -60,23 +58,23 @@ def refresh(workspace: Workspace, plan: Study) -> Due:
     with remembered(workspace.stamps / plan.name / "digests.json") as digests:
         for run in plan.everything():
             place = run.phase, run.experiment, run.seed
-            problem = records.of_run(workspace, plan, run, digests)
+            problem = records.check_run(workspace, plan, run, digests)
             if problem is None:
                 _date_after(origins(workspace, plan, run), targets(workspace, plan, run).values(), digests)
             evaluation = _check(workspace, steps.evaluate(workspace, plan, run), digests)
             if problem or evaluation:
                 (due.runs if problem else due.evaluations).add(place)
-            _mark(of_run(workspace, plan, *place), problem, evaluation)
+            _mark(run_stamp(workspace, plan, *place), problem, evaluation)
         for step in steps.of_all_runs(workspace, plan):
-            _mark(of_step(workspace, step.name), _check(workspace, step, digests))
+            _mark(step_stamp(workspace, step.name), _check(workspace, step, digests))
     return due
 
 
 def first_problem(workspace: Workspace, plan: Study, phase: str) -> Problem | None:
-    """The first result of a phase that is not as the plan has it; None if all are."""
+    """The problem of the first result of a phase that does not match the plan; None if all match."""
     with remembered(workspace.stamps / plan.name / "digests.json") as digests:
-        found = [records.of_run(workspace, plan, run, digests) for run in plan.of_phase(phase)]
-        found += [records.of_step(workspace, step, digests) for step in steps.of_phase(workspace, plan, phase)]
+        found = [records.check_run(workspace, plan, run, digests) for run in plan.of_phase(phase)]
+        found += [records.check_step(workspace, step, digests) for step in steps.of_phase(workspace, plan, phase)]
     return next(filter(None, found), None)
 
 
@@ -91,7 +89,7 @@ def origins(workspace: Workspace, plan: Study, run: Run) -> list[Path]:
 
 def _check(workspace: Workspace, step: Step, digests: Digests) -> Problem | None:
     """The problem of a step's outputs; if there is none, the outputs are dated after the inputs."""
-    problem = records.of_step(workspace, step, digests)
+    problem = records.check_step(workspace, step, digests)
     if problem is None:
         _date_after(step.inputs, step.outputs, digests)
     return problem
@@ -125,29 +123,3 @@ def _date_after(inputs: Iterable[Path], outputs: Iterable[Path], digests: Digest
     for path in outputs:
         if path.stat().st_mtime_ns < newest:
             digests.date(path)
-
-
-def clear_stale(folder: Path) -> int:
-    """Remove locks that a killed Snakemake left, unless another Snakemake is running here.
-
-    Every Snakemake holds a shared lock that ends with its process. A process that gets the lock exclusively
-    for a moment knows that no other one is running, so all files in `locks/` are stale.
-
-    Args:
-        folder: Snakemake's own folder, `.snakemake`.
-
-    Returns:
-        The descriptor of the lock, to be kept open as long as the process lives.
-    """
-    folder.mkdir(exist_ok=True)
-    handle = os.open(folder / "alive.lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # another Snakemake is running, or the file system has no locks
-        pass
-    else:
-        for left in (folder / "locks").glob("*"):
-            left.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        fcntl.flock(handle, fcntl.LOCK_SH)
-    return handle

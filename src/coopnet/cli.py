@@ -109,7 +109,9 @@ def _options(
 
 @app.command()
 def prepare(
-    dataset: Annotated[str, typer.Argument(help="cifar10, cifar100, svhn, digits, or a dataset of params.yaml")],
+    dataset: Annotated[
+        str, typer.Argument(help="cifar10, cifar100, svhn, digits, digits16, or a dataset of params.yaml")
+    ],
     source: Annotated[str | None, typer.Option(help="torchvision, matlab, parquet, digits or folder")] = None,
     root: Annotated[Path | None, typer.Option(help="folder with the download, the shards or the images")] = None,
     out: Annotated[Path | None, typer.Option(help="the folder to write; default: data/prepared/DATASET")] = None,
@@ -160,6 +162,7 @@ def train(
 ) -> None:
     """Train one run. An interrupted run continues, and a finished one is copied from the store."""
     from coopnet.commands import train as command
+    from coopnet.runs import lifecycle
 
     began = time.monotonic()
     try:
@@ -167,7 +170,7 @@ def train(
     except RecordingFailed as failed:
         options = ([] if key is None else ["--key", key]) + (["--evaluate"] if evaluated else [])
         left = None if max_minutes is None else max_minutes - (time.monotonic() - began) / 60
-        command.go_on(failed, ["train", study, experiment, str(seed), *options], left)
+        lifecycle.restart(failed, ["train", study, experiment, str(seed), *options], left)
     if evaluated and not code:  # a separate process would double the start-up time
         evaluate(study, experiment, seed, at_transfer=False)
     elif not code:
@@ -184,7 +187,7 @@ def transfer(
     evaluated: Annotated[bool, typer.Option("--evaluate", help="then compute its metrics, like `evaluate`")] = False,
 ) -> None:
     """Build the initial network of a run by growing, expanding, merging or combining its parents."""
-    from coopnet.commands import train as command
+    from coopnet.commands import transfer as command
 
     made = command.transfer(_workspace(), study, experiment, seed, key)
     if evaluated:
@@ -295,10 +298,11 @@ def record(
 ) -> None:
     """Record the results of a study in DVC; results that do not match the current parameters are refused."""
     from coopnet.commands import record as command
+    from coopnet.runs import dvc
 
     if if_possible:
         try:
-            command.check_repository(_workspace())
+            dvc.check_repository(_workspace().root)
         except CoopNetError as error:
             logging.getLogger(__name__).info("not recorded: %s", error)
             return
@@ -336,7 +340,7 @@ def grow(
     data: Images = None,
 ) -> None:
     """Add branches to a trained network, with a receipt that says what is exact and what changed."""
-    from coopnet.commands import transfer as command
+    from coopnet.commands import grow_and_merge as command
     from coopnet.commands.export import numbers
 
     chosen = None if donors is None else numbers(donors, "--donors")
@@ -356,7 +360,7 @@ def merge(
     data: Images = None,
 ) -> None:
     """Put the branches of one-branch networks on one shared trunk, with a receipt."""
-    from coopnet.commands import transfer as command
+    from coopnet.commands import grow_and_merge as command
 
     command.merge(_workspace(), networks, out, how=how, reestimate=reestimate, count=images, seed=seed, data=data)
 
@@ -370,7 +374,7 @@ def combine(
     data: Images = None,
 ) -> None:
     """Join one-branch networks under one gate, each on its own trunk, with a receipt."""
-    from coopnet.commands import transfer as command
+    from coopnet.commands import grow_and_merge as command
 
     command.combine(_workspace(), networks, out, gate=gate, seed=seed, data=data)
 

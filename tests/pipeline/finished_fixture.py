@@ -18,7 +18,8 @@ import yaml
 import stamps
 import test_lan2018 as published
 from coopnet import study
-from coopnet.commands import claims, evaluate, import_checkpoint, prepare, report, train
+from coopnet.commands import claims, evaluate, import_checkpoint, prepare, report, train, transfer
+from coopnet.runs.stop import TIME_IS_UP
 from coopnet.runs.store import VARIABLE, Store
 from coopnet.runs.workspace import Workspace
 from coopnet.study import Run, Study
@@ -69,8 +70,8 @@ class Home:
         subprocess.run(["cp", "--reflink=auto", "-a", f"{self.root}/.", folder], check=True)
         return Home(folder)
 
-    def prepare(self) -> None:
-        prepare.prepare(self.workspace, "digits", None, None, None)
+    def prepare(self, dataset: str = "digits") -> None:
+        prepare.prepare(self.workspace, dataset, None, None, None)
 
     def train(self, name: str = "tiny", experiment: str = "one3", seed: int = 0, minutes: float | None = None) -> int:
         with self.here():
@@ -78,7 +79,7 @@ class Home:
 
     def transfer(self, name: str = "tiny", experiment: str = "one3_to_5_split", seed: int = 0) -> None:
         with self.here():
-            train.transfer(self.workspace, name, experiment, seed, None)
+            transfer.transfer(self.workspace, name, experiment, seed, None)
 
     def evaluate(self, name: str = "tiny", experiment: str = "one3", seed: int = 0) -> None:
         evaluate.evaluate(self.workspace, name, experiment, seed)
@@ -164,7 +165,7 @@ def finished(folder: Path) -> Home:
     home.timing()
     for seed in (2, 3):
         for _ in range(3):
-            assert home.train("unfinished", "one3", seed, 0) == train.TIME_IS_UP
+            assert home.train("unfinished", "one3", seed, 0) == TIME_IS_UP
     bring_in(home)
     home.refresh()
     return home

@@ -61,8 +61,10 @@ class Kind:
 def look(home: Home) -> None:
     """Compare every run and step by content, like `coopnet runs` and every start of the workflow."""
     plan = home.plan()
-    problems = [records.of_run(home.workspace, plan, run, Digests()) for run in plan.everything()]
-    problems += [records.of_step(home.workspace, step, Digests()) for step in steps.steps(home.workspace, plan)]
+    problems = [records.check_run(home.workspace, plan, run, Digests()) for run in plan.everything()]
+    every = [steps.evaluate(home.workspace, plan, run) for run in plan.everything()]
+    every += steps.of_all_runs(home.workspace, plan)
+    problems += [records.check_step(home.workspace, step, Digests()) for step in every]
     raise CoopNetError("; ".join(one.text for one in problems if one is not None))
 
 
@@ -99,7 +101,7 @@ def take(home: Home) -> None:
     for path in wanted.values():
         path.unlink()
     with home.here():
-        taken = home.store.take(run.key, wanted)
+        taken = home.store.restore(run.key, wanted)
     assert not taken
     assert not any(path.exists() for path in wanted.values())
 
@@ -392,7 +394,9 @@ def test_damaged_memory_hides_nothing(name: str, damage: str, home: Home) -> Non
     result = home.workspace.run(home.plan(), home.run()) / "metrics.json"
     result.write_bytes(result.read_bytes().replace(b"0", b"1", 1))
     step = steps.evaluate(home.workspace, home.plan(), home.run())
-    assert records.of_step(home.workspace, step, Digests(home.workspace.stamps / "tiny" / "digests.json")) is not None
+    assert (
+        records.check_step(home.workspace, step, Digests(home.workspace.stamps / "tiny" / "digests.json")) is not None
+    )
     stamp = path.suffix != ".json"
     if (damage == "folder" and (stamp or path.name == "digests.json")) or (damage == "unreadable" and stamp):
         with pytest.raises(CoopNetError, match=name):
@@ -404,7 +408,7 @@ def test_damaged_memory_hides_nothing(name: str, damage: str, home: Home) -> Non
     home.refresh()
     home.evaluate()
     home.refresh()
-    assert stamps.of_run(home.workspace, home.plan(), "train_one", "one3", 0).stat().st_mtime == stamps.LONG_AGO
+    assert stamps.run_stamp(home.workspace, home.plan(), "train_one", "one3", 0).stat().st_mtime == stamps.LONG_AGO
 
 
 @pytest.mark.parametrize("damage", list(DAMAGES))
@@ -415,20 +419,20 @@ def test_damaged_record_of_a_step_makes_it_stale(name: str, damage: str, home: H
     twin = home.workspace.root / name.replace("tiny", "other") if "timing" not in name else home.run_record()
     DAMAGES[damage](path, twin, random.Random(name))
     (step,) = (one for one in steps.of_all_runs(home.workspace, home.plan()) if one.record == path)
-    problem = records.of_step(home.workspace, step, Digests())
+    problem = records.check_step(home.workspace, step, Digests())
     assert problem is not None
     assert problem.kind == "stale"
     if damage == "folder":
         path.rmdir()
     getattr(home, step.name.partition("/")[2])()
     assert home.promised() == study_made.promised()
-    assert records.of_step(home.workspace, step, Digests()) is None
+    assert records.check_step(home.workspace, step, Digests()) is None
 
 
 def read_all(home: Home) -> None:
     """The files that every start of the workflow reads first."""
     rows = study.rows(home.workspace.root)
-    entries.read(home.workspace.stated, rows, home.plan().experiments)
+    entries.read(home.workspace.claims_file, rows, home.plan().experiments)
     published.read(home.workspace.published, rows)
 
 
@@ -459,13 +463,13 @@ def test_wall_clock_figures_reach_nothing_else(
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
-def test_journal_is_read_by_nobody(damage: str, home: Home) -> None:
+def test_damaged_journal_changes_no_result(damage: str, home: Home) -> None:
     """With any content of the journal, runs are made and found, and a new event is on its own line."""
     journal = home.root / "store" / JOURNAL
     DAMAGES[damage](journal, None, random.Random(2))
     shutil.rmtree(home.root / "store" / "runs")
     assert home.train() == 0
-    home.store.note("trained", "key", "tiny/one3/seed0")
+    home.store.log_event("trained", "key", "tiny/one3/seed0")
     assert json.loads(journal.read_text().splitlines()[-1])["key"] == "key"
 
 
@@ -501,7 +505,7 @@ def test_damaged_report_is_named_and_made_again(damage: str, home: Home) -> None
     for page in step.outputs:
         copy = home.copy(home.root.parent / f"{damage}-{page.name}")
         DAMAGES[damage](copy.root / page.relative_to(home.root), home.workspace.root / "params.yaml", chance)
-        problem = records.of_step(copy.workspace, steps.report(copy.workspace, copy.plan().name), Digests())
+        problem = records.check_step(copy.workspace, steps.report(copy.workspace, copy.plan().name), Digests())
         assert problem is not None
         assert page.name in problem.text
     for page in step.outputs:

@@ -77,7 +77,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = Home(tmp_path_factory.mktemp("demo"))
     home.root.mkdir(exist_ok=True)
     begin(home.workspace.root)
-    home.prepare()
+    home.prepare("digits16")
     make_runs(home, "demo", [(run.experiment, run.seed) for run in PLAN.runs.values()])
     home.report("demo")
     home.timing("demo")

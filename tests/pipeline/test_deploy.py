@@ -289,9 +289,9 @@ def test_difference_is_paired() -> None:
     ("command", "said"),
     [
         ("export nothing --ensemble --out x", "nothing is not a CoopNet network"),
-        ("export three --out x", "say what to take"),
+        ("export three --out x", "give one of"),
         ("export three --branch 4 --out x", "from 1 to 3"),
-        ("export three --branches one --out x", "no list of numbers"),
+        ("export three --branches one --out x", "not a list of numbers"),
         ("export three --branch 1 --format tflite --out x", "choose onnx, pt2, safetensors"),
         ("export three --branch 1 --format safetensors --with-preprocessing --out x", "no graph"),
         ("export three --branch 1 --out three", "not empty"),

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from coopnet import cli
-from coopnet.commands import train
 from coopnet.files.errors import CoopNetError
 from coopnet.runs.resume import INDEX, ResumeFolder
+from coopnet.runs.stop import TIME_IS_UP
 from coopnet.runs.store import JOURNAL
 from coopnet.runs.workspace import EVALUATED, GATHERED, MADE, TABLES
 from finished_fixture import Home, bring_in, fill, made_once, small_disk
@@ -42,7 +42,7 @@ def finish(home: Home) -> None:
 
 def go_on(home: Home) -> None:
     """Train the interrupted run for one step, and save."""
-    assert home.train("unfinished", "one3", 2, 0) == train.TIME_IS_UP
+    assert home.train("unfinished", "one3", 2, 0) == TIME_IS_UP
 
 
 RUN = "workspace/checkpoints/tiny/train_one/one3/seed0"

@@ -13,7 +13,7 @@ import yaml
 import engines_fixture
 import report_fixture as synthetic
 from coopnet import files, study
-from coopnet.commands import record, runs
+from coopnet.commands import record, transfer
 from coopnet.commands import train as train_command
 from coopnet.files.digests import Digests
 from coopnet.files.errors import CoopNetError, TrainingFailed
@@ -21,6 +21,8 @@ from coopnet.report import content, report, tables
 from coopnet.report.document import Report, Table
 from coopnet.report.frames import load
 from coopnet.runs import failures, records, steps
+from coopnet.runs.states import state as state_of
+from coopnet.runs.stop import TIME_IS_UP
 from coopnet.runs.store import Store
 from coopnet.runs.workspace import Workspace
 from coopnet.study import Study
@@ -147,7 +149,7 @@ def test_failed_run_leaves_a_record_until_it_is_made(wild: Workspace) -> None:
 
     def state(experiment: str) -> str:
         unavailable = failures.unavailable(wild, plan).get((experiment, 0))
-        return runs.state(wild, plan, plan.run(experiment, 0), entries, Digests(), unavailable)
+        return state_of(wild, plan, plan.run(experiment, 0), entries, Digests(), unavailable)
 
     assert state("one3").startswith("failed: ")
     assert state("one3_to_5_split") == "waiting for one3/seed0, which failed"
@@ -165,11 +167,11 @@ def test_failed_run_leaves_a_record_until_it_is_made(wild: Workspace) -> None:
 def test_what_is_no_failure_of_training_leaves_no_record(wild: Workspace) -> None:
     """A missing parent, and a stop at the time limit, are not failures of training."""
     with pytest.raises(CoopNetError, match="one3/seed0 of study tiny is missing"):
-        train_command.transfer(wild, "tiny", "one3_to_5_split", 0, None)
+        transfer.transfer(wild, "tiny", "one3_to_5_split", 0, None)
     with pytest.raises(CoopNetError, match="one3_to_5_split/seed0 at transfer of study tiny is missing"):
         train_command.train(wild, "tiny", "one3_to_5_split", 0, None, None)
     edit(wild.root, {"experiments": {"one3": {"training": {"optimizer": {"lr": 0.1}}}}})
-    assert train_command.train(wild, "tiny", "one3", 0, None, 0.0) == train_command.TIME_IS_UP
+    assert train_command.train(wild, "tiny", "one3", 0, None, 0.0) == TIME_IS_UP
     assert not list(wild.root.rglob("failure.json"))
 
 
@@ -184,7 +186,7 @@ def lose(workspace: Workspace, plan: Study, experiment: str, seed: int) -> None:
     run = plan.run(experiment, seed)
     for path in workspace.run(plan, run).glob("*"):
         path.unlink()
-    failures.leave(workspace, plan, run, FAILED)
+    failures.write(workspace, plan, run, FAILED)
 
 
 def test_descendants_of_failed_runs_are_lost(known: tuple[Workspace, Study]) -> None:
@@ -214,7 +216,7 @@ def test_descendants_of_failed_runs_are_lost(known: tuple[Workspace, Study]) -> 
 
 def take(workspace: Workspace, step: steps.Step) -> None:
     """Write the outputs and the record of a step."""
-    with records.making(workspace, lambda: step):
+    with records.recording(workspace, lambda: step):
         for path in step.outputs:
             files.write_text(path, path.name)
 
@@ -226,7 +228,7 @@ def test_what_is_made_without_a_run_is_stale(known: tuple[Workspace, Study]) -> 
     unavailable = list(failures.unavailable(workspace, plan).values())
 
     def problem(step: steps.Step) -> records.Problem | None:
-        return records.of_step(workspace, step, Digests())
+        return records.check_step(workspace, step, Digests())
 
     without = steps.tables(workspace, plan, unavailable)
     take(workspace, without)
@@ -237,7 +239,7 @@ def test_what_is_made_without_a_run_is_stale(known: tuple[Workspace, Study]) -> 
     inputs = {path.relative_to(workspace.root / "checkpoints/tiny").as_posix() for path in without.inputs[1:]}
     assert "train_one/one3/seed1/failure.json" in inputs
     assert not {name for name in inputs if "one3_to_5_split/seed1" in name}
-    failures.leave(workspace, plan, plan.run("one3", 1), TrainingFailed("no memory left", "out_of_memory"))
+    failures.write(workspace, plan, plan.run("one3", 1), TrainingFailed("no memory left", "out_of_memory"))
     assert problem(without) is not None
 
 

@@ -14,8 +14,8 @@ import pytest
 from benchmarks import bundle, gpu, sharing
 from benchmarks.gpu import Job, Pace
 from coopnet import study
-from coopnet.commands.train import TIME_IS_UP
 from coopnet.files.errors import CoopNetError
+from coopnet.runs.stop import TIME_IS_UP
 from tiny_fixture import edit
 
 

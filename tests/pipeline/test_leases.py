@@ -14,15 +14,15 @@ import pytest
 import yaml
 
 from conftest import ROOT
-from coopnet.commands.train import Stop
 from coopnet.files.errors import CoopNetError
 from coopnet.runs import leases
+from coopnet.runs.stop import Stop
 from tiny_fixture import BIN, TINY, make_workspace
 
 HOLD = """
 import os, sys
 from coopnet.runs import leases
-print(os.environ.get(leases.VISIBLE) if leases.take("run", float(sys.argv[1])) else "none free", flush=True)
+print(os.environ.get(leases.VISIBLE) if leases.acquire("run", float(sys.argv[1])) else "none free", flush=True)
 sys.stdin.read()
 """
 
@@ -132,7 +132,7 @@ def test_jobs_of_slurm_do_not_share_out_each_others_devices(holders: Holders, na
 def test_without_a_device_nothing_is_leased(monkeypatch: pytest.MonkeyPatch, devices: str) -> None:
     """PyTorch then reports the missing device, as before."""
     monkeypatch.setenv(leases.VISIBLE, devices)
-    assert leases.take("run", 0)
+    assert leases.acquire("run", 0)
     assert os.environ[leases.VISIBLE] == devices
 
 
@@ -141,7 +141,7 @@ def test_number_of_runs_is_checked(monkeypatch: pytest.MonkeyPatch, number: str)
     """One line names the variable and its value."""
     monkeypatch.setenv(leases.RUNS_PER_GPU, number)
     with pytest.raises(CoopNetError, match=f"COOPNET_RUNS_PER_GPU is '{number}'.*set it to 1 or more"):
-        leases.take("run", 0)
+        leases.acquire("run", 0)
 
 
 def test_training_waits_for_a_device_until_its_time_limit(holders: Holders, name: str, prepared: Path) -> None:

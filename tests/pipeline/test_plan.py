@@ -17,10 +17,11 @@ import pytest
 from conftest import ROOT
 from coopnet import study
 from coopnet.commands import latency, watch
-from coopnet.commands import plan as plans
+from coopnet.commands import plan as command
 from coopnet.files.errors import CoopNetError
-from coopnet.runs import live, speed, steps
-from coopnet.runs.live import Live, Pulse
+from coopnet.runs import live, phase_keys, speed, steps
+from coopnet.runs.estimate import estimate
+from coopnet.runs.live import Live, LiveWriter
 from coopnet.runs.store import VARIABLE, Store
 from coopnet.runs.workspace import LATENCY, Workspace
 from coopnet.study import costs
@@ -38,11 +39,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Home:
 def test_plan_says_what_is_finished_and_what_the_rest_takes(finished: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """Finished runs cost nothing more; the time of the next study is estimated from them."""
     monkeypatch.setenv(VARIABLE, str(finished.root / "store"))
-    done = plans.of(finished.workspace, finished.plan()).total
-    assert (done.here, done.stored, done.left, done.training_flops) == (done.runs, 0, 0, 0)
-    todo = plans.of(finished.workspace, finished.plan("unfinished"))
+    done = estimate(finished.workspace, finished.plan()).total
+    assert (done.finished, done.stored, done.left, done.training_flops) == (done.runs, 0, 0, 0)
+    todo = estimate(finished.workspace, finished.plan("unfinished"))
     total = todo.total
-    assert (total.here, total.left) == (0, total.runs)
+    assert (total.finished, total.left) == (0, total.runs)
     assert todo.measured == "runs"
     assert total.seconds > 0
     assert total.h100 > 0
@@ -83,20 +84,20 @@ def test_a_run_that_is_trained_is_seen(tmp_path: Path) -> None:
         def __getattr__(self, name: str) -> object:
             return lambda *arguments: told.append(name)
 
-    pulse = Pulse(Other(), entries.unfinished("key"))
-    pulse.begin(0, 4, 100, 0)
-    pulse.advance(50)
-    pulse.end(
+    writer = LiveWriter(Other(), entries.unfinished("key"))
+    writer.begin(0, 4, 100, 0)
+    writer.advance(50)
+    writer.end(
         {"train_top1_ensemble": 30.0},
         {"images_per_second": 100.0, "train_seconds": 1.0, "evaluation_seconds": 0.5},
     )
-    pulse.begin(1, 4, 100, 0)
+    writer.begin(1, 4, 100, 0)
     found = live.read(entries, "key")
     assert found is not None
     assert (found.epoch, found.epochs, found.speed, found.accuracy, found.split) == (1, 4, 100.0, 30.0, "training")
     assert found.left == pytest.approx(1.5 * 3)
     assert told == ["begin", "advance", "end", "begin"]
-    pulse.close()
+    writer.close()
     assert live.read(entries, "key") is None
 
 
@@ -124,15 +125,15 @@ def test_watch_shows_every_state(finished: Home, monkeypatch: pytest.MonkeyPatch
     """Finished, running, interrupted and waiting runs, from the store alone; in a pipe once."""
     plan, entries = finished.plan("unfinished"), finished.store
     first, second = plan.runs.values()
-    assert len(watch.look(finished.workspace, finished.plan(), entries, set()).finished) == 3
-    Pulse(type("Quiet", (), {"begin": lambda *_: None})(), entries.unfinished(first.key)).begin(2, 5, 100, 50)
-    seen = watch.look(finished.workspace, plan, entries, set())
+    assert len(watch.progress_of(finished.workspace, finished.plan(), entries, set()).finished) == 3
+    LiveWriter(type("Quiet", (), {"begin": lambda *_: None})(), entries.unfinished(first.key)).begin(2, 5, 100, 50)
+    seen = watch.progress_of(finished.workspace, plan, entries, set())
     assert [run.name for run, _ in seen.running] == [first.name]
     assert [run.name for run, epochs in seen.interrupted if epochs >= 0] == [second.name]
     assert next(iter(watch.table(plan, seen, 10).columns[1].cells)) == "running"
     assert watch.table(plan, seen, 1).row_count == 1
     shutil.rmtree(entries.unfinished(second.key))
-    assert watch.look(finished.workspace, plan, entries, set()).waiting == [second]
+    assert watch.progress_of(finished.workspace, plan, entries, set()).waiting == [second]
 
 
 def test_commands_speak(workspace: Path, tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ def test_plan_of_every_study_adds_up() -> None:
     """Each network of each study is in one phase."""
     for name in study.names(ROOT):
         plan = study.load(ROOT, name)
-        found = plans.of(Workspace(ROOT), plan)
+        found = estimate(Workspace(ROOT), plan)
         assert found.total.runs == len(list(plan.everything()))
 
 
@@ -213,7 +214,7 @@ def test_a_command_says_where_to_look_next(workspace: Path, command: tuple[str, 
 
 def written(workspace: Path) -> dict[str, bytes]:
     """What `coopnet plan tiny --write` writes, by phase."""
-    plans.write(Workspace(workspace), "tiny")
+    command.write(Workspace(workspace), "tiny")
     return {path.stem: path.read_bytes() for path in (workspace / "checkpoints" / "tiny" / "plan").iterdir()}
 
 
@@ -278,27 +279,27 @@ def test_files_of_another_plan_are_noticed(workspace: Path) -> None:
     """Missing, of edited parameters, or damaged: not those of the plan, until they are written again."""
     place = Workspace(workspace)
     plan = study.load(workspace, "tiny")
-    assert not plans.is_written(place, plan)
-    plans.write(place, "tiny")
-    assert plans.is_written(place, plan)
+    assert not phase_keys.are_written(place, plan)
+    command.write(place, "tiny")
+    assert phase_keys.are_written(place, plan)
     edit(workspace, lambda overlay: overlay.update(title="Another title"))
-    assert not plans.is_written(place, study.load(workspace, "tiny"))
+    assert not phase_keys.are_written(place, study.load(workspace, "tiny"))
     for damage in (b"", b"\xff", None):
-        path = place.decisive("tiny", "finetune")
+        path = place.phase_keys("tiny", "finetune")
         path.write_bytes(damage) if damage is not None else path.unlink()
-        assert not plans.is_written(place, plan)
-        plans.write(place, "tiny")
-        assert plans.is_written(place, study.load(workspace, "tiny"))
+        assert not phase_keys.are_written(place, plan)
+        command.write(place, "tiny")
+        assert phase_keys.are_written(place, study.load(workspace, "tiny"))
 
 
 def test_edit_while_the_plan_is_written_is_refused(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """DVC would record the edited parameters for the files of the earlier ones."""
-    write_files = plans.write_files
+    write_files = phase_keys.write
 
     def edited(place: Workspace, plan: study.Study) -> None:
         write_files(place, plan)
         edit(workspace, lambda overlay: overlay.update(seeds=[0, 1]))
 
-    monkeypatch.setattr(plans, "write_files", edited)
+    monkeypatch.setattr(phase_keys, "write", edited)
     with pytest.raises(CoopNetError, match="edited while its plan was written"):
-        plans.write(Workspace(workspace), "tiny")
+        command.write(Workspace(workspace), "tiny")

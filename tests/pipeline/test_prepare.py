@@ -478,13 +478,14 @@ def test_normalisation_is_that_of_the_training_images(prepared: tuple[Dataset, d
         assert dataset.std[channel] == pytest.approx(std, abs=5.1e-8)
 
 
-def test_digits_are_those_of_scikit_learn() -> None:
-    """Every digit of scikit-learn is in one split; its 0..16 grey levels can be recovered from each 4×4 block."""
+@pytest.mark.parametrize(("name", "times"), [("digits", 4), ("digits16", 2)])
+def test_digits_are_those_of_scikit_learn(name: str, times: int) -> None:
+    """Every digit of scikit-learn is in one split; its 0..16 grey levels can be recovered from each enlarged pixel."""
     from sklearn.datasets import load_digits
 
-    splits = [read(DATASETS["digits"], split, "digits", None) for split in SPLITS]
+    splits = [read(DATASETS[name], split, "digits", None) for split in SPLITS]
     images = np.concatenate([arrays.images for arrays in splits])
-    blocks = images.reshape(-1, 8, 4, 8, 4, 3)
+    blocks = images.reshape(-1, 8, times, 8, times, 3)
     assert (blocks == blocks[:, :, :1, :, :1, :1]).all()
     recovered = np.rint(blocks[:, :, 0, :, 0, 0] / 255 * 16).astype(int)
     labels = np.concatenate([arrays.labels for arrays in splits])

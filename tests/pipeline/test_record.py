@@ -11,11 +11,10 @@ from voluptuous import MultipleInvalid
 
 from conftest import ROOT
 from coopnet import files, study
-from coopnet.commands import plan as plans
 from coopnet.commands import record
 from coopnet.files.digests import Digests
 from coopnet.files.errors import CoopNetError
-from coopnet.runs import records, steps
+from coopnet.runs import dvc, phase_keys, records, steps
 from coopnet.runs.workspace import Workspace, targets
 from coopnet.study import Run, Study
 
@@ -58,7 +57,7 @@ def write_files(workspace: Workspace, plan: Study, run: Run, weights: str) -> No
     ]
     files.write_json(wanted["run.json"], files.sealed({"key": run.key, "files": listed, "parents": parents}))
     step = steps.evaluate(workspace, plan, run)
-    with records.making(workspace, lambda: step):
+    with records.recording(workspace, lambda: step):
         for path in step.outputs:
             files.write_text(path, "evaluated")
 
@@ -79,7 +78,9 @@ def test_child_of_other_weights_is_refused(workspace: Workspace, plan: Study) ->
     write_files(workspace, plan, plan.run("one3", 0), "of another machine")
     sound, refused = sort(workspace, plan)
     assert sound == {"train_one"}
-    assert refused == ["one3_continued/seed0 was made from other weights of one3/seed0 than lie here"]
+    assert refused == [
+        "one3_continued/seed0 was made from other weights of one3/seed0 than those in this workspace; make it again"
+    ]
 
 
 def test_damaged_run_is_refused_with_its_phase(workspace: Workspace, plan: Study) -> None:
@@ -113,15 +114,15 @@ def committed(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> list[str
     """The stages that DVC was told to record in the workspace, which has its parameters; DVC itself is not called."""
     addresses: list[str] = []
     parameters(workspace.root)
-    monkeypatch.setattr(record, "check_repository", lambda _: None)
-    monkeypatch.setattr(record, "_commit", lambda _, *stages: addresses.extend(stages))
+    monkeypatch.setattr(dvc, "check_repository", lambda _: None)
+    monkeypatch.setattr(dvc, "commit", lambda _, *stages: addresses.extend(stages))
     return addresses
 
 
 def test_plan_is_written_and_recorded_with_the_phases(workspace: Workspace, plan: Study, committed: list[str]) -> None:
     """The stages that are recorded depend on the files of the plan, so these are recorded too."""
     record.record(workspace, "tiny")
-    assert plans.is_written(workspace, plan)
+    assert phase_keys.are_written(workspace, plan)
     stages = [f"studies/dvc.yaml:{phase}@tiny" for phase in ("plan", "train_one", "finetune")]
     assert [address for address in committed if address in stages] == stages
 
@@ -131,7 +132,7 @@ def test_plan_is_recorded_where_a_run_is_refused(workspace: Workspace, plan: Stu
     targets(workspace, plan, plan.run("one3", 0))["history.csv"].write_text("edited")
     with pytest.raises(CoopNetError, match=r"not recorded: .*history\.csv"):
         record.record(workspace, "tiny")
-    assert plans.is_written(workspace, plan)
+    assert phase_keys.are_written(workspace, plan)
     assert "studies/dvc.yaml:plan@tiny" in committed
     assert "studies/dvc.yaml:train_one@tiny" not in committed
 
@@ -154,7 +155,7 @@ def test_edit_while_dvc_records_leaves_its_lock_as_it_was(
         lock.write_text("schema: '2.0'\nstages: {}\n")
         (workspace.root / "studies" / "tiny.yaml").write_text(yaml.safe_dump(ONLY | changes))
 
-    monkeypatch.setattr(record, "_commit", edited)
+    monkeypatch.setattr(dvc, "commit", edited)
     with pytest.raises(CoopNetError, match="edited while DVC recorded"):
         record.record(workspace, "tiny")
     assert (lock.read_text() if lock.exists() else None) == before
@@ -188,8 +189,8 @@ def test_every_cut_lock_that_dvc_refuses_is_known_for_half_written() -> None:
     """DVC killed anywhere while it wrote its lock: `coopnet record` removes what DVC cannot read, and nothing whole."""
     refused = {length for length in range(len(LOCK)) if not _readable(LOCK[:length])}
     assert len(refused) > 50
-    assert [length for length in sorted(refused) if record._is_whole(LOCK[:length])] == []
-    assert record._is_whole(LOCK)
+    assert [length for length in sorted(refused) if dvc._is_whole(LOCK[:length])] == []
+    assert dvc._is_whole(LOCK)
 
 
 def _readable(lock: bytes) -> bool:

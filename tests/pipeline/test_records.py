@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import stamps
+import startup
 from conftest import ROOT
 from coopnet import files, study
 from coopnet.files.digests import Digests, remembered
@@ -49,13 +50,13 @@ def step(workspace: Workspace) -> Step:
 
 def take(workspace: Workspace, step: Step) -> None:
     """Write the outputs and the record of the step."""
-    with records.making(workspace, lambda: step):
+    with records.recording(workspace, lambda: step):
         step.outputs[0].write_text("".join(path.read_text() for path in step.inputs))
 
 
 def kind(workspace: Workspace, step: Step) -> str | None:
     """The kind of a step's problem, or None."""
-    problem = records.of_step(workspace, step, Digests())
+    problem = records.check_step(workspace, step, Digests())
     return problem and problem.kind
 
 
@@ -92,7 +93,7 @@ def test_what_is_wrong_with_a_step(
     "change",
     [
         {"source": "evaluation"},
-        {"words": "others"},
+        {"parameters": "others"},
         {"inputs": ()},
         {"outputs": ()},
     ],
@@ -106,7 +107,7 @@ def test_step_is_refused_when_an_input_is_edited_meanwhile(workspace: Workspace,
     """It is unknown from which version the output was made, so no record is written."""
 
     def make() -> None:
-        with records.making(workspace, lambda: step):
+        with records.recording(workspace, lambda: step):
             step.outputs[0].write_text("ab")
             step.inputs[1].write_text("edited")
 
@@ -117,27 +118,28 @@ def test_step_is_refused_when_an_input_is_edited_meanwhile(workspace: Workspace,
 
 def test_step_is_refused_when_parameters_are_edited_meanwhile(workspace: Workspace, step: Step) -> None:
     """The plan is read again at the end."""
-    plans = iter([step, Step(**(vars(step) | {"words": "edited"}))])
+    plans = iter([step, Step(**(vars(step) | {"parameters": "edited"}))])
     with (
         pytest.raises(CoopNetError, match=r"params.yaml or the study was changed"),
-        records.making(workspace, lambda: next(plans)),
+        records.recording(workspace, lambda: next(plans)),
     ):
         pass
 
 
-def test_step_that_fails_leaves_no_receipt(workspace: Workspace, step: Step) -> None:
+def test_step_that_fails_leaves_no_record(workspace: Workspace, step: Step) -> None:
     """Outputs of a failed command have no record."""
-    with pytest.raises(ZeroDivisionError), records.making(workspace, lambda: step):
+    with pytest.raises(ZeroDivisionError), records.recording(workspace, lambda: step):
         raise ZeroDivisionError
     assert kind(workspace, step) == "stale"
 
 
 def test_every_step_of_a_study_reads_what_is_there_before_it(plan: Study, workspace: Workspace) -> None:
     """Inputs are records of runs, outputs of an earlier step, or project files; the names of steps are unique."""
-    there = {workspace.stated, workspace.published}
+    there = {workspace.claims_file, workspace.published}
     there |= {workspace.run(plan, run) / "run.json" for run in plan.everything()}
     names = set()
-    for step in steps.steps(workspace, plan):
+    evaluations = [steps.evaluate(workspace, plan, run) for run in plan.everything()]
+    for step in (*evaluations, *steps.of_all_runs(workspace, plan)):
         assert there.issuperset(step.inputs), step.name
         assert there.isdisjoint(step.outputs), step.name
         assert step.name not in names
@@ -166,7 +168,7 @@ def run(plan: Study, workspace: Workspace) -> Run:
 
 def test_run_as_planned_is_current(workspace: Workspace, plan: Study, run: Run) -> None:
     """Its record has the planned key, and its files match the record."""
-    assert records.of_run(workspace, plan, run, Digests()) is None
+    assert records.check_run(workspace, plan, run, Digests()) is None
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def test_damaged_file_of_a_run_is_named(workspace: Workspace, plan: Study, run: 
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    problem = records.of_run(workspace, plan, run, Digests())
+    problem = records.check_run(workspace, plan, run, Digests())
     assert problem is not None
     assert problem.kind == "damaged"
     assert str(path) in problem.text
@@ -192,11 +194,11 @@ def test_timing_that_is_no_table_is_damaged(workspace: Workspace, plan: Study, r
     """It has no digest, but a file that the tables cannot read is damaged."""
     path = targets(workspace, plan, run)["timing.csv"]
     path.write_text(damaged)
-    problem = records.of_run(workspace, plan, run, Digests())
+    problem = records.check_run(workspace, plan, run, Digests())
     assert problem is not None
     assert problem.kind == "damaged"
     path.write_text("\n")  # no epoch
-    assert records.of_run(workspace, plan, run, Digests()) is None
+    assert records.check_run(workspace, plan, run, Digests()) is None
 
 
 def test_run_that_lacks_a_file_is_missing(workspace: Workspace, plan: Study, run: Run) -> None:
@@ -204,7 +206,7 @@ def test_run_that_lacks_a_file_is_missing(workspace: Workspace, plan: Study, run
     for path in targets(workspace, plan, run).values():
         content = path.read_bytes()
         path.unlink()
-        problem = records.of_run(workspace, plan, run, Digests())
+        problem = records.check_run(workspace, plan, run, Digests())
         assert problem is not None
         assert problem.kind == "missing"
         assert str(path) in problem.text
@@ -215,7 +217,7 @@ def test_record_that_cannot_be_read_is_damaged(workspace: Workspace, plan: Study
     """Half a record is damaged and not stale."""
     path = targets(workspace, plan, run)["run.json"]
     path.write_text(path.read_text()[:20])
-    problem = records.of_run(workspace, plan, run, Digests())
+    problem = records.check_run(workspace, plan, run, Digests())
     assert problem is not None
     assert problem.kind == "damaged"
     assert str(path) in problem.text
@@ -227,7 +229,7 @@ def test_run_of_another_key_is_stale(workspace: Workspace, plan: Study, run: Run
     for name, path in targets(workspace, plan, run).items():
         places[name].parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, places[name])
-    problem = records.of_run(workspace, plan, plan.run("baseline", 1), Digests())
+    problem = records.check_run(workspace, plan, plan.run("baseline", 1), Digests())
     assert problem is not None
     assert problem.kind == "stale"
     assert "baseline/seed1" in problem.text
@@ -242,12 +244,12 @@ def test_stamps_are_old_only_for_what_is_current(
     """A valid run has a stamp older than everything; a missing or damaged one has a new stamp."""
     step = steps.evaluate(workspace, plan, run)
     due = stamps.refresh(workspace, plan)
-    current, missing = (stamps.of_run(workspace, plan, "train_baseline", "baseline", seed) for seed in (0, 1))
+    current, missing = (stamps.run_stamp(workspace, plan, "train_baseline", "baseline", seed) for seed in (0, 1))
     place = ("train_baseline", "baseline", 0)
     assert due.runs == {(one.phase, one.experiment, one.seed) for one in plan.everything()} - {place}
     assert due.evaluations == {place}
     assert current.stat().st_mtime > stamps.LONG_AGO
-    with records.making(workspace, lambda: step):
+    with records.recording(workspace, lambda: step):
         for path in step.outputs:
             path.write_text("evaluated")
     assert not stamps.refresh(workspace, plan).evaluations
@@ -323,15 +325,15 @@ def test_locks_of_the_dead_are_cleared_and_those_of_the_living_kept(tmp_path: Pa
     left = tmp_path / "locks" / "0.input.lock"
     left.parent.mkdir()
     left.touch()
-    first = stamps.clear_stale(tmp_path)
+    first = startup.remove_stale_locks(tmp_path)
     assert not left.exists()
     left.touch()  # its own lock
-    second = stamps.clear_stale(tmp_path)
+    second = startup.remove_stale_locks(tmp_path)
     assert left.exists()
     os.close(first)
-    third = stamps.clear_stale(tmp_path)
+    third = startup.remove_stale_locks(tmp_path)
     assert left.exists()  # the second one is running
     os.close(second)
     os.close(third)
-    os.close(stamps.clear_stale(tmp_path))
+    os.close(startup.remove_stale_locks(tmp_path))
     assert not left.exists()

@@ -185,7 +185,7 @@ def test_added_run_can_be_taken(runs: Store, targets: dict[str, Path]) -> None:
     assert not runs.finished(KEY)
     make(runs)
     assert runs.finished(KEY)
-    assert runs.take(KEY, targets)
+    assert runs.restore(KEY, targets)
     assert contents(targets) == FILES
 
 
@@ -194,13 +194,13 @@ def test_records_are_copied_last(runs: Store, targets: dict[str, Path], tmp_path
     make(runs)
     (tmp_path / "checkpoints").write_text("a file where a folder should be")
     with pytest.raises(CoopNetError, match="cannot write"):
-        runs.take(KEY, targets)
+        runs.restore(KEY, targets)
     assert not targets[RECORD].exists()
 
 
 def test_unknown_run_cannot_be_taken(runs: Store, targets: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
     """For a run that was never made, nothing is written or logged, and the store is not created."""
-    assert not runs.take(KEY, targets)
+    assert not runs.restore(KEY, targets)
     assert not any(path.exists() for path in (*targets.values(), runs.place))
     assert not caplog.records
 
@@ -208,7 +208,7 @@ def test_unknown_run_cannot_be_taken(runs: Store, targets: dict[str, Path], capl
 def test_taken_files_are_copies(runs: Store, targets: dict[str, Path]) -> None:
     """There are no hard links: in-place damage to an output does not reach the store."""
     make(runs)
-    runs.take(KEY, targets)
+    runs.restore(KEY, targets)
     for name, path in targets.items():
         assert path.stat().st_nlink == 1
         with path.open("r+b") as handle:
@@ -219,21 +219,21 @@ def test_taken_files_are_copies(runs: Store, targets: dict[str, Path]) -> None:
 def test_damaged_output_is_replaced(runs: Store, targets: dict[str, Path]) -> None:
     """Copying a run again restores files that are damaged or missing in the workspace."""
     make(runs)
-    runs.take(KEY, targets)
+    runs.restore(KEY, targets)
     targets["model.safetensors"].write_bytes(b"damaged")
     targets["history.csv"].unlink()
-    assert runs.take(KEY, targets)
+    assert runs.restore(KEY, targets)
     assert contents(targets) == FILES
 
 
 def test_good_output_is_left_alone(runs: Store, targets: dict[str, Path]) -> None:
     """A correct file is not written again, but gets a new date: an engine that compares dates has requested it."""
     make(runs)
-    runs.take(KEY, targets)
+    runs.restore(KEY, targets)
     before = [path.stat().st_ino for path in targets.values()]
     for path in targets.values():
         os.utime(path, (0, 0))
-    runs.take(KEY, targets)
+    runs.restore(KEY, targets)
     assert [path.stat().st_ino for path in targets.values()] == before
     assert all(path.stat().st_mtime > 0 for path in targets.values())
 
@@ -265,7 +265,7 @@ def test_damaged_entry_is_set_aside(
     make(runs)
     damage(runs.folder(KEY) / name)
     with caplog.at_level(logging.WARNING):
-        assert not runs.take(KEY, targets)
+        assert not runs.restore(KEY, targets)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert str(runs.folder(KEY) / name) in caplog.text
     assert not any(path.exists() for path in targets.values())
@@ -287,7 +287,9 @@ def test_entry_that_lacks_a_needed_file_is_set_aside(
 ) -> None:
     """An entry of a version that wrote other files is made again."""
     make(runs)
-    assert not runs.take(KEY, targets | {"logits.safetensors": targets["history.csv"].with_name("logits.safetensors")})
+    assert not runs.restore(
+        KEY, targets | {"logits.safetensors": targets["history.csv"].with_name("logits.safetensors")}
+    )
     assert "logits.safetensors" in caplog.text
 
 
@@ -298,9 +300,9 @@ def test_run_can_be_made_again_after_damage(notice: bool, runs: Store, targets: 
         make(runs)
         flip(runs.folder(KEY) / "model.safetensors")
         if notice:
-            runs.take(KEY, targets)
+            runs.restore(KEY, targets)
     make(runs)
-    assert runs.take(KEY, targets)
+    assert runs.restore(KEY, targets)
     assert targets["model.safetensors"].read_bytes() == FILES["model.safetensors"]
 
 
@@ -309,8 +311,8 @@ def test_entries_do_not_mix(runs: Store, targets: dict[str, Path]) -> None:
     make(runs)
     make(runs, "other")
     flip(runs.folder("other") / "history.csv")
-    assert not runs.take("other", targets)
-    assert runs.take(KEY, targets)
+    assert not runs.restore("other", targets)
+    assert runs.restore(KEY, targets)
 
 
 # Its locks
@@ -325,7 +327,7 @@ lock = runs.lock("key")
 print("ready", flush=True)
 sys.stdin.readline()
 store.acquire(lock, "one3/seed0")
-if runs.take("key", {"model": out / "model", "run.json": out / "run.json"}):
+if runs.restore("key", {"model": out / "model", "run.json": out / "run.json"}):
     print("taken")
 else:
     folder = runs.unfinished("key") / "files"

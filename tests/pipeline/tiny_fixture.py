@@ -12,7 +12,8 @@ from pathlib import Path
 import yaml
 
 from conftest import ROOT
-from coopnet.commands import train as command
+from coopnet.commands import train as train_command
+from coopnet.commands import transfer as transfer_command
 from coopnet.files.errors import CoopNetError
 from coopnet.runs.workspace import Workspace
 
@@ -69,9 +70,9 @@ def train(
     logging.getLogger("coopnet").setLevel(logging.INFO)
     try:
         if of_transfer:
-            code = 0 if command.transfer(Workspace(workspace), "tiny", experiment, 0, key) else 1
+            code = 0 if transfer_command.transfer(Workspace(workspace), "tiny", experiment, 0, key) else 1
         else:
-            code = command.train(Workspace(workspace), "tiny", experiment, 0, key, max_minutes)
+            code = train_command.train(Workspace(workspace), "tiny", experiment, 0, key, max_minutes)
     except CoopNetError as error:
         code = 1
         said.write(f"{error}\n")

@@ -23,7 +23,7 @@ import pytest
 import yaml
 
 import engines_fixture
-from coopnet.commands.train import TIME_IS_UP
+from coopnet.runs.stop import TIME_IS_UP
 from engines_fixture import MAKE, NAME, TINY, Project
 
 pytestmark = pytest.mark.slow

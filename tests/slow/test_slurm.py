@@ -242,7 +242,7 @@ def test_disturbed_run_continues_to_the_same_bits(
         "finished",
     )
     assert "continuing at epoch" in (run.folder / "logs/tiny/train_one/one3-seed0.log").read_text()
-    assert run.said.count("rule_train_one_run/one3_0/") >= jobs
+    assert run.said.count("rule_train_one_run/train_one_one3_0/") >= jobs
     assert bits(run.folder) == undisturbed
 
 

@@ -12,8 +12,11 @@ from scipy import stats
 from coopnet.claims.inference import ALPHA, LEVEL, Estimate, Source, difference, over_seeds
 
 IMAGES = 400
-SPREADS = (0.0, 0.1, 0.2, 0.3)
-"""Standard deviation of seeds, on the probit scale. NOTES.md compares it with the measured studies."""
+SPREADS = (0.0, 0.1, 0.2, 0.3, 1.5)
+"""Standard deviation of seeds, on the probit scale; the last is that of networks at transfer.
+
+NOTES.md compares them with the measured studies.
+"""
 LUCK = (1.0, 0.5)
 """Standard deviation of effects of one seed and image, on the same scale; less of it means more shared effects."""
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import pytest
 
 import report_fixture as synthetic
+from conftest import ROOT
 from coopnet import files
 from coopnet.files.errors import CoopNetError
 from coopnet.report import content, ledger, pdf, report, tables
 from coopnet.report.document import Cell, Report, Section, Table
 from coopnet.report.frames import load
+from coopnet.report.topics.claims import by_question
 from coopnet.report.wording import MINUS
 
 FIXED = "\u00a0"
@@ -138,7 +141,7 @@ def test_claims_are_grouped_by_question(composed: Report) -> None:
     numbers = [re.match(r"\d+", entry["number"])[0] for entry in synthetic.claims()]  # type: ignore[index]
     assert [item.id for item in tables_of] == [f"question-{number}" for number in dict.fromkeys(numbers)]
     sixth = next(item for item in tables_of if item.id == "question-6")
-    assert [word.replace(FIXED, " ") for word, _ in sixth.counts] == ["✓ 1", "✗ 1", "? 1"]
+    assert [word.replace(FIXED, " ") for word, _ in sixth.counts] == ["tested", "✓ 1", "✗ 1", "? 1", "(Holm: 1 of 2)"]
     assert sixth.title.startswith("6. Is growing in two stages")
     unknown = next(item for item in tables_of if item.id == "question-99")
     assert unknown.title == f"99. {synthetic.HOSTILE_CLAIM}"
@@ -282,6 +285,31 @@ def test_parts_have_units_of_their_own(page: Page) -> None:
     assert likelihood[4] == f"+0.0004 nats | [{MINUS}0.0002, +0.0009]"
     assert error[4] == f"{MINUS}0.250 ECE points | [{MINUS}0.400, {MINUS}0.100]"
     assert compared[4] == f"+0.10 | [{MINUS}0.20, +0.30]"
+
+
+@pytest.mark.parametrize("name", ["mini", "made up"])
+def test_a_question_never_adds_up_tested_and_counted_verdicts(name: str, study: Path, tmp_path: Path) -> None:
+    """Beside a question stand its verdicts by what they rest on, and how many of the tested ones survive Holm."""
+    path = tmp_path / "claims.json"
+    files.write_json(path, synthetic.claims())
+    claims = ledger.load(ROOT / "results/mini/claims.json" if name == "mini" else path, "mini")
+    loaded = load(study / "tables")
+    object.__setattr__(loaded, "claims", claims)
+    questions = by_question(claims)
+    items = section(content.compose(loaded)).items
+    tables = [item for item in items if isinstance(item, Table) and item.id.startswith("question-")]
+    assert len(tables) == len(questions)
+    for table, members in zip(tables, questions.values(), strict=True):
+        found, basis = Counter[tuple[str | None, str]](), ""
+        for word, _ in table.counts:
+            if word[0] in SIGNS.values():
+                found[basis if word[0] not in "!–" else None, word[0]] = int(word[2:])
+            elif word.startswith("("):
+                surviving = [one.main.survives_holm for one in members if one.main.survives_holm is not None]
+                assert word == f"(Holm: {sum(surviving)} of {len(surviving)})".replace(" ", FIXED)
+            else:
+                basis = word
+        assert found == Counter((one.main.basis, SIGNS[one.main.verdict]) for one in members)
 
 
 def test_the_sentences_count_what_the_ledger_holds(study: Path, tmp_path: Path) -> None:

@@ -333,6 +333,12 @@ def test_outcomes_are_the_accuracy_of_every_model(images: int) -> None:
         assert 100 * right.mean(axis=1) == pytest.approx([expected["top1"], expected["top5"]])
 
 
+def test_a_plain_network_has_no_mean_of_probabilities() -> None:
+    """With one branch the mean would be the branch again."""
+    assert list(outcomes(some_saved(4, branches=1))) == ["ensemble", "branch1"]
+    assert list(outcomes(some_saved(4, branches=2))) == ["ensemble", "branch1", "branch2", "mean_probabilities"]
+
+
 def test_outcomes_of_other_images_are_refused() -> None:
     """Bits with a size for another number of images are refused."""
     bits = pack(outcomes(some_saved(4)))["ensemble"]

@@ -145,7 +145,7 @@ def test_a_row_without_augmentation_is_trained_without(
             arrays=arrays(),
             ancestors=[],
             device_kind="cpu",
-            memory=tmp_path,
+            folder=tmp_path,
             progress=Silence(),
             stop=never,
         )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coopnet.commands.evaluate import write_votes
+from coopnet.evaluation.evaluate import write_votes
 from coopnet.evaluation.metrics import Saved, measure
 from coopnet.evaluation.voting import MOST, RULES, best_smaller, subsets, vote, votes
 

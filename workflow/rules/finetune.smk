@@ -7,25 +7,7 @@ rule finetune:
         all_of("finetune"),
 
 
-rule finetune_run:
+use rule train_baseline_run as finetune_run with:
     """Train and evaluate a network built by a transfer, or a control: a trained network without a transfer."""
-    input:
-        stamp_of("finetune"),
-        of("finetune", made_from),
     output:
         records_of("finetune"),
-    log:
-        log_of("finetune"),
-    conda:
-        "../envs/coopnet.yaml"
-    threads: of("finetune", threads_of)
-    resources:
-        gpu=of("finetune", gpus_of),
-    params:
-        study=STUDY.name,
-        key=of("finetune", key_of),  # the job stops if params.yaml was edited before it began
-        limit=time_limit,
-    message:
-        OF_RUN
-    shell:
-        TRAIN

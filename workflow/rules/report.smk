@@ -7,7 +7,7 @@ TIMING = steps.timing(WORKSPACE, STUDY.name)
 
 rule tables:
     input:
-        stamps.of_step(WORKSPACE, TABLES.name),
+        stamps.step_stamp(WORKSPACE, TABLES.name),
         TABLES.inputs,
     output:
         [update(path) for path in TABLES.outputs],
@@ -26,7 +26,7 @@ rule tables:
 
 rule claims:
     input:
-        stamps.of_step(WORKSPACE, CLAIMS.name),
+        stamps.step_stamp(WORKSPACE, CLAIMS.name),
         CLAIMS.inputs,
     output:
         [update(path) for path in CLAIMS.outputs],
@@ -45,7 +45,7 @@ rule claims:
 
 rule report:
     input:
-        stamps.of_step(WORKSPACE, REPORT.name),
+        stamps.step_stamp(WORKSPACE, REPORT.name),
         REPORT.inputs,
     output:
         [update(path) for path in REPORT.outputs],
@@ -64,7 +64,7 @@ rule report:
 
 rule timing:
     input:
-        stamps.of_step(WORKSPACE, TIMING.name),
+        stamps.step_stamp(WORKSPACE, TIMING.name),
         TIMING.inputs,
     output:
         [update(path) for path in TIMING.outputs],

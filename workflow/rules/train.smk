@@ -1,4 +1,4 @@
-# Networks that are trained from random weights.
+# Networks that are trained from random weights, and the job that trains a run. Other phases derive their jobs from it.
 
 
 rule train_baseline:
@@ -10,25 +10,26 @@ rule train_baseline:
 rule train_baseline_run:
     """Train and evaluate a plain network: one branch and no gate."""
     input:
-        stamp_of("train_baseline"),
-        of("train_baseline", made_from),
+        stamps.run_stamp(WORKSPACE, STUDY, "{phase}", "{experiment}", "{seed}"),
+        made_from,
     output:
         records_of("train_baseline"),
     log:
-        log_of("train_baseline"),
+        f"{LOGS}/{{phase}}/{{experiment}}-seed{{seed}}.log",
     conda:
         "../envs/coopnet.yaml"
-    threads: of("train_baseline", threads_of)
+    threads: threads_of
     resources:
-        gpu=of("train_baseline", gpus_of),
+        gpu=gpus_of,
     params:
         study=STUDY.name,
-        key=of("train_baseline", key_of),  # the job stops if params.yaml was edited before it began
+        key=key_of,  # the job stops if params.yaml was edited before it began
         limit=time_limit,
     message:
         OF_RUN
     shell:
-        TRAIN
+        "coopnet train {params.study} {wildcards.experiment} {wildcards.seed} --evaluate --key {params.key} "
+        "{params.limit} > {log} 2>&1"
 
 
 rule train_one:
@@ -37,28 +38,10 @@ rule train_one:
         all_of("train_one"),
 
 
-rule train_one_run:
+use rule train_baseline_run as train_one_run with:
     """Train and evaluate a cooperative network, whose ensemble teaches its branches during training."""
-    input:
-        stamp_of("train_one"),
-        of("train_one", made_from),
     output:
         records_of("train_one"),
-    log:
-        log_of("train_one"),
-    conda:
-        "../envs/coopnet.yaml"
-    threads: of("train_one", threads_of)
-    resources:
-        gpu=of("train_one", gpus_of),
-    params:
-        study=STUDY.name,
-        key=of("train_one", key_of),  # the job stops if params.yaml was edited before it began
-        limit=time_limit,
-    message:
-        OF_RUN
-    shell:
-        TRAIN
 
 
 rule distil:
@@ -67,25 +50,7 @@ rule distil:
         all_of("distil"),
 
 
-rule distil_run:
+use rule train_baseline_run as distil_run with:
     """Train and evaluate a network that learns from a trained teacher, or branches that learn mutually."""
-    input:
-        stamp_of("distil"),
-        of("distil", made_from),
     output:
         records_of("distil"),
-    log:
-        log_of("distil"),
-    conda:
-        "../envs/coopnet.yaml"
-    threads: of("distil", threads_of)
-    resources:
-        gpu=of("distil", gpus_of),
-    params:
-        study=STUDY.name,
-        key=of("distil", key_of),  # the job stops if params.yaml was edited before it began
-        limit=time_limit,
-    message:
-        OF_RUN
-    shell:
-        TRAIN

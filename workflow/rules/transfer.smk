@@ -10,24 +10,25 @@ rule transfer:
 rule transfer_run:
     """Add branches to a network: three to five."""
     input:
-        stamp_of("transfer"),
-        of("transfer", made_from),
+        stamps.run_stamp(WORKSPACE, STUDY, "{phase}", "{experiment}", "{seed}"),
+        made_from,
     output:
         records_of("transfer"),
     log:
-        log_of("transfer"),
+        f"{LOGS}/{{phase}}/{{experiment}}-seed{{seed}}.log",
     conda:
         "../envs/coopnet.yaml"
-    threads: of("transfer", threads_of)
+    threads: threads_of
     resources:
-        gpu=of("transfer", gpus_of),
+        gpu=gpus_of,
     params:
         study=STUDY.name,
-        key=of("transfer", key_of),  # the job stops if params.yaml was edited before it began
+        key=key_of,  # the job stops if params.yaml was edited before it began
     message:
         OF_RUN
     shell:
-        TRANSFER
+        "coopnet transfer {params.study} {wildcards.experiment} {wildcards.seed} --evaluate --key {params.key} "
+        "> {log} 2>&1"
 
 
 rule expand:
@@ -36,27 +37,10 @@ rule expand:
         all_of("expand"),
 
 
-rule expand_run:
+use rule transfer_run as expand_run with:
     """Expand a one-branch network to several branches."""
-    input:
-        stamp_of("expand"),
-        of("expand", made_from),
     output:
         records_of("expand"),
-    log:
-        log_of("expand"),
-    conda:
-        "../envs/coopnet.yaml"
-    threads: of("expand", threads_of)
-    resources:
-        gpu=of("expand", gpus_of),
-    params:
-        study=STUDY.name,
-        key=of("expand", key_of),  # the job stops if params.yaml was edited before it began
-    message:
-        OF_RUN
-    shell:
-        TRANSFER
 
 
 rule merge:
@@ -65,27 +49,10 @@ rule merge:
         all_of("merge"),
 
 
-rule merge_run:
+use rule transfer_run as merge_run with:
     """Merge one-branch networks on one trunk, or combine them under one gate."""
-    input:
-        stamp_of("merge"),
-        of("merge", made_from),
     output:
         records_of("merge"),
-    log:
-        log_of("merge"),
-    conda:
-        "../envs/coopnet.yaml"
-    threads: of("merge", threads_of)
-    resources:
-        gpu=of("merge", gpus_of),
-    params:
-        study=STUDY.name,
-        key=of("merge", key_of),  # the job stops if params.yaml was edited before it began
-    message:
-        OF_RUN
-    shell:
-        TRANSFER
 
 
 rule ensemble:
@@ -94,24 +61,7 @@ rule ensemble:
         all_of("ensemble"),
 
 
-rule ensemble_run:
+use rule transfer_run as ensemble_run with:
     """Combine trained networks in a plain ensemble: the mean of their logits."""
-    input:
-        stamp_of("ensemble"),
-        of("ensemble", made_from),
     output:
         records_of("ensemble"),
-    log:
-        log_of("ensemble"),
-    conda:
-        "../envs/coopnet.yaml"
-    threads: of("ensemble", threads_of)
-    resources:
-        gpu=of("ensemble", gpus_of),
-    params:
-        study=STUDY.name,
-        key=of("ensemble", key_of),  # the job stops if params.yaml was edited before it began
-    message:
-        OF_RUN
-    shell:
-        TRANSFER

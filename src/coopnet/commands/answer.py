@@ -1,4 +1,4 @@
-"""`coopnet answer`: what the report of a study found, in the sentences of its first screen."""
+"""`coopnet answer`: print the findings of a study, as on the first screen of its report."""
 
 import re
 
@@ -32,12 +32,13 @@ def findings(workspace: Workspace, name: str) -> list[tuple[str, str]]:
         text = path.read_text(encoding="utf-8")
     except OSError:
         raise CoopNetError(
-            f"{path} is missing; `coopnet report {name}` makes it, or `snakemake --cores N --config study={name}` all"
+            f"{path} is missing; run `snakemake --cores N --config study={name}` to make the whole study, or "
+            f"`coopnet report {name}` if its tables exist"
         ) from None
     lines = text.partition("## What was found")[2].partition("\n## ")[0]
     return [(_plain(about), _plain(found)) for about, found in FOUND.findall(lines)]
 
 
 def _plain(text: str) -> str:
-    """Markdown as letters."""
+    """Markdown without its backslashes."""
     return re.sub(r"\\(.)", r"\1", text)

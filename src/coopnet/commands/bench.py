@@ -1,4 +1,4 @@
-"""`coopnet bench`: how fast training is beside the plain loop in `benchmarks/`, and whether both learn alike."""
+"""`coopnet bench`: compare our training with the plain loop in `benchmarks/`: its speed, and its learning curves."""
 
 import importlib
 import logging
@@ -20,7 +20,7 @@ WIDTH = 180
 def run(
     workspace: Workspace, device_kind: str | None, images: int | None, test_images: int | None, repetitions: int | None
 ) -> None:
-    """Measure, print and write `results/bench/<cpu or gpu>.json`; what is None takes the device's default."""
+    """Measure, print and write `results/bench/<cpu or gpu>.json`; options that are None take the device's default."""
     measure, workload, tables = (_part(workspace, name) for name in ("measure", "workload", "tables"))
     rows = study.load(workspace.root).experiments
     device = _device(device_kind)
@@ -43,7 +43,7 @@ def curves(
 ) -> None:
     """Train the reference on a row's settings and compare it with our histories, in `results/bench/curves.json`.
 
-    With a `precision` ours is trained here in it, and `curves_<precision>.json` is written.
+    With a `precision`, our runs are trained here in that precision, and `curves_<precision>.json` is written.
     """
     suite, workload, tables = (_part(workspace, part) for part in ("curves", "workload", "tables"))
     from coopnet.data import canonical
@@ -51,7 +51,7 @@ def curves(
 
     plan = study.load(workspace.root, name)
     runs = [plan.run(experiment, seed) for seed in plan.seeds(experiment)]
-    runs = runs or [plan.run(experiment, 0)]  # which says that there is none
+    runs = runs or [plan.run(experiment, 0)]  # raises an error that names the experiment
     suite.check(runs[0])
     if precision is None:
         ours = {run.seed: suite.history(workspace.run(plan, run) / "history.csv", run) for run in runs}
@@ -72,7 +72,7 @@ def curves(
 
 
 def show(workspace: Workspace) -> None:
-    """Print what was measured last as Markdown."""
+    """Print the last measurements as Markdown."""
     tables, folder = _part(workspace, "tables"), workspace.results("bench")
     measured = [folder / name for name in ("cpu.json", "gpu.json") if (folder / name).is_file()]
     texts = [tables.markdown(files.read_json(path)) for path in measured]
@@ -83,10 +83,10 @@ def show(workspace: Workspace) -> None:
 
 
 def _part(workspace: Workspace, name: str) -> ModuleType:
-    """A module of the project's `benchmarks/`, which is no part of the installed package.
+    """A module of the project's `benchmarks/`, which is not part of the installed package.
 
     Raises:
-        CoopNetError: this folder has none.
+        CoopNetError: this folder has no `benchmarks/`.
     """
     if not (workspace.root / "benchmarks" / "__init__.py").is_file():
         raise CoopNetError(
@@ -99,7 +99,7 @@ def _part(workspace: Workspace, name: str) -> ModuleType:
 
 
 def _device(kind: str | None) -> Any:
-    """The device asked for; without one a GPU where there is one."""
+    """The requested device; by default a GPU if there is one, else the CPU."""
     import torch
 
     from coopnet.training.device import choose

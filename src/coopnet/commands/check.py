@@ -1,4 +1,4 @@
-"""`coopnet check`: whether the network of every row exists, before anything runs."""
+"""`coopnet check`: check before anything runs that the network of every row can be built."""
 
 import logging
 
@@ -10,13 +10,12 @@ log = logging.getLogger(__name__)
 
 
 def check(workspace: Workspace, name: str) -> None:
-    """Build the network of every row of a study without memory.
+    """Build the network of every row of a study, without allocating its weights.
 
-    What reading `params.yaml` cannot know is whether a model of another library exists, can be split there, and takes
-    images of that size.
+    Whether a library's model exists, can be split there and accepts the image size is not known until it is built.
 
     Raises:
-        CoopNetError: one cannot; the message names row and remedy.
+        CoopNetError: a network cannot be built; the message names the row and the remedy.
     """
     plan = study.load(workspace.root, name)
     import torch

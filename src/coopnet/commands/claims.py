@@ -1,4 +1,4 @@
-"""`coopnet claims`: the verdict of every claim on a study."""
+"""`coopnet claims`: decide every claim about a study."""
 
 import logging
 from collections import Counter
@@ -18,9 +18,9 @@ def claims(workspace: Workspace, name: str) -> None:
     """Write `results/<study>/claims.json`, from the runs of the study and its table `compute.csv`.
 
     Raises:
-        CoopNetError: `claims.yaml` says what cannot be, or a run is missing, damaged, or of other parameters.
+        CoopNetError: `claims.yaml` is invalid, or a run is missing, damaged, or was made with other parameters.
     """
-    with records.making(workspace, lambda: steps.claims(workspace, name)):
+    with records.recording(workspace, lambda: steps.claims(workspace, name)):
         decided = _decide(workspace, study.load(workspace.root, name))
         files.write_json(workspace.claims(name), [entry.model_dump() for entry in decided])
     verdicts = Counter(f"{entry.verdict} ({entry.basis})" if entry.basis else entry.verdict for entry in decided)
@@ -28,9 +28,8 @@ def claims(workspace: Workspace, name: str) -> None:
 
 
 def _decide(workspace: Workspace, plan: Study) -> list[Decision]:
-    stated = entries.read(workspace.stated, study.rows(workspace.root), plan.experiments)
-
+    claimed = entries.read(workspace.claims_file, study.rows(workspace.root), plan.experiments)
     unavailable = {place: one.short for place, one in failures.unavailable(workspace, plan).items()}
     compute = costs.read_compute(workspace.tables(plan.name) / "compute.csv")
     outcomes = Outcomes(workspace.results(plan.name))
-    return ledger.decide_all(stated, ledger.Evidence(plan, outcomes, compute, unavailable))
+    return ledger.decide_all(claimed, ledger.Evidence(plan, outcomes, compute, unavailable))

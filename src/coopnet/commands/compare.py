@@ -1,7 +1,6 @@
 """`coopnet compare`: two models on the same test images, side by side."""
 
-from coopnet.commands import images
-from coopnet.deploy import measure
+from coopnet.deploy import images, measure
 from coopnet.deploy.models import open_model
 from coopnet.files.errors import CoopNetError
 from coopnet.runs.workspace import Workspace
@@ -10,10 +9,10 @@ BATCHES = (1, 64)
 
 
 def compare(workspace: Workspace, a: str, b: str, data: str, branches: list[int] | None) -> None:
-    """Print accuracy, calibration and latency of both, their agreement, and the difference with its interval.
+    """Print accuracy, calibration and latency of both models, their agreement, and their difference with its interval.
 
     Raises:
-        CoopNetError: there is no such model or dataset, or its images or classes are not those of a model.
+        CoopNetError: there is no such model or dataset, or its images or classes do not fit a model.
     """
     from rich.console import Console
     from rich.table import Table
@@ -23,7 +22,7 @@ def compare(workspace: Workspace, a: str, b: str, data: str, branches: list[int]
     for model in models:
         classes = len(model.preprocessing.class_names)
         if classes <= int(test.labels.max()):
-            raise CoopNetError(f"{model.name} knows {classes} classes, {data} has {int(test.labels.max()) + 1}")
+            raise CoopNetError(f"{model.name} has {classes} classes, {data} has {int(test.labels.max()) + 1}")
     with images.progress("classifying", 2 * len(test.images)) as advance:
         logits = [model.logits(test.images, advance) for model in models]
     qualities = [measure.quality(one, test.labels) for one in logits]
@@ -45,7 +44,7 @@ def compare(workspace: Workspace, a: str, b: str, data: str, branches: list[int]
     console.print(
         f"B − A: {apart.top1:+.2f} points of top-1, 95 % interval {apart.low:+.2f} to {apart.high:+.2f} (paired); "
         f"they agree on {apart.agreement:.2f} % of the images.\n"
-        f"The intervals are those of the choice of images. Latency on: {measure.machine()}.",
+        f"The intervals cover the choice of test images only. Latency on: {measure.machine()}.",
         highlight=False,
         soft_wrap=True,
     )

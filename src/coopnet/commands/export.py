@@ -1,10 +1,10 @@
-"""`coopnet export`: one branch, some, or the ensemble of a network, with a model card, for use anywhere."""
+"""`coopnet export`: write one branch, several, or the ensemble of a network in a portable format, with a model card."""
 
 import logging
 from pathlib import Path
 
-from coopnet.commands import images
 from coopnet.deploy import export as exporting
+from coopnet.deploy import images
 from coopnet.files.errors import CoopNetError
 from coopnet.library import saved
 from coopnet.runs.workspace import Workspace
@@ -40,30 +40,34 @@ def export(
             test=test,
             advance=advance,
         )
-    measured = "no test images were at hand" if test is None else f"measured on {len(test.images):,} test images"
+    measured = (
+        "not measured, because no test images are prepared here"
+        if test is None
+        else f"measured on {len(test.images):,} test images"
+    )
     log.info("%s: a model for %s, %s; %s/%s describes it", out, made.form, measured, out, exporting.CARD)
 
 
 def chosen(branch: int | None, branches: str | None, ensemble: bool) -> list[int] | None:
-    """Which branches the options mean; None for all.
+    """The branches that the options select; None for all.
 
     Raises:
-        CoopNetError: none or several of the options were given, or no numbers.
+        CoopNetError: not exactly one of the options was given, or its text is not a list of numbers.
     """
     if [branch is not None, branches is not None, ensemble].count(True) != 1:
-        raise CoopNetError("say what to take: one of --branch 1, --branches 1,3 and --ensemble")
+        raise CoopNetError("give one of --branch 1, --branches 1,3 and --ensemble")
     if ensemble:
         return None
     return [branch] if branch is not None else numbers(branches or "", "--branches")
 
 
 def numbers(text: str, option: str) -> list[int]:
-    """`1,3` as numbers.
+    """Parse a list of numbers such as `1,3`.
 
     Raises:
-        CoopNetError: it is something else.
+        CoopNetError: the text is not such a list.
     """
     try:
         return [int(number) for number in text.split(",")]
     except ValueError as error:
-        raise CoopNetError(f"{option} {text!r} is no list of numbers such as 1,3") from error
+        raise CoopNetError(f"{option} {text!r} is not a list of numbers such as 1,3") from error

@@ -1,4 +1,4 @@
-"""`coopnet import`: a published checkpoint as a folder that a row of `params.yaml` can start from."""
+"""`coopnet import`: convert a published checkpoint to a folder from which a row of `params.yaml` can start."""
 
 import logging
 from pathlib import Path
@@ -16,7 +16,7 @@ def import_checkpoint(source: Path, layout: str, out: Path) -> None:
     """Read a foreign checkpoint and write weights, optimiser state and record.
 
     Raises:
-        CoopNetError: an unknown layout, or a file that does not fit it.
+        CoopNetError: the layout is unknown, or the file does not fit it.
     """
     if layout != lan2018.LAYOUT:
         raise CoopNetError(f"--layout {layout} is not known; {lan2018.LAYOUT} is")

@@ -1,7 +1,7 @@
-"""`coopnet timing --latency`: how long the networks of a study take for a batch of images on this machine.
+"""`coopnet timing --latency`: the time that each network of a study takes for a batch of images on this machine.
 
-Latency is a matter of a network's layers, not of its weights, so no run has to be there. It is a wall-clock figure: it
-lies in a file of its own beside the tables, which nothing but the page of timings reads.
+Latency depends on the layers and not on the weights, so no run has to exist. It is a wall-clock figure, so it has a
+file of its own beside the tables, which only the page of timings reads.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""`coopnet prepare`: canonical arrays of a dataset."""
+"""`coopnet prepare`: write the canonical arrays of a dataset."""
 
 import logging
 from dataclasses import replace
@@ -13,20 +13,20 @@ from coopnet.study import did_you_mean
 log = logging.getLogger(__name__)
 
 DOWNLOADED = ("torchvision", "matlab")
-"""Sources whose files are kept among the raw data of the workspace unless they are somewhere else."""
+"""Sources whose downloads are kept in `data/raw` of the workspace, unless `--root` names another folder."""
 
 
 def prepare(workspace: Workspace, name: str, source: str | None, root: Path | None, out: Path | None) -> None:
-    """Write the canonical arrays and the manifest of a dataset; print what has to be pinned, if it is not yet.
+    """Write the canonical arrays and the manifest of a dataset; print the lines that pin it, if it is not pinned yet.
 
     Raises:
-        CoopNetError: an unknown dataset or source, or images that are not those of the dataset.
+        CoopNetError: the dataset or source is unknown, or the images are not those of the dataset.
     """
     known = study.datasets(workspace.root)
     if name not in known:
         raise CoopNetError(
             f"there is no dataset {name!r}{did_you_mean(name, known)} (known: {', '.join(known)}); "
-            "yours is described in params.yaml, under datasets"
+            "describe your own in params.yaml, under datasets"
         )
     dataset = known[name]
     source = source or dataset.default_source

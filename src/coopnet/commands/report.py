@@ -15,29 +15,28 @@ from coopnet.runs import failures, records, steps
 from coopnet.runs.failures import Unavailable
 from coopnet.runs.steps import Step
 from coopnet.runs.workspace import Workspace
-from coopnet.study import Study
+from coopnet.study import Run, Study
 
 log = logging.getLogger(__name__)
 
 
 def tables(workspace: Workspace, name: str) -> None:
-    """Gather the results of all runs into `results/<study>/tables`; of failed runs, the reason.
+    """Gather the results of all runs into `results/<study>/`, and the reasons of failed runs.
 
     Raises:
         CoopNetError: a run is missing, damaged, or was made with other parameters than the plan has; or all failed; or
-            `figures.yaml` is wrong.
+            `figures.yaml` is invalid.
     """
 
     def planned() -> Step:
         plan = study.load(workspace.root, name)
         return steps.tables(workspace, plan, failures.unavailable(workspace, plan).values())
 
-    with records.making(workspace, planned):
+    with records.recording(workspace, planned):
         _tables(workspace, study.load(workspace.root, name))
 
 
 def _tables(workspace: Workspace, plan: Study) -> None:
-    from coopnet.commands.evaluate import checked_record  # and with it SciPy, which the pages do without
     from coopnet.report import tables as results
 
     figures = published.read(workspace.published, study.rows(workspace.root))
@@ -49,19 +48,28 @@ def _tables(workspace: Workspace, plan: Study) -> None:
         if place in unavailable:
             continue
         for made in filter(None, (run, run.transfer)):
-            checked_record(workspace.run(plan, made), made)
-        at_transfer = workspace.run(plan, run.transfer) if run.transfer else None
-        folders.append(RunFolder(run.experiment, run.seed, workspace.run(plan, run), at_transfer))
+            records.read_run(workspace.run(plan, made), made)
+        folders.append(_folder(workspace, plan, run))
     results.build(folders, describe(plan, figures, unavailable), workspace.tables(plan.name))
     gather.write(folders, workspace.results(plan.name))
     if unavailable:
         log.warning("warning: made without %s", failures.describe(unavailable))
 
 
+def _folder(workspace: Workspace, plan: Study, run: Run) -> RunFolder:
+    """The folder of a run, with that of its network at transfer, if it started from trained weights by a transfer."""
+    folder, at_transfer = workspace.run(plan, run), None
+    if run.transfer:
+        at_transfer = workspace.run(plan, run.transfer)
+    elif run.row.training.epochs == 0 and run.row.start.kind not in ("random", "continue"):
+        at_transfer = folder
+    return RunFolder(run.experiment, run.seed, folder, at_transfer)
+
+
 def describe(
     plan: Study, figures: Sequence[Published], unavailable: Mapping[tuple[str, int], Unavailable] = MappingProxyType({})
 ) -> StudyInfo:
-    """What a study is, apart from its results: with the seeds that are left, and what became of the others."""
+    """Describe a study apart from its results: the seeds that have results, and the reasons of the others."""
     from coopnet.networks import flops  # torch takes seconds
 
     experiments = [
@@ -88,10 +96,10 @@ def describe(
 
 
 def report(workspace: Workspace, name: str) -> None:
-    """Make `reports/<study>/index.html` and `report.pdf` from the study's tables, and from nothing else."""
+    """Make `reports/<study>/index.html` and `report.pdf` from the study's tables and `claims.json` alone."""
     from coopnet.report import report as pages  # pandas and matplotlib take seconds
 
-    with records.making(workspace, lambda: steps.report(workspace, name)):
+    with records.recording(workspace, lambda: steps.report(workspace, name)):
         pages.render(workspace.tables(name), workspace.report(name))
     log.info("reports/%s/index.html and report.pdf", name)
 
@@ -100,7 +108,7 @@ def timing(workspace: Workspace, name: str) -> None:
     """Make `reports/<study>/timing.html`."""
     from coopnet.report import timing as page
 
-    with records.making(workspace, lambda: steps.timing(workspace, name)):
+    with records.recording(workspace, lambda: steps.timing(workspace, name)):
         page.render(workspace.tables(name), workspace.report(name))
 
 

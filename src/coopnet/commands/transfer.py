@@ -1,142 +1,29 @@
-"""`coopnet grow`, `merge` and `combine`: parameter transfer between networks on disk, without a study."""
+"""`coopnet transfer`: build the network that a run of a study starts from. `grow_and_merge` needs no study."""
 
-import logging
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-
-from coopnet import files
-from coopnet.commands import images
-from coopnet.deploy.export import Labelled, whole_folder
+from coopnet import study
 from coopnet.files.errors import CoopNetError
-from coopnet.library import saved, transfers
-from coopnet.library.receipt import Receipt
-from coopnet.library.saved import Saved
-from coopnet.networks.transfer import TrainedNetwork
+from coopnet.runs import lifecycle
+from coopnet.runs.stop import Stop
 from coopnet.runs.workspace import Workspace
-
-log = logging.getLogger(__name__)
-
-RECEIPT = "receipt.json"
+from coopnet.study import Run
+from coopnet.study.settings import GROWING, JOINING
 
 
-def grow(
-    workspace: Workspace,
-    source: str,
-    out: Path,
-    *,
-    branches: int,
-    how: str,
-    donors: list[int] | None,
-    noise: float,
-    seed: int,
-    data: str | None,
-) -> None:
-    """Give a network more branches, and its optimiser's state with them.
+def transfer(workspace: Workspace, name: str, experiment: str, seed: int, key: str | None) -> Run:
+    """Build the initial network of a run from its parents' checkpoints, and put its files into the workspace.
+
+    Returns:
+        The transfer with which the run begins, or the run itself if it is not trained afterwards.
 
     Raises:
-        CoopNetError: as `library.transfers.grow`, or there is no such network or dataset.
+        CoopNetError: the run does not start with a transfer; or as `lifecycle.make`.
     """
-    one = saved.read(source)
-    test = images.of_record(workspace, one.record, data)
-    result, _, receipt = transfers.grown(
-        TrainedNetwork(one.network, one.state),
-        branches,
-        how=how,
-        donors=donors,
-        noise=noise,
-        seed=seed,
-        optimizer=transfers.CARRIED if one.state else "no state was there",
-        images=None if test is None else images.normalised(one, test.images),
-    )
-    _write(out, result, receipt, [one])
-
-
-def combine(workspace: Workspace, sources: list[str], out: Path, *, gate: str, seed: int, data: str | None) -> None:
-    """Join one-branch networks, each on its own trunk.
-
-    Raises:
-        CoopNetError: as `library.transfers.combine`, or there is no such network or dataset.
-    """
-    many = _read(sources)
-    test = images.of_record(workspace, many[0].record, data)
-    seen = None if test is None else list(images.normalised(many[0], test.images))
-    result, receipt = transfers.combined(_trained(many), gate=gate, seed=seed, images=seen)
-    _write(out, result, receipt, many)
-
-
-def merge(
-    workspace: Workspace,
-    sources: list[str],
-    out: Path,
-    *,
-    how: str,
-    reestimate: bool,
-    count: int,
-    seed: int,
-    data: str | None,
-) -> None:
-    """Put the branches of one-branch networks on one trunk.
-
-    Raises:
-        CoopNetError: as `library.transfers.merge`, or there is no such network or dataset.
-    """
-    many = _read(sources)
-    training = images.of_record(workspace, many[0].record, data, "train")
-    if training is None and (reestimate or how == "refit"):
+    plan = study.load(workspace.root, name)
+    run = plan.run(experiment, seed)
+    if run.transfer is None and run.row.start.kind not in (*GROWING, *JOINING):
         raise CoopNetError(
-            f"--how {how}{' with --reestimate' if reestimate else ''} looks at training images, and those of the "
-            "networks are not prepared here; name a dataset by --data, or choose --how first"
+            f"{run.name} has start {run.row.start.kind}, which transfers nothing; run `coopnet train` for it"
         )
-    seen = None if training is None else list(images.normalised(many[0], _some(training, count, seed)))
-    result, receipt = transfers.merged(_trained(many), how=how, reestimate=reestimate, seed=seed, images=seen)
-    _write(out, result, receipt, many)
-
-
-def _some(training: Labelled, count: int, seed: int) -> np.ndarray:
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(training.images))[:count])
-    return training.images[chosen]
-
-
-def _read(sources: Sequence[str]) -> list[Saved]:
-    """Networks that see their images alike.
-
-    Raises:
-        CoopNetError: they were trained on images that were normalised differently.
-    """
-    many = [saved.read(source) for source in sources]
-    for source, one in zip(sources, many, strict=True):
-        if one.record.get("preprocessing") != many[0].record.get("preprocessing"):
-            raise CoopNetError(
-                f"{source} was trained on images that were normalised otherwise than those of {sources[0]}"
-            )
-    return many
-
-
-def _trained(many: Sequence[Saved]) -> list[TrainedNetwork]:
-    return [TrainedNetwork(one.network, one.state) for one in many]
-
-
-def _write(out: Path, result: TrainedNetwork, receipt: Receipt, parents: Sequence[Saved]) -> None:
-    """Network and receipt, all of it or nothing; then the receipt as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    record = parents[0].record
-    facts: dict[str, Any] = {
-        "data": record.get("data") or {},
-        "parents": [
-            {"key": one.record.get("key"), "digest": one.record["files"]["model.safetensors"]} for one in parents
-        ],
-        "receipt": receipt.to_dict(),
-    }
-    with whole_folder(out) as folder:
-        saved.write(result, folder, record.get("preprocessing"), None, facts)
-        files.write_json(folder / RECEIPT, receipt.to_dict())
-    table = Table(show_header=False)
-    for label, value in receipt.rows():
-        table.add_row(label, value)
-    Console().print(table)
-    log.info("%s: a network of %d branches; %s/%s lists every tensor", out, receipt.after, out, RECEIPT)
+    made = run.transfer or run
+    lifecycle.make(workspace, plan, made, key, Stop(None))
+    return made

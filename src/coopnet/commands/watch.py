@@ -1,4 +1,4 @@
-"""`coopnet runs STUDY --watch`: what is trained now, what waits, and what failed, over all processes and machines."""
+"""`coopnet runs STUDY --watch`: the running, waiting and failed runs of a study, of all processes and machines."""
 
 import shutil
 import sys
@@ -21,21 +21,21 @@ from coopnet.runs.workspace import Workspace
 from coopnet.study import Run, Study
 
 EVERY = 2.0
-"""Seconds between two looks."""
+"""Seconds between two updates."""
 WIDTH = 120
 SHOWN = 12
-"""Lines of runs, at least, where there are that many."""
+"""Least number of lines of runs, if there are that many."""
 
 
-class Seen(NamedTuple):
-    """A look at a study.
+class Progress(NamedTuple):
+    """The progress of a study: its runs by state, each in the order of the plan.
 
     Attributes:
-        finished: runs that lie here, or in the run store, the latest last.
-        running: runs that some process is on, with what it says.
-        failed: runs that failed, and those that need one of them.
-        interrupted: runs that can be continued, with the epochs that are done.
-        waiting: all others, in the order of the plan.
+        finished: runs that are finished in the workspace or in the run store.
+        running: runs that a process trains now, with their progress.
+        failed: runs that failed, and runs that need one of them.
+        interrupted: runs that can be continued, with their number of finished epochs.
+        waiting: all others.
     """
 
     finished: list[Run]
@@ -46,12 +46,12 @@ class Seen(NamedTuple):
 
     @property
     def total(self) -> int:
-        """Runs of the study."""
+        """Number of runs of the study."""
         return sum(len(runs) for runs in (self.finished, self.running, self.failed, self.interrupted, self.waiting))
 
 
 def watch(workspace: Workspace, name: str) -> None:
-    """Show a table that follows the runs until all are finished or the user has seen enough; in a pipe, show it once.
+    """Show a table that follows the runs until all are finished or Ctrl-C; in a pipe, show it once.
 
     Raises:
         CoopNetError: there is no such study.
@@ -59,75 +59,81 @@ def watch(workspace: Workspace, name: str) -> None:
     plan, entries = study.load(workspace.root, name), Store(store.default_place(workspace.root))
     known: set[str] = set()
     if not sys.stdout.isatty():
-        Console(width=WIDTH).print(table(plan, look(workspace, plan, entries, known), 1_000))
+        Console(width=WIDTH).print(table(plan, progress_of(workspace, plan, entries, known), 1_000))
         return
     with Screen(auto_refresh=False) as screen:
         try:
             while True:
-                seen = look(workspace, plan, entries, known)
+                progress = progress_of(workspace, plan, entries, known)
                 room = max(SHOWN, shutil.get_terminal_size().lines - 8)
-                screen.update(table(plan, seen, room), refresh=True)
-                if len(seen.finished) == seen.total:
+                screen.update(table(plan, progress, room), refresh=True)
+                if len(progress.finished) == progress.total:
                     break
                 time.sleep(EVERY)
         except KeyboardInterrupt:
             pass
-    print(_next(plan, seen))
+    print(_next(plan, progress))
 
 
-def look(workspace: Workspace, plan: Study, entries: Store, known: set[str]) -> Seen:
-    """What there is of a study now.
+def progress_of(workspace: Workspace, plan: Study, entries: Store, known: set[str]) -> Progress:
+    """The present progress of a study.
 
     Args:
-        workspace: where results lie.
+        workspace: has the results.
         plan: the study.
         entries: the run store.
-        known: keys that were found finished before; those found now are added.
+        known: keys of runs that were finished at an earlier call; newly finished ones are added.
     """
-    seen = Seen([], [], [], [], [])
-    lost = failures.unavailable(workspace, plan)
+    progress = Progress([], [], [], [], [])
+    unavailable = failures.unavailable(workspace, plan)
     for run in plan.everything():
         record = workspace.run(plan, run) / "run.json"
         if run.key in known or files.read_field(record, "key") == run.key or entries.finished(run.key):
             known.add(run.key)
-            seen.finished.append(run)
+            progress.finished.append(run)
         elif found := live.read(entries, run.key):
-            seen.running.append((run, found))
-        elif (run.experiment, run.seed) in lost:
-            seen.failed.append(lost[run.experiment, run.seed])
+            progress.running.append((run, found))
+        elif (run.experiment, run.seed) in unavailable:
+            progress.failed.append(unavailable[run.experiment, run.seed])
         elif (epochs := entries.epochs_done(run.key)) is not None:
-            seen.interrupted.append((run, epochs))
+            progress.interrupted.append((run, epochs))
         else:
-            seen.waiting.append(run)
-    return seen
+            progress.waiting.append(run)
+    return progress
 
 
-def table(plan: Study, seen: Seen, room: int) -> Table:
-    """The table, with at most so many lines: running runs first, then failed, interrupted and waiting ones."""
+def table(plan: Study, progress: Progress, room: int) -> Table:
+    """The table: running runs first, then failed, interrupted and waiting ones.
+
+    Args:
+        plan: the study.
+        progress: its progress.
+        room: greatest number of lines.
+    """
     counts = [
-        (len(seen.finished), "finished"),
-        (len(seen.running), "running"),
-        (len(seen.failed), "failed"),
-        (len(seen.interrupted), "interrupted"),
-        (len(seen.waiting), "waiting"),
+        (len(progress.finished), "finished"),
+        (len(progress.running), "running"),
+        (len(progress.failed), "failed"),
+        (len(progress.interrupted), "interrupted"),
+        (len(progress.waiting), "waiting"),
     ]
-    said = ", ".join(f"{count} {word}" for count, word in counts if count)
-    shown = Table(title=f"Study {plan.name}: {seen.total} networks, {said}", title_justify="left")
+    summary = ", ".join(f"{count} {word}" for count, word in counts if count)
+    result = Table(title=f"Study {plan.name}: {progress.total} networks, {summary}", title_justify="left")
     for column in ("run", "state", "epoch", "images/s", "top-1", "time left", "on"):
         right = column in ("epoch", "images/s", "time left")
-        shown.add_column(column, no_wrap=column != "state", justify="right" if right else "left")
-    rows = [*map(_running, seen.running)]
-    rows += [(one.run.name, one.text) for one in seen.failed]
+        result.add_column(column, no_wrap=column != "state", justify="right" if right else "left")
+    rows = [*map(_running, progress.running)]
+    rows += [(one.run.name, one.text) for one in progress.failed]
     rows += [
         (run.name, "interrupted, can be continued", f"{epochs}/{run.row.training.epochs}")
-        for run, epochs in seen.interrupted
+        for run, epochs in progress.interrupted
     ]
-    rows += [(run.name, _waiting(run, seen)) for run in seen.waiting]
+    rows += [(run.name, _waiting(run, progress)) for run in progress.waiting]
     for cells in rows[:room]:
-        shown.add_row(*map(escape, cells))
+        result.add_row(*map(escape, cells))
     if len(rows) > room:
-        shown.caption = f"and {len(rows) - room} more; `coopnet runs {plan.name}` lists all"
-    return shown
+        result.caption = f"and {len(rows) - room} more; `coopnet runs {plan.name}` lists all"
+    return result
 
 
 def _running(found: tuple[Run, Live]) -> Sequence[str]:
@@ -138,15 +144,15 @@ def _running(found: tuple[Run, Live]) -> Sequence[str]:
     return run.name, "running", epoch, f"{now.speed:.0f}", accuracy, left, f"{now.host}, {now.pid}"
 
 
-def _waiting(run: Run, seen: Seen) -> str:
-    """What a run waits for."""
-    there = {one.key for one in seen.finished}
-    missing = [source.name for source in run.sources if source.key not in there]
+def _waiting(run: Run, progress: Progress) -> str:
+    """State of a waiting run: `waiting`, with its missing parents if there are any."""
+    finished = {one.key for one in progress.finished}
+    missing = [source.name for source in run.sources if source.key not in finished]
     return f"waiting for {', '.join(missing)}" if missing else "waiting"
 
 
-def _next(plan: Study, seen: Seen) -> str:
-    if len(seen.finished) == seen.total:
+def _next(plan: Study, progress: Progress) -> str:
+    if len(progress.finished) == progress.total:
         return f"All runs are finished. The report: reports/{plan.name}/index.html"
     return (
         f"Continue with `snakemake --cores N --config study={plan.name}`; `coopnet runs {plan.name}` lists every run."

@@ -78,7 +78,7 @@ def _check(dataset: Dataset, source: str) -> None:
 
 
 def read_digits(dataset: Dataset, split: str, root: Path | None, allocate: Allocate) -> Arrays:
-    """The 8×8 handwritten digits of scikit-learn, each pixel enlarged to 4×4, grey as RGB.
+    """The 8×8 handwritten digits of scikit-learn, each pixel enlarged to the dataset's size, grey as RGB.
 
     Grey levels 0..16 become integers 0..255, halves rounded up. The split is a fixed rule: of the images of a class, in
     scikit-learn's order, every fifth is a test image.
@@ -87,7 +87,8 @@ def read_digits(dataset: Dataset, split: str, root: Path | None, allocate: Alloc
 
     digits = load_digits()
     grey = ((digits.images.astype(np.int64) * 255 + 8) // 16).astype(np.uint8)
-    images = grey.repeat(4, axis=1).repeat(4, axis=2)[..., np.newaxis].repeat(3, axis=3)
+    times = dataset.size // 8
+    images = grey.repeat(times, axis=1).repeat(times, axis=2)[..., np.newaxis].repeat(3, axis=3)
     labels = digits.target.astype(np.int64)
     chosen = _every_fifth_of_a_class(labels) == (split == "test")
     return Arrays(images[chosen], labels[chosen])

@@ -19,7 +19,7 @@ from coopnet.files.errors import CoopNetError
 
 
 class RunFolder(NamedTuple):
-    """The folder of a run, and that of its network at transfer."""
+    """The folder of a run, and that of its network at transfer: its own folder if the run is not trained further."""
 
     experiment: str
     seed: int
@@ -45,15 +45,7 @@ def metrics_of(run: RunFolder) -> dict[str, Any]:
     metrics: dict[str, Any] = files.read_json(run.folder / "metrics.json")
     if run.at_transfer is not None:
         metrics["at_transfer"] = files.read_json(run.at_transfer / "metrics.json")["final"]
-    elif _is_transfer(run):
-        metrics.setdefault("at_transfer", metrics["final"])
     return metrics
-
-
-def _is_transfer(run: RunFolder) -> bool:
-    """Whether a run is a network at transfer without further training."""
-    record = files.read_json(run.folder / "run.json")
-    return record["row"]["training"]["epochs"] == 0 and record["row"]["start"]["kind"] not in ("random", "continue")
 
 
 def outcomes_of(run: RunFolder) -> dict[str, np.ndarray]:
@@ -64,9 +56,7 @@ def outcomes_of(run: RunFolder) -> dict[str, np.ndarray]:
     """
     tensors = dict(_checked(run.folder))
     if run.at_transfer is not None:
-        tensors |= {"at_transfer/ensemble": _checked(run.at_transfer)["final/ensemble"]}
-    elif _is_transfer(run):
-        tensors |= {"at_transfer/ensemble": tensors["final/ensemble"]}
+        tensors["at_transfer/ensemble"] = _checked(run.at_transfer)["final/ensemble"]
     return tensors
 
 
@@ -84,9 +74,9 @@ def write(runs: Sequence[RunFolder], out: Path) -> None:
         CoopNetError: a file is missing or damaged.
     """
     records = {run.name: files.read_sealed(run.folder / "run.json") for run in runs}
-    records |= {
-        f"{run.name} at transfer": files.read_sealed(run.at_transfer / "run.json") for run in runs if run.at_transfer
-    }
+    for run in runs:
+        if run.at_transfer not in (None, run.folder):
+            records[f"{run.name} at transfer"] = files.read_sealed(run.at_transfer / "run.json")
     metrics = {run.name: metrics_of(run) | _curve(run.folder / "history.csv") for run in runs}
     bits = {f"{run.name}/{network}": tensor for run in runs for network, tensor in outcomes_of(run).items()}
     files.write_tensors(out / "outcomes.safetensors", bits)

@@ -38,7 +38,11 @@ def report(report: Report) -> str:
     ]
     if questions:
         lines = [f"| {escaped(item.title)} | {' '.join(word for word, _ in item.counts)} |\n" for item in questions]
-        legend = "Claims per question: ✓ supported, ✗ contradicted, ? inconclusive, ! not decided, – not run."
+        legend = (
+            "Claims per question: ✓ supported, ✗ contradicted, ? inconclusive, ! not decided, – not run. *Tested* "
+            "verdicts rest on a p value, *counted* ones on what happened in these runs. *Holm* counts the tested ✓ and "
+            "✗ that survive Holm’s correction over the whole ledger."
+        )
         parts.append(
             f"## The ledger, by question\n\n{legend}\n\n| question | claims |\n| --- | --- |\n{''.join(lines)}"
         )

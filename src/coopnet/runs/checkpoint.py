@@ -80,15 +80,15 @@ def read(
         files.check_header(folder / name)
         if not isinstance(digests, Mapping) or files.sha256(folder / name) != digests.get(name):
             raise CoopNetError(
-                f"{folder / name} is not the file that {folder / RECORD} names; delete the folder and run again"
+                f"{folder / name} is not the file that the record in its folder names; delete the folder and run again"
             )
     path = folder / WEIGHTS
     tensors = read_tensors(path)
     try:
         network = _filled(_architecture(record["architecture"], model, like), tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        reason = " ".join(said.split())[:300]  # PyTorch may add a location in its own source
+        message = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        reason = " ".join(message.split())[:300]  # PyTorch may add a location in its own source
         raise CoopNetError(
             f"{path} does not fit the architecture of its record: {reason}; delete the folder and make it again"
         ) from error

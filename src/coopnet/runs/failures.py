@@ -4,8 +4,9 @@
 names, and only until that run is finished, because with changed parameters, source or parents the run may succeed.
 """
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +52,35 @@ class Unavailable:
         return f"waiting for {', '.join(run.name for run in self.causes)}, which failed"
 
 
-def leave(workspace: Workspace, plan: Study, run: Run, error: TrainingFailed) -> None:
+@contextlib.contextmanager
+def recorded(workspace: Workspace, plan: Study, run: Run) -> Iterator[None]:
+    """Remove the failure record of a run before it is tried again, and write a new one if it fails.
+
+    Raises:
+        TrainingFailed: the run failed.
+    """
+    from coopnet.training.device import out_of_memory
+
+    clear(workspace, plan, run)
+    try:
+        yield
+    except TrainingFailed as error:
+        write(workspace, plan, run, error)
+        raise
+    except (RuntimeError, MemoryError) as error:
+        message = out_of_memory(error)
+        if message is None:
+            raise
+        failed = TrainingFailed(
+            f"no memory left on {plan.device} before the first epoch or after the last: lower model.width, or let "
+            f"fewer runs share the device ({message}). What was trained is kept.",
+            "out_of_memory",
+        )
+        write(workspace, plan, run, failed)
+        raise failed from error
+
+
+def write(workspace: Workspace, plan: Study, run: Run, error: TrainingFailed) -> None:
     """Record that a run failed. If the record cannot be written, log a warning and go on."""
     facts = {"key": run.key, "kind": error.kind, "reason": str(error), "epoch": error.epoch, "step": error.step}
     try:

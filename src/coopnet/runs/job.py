@@ -30,7 +30,7 @@ def produce(
     class_names: Sequence[str] = (),
     ancestors: Sequence[tuple[Path, dict[str, Any]]],
     device_kind: str,
-    memory: Path,
+    folder: Path,
     progress: Progress,
     stop: Callable[[], str | None],
 ) -> Path:
@@ -43,12 +43,12 @@ def produce(
         ancestors: folder and record of each checkpoint that the run reads: its transfer, its parents, or the imported
             one.
         device_kind: `cpu` or `cuda`.
-        memory: the folder for the run's saved state and its new files.
+        folder: for the run's saved state and its new files.
         progress: receives the progress of the training.
         stop: called after every step; returns a reason to stop, or None.
 
     Returns:
-        The folder with all files of the run, inside `memory`.
+        The folder with all files of the run, inside `folder`.
 
     Raises:
         Interrupted: `stop` returned a reason; the state is saved.
@@ -58,7 +58,7 @@ def produce(
     where = device.choose(device_kind)
     device.warn_of_emulation(where, run.row.training.precision)
     splits = load_splits(run, arrays, where)
-    parents = [checkpoint.read(folder, record) for folder, record in ancestors]
+    parents = [checkpoint.read(place, record) for place, record in ancestors]
     initial, opening, teacher = start(run, parents, splits["training"])
     for network in (initial.network, teacher):
         if network is not None:
@@ -66,7 +66,7 @@ def produce(
     known = {"key": run.key, "device": device.describe(where), "libraries": provenance.libraries()}
     code, identity = provenance.code(), known | {"source": provenance.source()}
 
-    made = memory / "files"
+    made = folder / "files"
     shutil.rmtree(made, ignore_errors=True)
     task = Task(
         initial,
@@ -77,7 +77,7 @@ def produce(
         opening=opening,
         teacher=teacher,
     )
-    trained = train(task, ResumeFolder(memory, identity), progress, stop)
+    trained = train(task, ResumeFolder(folder, identity), progress, stop)
     done = TrainedNetwork(trained.network, trained.optimizer_state)
     checkpoint.write_tensors(made / "logits.safetensors", all_logits(done, splits))
     files.write_rows(made / "history.csv", trained.history)
@@ -131,6 +131,6 @@ def all_logits(trained: TrainedNetwork, splits: Mapping[str, Images]) -> dict[st
     kind = torch.uint8 if trained.network.architecture.classes <= 256 else torch.int32
     for name in ("test", "validation"):
         if name in splits:
-            said = logits(trained.network, splits[name]) | {"labels": splits[name].labels.to(kind)}
-            tensors |= {f"{name}/{part}": tensor for part, tensor in said.items()}
+            outputs = logits(trained.network, splits[name]) | {"labels": splits[name].labels.to(kind)}
+            tensors |= {f"{name}/{part}": tensor for part, tensor in outputs.items()}
     return tensors

@@ -24,14 +24,14 @@ PAUSE = 0.5
 """Seconds between two attempts to find a free device."""
 
 
-def take(name: str, seconds: float = -1) -> bool:
+def acquire(name: str, seconds: float = -1) -> bool:
     """Lease a GPU until this process ends, and hide all others from CUDA; call this before torch is imported.
 
     Nothing is leased if no GPU is found.
 
     Args:
-        name: of the run, for messages.
-        seconds: how long to wait for a free one; -1 for no limit.
+        name: name of the run, for messages.
+        seconds: longest time to wait for a free GPU; -1 for no limit.
 
     Returns:
         False if no GPU became free in that time.

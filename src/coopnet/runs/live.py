@@ -78,31 +78,31 @@ def _content(path: Path) -> dict[str, Any]:
     return fields if isinstance(fields, dict) else {}
 
 
-class Pulse:
+class LiveWriter:
     """A `Progress` that writes the progress of a run into the store, and passes it on.
 
     Args:
         progress: receives the same calls.
-        folder: of the unfinished run.
+        folder: folder of the unfinished run.
     """
 
     def __init__(self, progress: Any, folder: Path):
         self.progress, self.path = progress, folder / NAME
-        self.epoch = self.epochs = self.images = self.done = self.seen = 0
+        self.epoch = self.epochs = self.images = self.done = self.trained = 0
         self.accuracy: float | None = None
         self.split, self.speed, self.seconds = "test", 0.0, 0.0
         self.began, self.written = time.monotonic(), -EVERY
 
     def begin(self, epoch: int, epochs: int, images: int, done: int) -> None:
         """An epoch begins."""
-        self.epoch, self.epochs, self.images, self.done, self.seen = epoch, epochs, images, done, 0
+        self.epoch, self.epochs, self.images, self.done, self.trained = epoch, epochs, images, done, 0
         self.began = time.monotonic()
         self._write()
         self.progress.begin(epoch, epochs, images, done)
 
     def advance(self, images: int) -> None:
         """A batch is done."""
-        self.done, self.seen = self.done + images, self.seen + images
+        self.done, self.trained = self.done + images, self.trained + images
         if time.monotonic() - self.written >= EVERY:
             self._write()
         self.progress.advance(images)
@@ -123,7 +123,7 @@ class Pulse:
     def _pace(self) -> tuple[float, float | None]:
         """Images per second, and seconds to the end."""
         passed = time.monotonic() - self.began
-        speed = self.speed or (self.seen / passed if self.seen else 0.0)
+        speed = self.speed or (self.trained / passed if self.trained else 0.0)
         epoch = self.seconds or (self.images / speed if speed else 0.0)
         share = self.done / max(self.images, 1)
         return speed, epoch * (self.epochs - self.epoch - share) if epoch else None

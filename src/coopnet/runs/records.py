@@ -1,8 +1,9 @@
 """Records beside results: what each result was made from, and whether it still matches the plan.
 
-There are two kinds. A run's record `run.json` has its key and the digests of its files. The record of a step, such as
-`tables.record.json`, has the digests of the step's inputs and outputs and the fingerprint of the source that decides
-the outputs. Results are compared by content, so either engine may have made them.
+There are two kinds of record. That of a run, `run.json`, has the run's key and the digests of its files. That of a step
+(`evaluation.json` of a run, `tables.record.json`, …) has the digests of the step's inputs and outputs, and the
+fingerprint of the source that decides the outputs. Both are sealed: a record holds its own digest. Results are compared
+by content, so either engine may have made them.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from coopnet import files
 from coopnet.files.digests import Digests
 from coopnet.files.errors import CoopNetError
-from coopnet.runs.steps import Step, command, fingerprint
+from coopnet.runs.steps import Step, fingerprint
 from coopnet.runs.workspace import Workspace, targets
 from coopnet.study import Run, Study
 
@@ -38,18 +39,37 @@ class Problem(NamedTuple):
     text: str
 
 
-def of_run(workspace: Workspace, plan: Study, run: Run, digests: Digests) -> Problem | None:
+def check_run(workspace: Workspace, plan: Study, run: Run, digests: Digests) -> Problem | None:
     """Compare the files of a run with the plan; None if they match."""
-    return of_files(targets(workspace, plan, run), run.key, run.name, digests)
+    return check_files(targets(workspace, plan, run), run.key, run.name, digests)
 
 
-def of_files(paths: Mapping[str, Path], key: str | None, name: str, digests: Digests) -> Problem | None:
+def read_run(folder: Path, run: Run) -> dict[str, Any]:
+    """Read the record of a planned run.
+
+    Args:
+        folder: folder of the run.
+        run: the run that the plan has there.
+
+    Raises:
+        CoopNetError: the record is missing or damaged, or has another key.
+    """
+    record = files.read_sealed(folder / RECORD)
+    if record.get("key") != run.key:
+        raise CoopNetError(
+            f"{folder} was made with other parameters or other source than the plan has now for {run.name}; "
+            f"make it again (`coopnet train`, or the workflow)"
+        )
+    return record
+
+
+def check_files(paths: Mapping[str, Path], key: str | None, name: str, digests: Digests) -> Problem | None:
     """Compare files of a run with its record and key; None if they match.
 
     Args:
-        paths: of the record and of other files, by their names in the record; they may be in any folder.
+        paths: paths of the record and of other files, by their names in the record; they may be in any folder.
         key: the required run key; None for any.
-        name: of the run, for messages.
+        name: name of the run, for messages.
         digests: computes digests of files.
     """
     path = paths[RECORD]
@@ -80,36 +100,47 @@ def _is_timing(path: Path) -> bool:
         return False
 
 
-def of_step(workspace: Workspace, step: Step, digests: Digests) -> Problem | None:
+def check_step(workspace: Workspace, step: Step, digests: Digests) -> Problem | None:
     """Compare the outputs of a step with its record and the plan; None if they match."""
     for path in step.outputs:
         if not path.is_file():
             return Problem("missing", f"{path} is missing")
-    path = step.record
-    try:
-        known = files.read_sealed(path)
-        inputs, outputs = dict(known["inputs"]), dict(known["outputs"])
-    except (CoopNetError, KeyError, TypeError, ValueError):
-        return Problem("stale", f"{path} does not say what {step.name} was made from")
-    if known.get("source") != fingerprint(step.source):
+    record = _read_step(step.record)
+    if record is None:
+        return Problem("stale", f"{step.record} does not say what {step.name} was made from")
+    if record["source"] != fingerprint(step.source):
         return Problem("stale", f"{step.name} was made with another version of the source")
-    if known.get("words") != step.words or inputs.keys() != set(_names(workspace, step.inputs)):
+    if record["words"] != step.parameters or record["inputs"].keys() != set(_names(workspace, step.inputs)):
         return Problem("stale", f"{step.name} was made with other parameters")
-    for name, digest in inputs.items():
-        if digests(workspace.root / name) != digest:
-            return Problem("stale", f"{step.name} was made from another {name}")
-    if outputs.keys() != set(_names(workspace, _promised(step))):
+    if changed := next(_changed(workspace, record["inputs"], digests), None):
+        return Problem("stale", f"{step.name} was made from another {changed}")
+    if record["outputs"].keys() != set(_names(workspace, _promised(step))):
         return Problem("stale", f"{step.name} was made with another version of the source")
-    damaged = [name for name, digest in outputs.items() if digests(workspace.root / name) != digest]
+    damaged = list(_changed(workspace, record["outputs"], digests))
     return Problem("damaged", f"changed since {step.name} wrote it: {', '.join(damaged)}") if damaged else None
 
 
+def _read_step(path: Path) -> dict[str, Any] | None:
+    """The record of a step; None if it is missing or damaged."""
+    try:
+        record = files.read_sealed(path)
+        tables = {"inputs": dict(record["inputs"]), "outputs": dict(record["outputs"])}
+    except (CoopNetError, KeyError, TypeError, ValueError):
+        return None
+    return {"source": record.get("source"), "words": record.get("words")} | tables
+
+
+def _changed(workspace: Workspace, listed: Mapping[str, Any], digests: Digests) -> Iterator[str]:
+    """The files whose content differs from these digests."""
+    return (name for name, digest in listed.items() if digests(workspace.root / name) != digest)
+
+
 @contextlib.contextmanager
-def making(workspace: Workspace, planned: Callable[[], Step]) -> Iterator[None]:
+def recording(workspace: Workspace, planned: Callable[[], Step]) -> Iterator[None]:
     """Write the record of a step around its computation: inputs are checked before it, the record is written after it.
 
     Args:
-        workspace: of the study.
+        workspace: has the inputs and outputs.
         planned: returns the step as the current parameters define it.
 
     Raises:
@@ -141,25 +172,23 @@ def _refuse_damaged(workspace: Workspace, step: Step, digests: Digests) -> None:
     """
     for path in step.records:
         there = {one.name: one for one in (path, path.with_name("history.csv")) if one.exists()}
-        problem = of_files({RECORD: path} | there, None, path.parent.name, digests)
+        problem = check_files({RECORD: path} | there, None, path.parent.name, digests)
         if problem and problem.kind == "damaged":
             raise CoopNetError(f"{problem.text}; make that run again (`coopnet train`, or the workflow)")
-    for maker, record in step.makers:
-        if damaged := _damaged(workspace, record, digests):
-            raise CoopNetError(f"changed since {maker} wrote it: {', '.join(damaged)}; run `{command(maker)}` again")
+    for producer in step.producers:
+        if damaged := _damaged(workspace, producer.record, digests):
+            raise CoopNetError(
+                f"changed since {producer.name} wrote it: {', '.join(damaged)}; run `{producer.command}` again"
+            )
 
 
 def _damaged(workspace: Workspace, record: Path, digests: Digests) -> list[str]:
     """Outputs of a step that were changed later; empty if its record is unreadable or of other inputs."""
-    try:
-        known = files.read_sealed(record)
-        inputs, outputs = dict(known["inputs"]), dict(known["outputs"])
-    except (CoopNetError, KeyError, TypeError, ValueError):
+    known = _read_step(record)
+    if known is None or any(_changed(workspace, known["inputs"], digests)):
         return []
-    if any(digests(workspace.root / path) != digest for path, digest in inputs.items()):
-        return []
-    there = {path: digest for path, digest in outputs.items() if (workspace.root / path).exists()}
-    return [path for path, digest in there.items() if digests(workspace.root / path) != digest]
+    there = {path: digest for path, digest in known["outputs"].items() if (workspace.root / path).exists()}
+    return list(_changed(workspace, there, digests))
 
 
 def _promised(step: Step) -> tuple[Path, ...]:
@@ -168,7 +197,7 @@ def _promised(step: Step) -> tuple[Path, ...]:
 
 
 def _write(workspace: Workspace, step: Step, inputs: dict[str, Any], digests: Digests) -> None:
-    content = {"source": fingerprint(step.source), "words": step.words, "inputs": inputs}
+    content = {"source": fingerprint(step.source), "words": step.parameters, "inputs": inputs}
     content["outputs"] = _digests(workspace, _promised(step), digests)
     files.write_json(step.record, files.sealed(content))
 

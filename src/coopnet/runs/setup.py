@@ -92,6 +92,7 @@ def join(run: Run, ancestors: Sequence[TrainedNetwork], training: Images, seed: 
         reestimate=how.reestimate,
         gate_rows=how.gate_rows,
         seed=seed,
+        # "surgery" is an earlier word for a transfer: another word would draw other images.
         images=partial(some_images, training, how.images, derive(run.seed, "surgery")),
         ridge=how.ridge,
     )

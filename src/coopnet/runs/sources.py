@@ -28,7 +28,7 @@ def checkpoint_of(workspace: Workspace, plan: Study, source: Run, runs: Store) -
     """
     for folder in (workspace.run(plan, source), runs.folder(source.key)):
         paths = {name: folder / name for name in (RECORD, "model.safetensors", "optimizer.safetensors")}
-        problem = records.of_files(paths, source.key, source.name, Digests())
+        problem = records.check_files(paths, source.key, source.name, Digests())
         if problem is None:
             return folder, files.read_sealed(paths[RECORD], files.LARGEST_RECORD)
         if problem.kind != "stale" and paths[RECORD].exists():

@@ -46,11 +46,11 @@ class Speed(NamedTuple):
 
     Attributes:
         device: `cpu` or `cuda`.
-        name: of the device.
+        name: name of the device.
         precision: `fp32` or `bf16`.
-        threads: of the run.
-        image_flops: of one image through the network.
-        flops_per_second: of training it.
+        threads: threads of the run.
+        image_flops: FLOPs of one image through the network.
+        flops_per_second: FLOPs per second of its training.
     """
 
     device: str

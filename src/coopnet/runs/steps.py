@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from coopnet import files
 from coopnet.runs.failures import Unavailable
@@ -51,18 +51,26 @@ def _digest(parts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+class Producer(NamedTuple):
+    """The step that made inputs of another step: its name, its record and its command line."""
+
+    name: str
+    record: Path
+    command: str
+
+
 @dataclass(frozen=True)
 class Step:
     """A command that computes files from files.
 
     Attributes:
-        name: of the step, for messages.
+        name: name of the step, for messages.
         record: the record beside its outputs, with its inputs' digests.
         source: the kind of source that decides its outputs.
         inputs: files that it reads.
         outputs: files that it writes.
-        words: fingerprint of what it reads from `params.yaml` and the overlay.
-        makers: names and records of the steps that made its inputs; the records have the inputs' digests.
+        parameters: fingerprint of what it reads from `params.yaml` and the overlay.
+        producers: the steps that made its inputs; their records have the inputs' digests.
         records: `run.json` of each run among its inputs.
     """
 
@@ -71,38 +79,18 @@ class Step:
     source: str
     inputs: tuple[Path, ...]
     outputs: tuple[Path, ...]
-    words: str = ""
-    makers: tuple[tuple[str, Path], ...] = field(default=(), compare=False)
+    parameters: str = ""
+    producers: tuple[Producer, ...] = field(default=(), compare=False)
     records: tuple[Path, ...] = field(default=(), compare=False)
-
-
-def decisive(workspace: Workspace, plan: Study) -> dict[str, str]:
-    """All that decides the results of each phase of training and of the tables, as text by phase.
-
-    A text of a phase changes exactly if some of the phase's results have to be made anew.
-    """
-    runs: dict[str, dict[str, str]] = {phase: {} for phase in TRAINING}
-    for run in plan.everything():
-        runs[run.phase][run.name] = run.key
-    found: dict[str, Any] = {
-        phase: {"evaluation": fingerprint("evaluation"), "runs": own} for phase, own in runs.items()
-    }
-    found["tables"] = {"words": tables(workspace, plan).words, "phases": runs}
-    return {phase: json.dumps(content, indent=1, sort_keys=True) + "\n" for phase, content in found.items()}
-
-
-def command(name: str) -> str:
-    """The command line that makes a step."""
-    study, verb, *run = name.removesuffix(" at transfer").split("/")
-    options = ["--at-transfer"] if name.endswith(" at transfer") else []
-    return " ".join(["coopnet", verb, study, *(part.removeprefix("seed") for part in run), *options])
 
 
 def evaluate(workspace: Workspace, plan: Study, run: Run) -> Step:
     """Metrics and votes of a run, from its logits and those of its parents."""
     records = tuple(_record(workspace, plan, one) for one in (run, *run.parents))
+    name, record, _ = _evaluation(workspace, plan, run)
     return Step(
-        *_evaluation(workspace, plan, run),
+        name,
+        record,
         "evaluation",
         records,
         tuple(workspace.run(plan, run) / name for name in EVALUATED),
@@ -115,7 +103,7 @@ def tables(workspace: Workspace, plan: Study, unavailable: Collection[Unavailabl
     rows: list[Any] = [[name, row.model_dump(mode="json")] for name, row in plan.experiments.items()]
     return Step(
         f"{plan.name}/tables",
-        workspace.made(plan.name, "tables"),
+        workspace.step_record(plan.name, "tables"),
         "reporting",
         (workspace.published, *_records(workspace, plan, unavailable)),
         (
@@ -123,7 +111,7 @@ def tables(workspace: Workspace, plan: Study, unavailable: Collection[Unavailabl
             *(workspace.tables(plan.name) / name for name in (*TABLES, "timing.csv")),
         ),
         _digest([json.dumps([plan.title, plan.description, plan.device, plan.threads, rows], sort_keys=True)]),
-        makers=tuple(_evaluation(workspace, plan, run) for run in _available(plan, unavailable)),
+        producers=tuple(_evaluation(workspace, plan, run) for run in _available(plan, unavailable)),
         records=tuple(_record(workspace, plan, run) for run in _available(plan, unavailable)),
     )
 
@@ -132,32 +120,27 @@ def claims(workspace: Workspace, name: str) -> Step:
     """The verdict of every claim about the study `name`."""
     gathered = tuple(workspace.results(name) / file for file in ("metrics.json", "outcomes.safetensors"))
     compute = workspace.tables(name) / "compute.csv"
-    inputs = (workspace.stated, compute, *gathered)
-    record, made = workspace.made(name, "claims"), (workspace.claims(name),)
-    return Step(f"{name}/claims", record, "claims", inputs, made, makers=(_maker(workspace, name, "tables"),))
+    inputs = (workspace.claims_file, compute, *gathered)
+    record, made = workspace.step_record(name, "claims"), (workspace.claims(name),)
+    return Step(f"{name}/claims", record, "claims", inputs, made, producers=(_producer(workspace, name, "tables"),))
 
 
 def report(workspace: Workspace, name: str) -> Step:
     """The report of the study `name`: web page and PDF."""
     made_from = (*(workspace.tables(name) / table for table in TABLES), workspace.claims(name))
     made = tuple(workspace.report(name) / page for page in REPORT)
-    makers = tuple(_maker(workspace, name, step) for step in ("tables", "claims"))
-    return Step(f"{name}/report", workspace.made(name, "report"), "reporting", made_from, made, makers=makers)
+    producers = tuple(_producer(workspace, name, step) for step in ("tables", "claims"))
+    return Step(
+        f"{name}/report", workspace.step_record(name, "report"), "reporting", made_from, made, producers=producers
+    )
 
 
 def timing(workspace: Workspace, name: str) -> Step:
     """The timing page of the study `name`."""
     made_from = tuple(workspace.tables(name) / table for table in ("study.json", "timing.csv"))
     made = (workspace.report(name) / "timing.html",)
-    record, makers = workspace.made(name, "timing"), (_maker(workspace, name, "tables"),)
-    return Step(f"{name}/timing", record, "reporting", made_from, made, makers=makers)
-
-
-def steps(workspace: Workspace, plan: Study) -> Iterator[Step]:
-    """All steps of a study, each after the steps whose outputs it reads."""
-    for run in plan.everything():
-        yield evaluate(workspace, plan, run)
-    yield from of_all_runs(workspace, plan)
+    record, producers = workspace.step_record(name, "timing"), (_producer(workspace, name, "tables"),)
+    return Step(f"{name}/timing", record, "reporting", made_from, made, producers=producers)
 
 
 def of_all_runs(workspace: Workspace, plan: Study) -> Iterator[Step]:
@@ -176,12 +159,13 @@ def of_phase(workspace: Workspace, plan: Study, phase: str) -> list[Step]:
     return [step for step in of_all_runs(workspace, plan) if step.name.removeprefix(f"{plan.name}/") in wanted]
 
 
-def _evaluation(workspace: Workspace, plan: Study, run: Run) -> tuple[str, Path]:
-    return f"{plan.name}/evaluate/{run.name}", workspace.run(plan, run) / "evaluation.json"
+def _evaluation(workspace: Workspace, plan: Study, run: Run) -> Producer:
+    command = f"coopnet evaluate {plan.name} {run.experiment} {run.seed}{' --at-transfer' if run.at_transfer else ''}"
+    return Producer(f"{plan.name}/evaluate/{run.name}", workspace.run(plan, run) / "evaluation.json", command)
 
 
-def _maker(workspace: Workspace, name: str, step: str) -> tuple[str, Path]:
-    return f"{name}/{step}", workspace.made(name, step)
+def _producer(workspace: Workspace, name: str, step: str) -> Producer:
+    return Producer(f"{name}/{step}", workspace.step_record(name, step), f"coopnet {step} {name}")
 
 
 def _record(workspace: Workspace, plan: Study, run: Run) -> Path:

@@ -3,7 +3,7 @@
     <store>/runs/<key>/         a finished run: its record run.json and the files whose digests the record has
     <store>/unfinished/<key>/   the state with which an interrupted run continues
     <store>/locks/<key>.lock    held by the process that makes the run; the kernel releases it when that process dies
-    <store>/journal.jsonl       one line per event: what was trained when and where
+    <store>/journal.jsonl       one line per event: where and when a run was trained; only `speed` reads it
 
 A finished run is copied into the workspace (sharing blocks where the file system can) and never linked, so that
 damage to an output cannot reach the store.
@@ -107,11 +107,11 @@ class Store:
             target.parent.mkdir(parents=True, exist_ok=True)
             folder.rename(target)
 
-    def take(self, key: str, targets: Mapping[str, Path]) -> bool:
+    def restore(self, key: str, targets: Mapping[str, Path]) -> bool:
         """Copy files of a finished run into a workspace.
 
         Args:
-            key: of the run.
+            key: key of the run.
             targets: for each file of the entry, its path in the workspace.
 
         Returns:
@@ -126,23 +126,23 @@ class Store:
                 f"cannot read {unreadable[0]} of the run store: permission denied; let its owner make it readable, "
                 f"or set {VARIABLE} to a folder of your own"
             )
-        problem = records.of_files({name: folder / name for name in targets}, key, "this run", Digests())
+        problem = records.check_files({name: folder / name for name in targets}, key, "this run", Digests())
         if problem:
             log.warning("the run store is damaged: %s; the run is made again", problem.text)
             self._set_aside(key)
             return False
         for name, target in sorted(targets.items(), key=lambda item: item[0].endswith(".json")):  # records come last
-            if target.is_file() and files.sha256(target) == files.sha256(folder / name):
+            if _equal(target, folder / name):
                 os.utime(target)  # an engine that compares dates would otherwise request it each time
             else:
                 files.copy(folder / name, target)
         return True
 
-    def adopt(self, key: str, sources: Mapping[str, Path]) -> None:
+    def add_copy(self, key: str, sources: Mapping[str, Path]) -> None:
         """Copy a finished run from a workspace into the store.
 
         Args:
-            key: of the run.
+            key: key of the run.
             sources: for each file of the entry, its path in the workspace.
         """
         folder = self.unfinished(key) / "files"
@@ -153,12 +153,12 @@ class Store:
         self.add(key, folder)
         shutil.rmtree(self.unfinished(key), ignore_errors=True)
 
-    def note(self, event: str, key: str, run: str) -> None:
+    def log_event(self, event: str, key: str, run: str) -> None:
         """Add a line to the journal.
 
         Args:
             event: `trained` when a run starts from its first image, `resumed` when it continues, `finished` at its end.
-            key: of the run.
+            key: key of the run.
             run: its study and name.
         """
         time = datetime.now(UTC).isoformat(timespec="seconds")
@@ -221,9 +221,9 @@ def acquire(lock: FileLock, name: str, seconds: float = -1) -> bool:
     """Acquire a run's lock, with a log line if another process holds it.
 
     Args:
-        lock: of the run.
-        name: of the run, for the message.
-        seconds: how long to wait; -1 for no limit.
+        lock: lock of the run.
+        name: name of the run, for the message.
+        seconds: longest time to wait; -1 for no limit.
 
     Returns:
         Whether it was acquired in that time.
@@ -239,3 +239,14 @@ def acquire(lock: FileLock, name: str, seconds: float = -1) -> bool:
     except OSError as error:
         raise CoopNetError(f"cannot lock {lock.lock_file}: {files.reason(error)}, or set {VARIABLE}") from error
     return True
+
+
+def _equal(target: Path, source: Path) -> bool:
+    """Whether a file of the workspace has the content of the store's; False if it cannot be read, so it is replaced."""
+    if not target.is_file():
+        return False
+    try:
+        found = files.sha256(target)
+    except CoopNetError:
+        return False
+    return found == files.sha256(source)

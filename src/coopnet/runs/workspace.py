@@ -47,7 +47,7 @@ class Workspace:
         return self.root / "figures.yaml"
 
     @property
-    def stated(self) -> Path:
+    def claims_file(self) -> Path:
         """The claims to be decided."""
         return self.root / "claims.yaml"
 
@@ -56,7 +56,7 @@ class Workspace:
         """Local state of this clone: stamps for Snakemake, and digests of files by their dates."""
         return self.root / ".stamps"
 
-    def made(self, name: str, step: str) -> Path:
+    def step_record(self, name: str, step: str) -> Path:
         """The record of a step of a study: `tables`, `claims`, `report` or `timing`."""
         folder = self.results(name) if step in ("tables", "claims") else self.report(name)
         return folder / f"{step}.record.json"
@@ -77,8 +77,8 @@ class Workspace:
         """All runs that a phase of a study makes."""
         return self.root / "checkpoints" / name / phase
 
-    def decisive(self, name: str, phase: str) -> Path:
-        """What decides the results of a phase; DVC compares it instead of `params.yaml` and the source."""
+    def phase_keys(self, name: str, phase: str) -> Path:
+        """The keys of a phase's runs; DVC compares this file instead of `params.yaml` and the source."""
         return self.checkpoints(name, "plan") / f"{phase}.json"
 
     def run(self, study: Study, run: Run) -> Path:

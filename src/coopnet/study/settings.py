@@ -169,7 +169,7 @@ class Data(Section):
     """The data for a run's training and evaluation."""
 
     dataset: Annotated[str, AfterValidator(_dataset)] = Field(
-        description="digits, cifar10, cifar100, svhn, or one described in `datasets`"
+        description="digits, digits16, cifar10, cifar100, svhn, or one described in `datasets`"
     )
     validation: Whole = Field(0, ge=0, description="training images kept for validation, stratified and seeded")
     split_seed: Whole = Field(0, ge=0, description="seed of the validation split and of the training subset")

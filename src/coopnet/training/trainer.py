@@ -119,12 +119,12 @@ SCORE = "validation_top1_ensemble"
 """The score by which `selection: best_validation` chooses an epoch."""
 
 
-def train(task: Task, memory: ResumeState, progress: Progress, stop: Callable[[], str | None]) -> TrainingResult:
-    """Train to the last epoch, starting from the state in `memory`.
+def train(task: Task, resume_state: ResumeState, progress: Progress, stop: Callable[[], str | None]) -> TrainingResult:
+    """Train to the last epoch, starting from the state in `resume_state`.
 
     Args:
         task: network, data and settings.
-        memory: read once, given the state after every epoch, and flushed at the end, also after an error.
+        resume_state: read once, given the state after every epoch, and flushed at the end, also after an error.
         progress: receives every batch and epoch.
         stop: called after every step; if it returns a reason, the run saves its state and ends.
 
@@ -133,14 +133,14 @@ def train(task: Task, memory: ResumeState, progress: Progress, stop: Callable[[]
         TrainingFailed: the loss is no longer finite, or the device has no memory left; the state saved before is still
             there.
     """
-    return Trainer(task, memory, progress, stop).run()
+    return Trainer(task, resume_state, progress, stop).run()
 
 
 class Trainer:
     """The epochs of one run."""
 
-    def __init__(self, task: Task, memory: ResumeState, progress: Progress, stop: Callable[[], str | None]):
-        self.task, self.memory, self.progress, self.stop = task, memory, progress, stop
+    def __init__(self, task: Task, resume_state: ResumeState, progress: Progress, stop: Callable[[], str | None]):
+        self.task, self.resume_state, self.progress, self.stop = task, resume_state, progress, stop
         self.training, self.images = task.training, task.splits["training"]
         self.network = task.initial.network
         self.device = self.images.labels.device
@@ -178,7 +178,7 @@ class Trainer:
             while self.position.epoch < self.training.epochs:
                 self._epoch_within_memory()
         finally:
-            self.memory.flush()
+            self.resume_state.flush()
         history, selected = self.position.history, self.position.best_epoch
         if self.training.selection == "best_validation":
             self.learner.return_to_best()
@@ -315,11 +315,11 @@ class Trainer:
 
     def _save(self) -> None:
         own = {"meters": self.meters.sums.cpu().clone(), "losses": self.losses.cpu().clone()}
-        self.memory.save(self.learner.state() | own, vars(self.position) | {"metered": self.meters.images})
+        self.resume_state.save(self.learner.state() | own, vars(self.position) | {"metered": self.meters.images})
 
     def _resume(self) -> None:
         """Continue from the saved state, if there is one."""
-        saved = self.memory.load()
+        saved = self.resume_state.load()
         if saved is None:
             return
         tensors, facts = saved

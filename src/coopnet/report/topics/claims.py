@@ -135,10 +135,22 @@ def _asked(number: int, members: Sequence[Claim]) -> str:
 
 
 def _counts(members: Sequence[Claim]) -> list[tuple[str, str]]:
-    found = Counter[str](claim.main.verdict for claim in members)
-    return [
-        (f"{SYMBOLS[verdict]}{FIXED}{found[verdict]}", TONES.get(verdict, "")) for verdict in SYMBOLS if found[verdict]
-    ]
+    """The verdicts of a question, with their tones. Tested and counted verdicts stand apart and are never added up."""
+    shown: list[tuple[str, str]] = []
+    for basis in ("tested", "counted", "too few seeds", None):
+        decisions = [claim.main for claim in members if claim.main.basis == basis]
+        found = Counter[str](decision.verdict for decision in decisions)
+        if basis and found:
+            shown.append((basis, ""))
+        shown += [
+            (f"{SYMBOLS[verdict]}{FIXED}{found[verdict]}", TONES.get(verdict, ""))
+            for verdict in SYMBOLS
+            if found[verdict]
+        ]
+        corrected = [one.survives_holm for one in decisions if one.survives_holm is not None]
+        if corrected:
+            shown.append((f"(Holm:{FIXED}{sum(corrected)}{FIXED}of{FIXED}{len(corrected)})", ""))
+    return shown
 
 
 def _question(number: int, members: Sequence[Claim], titles: Mapping[str, str], names: Sequence[str]) -> Table:

@@ -22,8 +22,10 @@ REFERENCES = {
     "resnet": "K. He, X. Zhang, S. Ren, J. Sun. Deep Residual Learning for Image Recognition. CVPR 2016, "
     "arXiv:1512.03385.",
     "cifar": "A. Krizhevsky. Learning Multiple Layers of Features from Tiny Images. Technical report, 2009.",
-    "bootstrap": "A. B. Owen, D. Eckles. Bootstrapping data arrays of arbitrary order. Annals of Applied Statistics "
-    "6(3), 2012.",
+    "readers": "N. A. Obuchowski, H. E. Rockette. Hypothesis testing of diagnostic accuracy for multiple readers and "
+    "multiple tests: an ANOVA approach with dependent observations. Communications in Statistics, Simulation and "
+    "Computation 24(2), 1995.",
+    "cochran": "W. G. Cochran, G. M. Cox. Experimental Designs. 2nd edition, Wiley, 1957.",
     "holm": "S. Holm. A simple sequentially rejective multiple test procedure. Scandinavian Journal of Statistics "
     "6(2), 1979.",
     "ece": "C. Guo, G. Pleiss, Y. Sun, K. Weinberger. On Calibration of Modern Neural Networks. ICML 2017, "
@@ -98,8 +100,8 @@ def section(tables: Tables) -> Section:
         )
     sentences.append(
         f"Networks are residual networks {cite('resnet')}, for images like those of CIFAR {cite('cifar')}. Intervals "
-        f"combine the spread over seeds with the choice of test images {cite('bootstrap')}; each verdict says whether "
-        f"it survives Holm’s correction over the whole ledger {cite('holm')}."
+        f"combine the spread over seeds with the choice of test images {cite('readers', 'cochran')}; each verdict says "
+        f"whether it survives Holm’s correction over the whole ledger {cite('holm')}."
     )
     items = [figure for figure, _ in figures(tables).values()]
     return Section("method", "Method", sentences, list(items), TERMS)

@@ -1,4 +1,4 @@
-"""Prepared images of a workspace, for commands that look at networks outside of a study."""
+"""Prepared images of a workspace, for commands about networks outside of a study."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -40,10 +40,10 @@ def _dataset(workspace: Workspace, name: str) -> Dataset:
 def of_record(
     workspace: Workspace, record: Mapping[str, Any], asked: str | None, split: str = "test"
 ) -> Labelled | None:
-    """The images of the dataset that was asked for, or else of the one that a record names; None if it is not here.
+    """The images of the requested dataset, or else of the dataset in a record; None if that one is not prepared here.
 
     Raises:
-        CoopNetError: the one that was asked for is not here.
+        CoopNetError: the requested dataset is not prepared here.
     """
     if asked is not None:
         return labelled(workspace, asked, split)
@@ -56,7 +56,7 @@ def of_record(
 
 
 def normalised(one: Saved, images: np.ndarray) -> Iterable[Tensor]:
-    """Images as a network takes them, batch by batch."""
+    """Images, normalised as the network was trained, batch by batch."""
     known = preprocessing.of_record(one.network, one.record)
     for first in range(0, len(images), BATCH):
         yield known.normalised(images[first : first + BATCH])

@@ -1,0 +1,109 @@
+"""DVC's command line: commit stages, wait for its locks, and mend files that a killed DVC left incomplete.
+
+DVC itself is not imported. It is run as a process of its own.
+"""
+
+import json
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from coopnet.files.errors import CoopNetError
+from coopnet.study import FULL
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 600.0
+"""Seconds to wait until another DVC process releases its locks."""
+
+BUSY = ("Unable to acquire lock", "is busy")
+"""DVC's error messages if another DVC process holds its locks."""
+
+
+def check_repository(root: Path) -> None:
+    """Refuse a folder in which DVC cannot work.
+
+    Raises:
+        CoopNetError: it is not a repository of DVC and git.
+    """
+    for folder, remedy in ((".dvc", "dvc init"), (".git", "git init")):
+        if not (root / folder).exists():
+            raise CoopNetError(f"{root.absolute()} has no {folder}, so DVC cannot record here; `{remedy}`")
+
+
+def lock(root: Path, study: str) -> Path:
+    """The file in which DVC records the stages of a study."""
+    return root / ("dvc.lock" if study == FULL else "studies/dvc.lock")
+
+
+def address(study: str, phase: str) -> str:
+    """DVC's name of a study's stage."""
+    return phase if study == FULL else f"studies/dvc.yaml:{phase}@{study}"
+
+
+def commit(root: Path, *addresses: str) -> None:
+    """Run `dvc commit` for these stages, so that DVC's locks describe the files in the workspace.
+
+    DVC writes `dvc.lock` and its `rwlock` in place. If a killed DVC left one incomplete, the next DVC refuses to start.
+    Only after such a refusal is the file removed and written again, because until then another DVC may still be
+    writing it.
+
+    Raises:
+        CoopNetError: DVC failed.
+    """
+    arguments = ("commit", "--quiet", "--force", "--no-relink", *addresses)
+    try:
+        _run(root, *arguments)
+    except CoopNetError:
+        incomplete = _incomplete_files(root)
+        if not incomplete:
+            raise
+        for path in incomplete:
+            log.warning("%s was left half-written by a DVC that was killed; it is removed", path)
+            path.unlink()
+        _run(root, *arguments)
+
+
+def _incomplete_files(root: Path) -> list[Path]:
+    """The files that DVC writes in place and that lack their end."""
+    locks = [root / "dvc.lock", root / "studies" / "dvc.lock"]
+    incomplete = [path for path in locks if path.is_file() and not _is_whole(path.read_bytes())]
+    rwlock = root / ".dvc" / "tmp" / "rwlock"
+    return incomplete + [rwlock] * (rwlock.is_file() and not _is_json(rwlock.read_bytes()))
+
+
+def _is_whole(lock: bytes) -> bool:
+    """Whether a `dvc.lock` has its first line, and a last line that is complete and has a value."""
+    return lock.startswith(b"schema:") and lock.endswith(b"\n") and not lock.endswith(b":\n")
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _run(root: Path, *arguments: str) -> None:
+    """Run DVC, and wait while another DVC process holds its locks.
+
+    Raises:
+        CoopNetError: DVC failed.
+    """
+    patient_until = time.monotonic() + PATIENCE
+    while True:
+        done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=root, capture_output=True, text=True)
+        if done.returncode == 0:
+            return
+        busy = any(words in done.stderr for words in BUSY)
+        if not busy or time.monotonic() > patient_until:
+            raise CoopNetError(f"dvc {arguments[0]} failed: {_last_lines(done.stderr or done.stdout)}")
+        time.sleep(1)
+
+
+def _last_lines(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith("Having any troubles"))[-2000:]
