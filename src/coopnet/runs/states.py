@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from coopnet import files
+from coopnet import files, study
 from coopnet.files.digests import Digests
 from coopnet.runs import records
 from coopnet.runs.failures import Unavailable
 from coopnet.runs.records import RECORD
 from coopnet.runs.store import Store
 from coopnet.runs.workspace import Workspace
-from coopnet.study import Run, Study, flatten, numerics
+from coopnet.study import Run, Study, numerics
 
 
 def state(
@@ -55,7 +55,7 @@ def state(
 
 def reasons(run: Run, record: Mapping[str, Any]) -> list[str]:
     """The differences of a record from the plan: settings with their former values, then source, data and parents."""
-    planned, made = flatten(run.row.decisive()), flatten(record.get("row") or {})
+    planned, made = study.flatten(run.row.decisive()), study.flatten(record.get("row") or {})
     changed = [f"{key} was {made.get(key)}" for key in planned | made if planned.get(key) != made.get(key)]
     changed += [f"{key} was {record.get(key)}" for key in ("seed", "threads") if record.get(key) != getattr(run, key)]
     if (record.get("code") or {}).get("numerics") != numerics.source_hash():
