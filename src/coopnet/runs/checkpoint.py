@@ -79,8 +79,9 @@ def read(
     for name in (WEIGHTS, OPTIMIZER):
         files.check_header(folder / name)
         if not isinstance(digests, Mapping) or files.sha256(folder / name) != digests.get(name):
+            records = " or ".join(str(folder / one) for one in (RECORD, SAVED) if (folder / one).exists())
             raise CoopNetError(
-                f"{folder / name} is not the file that the record in its folder names; delete the folder and run again"
+                f"{folder / name} is not the file that {records or 'its record'} names; delete the folder and run again"
             )
     path = folder / WEIGHTS
     tensors = read_tensors(path)

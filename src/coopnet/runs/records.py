@@ -111,7 +111,7 @@ def check_step(workspace: Workspace, step: Step, digests: Digests) -> Problem | 
     if record["source"] != fingerprint(step.source):
         return Problem("stale", f"{step.name} was made with another version of the source")
     if record["words"] != step.parameters or record["inputs"].keys() != set(_names(workspace, step.inputs)):
-        return Problem("stale", f"{step.name} was made with other parameters")
+        return Problem("stale", f"{step.name} was made with other parameters ({step.record})")
     if changed := next(_changed(workspace, record["inputs"], digests), None):
         return Problem("stale", f"{step.name} was made from another {changed}")
     if record["outputs"].keys() != set(_names(workspace, _promised(step))):
@@ -174,7 +174,7 @@ def _refuse_damaged(workspace: Workspace, step: Step, digests: Digests) -> None:
         there = {one.name: one for one in (path, path.with_name("history.csv")) if one.exists()}
         problem = check_files({RECORD: path} | there, None, path.parent.name, digests)
         if problem and problem.kind == "damaged":
-            raise CoopNetError(f"{problem.text}; make that run again (`coopnet train`, or the workflow)")
+            raise CoopNetError(f"{problem.text} ({path}); make that run again (`coopnet train`, or the workflow)")
     for producer in step.producers:
         if damaged := _damaged(workspace, producer.record, digests):
             raise CoopNetError(
