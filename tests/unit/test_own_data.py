@@ -105,7 +105,7 @@ KEYS = {
     ("full", "one3", 2): "14dee3a34e9d2f3794359b3a5d96b132",
     ("full", "one3_to_5_split", 0): "3cc7d63f44efa98706831d86c46006ad",
     ("mini", "one5", 1): "b87670acfdf95a0888d259e844181be3",
-    ("demo", "one3", 0): "2c8a0730acaf4d23ddc0ad58fc11c51e",
+    ("mini_next", "one3", 0): "a1b98616a3ce4e6fd6a9c0274f45e7bb",
 }
 """Keys of runs before users could add datasets, with a fixed version of the numerics."""
 
