@@ -503,6 +503,7 @@ def plan_of(monkeypatch: pytest.MonkeyPatch, start: str, parents: list[SimpleNam
         name="child/seed0",
         key="child's",
         phase="finetune",
+        at_transfer=False,
         transfer=None,
         row=SimpleNamespace(start=SimpleNamespace(kind=start), data=DATA),
         parents=tuple(parents),
@@ -516,7 +517,14 @@ def parent_of(seed: int) -> SimpleNamespace:
     """The parent of a run."""
     row = SimpleNamespace(data=DATA)
     return SimpleNamespace(
-        experiment="one", seed=seed, name="one", key=f"key {seed}", phase="train_one", row=row, parents=()
+        experiment="one",
+        seed=seed,
+        name="one",
+        key=f"key {seed}",
+        phase="train_one",
+        at_transfer=False,
+        row=row,
+        parents=(),
     )
 
 
