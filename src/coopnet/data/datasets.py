@@ -4,7 +4,7 @@ This module is imported while the workflow is parsed, so it needs only the stand
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 SPLITS = ("train", "test")
@@ -75,7 +75,6 @@ def class_names(data: Mapping[str, Any]) -> list[str]:
     return list(names)
 
 
-_DIGITS = tuple("0123456789")
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 _CIFAR100 = (
     "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus "
@@ -89,37 +88,33 @@ _CIFAR100 = (
     "willow_tree wolf woman worm"
 )
 
+_DIGITS = Dataset(
+    name="digits",
+    classes=10,
+    counts={"train": 1_442, "test": 355},
+    digest={
+        "train": "566e7018dcf697bbe7df2d27844c4234e48209afdcb738ae4595ee70158c5db6",
+        "test": "fe503ab22e41354324e5d619390c30d70c35d6465bf0dc00c38e77d9aa19c27e",
+    },
+    mean=(0.3051831, 0.3051831, 0.3051831),
+    std=(0.3759941, 0.3759941, 0.3759941),
+    sources=("digits",),
+    default_source="digits",
+    class_names=tuple("0123456789"),
+)
+
 DATASETS: dict[str, Dataset] = {
     dataset.name: dataset
     for dataset in (
-        Dataset(
-            name="digits",
-            classes=10,
-            counts={"train": 1_442, "test": 355},
-            digest={
-                "train": "566e7018dcf697bbe7df2d27844c4234e48209afdcb738ae4595ee70158c5db6",
-                "test": "fe503ab22e41354324e5d619390c30d70c35d6465bf0dc00c38e77d9aa19c27e",
-            },
-            mean=(0.3051831, 0.3051831, 0.3051831),
-            std=(0.3759941, 0.3759941, 0.3759941),
-            sources=("digits",),
-            default_source="digits",
-            class_names=_DIGITS,
-        ),
-        Dataset(  # the same images, smaller: the demo takes half the time
+        _DIGITS,
+        replace(  # the same images, smaller: the demo takes half the time
+            _DIGITS,
             name="digits16",
-            classes=10,
-            counts={"train": 1_442, "test": 355},
+            size=16,
             digest={
                 "train": "0f0f98b483f9672c7cd61c72b50db56c09cfe6ed63aef9164f0f2aa0870ee14a",
                 "test": "82917dd65889e000f3d6b42e241cd76a9ef06e93a62740d1d4a770872ddb704d",
             },
-            mean=(0.3051831, 0.3051831, 0.3051831),
-            std=(0.3759941, 0.3759941, 0.3759941),
-            sources=("digits",),
-            default_source="digits",
-            size=16,
-            class_names=_DIGITS,
         ),
         Dataset(
             name="cifar10",
@@ -163,7 +158,7 @@ DATASETS: dict[str, Dataset] = {
             std=(),
             sources=("matlab", "parquet"),
             default_source="matlab",
-            class_names=_DIGITS,
+            class_names=_DIGITS.class_names,
             measured=True,
         ),
     )
