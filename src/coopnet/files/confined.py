@@ -16,8 +16,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from coopnet.files.errors import CoopNetError
-from coopnet.files.memory import out_of_memory
+from coopnet.files.errors import CoopNetError, out_of_memory
 
 DONE, REFUSED, TOO_LARGE = b"done", b"refused", b"too large"
 MIB = 2**20

@@ -21,8 +21,7 @@ from torch import Tensor
 from coopnet import files
 from coopnet.data.normalization import LAN2018
 from coopnet.files import confined
-from coopnet.files.errors import CoopNetError
-from coopnet.files.memory import out_of_memory
+from coopnet.files.errors import CoopNetError, out_of_memory
 from coopnet.networks.network import Architecture, build
 from coopnet.networks.tensors import check_count, finite
 

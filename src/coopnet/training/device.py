@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from coopnet.files.errors import CoopNetError
-from coopnet.files.memory import out_of_memory as out_of_memory
+from coopnet.files.errors import out_of_memory as out_of_memory
 from coopnet.networks import kernels
 
 log = logging.getLogger(__name__)
