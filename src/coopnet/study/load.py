@@ -14,8 +14,8 @@ from coopnet.study.settings import Experiment, Overlay, Parameters
 
 FULL = "full"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
-RESERVED = ("bench",)
-"""Names that no study may have, because these folders below `results/` have another use."""
+RESERVED = ("bench", "dvc")
+"""Names that no study may have: `results/bench` has the benchmarks, and `studies/dvc.yaml` has DVC's stages."""
 RULE = f"small letters, digits, _ and -, at most 64, and none of {', '.join((FULL, *RESERVED))}"
 
 
