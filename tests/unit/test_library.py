@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import coopnet
+from coopnet import files
 from coopnet.files.errors import CoopNetError
 from coopnet.library.optimizers import state_of
 from coopnet.library.parts import plain
@@ -123,6 +124,61 @@ def test_network_is_trained_as_any_other_module(tmp_path: Path, kind: str) -> No
     assert {outputs.branches.dtype, outputs.gate.dtype, value.dtype} == {torch.float32}
     torch.testing.assert_close(value.detach(), expected, rtol=0.02, atol=0.02)
     value.backward()
+
+
+RANK = """
+import sys
+import torch, coopnet
+from torch.nn.parallel import DistributedDataParallel
+
+folder, rank = sys.argv[1], int(sys.argv[2])
+torch.set_num_threads(1)
+torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+network = coopnet.load(folder + "/before").train()
+inside, criterion = DistributedDataParallel(network), coopnet.CooperativeLoss(rampup=0)
+optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+given = torch.load(folder + "/batches.pt")
+for images, labels in zip(given["images"], given["labels"]):
+    optimizer.zero_grad()
+    criterion(inside(images[rank::2]), labels[rank::2]).backward()
+    optimizer.step()
+coopnet.save(network, f"{folder}/after{rank}")
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_network(tmp_path: Path) -> None:
+    """Data-parallel over two processes, every step has the mean of both gradients, and both end with the same weights.
+
+    The reference does in one process what DistributedDataParallel promises: BatchNorm has the statistics of a process's
+    own images, and the running ones of process 0 go to the other before each forward pass.
+    """
+    torch.manual_seed(0)
+    images, labels = torch.randn(3, 8, 3, 32, 32), torch.randint(5, (3, 8))
+    torch.save({"images": images, "labels": labels}, tmp_path / "batches.pt")
+    coopnet.save(small(3), tmp_path / "before")
+    command = [sys.executable, "-c", RANK, str(tmp_path)]
+    processes = [subprocess.Popen([*command, str(rank)]) for rank in range(2)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+
+    first, second = (coopnet.load(tmp_path / "before").train() for _ in range(2))
+    criterion = coopnet.CooperativeLoss(rampup=0)
+    optimizer = torch.optim.SGD(first.parameters(), lr=0.05, momentum=0.9)
+    for batch, target in zip(images, labels, strict=True):
+        second.load_state_dict(first.state_dict())
+        for rank, network in enumerate((first, second)):
+            network.zero_grad()
+            criterion(network(batch[rank::2]), target[rank::2]).backward()
+        for mine, other in zip(first.parameters(), second.parameters(), strict=True):
+            assert mine.grad is not None
+            assert other.grad is not None
+            mine.grad.add_(other.grad).div_(2)
+        optimizer.step()
+    ended = [dict(coopnet.load(tmp_path / f"after{rank}").named_parameters()) for rank in range(2)]
+    for name, parameter in first.named_parameters():
+        assert torch.equal(ended[0][name], ended[1][name]), name
+        torch.testing.assert_close(ended[0][name], parameter, rtol=1e-4, atol=1e-5)
 
 
 @settings(max_examples=12, deadline=None)
@@ -391,6 +447,16 @@ def test_saved_networks_come_back(tmp_path: Path) -> None:
         loaded.train()
         assert train(loaded, again, 2) == pytest.approx(train(network, optimizer, 2), rel=1e-5)
     assert not [path.name for path in tmp_path.iterdir() if path.suffix not in (".json", ".safetensors")]
+
+
+@pytest.mark.parametrize("kind", ["study", "convolutional"])
+def test_record_of_a_later_version_is_refused(tmp_path: Path, kind: str) -> None:
+    """An architecture with an entry that this version does not know may compute something else: it is not ignored."""
+    coopnet.save(network_of(kind, 2, 0), tmp_path)
+    record = files.read_sealed(tmp_path / "model.json", files.LARGEST_RECORD)
+    files.write_json(tmp_path / "model.json", record | {"architecture": record["architecture"] | {"dropout": 0.5}})
+    with pytest.raises(CoopNetError, match="an entry 'dropout', which this version does not know"):
+        coopnet.load(tmp_path, model=Convolutional())
 
 
 def test_what_is_no_network_of_ours_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,15 +110,21 @@ def _architecture(
         if like.to_dict() != dict(written):
             raise ValueError(f"it is {dict(written)}, not {like.to_dict()}")
         return like
+    architecture: Architecture | Backbone
     if "split" in written:
         from coopnet.networks.backbone import backbone_from_dict
 
-        return backbone_from_dict(dict(written), model)
-    known = {field.name: written[field.name] for field in fields(Architecture) if field.name in written}
-    architecture = Architecture(**known)
-    if type(architecture.classes) is not int or architecture.classes < 1:
-        raise ValueError(f"classes {architecture.classes!r} is not a number of classes")
-    Model.model_validate({name: value for name, value in known.items() if name != "classes"}, strict=True)
+        architecture = backbone_from_dict(dict(written), model)
+    else:
+        names = {field.name for field in fields(Architecture)}
+        architecture = Architecture(**{name: written[name] for name in names & written.keys()})
+        if type(architecture.classes) is not int or architecture.classes < 1:
+            raise ValueError(f"classes {architecture.classes!r} is not a number of classes")
+        values = {name: value for name, value in architecture.to_dict().items() if name != "classes"}
+        Model.model_validate(values, strict=True)
+    unknown = sorted(written.keys() - architecture.to_dict().keys())
+    if unknown:
+        raise ValueError(f"it has an entry {unknown[0]!r}, which this version does not know")
     return architecture
 
 
