@@ -21,13 +21,14 @@ from typing import Any
 
 import yaml
 
+import tiny_fixture
 from coopnet import files, study
 from coopnet.study import Run
 from coopnet.study.phases import TRAINING
 from coopnet.study.settings import Experiment
 
 ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
+BIN = tiny_fixture.BIN
 
 NAME = "tiny"
 PARTS = (
@@ -53,20 +54,13 @@ GRANDCHILD = {
 
 WIDE = {"model": {"width": 20}}  # checkpoints over 1 MB, where both engines' shortcuts for small files end
 
-TINY: dict[str, Any] = {
-    "title": "Tiny",
-    "device": "cpu",
-    "threads": 1,
-    "seeds": [0],
+TINY: dict[str, Any] = tiny_fixture.TINY | {
     "time_scale": 0.004,
     "only": ["baseline", "one3", "one3_to_5_split", "one3_to_5_split_continued"],
-    "every_experiment": {
-        "data": {"dataset": "digits", "training_subset": 100},
-        "model": {"depth": 8, "width": 4},
-        "training": {"batch_size": 50, "precision": "fp32"},
-    },
+    "every_experiment": tiny_fixture.TINY["every_experiment"] | {"data": {"dataset": "digits", "training_subset": 100}},
     "experiments": {"one3": WIDE, "one3_to_5_split": WIDE, "one3_to_5_split_continued": WIDE},
 }
+"""The study of the other tests, shorter, with a lineage of three generations."""
 
 EVERYTHING = ["baseline/seed0", "one3/seed0", "one3_to_5_split/seed0", "one3_to_5_split_continued/seed0"]
 GROWN = EVERYTHING[2:]
