@@ -115,11 +115,14 @@ def prepare(
     source: Annotated[str | None, typer.Option(help="torchvision, matlab, parquet, digits or folder")] = None,
     root: Annotated[Path | None, typer.Option(help="folder with the download, the shards or the images")] = None,
     out: Annotated[Path | None, typer.Option(help="the folder to write; default: data/prepared/DATASET")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="how many decode images of your own at once; default: one per core")
+    ] = None,
 ) -> None:
     """Convert a dataset from any source to its canonical form, and check it against its pinned digest."""
     from coopnet.commands import prepare as command
 
-    command.prepare(_workspace(), dataset, source, root, out)
+    command.prepare(_workspace(), dataset, source, root, out, processes)
     _then("`coopnet plan STUDY` shows the cost of a study, `snakemake --cores N --config study=STUDY` makes it")
 
 

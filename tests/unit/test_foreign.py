@@ -12,6 +12,7 @@ import http.server
 import io
 import json
 import logging
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -23,6 +24,7 @@ import struct
 import sys
 import tarfile
 import threading
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -843,6 +845,31 @@ def test_work_is_confined(tmp_path: Path) -> None:
         confined.run(lambda: [bytes(4 * GIB)[:1]], path, **limits)
     with pytest.raises(RuntimeError, match="failed"):
         confined.run(lambda: [b"%d" % (1 // 0)], path, **limits)
+
+
+def test_readers_are_at_work_together(tmp_path: Path) -> None:
+    """Results come in order, at most so many readers run at once, and after an error none is left."""
+    begun = np.frombuffer(mmap.mmap(-1, 6 * 8), dtype=np.int64)
+
+    def reader(number: int) -> confined.Reader:
+        def work() -> list[bytes]:
+            begun[number] = 1
+            deadline = time.monotonic() + {1: 3, 4: 60}.get(number, 0)
+            while not begun[5 if number == 4 else 2] and time.monotonic() < deadline:
+                time.sleep(0.01)
+            if number == 3:
+                raise CoopNetError("the third")
+            return [bytes(begun[1:3].tolist())]
+
+        return confined.Reader(work, tmp_path, memory=100 * MIB, seconds=5)
+
+    results = confined.in_turn(map(reader, range(1, 5)), at_once=2)
+    assert [next(results), next(results)] == [[bytes([1, 1])]] * 2
+    with pytest.raises(CoopNetError, match="the third"):
+        next(results)
+    assert not multiprocessing.active_children()
+    begun[:] = 0
+    assert next(confined.in_turn(map(reader, range(1, 5)), at_once=1)) == [bytes([1, 0])]
 
 
 def test_prepared_arrays_of_another_form_are_refused(tmp_path: Path, toy: Dataset, small: dict[str, Arrays]) -> None:

@@ -27,7 +27,7 @@ from torchvision import transforms
 
 from coopnet import files, study
 from coopnet.commands import prepare as command
-from coopnet.data import canonical, order, svhn
+from coopnet.data import canonical, order, own, svhn
 from coopnet.data.arrays import Arrays
 from coopnet.data.augment import Images, draw_epoch, padding
 from coopnet.data.datasets import DATASETS, class_names
@@ -276,6 +276,27 @@ def test_folders_and_shards_are_the_same_dataset(tmp_path: Path, capsys: pytest.
     home = workspace(tmp_path, source="parquet", path="shards", label="kind")
     assert pinned(home, capsys) == first
     assert files.read_json(home.prepared("insects") / "manifest.json")["class_names"] == list(CLASSES)
+
+
+@pytest.mark.parametrize("described", [{}, {"source": "parquet", "path": "shards", "label": "kind"}])
+def test_processes_change_nothing(tmp_path: Path, described: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any number of processes gives the same arrays, or names the first of several images that cannot be read."""
+    monkeypatch.setattr(own, "BATCH", 4)
+    root = write_folders(tmp_path / "images")
+    write_shards(tmp_path / "shards", root)
+    home, prepared = workspace(tmp_path, **described), []
+    for processes in (1, 3):
+        command.prepare(home, "insects", None, None, tmp_path / f"{processes}", processes)
+        prepared.append({path.name: path.read_bytes() for path in (tmp_path / f"{processes}").iterdir()})
+    assert prepared[0] == prepared[1]
+    assert len(prepared[0]) == 3
+    if not described:
+        damaged = [sorted((root / "train" / name).iterdir())[1] for name in CLASSES[:2]]
+        for path in damaged:
+            path.write_text("x")
+        for processes in (1, 3):
+            with pytest.raises(CoopNetError, match=f"{damaged[0]}: the image cannot"):
+                command.prepare(home, "insects", None, None, tmp_path / "other", processes)
 
 
 # Errors --------------------------------------------------------------------------------------------------------------

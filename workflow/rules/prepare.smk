@@ -1,3 +1,7 @@
+# Images of a user's own are decoded by one process per core.
+OWN = {name for name, dataset in STUDY.data.items() if dataset.own}
+
+
 rule prepare:
     """The canonical arrays of all datasets of the study."""
     input:
@@ -15,8 +19,8 @@ rule prepare_dataset:
         f"{LOGS}/prepare/{{dataset}}.log",
     conda:
         "../envs/coopnet.yaml"
-    threads: 1
+    threads: lambda wildcards: (workflow.cores or 1) if wildcards.dataset in OWN else 1
     message:
         "{rule}: {wildcards.dataset}"
     shell:
-        "coopnet prepare {wildcards.dataset} > {log} 2>&1"
+        "coopnet prepare {wildcards.dataset} --processes {threads} > {log} 2>&1"

@@ -1,6 +1,8 @@
 """`coopnet prepare`: write the canonical arrays of a dataset."""
 
 import logging
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,14 @@ DOWNLOADED = ("torchvision", "matlab")
 """Sources whose downloads are kept in `data/raw` of the workspace, unless `--root` names another folder."""
 
 
-def prepare(workspace: Workspace, name: str, source: str | None, root: Path | None, out: Path | None) -> None:
+def prepare(
+    workspace: Workspace,
+    name: str,
+    source: str | None,
+    root: Path | None,
+    out: Path | None,
+    processes: int | None = None,
+) -> None:
     """Write the canonical arrays and the manifest of a dataset; print the lines that pin it, if it is not pinned yet.
 
     Raises:
@@ -35,9 +44,14 @@ def prepare(workspace: Workspace, name: str, source: str | None, root: Path | No
     if dataset.own:
         dataset = replace(dataset, path=str(workspace.root / dataset.path))
     folder = out or workspace.prepared(name)
-    manifest = canonical.prepare(dataset, source, root, folder)
+    manifest = canonical.prepare(dataset, source, root, folder, processes or _cores())
     counts = manifest["counts"]
     log.info("%s: %d training and %d test images in %s", name, counts["train"], counts["test"], folder)
     if not dataset.digest:
         log.info("to train on them, %s:", canonical.where_to_pin(dataset))
         print(f"    {canonical.pin(manifest)}")
+
+
+def _cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -24,7 +24,7 @@ from coopnet.files.errors import CoopNetError
 MANIFEST = "manifest.json"
 
 
-def prepare(dataset: Dataset, source: str, root: Path | None, out: Path) -> dict[str, Any]:
+def prepare(dataset: Dataset, source: str, root: Path | None, out: Path, processes: int = 1) -> dict[str, Any]:
     """Write the canonical arrays of `dataset` into `out` and return their manifest.
 
     Nothing is done if `out` is finished, undamaged and from the same source. A user's own data has to be read again
@@ -35,6 +35,7 @@ def prepare(dataset: Dataset, source: str, root: Path | None, out: Path) -> dict
         source: one of `dataset.sources`.
         root: folder that the source reads from or downloads into (see `sources.read`).
         out: folder to write.
+        processes: number of them that decode a user's own images at the same time.
 
     Raises:
         CoopNetError: the source cannot be read, holds other data, or `out` cannot be written.
@@ -47,7 +48,7 @@ def prepare(dataset: Dataset, source: str, root: Path | None, out: Path) -> dict
     from coopnet.data import sources  # imports pyarrow and Pillow, which a training run does not need
 
     with _allocation(dataset, out, sources.in_memory) as allocate:
-        found = sources.read_all(dataset, source, root, allocate)
+        found = sources.read_all(dataset, source, root, allocate, processes)
         facts = _facts(dataset, found)
         if there is not None and facts.items() <= there.items() and there.get("source") == source:
             return there

@@ -1,9 +1,10 @@
 """A user's own images, in class folders or Parquet shards: scaled to one size, and split if necessary.
 
-Confined processes decode them, some thousand images at a time, into memory that they share with this process. So a
-dataset may be larger than memory, and no file can use more memory or time than its limits.
+Confined processes decode them, some thousand images each, into memory that they share with this process. So a dataset
+may be larger than memory, and no file can use more memory or time than its limits.
 """
 
+import itertools
 import json
 import logging
 import mmap
@@ -31,7 +32,7 @@ MEMORY = 2**30
 SECONDS, IMAGES_PER_SECOND = 600, 4
 """Processor time that a process may use: seconds, plus a second per so many images."""
 
-BATCH = 2_000
+BATCH = 500
 """Image files that one process decodes."""
 
 MOST_CLASSES = 2**16
@@ -40,7 +41,7 @@ MOST_CLASSES = 2**16
 REPORT_EVERY = 10.0  # seconds
 
 
-def read(dataset: Dataset, source: str, root: Path, allocate: Allocate) -> Source:
+def read(dataset: Dataset, source: str, root: Path, allocate: Allocate, processes: int) -> Source:
     """Read a user's own dataset.
 
     Args:
@@ -48,18 +49,19 @@ def read(dataset: Dataset, source: str, root: Path, allocate: Allocate) -> Sourc
         source: `folder` or `parquet`.
         root: the folder of its images, or of its shards.
         allocate: allocates the images, in memory shared with child processes.
+        processes: number of them that decode at the same time. The result does not depend on it.
 
     Raises:
         CoopNetError: there are no classes, a class of the test images has no training images, an image cannot be
             decoded, or the data is not a dataset for another reason; one line that names file and remedy.
     """
-    return READERS[source](dataset, root, allocate)
+    return READERS[source](dataset, root, allocate, processes)
 
 
 # Folders -------------------------------------------------------------------------------------------------------------
 
 
-def _from_folders(dataset: Dataset, root: Path, allocate: Allocate) -> Source:
+def _from_folders(dataset: Dataset, root: Path, allocate: Allocate, processes: int) -> Source:
     trees = {"train": root} if dataset.held_back else {split: root / split for split in SPLITS}
     present = [split for split in SPLITS if (root / split).is_dir()]
     if dataset.held_back and len(present) == 2:
@@ -78,33 +80,36 @@ def _from_folders(dataset: Dataset, root: Path, allocate: Allocate) -> Source:
         split: folder.listed(tree, classes) for split, tree in trees.items()
     }  # all files are listed before any is decoded
     folder.complete(found["train"], classes, trees["train"])
-    read_ = {split: _decoded_files(dataset, split, files, allocate) for split, files in found.items()}
+    read_ = {split: _decoded_files(dataset, split, files, allocate, processes) for split, files in found.items()}
     return Source(_split(dataset, read_), tuple(classes))
 
 
-def _decoded_files(dataset: Dataset, split: str, found: folder.Listed, allocate: Allocate) -> Ordered:
+def _decoded_files(dataset: Dataset, split: str, found: folder.Listed, allocate: Allocate, processes: int) -> Ordered:
     """Decode the images of some files."""
     images, files = allocate(len(found.files), dataset.size), found.files
-    place = np.frombuffer(mmap.mmap(-1, 8), dtype=np.int64)  # index of the current file, shared with the child
     report = _progress(dataset.name, split, len(files))
-    for first in range(0, len(files), BATCH):
-        last = min(first + BATCH, len(files))
 
-        def work(first: int = first, last: int = last) -> list[bytes]:
-            for number in range(first, last):
+    def reader(batch: range) -> confined.Reader:
+        place = np.frombuffer(mmap.mmap(-1, 8), dtype=np.int64)  # index of the current file, shared with the child
+
+        def work() -> list[bytes]:
+            for number in batch:
                 place[0] = number
                 images[number] = decoded(files[number], dataset.size, str(files[number]))
             return []
 
-        confined.run(work, lambda: files[int(place[0])], memory=MEMORY, seconds=_seconds(last - first))
-        report(last)
+        return confined.Reader(work, lambda: files[int(place[0])], memory=MEMORY, seconds=_seconds(len(batch)))
+
+    batches = [range(len(files))[first : first + BATCH] for first in range(0, len(files), BATCH)]
+    for batch, _ in zip(batches, confined.in_turn(map(reader, batches), processes), strict=True):
+        report(batch.stop)
     return _ordered(images, np.array(found.labels, dtype=np.int64))
 
 
 # Shards --------------------------------------------------------------------------------------------------------------
 
 
-def _from_shards(dataset: Dataset, root: Path, allocate: Allocate) -> Source:
+def _from_shards(dataset: Dataset, root: Path, allocate: Allocate, processes: int) -> Source:
     paths = {split: shards.of_split(root, split) for split in SPLITS}
     if dataset.held_back and paths["test"]:
         raise CoopNetError(f"{paths['test'][0]} holds test images; remove datasets.{dataset.name}.test")
@@ -118,7 +123,7 @@ def _from_shards(dataset: Dataset, root: Path, allocate: Allocate) -> Source:
     names: tuple[str, ...] = ()
     for split, some in paths.items():
         if some:
-            read_[split], named = _decoded_shards(dataset, split, some, root, allocate)
+            read_[split], named = _decoded_shards(dataset, split, some, root, allocate, processes)
             names = names or named
     labels = np.unique(read_["train"].labels)
     if len(labels) and not 0 <= labels[0] <= labels[-1] < MOST_CLASSES:
@@ -138,7 +143,7 @@ def _from_shards(dataset: Dataset, root: Path, allocate: Allocate) -> Source:
 
 
 def _decoded_shards(
-    dataset: Dataset, split: str, paths: Sequence[Path], root: Path, allocate: Allocate
+    dataset: Dataset, split: str, paths: Sequence[Path], root: Path, allocate: Allocate, processes: int
 ) -> tuple[Ordered, tuple[str, ...]]:
     """Decode the images of some shards, and return the names of their classes."""
     column, decode = dataset.label_column, shards.scaled_to(dataset.size)
@@ -152,10 +157,9 @@ def _decoded_shards(
         raise CoopNetError(f"{root}: the shards of {split} name their classes differently; give shards of one dataset")
     total = sum(one.rows for one in outlines)
     images, labels, report = allocate(total, dataset.size), [], _progress(dataset.name, split, total)
-    first = 0
-    for path, one in zip(paths, outlines, strict=True):
 
-        def work(path: Path = path, begin: int = first, end: int = first + one.rows) -> list[bytes]:
+    def reader(path: Path, begin: int, end: int) -> confined.Reader:
+        def work() -> list[bytes]:
             found, at = [], begin
             for batch in shards.batches(path, column, decode, rows=max(1, PIECE // images[:1].nbytes)):
                 if at + len(batch.labels) > end:
@@ -168,10 +172,13 @@ def _decoded_shards(
             return [np.concatenate(found).tobytes() if found else b""]
 
         memory = MEMORY + 2 * path.stat().st_size  # Arrow holds a group of rows, compressed and decompressed
-        (content,) = confined.run(work, path, memory=memory, seconds=_seconds(one.rows))
+        return confined.Reader(work, path, memory=memory, seconds=_seconds(end - begin))
+
+    ends = list(itertools.accumulate(one.rows for one in outlines))
+    readers = map(reader, paths, [0, *ends], ends)
+    for end, (content,) in zip(ends, confined.in_turn(readers, processes), strict=True):
         labels.append(np.frombuffer(content, dtype=np.int64))
-        first += one.rows
-        report(first)
+        report(end)
     if not total:
         raise CoopNetError(f"{root} has no images in {split}-*.parquet; give the folder that holds them")
     return _ordered(images, np.concatenate(labels)), outlines[0].class_names
@@ -227,4 +234,7 @@ def _progress(name: str, split: str, images: int) -> Callable[[int], None]:
     return report
 
 
-READERS: dict[str, Callable[[Dataset, Path, Allocate], Source]] = {"folder": _from_folders, "parquet": _from_shards}
+READERS: dict[str, Callable[[Dataset, Path, Allocate, int], Source]] = {
+    "folder": _from_folders,
+    "parquet": _from_shards,
+}

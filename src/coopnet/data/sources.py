@@ -30,7 +30,7 @@ def in_memory(count: int, size: int) -> np.ndarray:
     return np.frombuffer(mmap.mmap(-1, max(1, math.prod(shape))), dtype=np.uint8, count=math.prod(shape)).reshape(shape)
 
 
-def read_all(dataset: Dataset, source: str, root: Path | None, allocate: Allocate) -> Source:
+def read_all(dataset: Dataset, source: str, root: Path | None, allocate: Allocate, processes: int = 1) -> Source:
     """Read all of a dataset.
 
     Args:
@@ -38,6 +38,7 @@ def read_all(dataset: Dataset, source: str, root: Path | None, allocate: Allocat
         source: one of `dataset.sources`.
         root: folder of the download or of the shards; for a user's own data by default `dataset.path`.
         allocate: allocates the images.
+        processes: number of them that decode a user's own images at the same time.
 
     Raises:
         CoopNetError: there is no such source, or its content is missing, damaged or of another form.
@@ -46,7 +47,7 @@ def read_all(dataset: Dataset, source: str, root: Path | None, allocate: Allocat
         from coopnet.data import own
 
         _check(dataset, source)
-        return own.read(dataset, source, root or Path(dataset.path), allocate)
+        return own.read(dataset, source, root or Path(dataset.path), allocate, processes)
     splits = {}
     for split in SPLITS:
         images, labels = read(dataset, split, source, root, allocate)
