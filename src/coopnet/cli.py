@@ -297,7 +297,9 @@ def import_checkpoint(
 @app.command()
 def record(
     study: StudyName,
-    if_possible: Annotated[bool, typer.Option("--if-possible", help="do nothing outside a DVC repository")] = False,
+    if_possible: Annotated[
+        bool, typer.Option("--if-possible", help="do nothing where DVC does not know the study")
+    ] = False,
 ) -> None:
     """Record the results of a study in DVC; results that do not match the current parameters are refused."""
     from coopnet.commands import record as command
@@ -305,7 +307,7 @@ def record(
 
     if if_possible:
         try:
-            dvc.check_repository(_workspace().root)
+            dvc.check_repository(_workspace().root, study)
         except CoopNetError as error:
             logging.getLogger(__name__).info("not recorded: %s", error)
             return

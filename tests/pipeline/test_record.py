@@ -1,5 +1,9 @@
 """Results recorded in DVC match the plan, including the weights from which a run was made."""
 
+import shutil
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -109,12 +113,48 @@ def test_folder_without_dvc_or_git_is_refused(tmp_path: Path, there: tuple[str, 
         record.record(Workspace(tmp_path), "full")
 
 
+def test_study_without_stages_is_refused(workspace: Workspace) -> None:
+    """DVC knows the studies that are listed in its file; for any other, one line has the remedy."""
+    for name in (".dvc", ".git"):
+        (workspace.root / name).mkdir()
+    listed = workspace.root / "studies" / "dvc.yaml"
+    listed.parent.mkdir(exist_ok=True)
+    shutil.copy(ROOT / "studies" / "dvc.yaml", listed)
+    dvc.check_repository(workspace.root, "mini")
+    dvc.check_repository(workspace.root, "full")
+    with pytest.raises(CoopNetError, match=r"no stages for the study tiny; add its name to the list .* record tiny"):
+        record.record(workspace, "tiny")
+    assert dvc.datasets(ROOT) == ["cifar10", "cifar100", "digits", "digits16"]
+
+
+def test_recording_waits_for_another_dvc(tmp_path: Path) -> None:
+    """While another DVC holds the lock, `dvc commit` is tried again; any other error has DVC's own words."""
+    for command in (["git", "init", "--quiet"], [sys.executable, "-m", "dvc", "init", "--quiet"]):
+        subprocess.run(command, cwd=tmp_path, check=True)
+    (tmp_path / "dvc.yaml").write_text("stages: {make: {cmd: echo made > made, outs: [made]}}\n")
+    (tmp_path / "made").write_text("made\n")
+    hold = "import dvc.repo, sys\nwith dvc.repo.Repo().lock: print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        assert holder.stdin is not None
+        threading.Timer(4, holder.stdin.close).start()
+        dvc.commit(tmp_path, "make")
+        assert holder.wait(60) == 0
+    assert "made" in (tmp_path / "dvc.lock").read_text()
+    with pytest.raises(CoopNetError, match=r"dvc commit failed: .*'other' does not exist"):
+        dvc.commit(tmp_path, "other")
+
+
 @pytest.fixture
 def committed(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The stages that DVC was told to record in the workspace, which has its parameters; DVC itself is not called."""
     addresses: list[str] = []
     parameters(workspace.root)
-    monkeypatch.setattr(dvc, "check_repository", lambda _: None)
+    monkeypatch.setattr(dvc, "check_repository", lambda *_: None)
+    monkeypatch.setattr(dvc, "datasets", lambda _: ["digits"])
     monkeypatch.setattr(dvc, "commit", lambda _, *stages: addresses.extend(stages))
     return addresses
 

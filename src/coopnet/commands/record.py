@@ -30,7 +30,7 @@ def record(workspace: Workspace, name: str) -> None:
         CoopNetError: some runs or steps were refused (the other phases are recorded); or parameters were edited
             meanwhile (nothing is recorded); or DVC failed.
     """
-    dvc.check_repository(workspace.root)
+    dvc.check_repository(workspace.root, name)
     plan = study.load(workspace.root, name)
     with remembered(workspace.stamps / name / "digests.json") as digests:
         complete, refused = _sort(workspace, plan, digests)
@@ -40,7 +40,8 @@ def record(workspace: Workspace, name: str) -> None:
     for phase in complete:  # DVC requires the folder of a phase even if it makes nothing in this study
         if phase in TRAINING:
             workspace.checkpoints(name, phase).mkdir(parents=True, exist_ok=True)
-    prepared = [f"prepare@{dataset}" for dataset in plan.datasets() if _prepared(workspace, plan.data[dataset])]
+    known = [dataset for dataset in plan.datasets() if dataset in dvc.datasets(workspace.root)]
+    prepared = [f"prepare@{dataset}" for dataset in known if _prepared(workspace, plan.data[dataset])]
     dvc.commit(workspace.root, *prepared, *(dvc.address(name, phase) for phase in ("plan", *complete)))
     if not phase_keys.are_written(workspace, study.load(workspace.root, name)):
         lock.unlink(missing_ok=True) if before is None else files.write_text(lock, before)

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import yaml
+
 from coopnet.files.errors import CoopNetError
 from coopnet.study import FULL
 
@@ -22,15 +24,35 @@ BUSY = ("Unable to acquire lock", "is busy")
 """DVC's error messages if another DVC process holds its locks."""
 
 
-def check_repository(root: Path) -> None:
-    """Refuse a folder in which DVC cannot work.
+def check_repository(root: Path, study: str) -> None:
+    """Refuse a folder in which DVC cannot work, and a study that has no stages there.
 
     Raises:
-        CoopNetError: it is not a repository of DVC and git.
+        CoopNetError: it is not a repository of DVC and git, or has no stages for this study.
     """
     for folder, remedy in ((".dvc", "dvc init"), (".git", "git init")):
         if not (root / folder).exists():
             raise CoopNetError(f"{root.absolute()} has no {folder}, so DVC cannot record here; `{remedy}`")
+    if study != FULL and study not in _stages(root / "studies" / "dvc.yaml", "plan"):
+        raise CoopNetError(
+            f"DVC has no stages for the study {study}; add its name to the list at the top of studies/dvc.yaml, then "
+            f"`coopnet record {study}`"
+        )
+
+
+def datasets(root: Path) -> list[str]:
+    """The datasets whose preparation is a stage of `dvc.yaml`."""
+    return _stages(root / "dvc.yaml", "prepare")
+
+
+def _stages(path: Path, name: str) -> list[str]:
+    """The items of a stage with `foreach`: a list, or the name of one among the file's `vars`."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    items = content.get("stages", {}).get(name, {}).get("foreach", [])
+    if isinstance(items, str):
+        known = {key: value for one in content.get("vars", []) for key, value in one.items()}
+        items = known.get(items.removeprefix("${").removesuffix("}"), [])
+    return [str(item) for item in items]
 
 
 def lock(root: Path, study: str) -> Path:
@@ -53,7 +75,7 @@ def commit(root: Path, *addresses: str) -> None:
     Raises:
         CoopNetError: DVC failed.
     """
-    arguments = ("commit", "--quiet", "--force", "--no-relink", *addresses)
+    arguments = ("commit", "--force", "--no-relink", *addresses)  # --quiet would hide errors too
     try:
         _run(root, *arguments)
     except CoopNetError:
