@@ -60,7 +60,7 @@ TINY: dict[str, Any] = tiny_fixture.TINY | {
     "every_experiment": tiny_fixture.TINY["every_experiment"] | {"data": {"dataset": "digits", "training_subset": 100}},
     "experiments": {"one3": WIDE, "one3_to_5_split": WIDE, "one3_to_5_split_continued": WIDE},
 }
-"""The study of the other tests, shorter, with a lineage of three generations."""
+"""The study of the other tests, shorter, and with larger checkpoints."""
 
 EVERYTHING = ["baseline/seed0", "one3/seed0", "one3_to_5_split/seed0", "one3_to_5_split_continued/seed0"]
 GROWN = EVERYTHING[2:]

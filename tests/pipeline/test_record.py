@@ -125,6 +125,24 @@ def test_study_without_stages_is_refused(workspace: Workspace) -> None:
     with pytest.raises(CoopNetError, match=r"no stages for the study tiny; add its name to the list .* record tiny"):
         record.record(workspace, "tiny")
     assert dvc.datasets(ROOT) == ["cifar10", "cifar100", "digits", "digits16"]
+    listed.write_text("stages: []")
+    with pytest.raises(CoopNetError, match=r"dvc\.yaml has no stage plan"):
+        record.record(workspace, "tiny")
+
+
+def test_images_that_dvc_does_not_list_are_left_out(
+    workspace: Workspace, committed: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The study is recorded without them, and one line says so."""
+    monkeypatch.setattr(record, "_prepared", lambda *_: True)
+    caplog.set_level("INFO", "coopnet")
+    record.record(workspace, "tiny")
+    assert "prepare@cifar100" not in committed
+    assert "studies/dvc.yaml:plan@tiny" in committed
+    assert "images of cifar100 are not recorded" in caplog.text
+    monkeypatch.setattr(dvc, "datasets", lambda _: ["cifar100"])
+    record.record(workspace, "tiny")
+    assert "prepare@cifar100" in committed
 
 
 def test_recording_waits_for_another_dvc(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from coopnet.data.arrays import Arrays
 from coopnet.data.augment import Images, draw_epoch, padding
 from coopnet.data.datasets import DATASETS, class_names
 from coopnet.data.fit import decoded, fitted
+from coopnet.files import confined
 from coopnet.files.errors import CoopNetError
 from coopnet.runs.workspace import Workspace
 from coopnet.study import numerics
@@ -284,12 +285,17 @@ def test_processes_change_nothing(tmp_path: Path, described: dict[str, Any], mon
     monkeypatch.setattr(own, "BATCH", 4)
     root = write_folders(tmp_path / "images")
     write_shards(tmp_path / "shards", root)
-    home, prepared = workspace(tmp_path, **described), []
+    home, prepared, in_turn = workspace(tmp_path, **described), [], confined.in_turn
+    used = []
+    monkeypatch.setattr(
+        confined, "in_turn", lambda readers, at_once: (used.append(at_once), in_turn(readers, at_once))[1]
+    )
     for processes in (1, 3):
         command.prepare(home, "insects", None, None, tmp_path / f"{processes}", processes)
         prepared.append({path.name: path.read_bytes() for path in (tmp_path / f"{processes}").iterdir()})
     assert prepared[0] == prepared[1]
     assert len(prepared[0]) == 3
+    assert used == [1, 1, 3, 3]
     if not described:
         damaged = [sorted((root / "train" / name).iterdir())[1] for name in CLASSES[:2]]
         for path in damaged:

@@ -40,7 +40,10 @@ def record(workspace: Workspace, name: str) -> None:
     for phase in complete:  # DVC requires the folder of a phase even if it makes nothing in this study
         if phase in TRAINING:
             workspace.checkpoints(name, phase).mkdir(parents=True, exist_ok=True)
-    known = [dataset for dataset in plan.datasets() if dataset in dvc.datasets(workspace.root)]
+    listed = dvc.datasets(workspace.root)
+    for dataset in set(plan.datasets()) - set(listed):
+        log.info("the images of %s are not recorded; add it to the list of the stage prepare in dvc.yaml", dataset)
+    known = [dataset for dataset in plan.datasets() if dataset in listed]
     prepared = [f"prepare@{dataset}" for dataset in known if _prepared(workspace, plan.data[dataset])]
     dvc.commit(workspace.root, *prepared, *(dvc.address(name, phase) for phase in ("plan", *complete)))
     if not phase_keys.are_written(workspace, study.load(workspace.root, name)):

@@ -1,7 +1,7 @@
 """A user's own images, in class folders or Parquet shards: scaled to one size, and split if necessary.
 
-Confined processes decode them, some thousand images each, into memory that they share with this process. So a dataset
-may be larger than memory, and no file can use more memory or time than its limits.
+Confined processes decode them, each some hundred files or one shard, into memory that they share with this process. So
+a dataset may be larger than memory, and no file can use more memory or time than its limits.
 """
 
 import itertools
@@ -27,13 +27,13 @@ from coopnet.files.errors import CoopNetError
 log = logging.getLogger(__name__)
 
 MEMORY = 2**30
-"""Bytes that decoding may use besides the decoded images."""
+"""Bytes that a process may use besides the decoded images."""
 
 SECONDS, IMAGES_PER_SECOND = 600, 4
 """Processor time that a process may use: seconds, plus a second per so many images."""
 
 BATCH = 500
-"""Image files that one process decodes."""
+"""Image files that one process decodes. Then it ends, and another one takes its place."""
 
 MOST_CLASSES = 2**16
 """A label has at most two bytes."""

@@ -23,10 +23,11 @@ DONE, REFUSED, TOO_LARGE = b"done", b"refused", b"too large"
 MIB = 2**20
 
 Work = Callable[[], list[bytes]]
+"""Reads a file and returns plain bytes."""
 
 
 def run(work: Work, path: Path | Callable[[], Path], *, memory: int, seconds: int) -> list[bytes]:
-    """Read a file in a child process, and return the result: `Reader`, of which one is enough.
+    """Read a file in a child process, and wait for the result. The arguments are those of `Reader`.
 
     Raises:
         CoopNetError: as `Reader.result`.
@@ -38,7 +39,7 @@ def in_turn(readers: Iterable["Reader"], at_once: int) -> Iterator[list[bytes]]:
     """The results of several readers in their order, where at most `at_once` of them run at the same time.
 
     Args:
-        readers: started as they are taken from here.
+        readers: an iterator that starts each reader when it is asked for it.
         at_once: 1 or more.
 
     Raises:

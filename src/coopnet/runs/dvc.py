@@ -10,8 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-import yaml
-
+from coopnet.files import yaml_files
 from coopnet.files.errors import CoopNetError
 from coopnet.study import FULL
 
@@ -46,13 +45,21 @@ def datasets(root: Path) -> list[str]:
 
 
 def _stages(path: Path, name: str) -> list[str]:
-    """The items of a stage with `foreach`: a list, or the name of one among the file's `vars`."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    items = content.get("stages", {}).get(name, {}).get("foreach", [])
-    if isinstance(items, str):
-        known = {key: value for one in content.get("vars", []) for key, value in one.items()}
-        items = known.get(items.removeprefix("${").removesuffix("}"), [])
-    return [str(item) for item in items]
+    """The items of a stage with `foreach`: a list, or `${name}` of a list among the file's `vars`.
+
+    Raises:
+        CoopNetError: the file has another form.
+    """
+    if not path.is_file():
+        return []
+    content = yaml_files.read(path)
+    try:
+        items = content["stages"][name]["foreach"]
+        if isinstance(items, str):
+            (items,) = (one[items[2:-1]] for one in content["vars"] if items[2:-1] in one)
+        return list(map(str, items))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CoopNetError(f"{path} has no stage {name} with foreach over a list; take the file from git") from error
 
 
 def lock(root: Path, study: str) -> Path:
