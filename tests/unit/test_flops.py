@@ -1,11 +1,15 @@
 """The cost of a network equals a count by hand, layer by layer."""
 
 import pytest
+import torch
 
 from conftest import ROOT
 from coopnet import study
 from coopnet.commands.report import describe
+from coopnet.data.datasets import DATASETS
 from coopnet.networks import flops
+from coopnet.networks.network import build
+from coopnet.networks.planned import architecture_of
 from coopnet.study.settings import TAUGHT, Experiment
 
 ROWS = study.load(ROOT).experiments
@@ -70,6 +74,13 @@ def test_backward_is_twice_forward_but_for_the_image(name: str) -> None:
     """Each layer has a gradient of its weights and one of its input, except that images need no gradient."""
     counts = flops.count(small(name))
     assert counts.step_flops == 3 * counts.inference_flops - STEM
+
+
+def test_any_module_is_counted_for_one_image() -> None:
+    """The exported network of a card costs what the table says, however many images are in the batch."""
+    row = small("one3")
+    network = build(architecture_of(row.model, DATASETS["cifar100"]), seed=0).eval()
+    assert flops.flops_of(network, torch.zeros(3, 3, 32, 32)) == flops.count(row).inference_flops
 
 
 @pytest.mark.parametrize(("name", "networks"), [("one3_no_sharing", 3), ("mutual2", 2)])

@@ -847,6 +847,22 @@ def test_work_is_confined(tmp_path: Path) -> None:
         confined.run(lambda: [b"%d" % (1 // 0)], path, **limits)
 
 
+def test_reader_needs_none_of_its_parent_s_threads(tmp_path: Path) -> None:
+    """PyTorch computes in a reader although its parent computed with several threads, which a fork does not copy."""
+    threads, large = torch.get_num_threads(), 2**20
+    torch.set_num_threads(2)
+    try:
+        torch.zeros(large).exp()
+        reader = confined.Reader(lambda: [b"%d" % torch.ones(large).sum()], tmp_path, memory=100 * MIB, seconds=5)
+        try:
+            assert reader._receiver.poll(60), "the reader waits for threads that do not exist"
+            assert reader.result() == [b"%d" % large]
+        finally:
+            reader._child.kill()
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_readers_are_at_work_together(tmp_path: Path) -> None:
     """Results come in order, at most so many readers run at once, and after an error none is left."""
     begun = np.frombuffer(mmap.mmap(-1, 6 * 8), dtype=np.int64)

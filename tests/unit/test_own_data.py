@@ -505,7 +505,7 @@ def test_other_contents_are_refused(content: Any, words: str, tmp_path: Path) ->
 # Arrays larger than memory -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("classes", [10, 300])
+@pytest.mark.parametrize("classes", [10, 256, 257])
 def test_what_is_written_in_pieces_are_the_bytes_of_the_library(classes: int, tmp_path: Path) -> None:
     """Files written piece by piece equal those of safetensors; labels have two bytes above 256 classes."""
     random = np.random.default_rng(0)

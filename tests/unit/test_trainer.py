@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -65,6 +66,36 @@ def test_history_has_every_column_and_the_schedules_of_its_epochs() -> None:
     for row in history:
         expected = row["train_cross_entropy"] + row["rampup"] * row["train_kl"]
         assert row["train_loss"] == pytest.approx(expected, rel=1e-5)
+        assert row["train_kl"] > 0
+
+
+def test_last_epoch_is_selected_unless_validation_decides() -> None:
+    """The result names the last epoch, or none if the network was not trained."""
+    assert [
+        train(task(settings(epochs=epochs, schedule={})), Ram(), Silence(), never).selected_epoch for epochs in (0, 2)
+    ] == [None, 1]
+
+
+def test_images_in_host_memory_give_the_same_bits() -> None:
+    """Training fetches batches of images that are not on the device, and continues with the right one."""
+    job = task(settings(epochs=2, schedule={}))
+    on_device = result(train(job, Ram(), Silence(), never))
+    rng = np.random.default_rng(1)
+    pixels, labels = rng.integers(0, 256, (70, 32, 32, 3), dtype=np.uint8), rng.integers(0, 4, 70)
+    job, memory, calls = task(settings(epochs=2, schedule={})), Ram(), 0
+    training = Images(pixels, labels, [0.5] * 3, [0.25] * 3, CPU, resident=False)
+    assert torch.equal(training.labels, job.splits["training"].labels)
+
+    def at_third_step() -> str | None:
+        nonlocal calls
+        calls += 1
+        return "now" if calls == 3 else None
+
+    with pytest.raises(Interrupted):
+        train(replace(job, splits={**job.splits, "training": training}), memory, Silence(), at_third_step)
+    job = task(settings(epochs=2, schedule={}))
+    continued = train(replace(job, splits={**job.splits, "training": training}), memory, Silence(), never)
+    assert result(continued) == on_device
 
 
 def test_prior_of_masked_stays_closed_then_opens() -> None:
@@ -80,6 +111,30 @@ def test_prior_of_masked_stays_closed_then_opens() -> None:
     assert [row["prior_alpha"] for row in trained.history] == pytest.approx([0, 0, 1, 1, 1])
     assert trained.network.gate is not None
     assert (trained.network.gate.log_prior == 0).all()
+
+
+def test_log_prior_of_each_step_and_of_each_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step s of the run has row s of the schedule; after an epoch the network has the row of the next step."""
+    job = task(settings(epochs=5, schedule={}), start="masked")
+    gate, in_steps, at_ends = job.initial.network.gate, list[Tensor](), list[Tensor]()
+    assert gate is not None
+    assert job.opening is not None
+    expected = job.opening.log_priors(gate.log_prior, 25)
+
+    class Watch(Silence):
+        """Notes the log-prior at the end of each epoch."""
+
+        def end(self, row: dict[str, float], timing: dict[str, float]) -> None:
+            at_ends.append(gate.log_prior.clone())
+
+    def step(*arguments: Any) -> Tensor:
+        in_steps.append(gate.log_prior.clone())
+        return engine.train_step(*arguments)
+
+    monkeypatch.setattr(trainer, "train_step", step)
+    train(job, Ram(), Watch(), never)
+    assert torch.equal(torch.stack(in_steps), expected[:-1])
+    assert torch.equal(torch.stack(at_ends), expected[5::5])
 
 
 def test_new_branch_learns_while_it_is_closed() -> None:
@@ -143,7 +198,7 @@ def test_divergence_is_refused_and_named() -> None:
     memory = Ram()
     # A learning rate that is harmless in epoch 0, and extremely large afterwards.
     schedule = {"milestones": [1], "gamma": 1e30}
-    with pytest.raises(CoopNetError, match=r"in epoch 1.*lower training\.optimizer\.lr"):
+    with pytest.raises(CoopNetError, match=r"loss is \w+ in epoch 1, step 2 .*lower training\.optimizer\.lr"):
         train(task(settings(schedule=schedule)), memory, Silence(), never)
     assert memory.saved is not None
     assert memory.saved[1]["epoch"] == 1
@@ -197,6 +252,78 @@ def test_full_device_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) 
         train(task(settings()), memory, Silence(), never)
     assert memory.saved is not None
     assert (memory.saved[1]["epoch"], memory.saved[1]["step"]) == (1, 0)
+
+
+def test_full_device_during_an_evaluation_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names no step if the memory ran out after the last one."""
+
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(trainer, "Evaluation", lambda *_: full)
+    with pytest.raises(CoopNetError, match=r"in epoch 0, while it was evaluated"):
+        train(task(settings()), Ram(), Silence(), never)
+
+
+def test_state_reaches_the_disk_however_a_training_ends() -> None:
+    """The state saved last is flushed after the last epoch, an interruption and an error."""
+    memory = SimpleNamespace(**{name: getattr(Ram(), name) for name in ("load", "save")})
+    flushed = list[str]()
+    memory.flush = lambda: flushed.append("flushed")
+    train(task(settings()), memory, Silence(), never)
+    assert len(flushed) == 1
+    with pytest.raises(Interrupted):
+        train(task(settings()), memory, Silence(), lambda: "now")
+    assert len(flushed) == 2
+    with pytest.raises(CoopNetError):
+        train(task(settings(optimizer={"kind": "sgd", "lr": 1e30})), memory, Silence(), never)
+    assert len(flushed) == 3
+
+
+def test_broken_kernels_are_avoided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each training asks for it, for its network and device."""
+    asked = list[tuple[Any, ...]]()
+    monkeypatch.setattr(trainer, "avoid_broken_kernels", lambda *arguments: asked.append(arguments))
+    job = task(settings(epochs=0, schedule={}))
+    train(job, Ram(), Silence(), never)
+    assert asked == [(job.initial.network, CPU)]
+
+
+def test_progress_and_seconds_continue_after_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch takes 0.30004 seconds here, an evaluation a seventh; the time of an interruption does not count."""
+    now, begun, timed, memory = 7.0, list[tuple[int, ...]](), list[dict[str, float]](), Ram()
+
+    class Watch(Silence):
+        """Lets the clock go on."""
+
+        def begin(self, *arguments: int) -> None:
+            begun.append(arguments)
+
+        def advance(self, images: int) -> None:
+            nonlocal now
+            now += 0.30004
+
+        def end(self, row: dict[str, float], timing: dict[str, float]) -> None:
+            timed.append(timing)
+
+    def evaluation(network: Any, split: Images, *others: Any) -> Any:
+        def evaluate(teaching: Any) -> Any:
+            nonlocal now
+            now += 1 / 14
+            return SimpleNamespace(row=lambda prefix: {f"{prefix}_loss": 1.0})
+
+        return evaluate
+
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(trainer, "Evaluation", evaluation)
+    training = settings(epochs=2, schedule={})
+    with pytest.raises(Interrupted):
+        train(task(training), memory, Watch(), lambda: "now" if now > 7.9 else None)
+    now += 1000
+    trained = train(task(training), memory, Watch(), never)
+    assert begun == [(0, 2, 70, 0), (0, 2, 70, 48), (1, 2, 70, 0)]
+    expected = {"train_seconds": 1.5, "evaluation_seconds": 0.143, "images_per_second": 46.7}
+    assert timed == trained.timing == [{"epoch": epoch, **expected} for epoch in (0, 1)]
 
 
 def test_momentum_is_used_from_the_first_step() -> None:

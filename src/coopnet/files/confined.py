@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -123,6 +124,8 @@ def _child(work: Work, sender: Connection, memory: int, seconds: int) -> None:
     """The main function of the child process."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent reports the interrupt
     warnings.simplefilter("ignore")  # an error message is one line
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)  # the threads of the parent do not exist here, and OpenMP would wait for them forever
     try:
         _limit(memory, seconds)
         parts = [DONE, *work()]
