@@ -1,6 +1,7 @@
 """Any model as trunk and branches: a cut model computes the same and grows exactly; impossible cuts are refused."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from coopnet.files.errors import CoopNetError
+from coopnet.networks import backbone
 from coopnet.networks.backbone import Backbone, backbone_from_dict, library_backbone, splits, wrap
 from coopnet.networks.merge import combine, merge
 from coopnet.networks.network import CooperativeNetwork, build
@@ -140,6 +142,73 @@ def test_fresh_branches_differ_and_the_trunk_is_kept() -> None:
     assert all(torch.equal(tensor, state[name]) for name, tensor in again.state_dict().items())
 
 
+def test_replaced_last_layer_is_fresh_beside_copied_weights() -> None:
+    """With another number of classes every branch has the weights of the model and a last layer of its own."""
+    model, split = model_of("convolutional", 2, 0)
+    state = wrap(model, split, branches=2, classes=5, weights="copied", noise=0.0, seed=1, example=IMAGES).state_dict()
+    for name, tensor in model.state_dict().items():
+        if name.startswith("fc."):
+            one, two = (state[f"branches.{b}.{name}"] for b in (0, 1))
+            assert one.shape == two.shape == (5, *tensor.shape[1:])
+            assert not torch.equal(one, two)
+        elif name.startswith("blocks.2"):
+            assert all(torch.equal(state[f"branches.{b}.{name}"], tensor) for b in (0, 1))
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    """Noise of 0.1 and seed 0."""
+    model, split = model_of("convolutional", 2, 0)
+    options: dict[str, Any] = {"branches": 2, "classes": 5, "weights": "copied", "example": IMAGES}
+    documented = wrap(model, split, noise=0.1, seed=0, **options).state_dict()
+    assert all(torch.equal(one, documented[name]) for name, one in wrap(model, split, **options).state_dict().items())
+
+
+def test_fresh_convolutions_are_he_fan_out() -> None:
+    """They are initialised as the study's, not as PyTorch does by default, whose deviation is 0.4 times as large."""
+    network = wrap(Convolutional((4, 64, 64)), "blocks.1", branches=1, classes=7, gate="none", example=IMAGES)
+    weight = network.state_dict()["branches.0.blocks.1.conv1.weight"]
+    assert weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
+
+
+def test_copies_have_the_weights_of_the_model() -> None:
+    """In the trunk and in every branch, under the same architecture."""
+    model, split = model_of("convolutional", 2, 0)
+    architecture = wrap(model, split, branches=3, classes=7, example=IMAGES).architecture
+    assert isinstance(architecture, Backbone)
+    copied, expected = architecture.copies(), model.eval()(IMAGES)
+    assert copied.architecture is architecture
+    torch.testing.assert_close(copied.eval()(IMAGES).branches, expected.unsqueeze(1).expand(-1, 3, -1))
+
+
+class Sized(Convolutional):
+    """Takes images of one size."""
+
+    side = 16
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch._assert(x.shape[2] == self.side, "another size")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("side", "declared"),
+    [(16, {"image_size": 16}), (16, {"default_cfg": {"input_size": (3, 16, 16)}}), (224, {}), (32, {})],
+)
+def test_images_are_of_the_size_that_the_model_takes(side: int, declared: dict[str, Any]) -> None:
+    """A model declares its size, as in torchvision or in timm, or takes images of 224 or 32 pixels."""
+    model = Sized()
+    for name, value in ({"side": side} | declared).items():
+        setattr(model, name, value)
+    assert wrap(model, "blocks.1", branches=2, classes=7).architecture.input == (3, side, side)
+
+
+def test_other_sizes_need_an_example() -> None:
+    """The error names the sizes that were tried, and what the model said."""
+    with pytest.raises(CoopNetError, match=r"no images of 3×224×224 or 3×32×32 \(another size\); pass example="):
+        wrap(Sized(), "blocks.1", branches=2, classes=7)
+    assert torch.is_grad_enabled()
+
+
 def test_gate_averages_over_tokens_and_over_space() -> None:
     """The weights are those of a gate that reads the mean over all tokens, or over all positions."""
     for kind, over in (("tokens", 1), ("convolutional", (2, 3))):
@@ -222,6 +291,114 @@ def test_splits_that_work_are_named() -> None:
         wrap(model, name, branches=2, classes=7, example=IMAGES)
 
 
+class Hidden(Convolutional):
+    """A layer before the last has as many outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(8, 7)
+        self.fc = nn.Linear(7, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.relu(self.hidden(self.blocks(self.stem(x)).mean((2, 3)))))
+
+
+class Pointwise(Convolutional):
+    """The last layer is a convolution."""
+
+    def __init__(self, kernel: int = 1, groups: int = 1) -> None:
+        super().__init__((4, 7, 7))
+        self.fc = nn.Conv2d(7, 7, kernel, groups=groups, bias=False, padding=kernel // 2)  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.blocks(self.stem(x))).mean((2, 3))
+
+
+@pytest.mark.parametrize("model", [Hidden(), Pointwise()])
+def test_last_layer_gets_the_number_of_classes(model: nn.Module) -> None:
+    """It is the last one with as many outputs as the model, linear or a convolution of 1 × 1, with a bias if it had."""
+    network = wrap(model, "blocks.1", branches=2, classes=3, example=IMAGES)
+    assert network(IMAGES).branches.shape == (6, 2, 3)
+    old, new = model.fc, network.branches[0].fc
+    assert tuple(new.weight.shape) == (3, *old.weight.shape[1:])  # type: ignore[union-attr, operator]
+    assert (new.bias is None) is (old.bias is None)  # type: ignore[union-attr]
+    assert network.architecture.classifier == "fc"
+
+
+class Scaled(Convolutional):
+    """Parameters of its own are used before the split, after it, and on both sides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.after, self.both = (nn.Parameter(torch.full((1,), value)) for value in (2.0, 3.0, 4.0))
+
+    def forward(self, x: Tensor, times: float = 2.0) -> Tensor:
+        features = self.blocks(self.stem(x) * self.before * self.both * times)
+        return self.fc(features.mean((2, 3)) * self.after * self.both)
+
+
+def test_parameters_outside_of_modules_go_where_they_are_used() -> None:
+    """The trunk has its own, the branches have theirs; one that both use is in both."""
+    names = wrap(Scaled(), "blocks.1", branches=1, classes=7, example=IMAGES).state_dict().keys()
+    assert {"trunk.before", "branches.0.after", "trunk.both", "branches.0.both"} <= names
+    assert not {"trunk.after", "branches.0.before"} & names
+
+
+def test_a_model_of_one_class_is_allowed() -> None:
+    """Zero classes or branches are not."""
+    assert wrap(Convolutional(), "blocks.1", branches=1, classes=1, example=IMAGES)(IMAGES).ensemble.shape == (6, 1)
+    for branches, classes in ((0, 7), (2, 0)):
+        with pytest.raises(CoopNetError, match="have to be 1 or more"):
+            wrap(Convolutional(), "blocks.1", branches=branches, classes=classes, example=IMAGES)
+
+
+@pytest.mark.parametrize(("gate", "branches"), [("none", 2), ("other", 1), ("other", 2)])
+def test_a_gate_goes_with_its_number_of_branches(gate: str, branches: int) -> None:
+    """Several branches need one of the gates that there are."""
+    with pytest.raises(CoopNetError, match=f"gate '{gate}' does not go with {branches} branches"):
+        wrap(Convolutional(), "blocks.1", branches=branches, classes=7, gate=gate, example=IMAGES)
+
+
+class Rectified(Convolutional):
+    """One module without parameters is used before and after the split."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.relu(self.blocks(self.relu(self.stem(x)))).mean((2, 3)))
+
+
+def test_a_module_without_parameters_may_be_used_on_both_sides() -> None:
+    """There is nothing that both sides would have to share."""
+    assert wrap(Rectified(), "blocks", branches=2, classes=7, example=IMAGES).trunk is not None
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "over"),
+    [
+        ([2, 5], 5, ()),
+        ([2, 9, 5], 5, (1,)),
+        ([2, 4, 4, 8], 8, (1, 2)),
+        ([2, 8, 4, 4], 8, (2, 3)),
+        ([2, 4, 4, 4], 4, (2, 3)),
+        ([2, 8, 4, 6], 8, (2, 3)),
+    ],
+)
+def test_gate_reads_features_of_every_layout(shape: list[int], channels: int, over: tuple[int, ...]) -> None:
+    """Vectors, tokens, and maps with the channels last or first; a cube is taken for channels first."""
+    assert backbone._layout(torch.zeros(shape)) == (channels, over)
+
+
+def test_only_splits_into_two_parts_that_learn_are_tried() -> None:
+    """Modules down to the third level are tried, except one that starts where its parent starts."""
+    deep = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 1)))
+    model = nn.Sequential(nn.AvgPool2d(2), nn.Sequential(nn.Identity(), deep), nn.Flatten(), nn.Linear(4 * 64, 7))
+    assert list(backbone._names(model)) == ["0", "1", "1.1", "1.1.1", "2", "3"]
+    assert splits(model) == ["1.1.1", "2", "3"]
+
+
 class Branching(Convolutional):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) if x.sum() > 0 else super().forward(-x)
@@ -238,9 +415,67 @@ class Backwards(Convolutional):
         return self.fc(self.blocks[0](self.stem(x)).mean((2, 3)).repeat(1, 2)[:, :8])
 
 
+class Again(Convolutional):
+    """The stem is used before and after the split."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 3, 1)
+        self.blocks = nn.Sequential(Residual(3, 3), Residual(3, 3))
+        self.fc = nn.Linear(3, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.stem(self.blocks(self.stem(x))).mean((2, 3)))
+
+
+class Map(Convolutional):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.blocks(self.stem(x)).mean(2).transpose(1, 2))
+
+
+class First(Convolutional):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:1]
+
+
+class Noisy(Convolutional):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.blocks(torch.randn_like(self.stem(x))).mean((2, 3)))
+
+
+class Silent(Convolutional):
+    def forward(self, x: Tensor) -> Tensor:
+        raise ValueError
+
+
+class Idle(Convolutional):
+    def forward(self, x: Tensor) -> Tensor:
+        torch.relu(self.fc.bias)
+        return super().forward(x)
+
+
+class Folded(Convolutional):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 14)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).unflatten(1, (7, 2)).sum(2)
+
+
 class Moody(Convolutional):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(nn.functional.dropout(x, 0.5, self.training))
+
+
+@pytest.mark.parametrize("layer", [{"kernel": 3}, {"groups": 7}])
+def test_a_last_layer_of_another_kind_cannot_be_replaced(layer: dict[str, int]) -> None:
+    """A model with as many classes is the remedy."""
+    with pytest.raises(
+        CoopNetError, match="its last layer fc cannot be given 3 outputs; pass a model that has as many"
+    ):
+        wrap(Pointwise(**layer), "blocks.1", branches=2, classes=3, example=IMAGES)
+    wrap(Pointwise(**layer), "blocks.1", branches=2, classes=7, example=IMAGES)
 
 
 @pytest.mark.parametrize(
@@ -252,6 +487,13 @@ class Moody(Convolutional):
         (Pair(), "blocks.1", "several outputs"),
         (Moody(), "blocks.1", "in training than in eval mode"),
         (Backwards(), "blocks.1", "not called"),
+        (Idle(), "stem", "no trunk"),
+        (Noisy(), "blocks.1", "compute something else"),
+        (Silent(), "blocks.1", r"cannot trace the model \(ValueError\)"),
+        (Folded(), "blocks.1", "no linear or convolutional layer after it makes the 7 logits"),
+        (Again(), "blocks", "stem is used both before and after"),
+        (Map(), "blocks.1", r"it gives \[6, 16, 7\] for 6 images"),
+        (First(), "blocks.1", r"it gives \[1, 7\] for 6 images"),
     ],
 )
 def test_what_cannot_be_cut_is_refused(model: nn.Module, split: str, said: str) -> None:
@@ -264,6 +506,8 @@ def test_what_cannot_be_cut_is_refused(model: nn.Module, split: str, said: str) 
 def test_models_of_libraries_are_built_by_name() -> None:
     """Each branch has fresh weights, the same ones for the same seed, from a record as from its name."""
     backbone = library_backbone("torchvision", "resnet18", "layer4", branches=2, classes=10, size=32)
+    assert backbone.input == (3, 32, 32)
+    assert backbone.template.fresh is not None
     network = build(backbone, seed=1)
     again = build(backbone_from_dict(backbone.to_dict()), seed=1)
     assert isinstance(network.architecture, Backbone)
@@ -274,3 +518,36 @@ def test_models_of_libraries_are_built_by_name() -> None:
     assert not torch.equal(state[f"branches.0.{name}"], state[f"branches.1.{name}"])
     with pytest.raises(CoopNetError, match="did you mean resnet18"):
         library_backbone("torchvision", "resnet81", "layer4", branches=2, classes=10)
+
+
+def test_a_model_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made without pretrained weights, and a seed decides trunk and branches."""
+    asked = list[bool]()
+    make = backbone.library_model
+
+    def library_model(family: str, name: str, classes: int, *, pretrained: bool = False) -> nn.Module:
+        asked.append(pretrained)
+        return make(family, name, classes)
+
+    monkeypatch.setattr(backbone, "library_model", library_model)
+    options: dict[str, Any] = {"branches": 2, "classes": 3, "seed": 1, "example": torch.zeros(2, 3, 32, 32)}
+    one, two = (wrap("torchvision/squeezenet1_1", "features.10", **options) for _ in range(2))
+    assert (one.architecture.family, one.architecture.name) == ("torchvision", "squeezenet1_1")
+    assert not any(asked)
+    state = two.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in one.state_dict().items())
+    assert library_backbone("torchvision", "squeezenet1_1", "features.10", branches=2, classes=3).input == (3, 224, 224)
+    for wrong in ("resnet18", "torchvision/", "keras/resnet18"):
+        with pytest.raises(CoopNetError, match="names no model; give timm/NAME"):
+            wrap(wrong, "layer4", **options)
+
+
+def test_record_of_a_wrapped_model_needs_the_same_model() -> None:
+    """A network around a user's own model is described by its class; another class is refused."""
+    architecture = wrap(Convolutional(), "blocks.1", branches=2, classes=7, example=IMAGES).architecture
+    facts = architecture.to_dict()
+    assert backbone_from_dict(facts, Convolutional()) == architecture
+    with pytest.raises(CoopNetError, match=r"wrapped around a \S+Convolutional, not a \S+Tokens; pass such a model"):
+        backbone_from_dict(facts, Tokens())
+    with pytest.raises(CoopNetError, match=r"only its own code can build; load it in Python"):
+        backbone_from_dict(facts)
