@@ -308,7 +308,7 @@ class Pointwise(Convolutional):
 
     def __init__(self, kernel: int = 1, groups: int = 1) -> None:
         super().__init__((4, 7, 7))
-        self.fc = nn.Conv2d(7, 7, kernel, groups=groups, bias=False, padding=kernel // 2)  # type: ignore[assignment]
+        self.fc = nn.Conv2d(7, 7, kernel, groups=groups, bias=False, padding=kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.blocks(self.stem(x))).mean((2, 3))
@@ -320,8 +320,8 @@ def test_last_layer_gets_the_number_of_classes(model: nn.Module) -> None:
     network = wrap(model, "blocks.1", branches=2, classes=3, example=IMAGES)
     assert network(IMAGES).branches.shape == (6, 2, 3)
     old, new = model.fc, network.branches[0].fc
-    assert tuple(new.weight.shape) == (3, *old.weight.shape[1:])  # type: ignore[union-attr, operator]
-    assert (new.bias is None) is (old.bias is None)  # type: ignore[union-attr]
+    assert tuple(new.weight.shape) == (3, *old.weight.shape[1:])
+    assert (new.bias is None) is (old.bias is None)
     assert network.architecture.classifier == "fc"
 
 

@@ -36,7 +36,7 @@ from coopnet.files import confined
 from coopnet.files.errors import CoopNetError
 from coopnet.runs.workspace import Workspace
 from coopnet.study import numerics
-from coopnet.training.trainer import train
+from coopnet.training.trainer import Interrupted, Task, train
 from training_fixture import CPU, Ram, Silence, never, result, settings, task
 
 CLASSES = ("ant", "bee", "cat")
@@ -541,23 +541,31 @@ def test_order_does_not_depend_on_memory(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("augment", [True, False])
 def test_images_that_stay_behind_give_the_same_bits(augment: bool, tmp_path: Path) -> None:
-    """A run with images from a memory-mapped file, batch by batch, has the bits of one with images on the device."""
+    """A run that fetches its images from a file, batch by batch, has the bits of one with images on the device.
+
+    The one is interrupted, so it also has to continue with the right batch.
+    """
     random = np.random.default_rng(0)
     images, labels = random.integers(0, 256, (120, 32, 32, 3), dtype=np.uint8), random.integers(0, 4, 120)
     parts = {"images": files.Pieces("U8", list(images.shape), [images])}
     files.write_pieces(tmp_path / "images", parts)
     mapped = files.map_tensors(tmp_path / "images")["images"]
     chosen = {"training": np.sort(random.permutation(120)[:70]), "validation": np.arange(3, 20), "test": None}
-    results = []
-    for resident in (True, False):
+
+    def job(resident: bool) -> Task:
         todo = task(settings(selection="best_validation", batch_size=8))
         todo.augment = augment
         todo.splits = {
             name: Images(mapped, labels, [0.5] * 3, [0.3] * 3, CPU, chosen=which, resident=resident)
             for name, which in chosen.items()
         }
-        results.append(result(train(todo, Ram(), Silence(), never)))
-    assert results[0] == results[1]
+        return todo
+
+    memory, reasons = Ram(), iter([None, None, "now"])
+    with pytest.raises(Interrupted):
+        train(job(resident=False), memory, Silence(), lambda: next(reasons))
+    fetched = result(train(job(resident=False), memory, Silence(), never))
+    assert fetched == result(train(job(resident=True), Ram(), Silence(), never))
 
 
 LIMITED = """

@@ -41,7 +41,7 @@ def record(workspace: Workspace, name: str) -> None:
         if phase in TRAINING:
             workspace.checkpoints(name, phase).mkdir(parents=True, exist_ok=True)
     listed = dvc.datasets(workspace.root)
-    for dataset in set(plan.datasets()) - set(listed):
+    for dataset in sorted(set(plan.datasets()) - set(listed)):
         log.info("the images of %s are not recorded; add it to the list of the stage prepare in dvc.yaml", dataset)
     known = [dataset for dataset in plan.datasets() if dataset in listed]
     prepared = [f"prepare@{dataset}" for dataset in known if _prepared(workspace, plan.data[dataset])]
