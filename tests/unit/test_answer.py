@@ -259,6 +259,47 @@ def test_the_figure_names_its_finding(study: Path) -> None:
     assert f"margin: {MINUS}0.5 points" in words
 
 
+def test_each_ablation_has_a_row_of_its_own() -> None:
+    """One network and several controls: rows and sentences name what the control lacks, and no two marks coincide."""
+    found = [
+        Difference("ablation", "one3", label, control, 0.2, (-0.1, 0.5), 3, ["15"])
+        for control in ("one3_no_gate", "one3_no_sharing")
+        for label in ("one3", "one3, branch 1")
+    ]
+    (axes,) = answer.draw(found).axes
+    heights = [line.get_ydata()[0] for line in axes.lines if line.get_marker() == "o"]
+    assert len(set(heights)) == 4
+    words = {text.get_text() for text in axes.texts}
+    assert {"one3 vs no_gate", "one3, branch 1 vs no_sharing"} <= words
+    assert "one3 vs no_sharing, one3, branch 1" not in said(*found)
+    assert "one3 vs no_gate (+0.20" in said(*found)
+    assert one("one3", 1.0).name == "one3"
+
+
+def test_plain_ensembles_of_part_3_are_compared_with_one_of_their_networks(tmp_path: Path) -> None:
+    """Their mean of probabilities is compared once, also if no claim does; the table of all has the mean of logits."""
+    runs, info = synthetic.write_study(tmp_path / "runs", seeds=(0, 1, 2), rows=synthetic.ALL_PARTS)
+    tables.build(runs, info, tmp_path / "tables")
+    (entry,) = [e for e in synthetic.claims() if e["claim"] == "one_over_baseline" and e["score"] == "top1"]
+    ledgers = {
+        "ensemble3, mean of probabilities − baseline": (1.23, ["1"]),
+        "ensemble3 − baseline": (synthetic.PLAIN + synthetic.PROBABILITIES, []),  # the mean of logits
+    }
+    for text, (estimate, numbers) in ledgers.items():
+        files.write_json(tmp_path / "claims.json", [entry | {"parts": [entry["parts"][0] | {"text": text}]}])
+        loaded = load(tmp_path / "tables")
+        (found,) = [own for own in differences.differences(loaded) if own.experiment == "ensemble3"]
+        assert (found.group, found.label, found.control) == ("distillation", "ensemble3", "baseline")
+        assert (found.estimate, found.finding, found.n) == (pytest.approx(estimate), "gain", 3)
+        assert list(found.claims) == numbers
+        report = content.compose(loaded)
+        (part3,) = [own.text for own in report.answers if own.about.startswith("Part 3")]
+        assert part3.startswith("ensemble3 (+")
+        sections = {section.id: section for section in report.sections}
+        (row,) = [row for row in sections["results"].items[0].rows if row.cells[0].text == "ensemble3"]
+        assert row.cells[-1].text in ("", "–")
+
+
 # A study that decides nothing -----------------------------------------------------------------------
 
 

@@ -357,7 +357,7 @@ def test_clear_refusals(tmp_path: Path) -> None:
         bench.show(Workspace(tmp_path))
     with pytest.raises(CoopNetError, match="--images 16: 1 step of 16 images"):
         Workload({"baseline": small("baseline")}, {"train": 16, "test": 1}, 1, 1).check()
-    runs = study.load(ROOT, "mini").runs
+    runs = study.load(ROOT).runs
     for name in ("one3_to_5_masked", "baseline_gradient_ratio"):
         with pytest.raises(CoopNetError, match="not possible with the reference"):
             curves.check(runs[name, 0])

@@ -12,17 +12,18 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import matplotlib as mpl
 import pandas as pd
 import pytest
 
 import report_fixture as synthetic
 from coopnet import files
 from coopnet.files.errors import CoopNetError
-from coopnet.report import report, tables, timing
+from coopnet.report import drawing, report, tables, timing
 from coopnet.report.frames import load
 from coopnet.report.page import Glossary
 from coopnet.report.tables.rows import difference
-from coopnet.report.topics import cost, merging
+from coopnet.report.topics import cost, curves, merging, results
 from coopnet.report.wording import MINUS, number, scientific, spread
 
 HOSTILE = "<script>alert('1')</script> & #let $x$ \\evil"
@@ -706,6 +707,35 @@ def test_a_picked_epoch_is_named_in_its_cell(tmp_path: Path) -> None:
     text = Text((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
     assert text.row("results-table", "one1")[5] == "44.40 | epoch 12 of 20, best validation"
     assert text.row("results-table", "baseline")[5] == "44.00"
+
+
+def test_picked_epochs_are_named_from_the_earliest_to_the_latest(tmp_path: Path) -> None:
+    """Many seeds do not fill the cell."""
+    runs, study = synthetic.write_study(tmp_path / "runs", seeds=(0, 1, 2), rows=synthetic.ROWS[:1])
+    study.experiments[0]["row"]["training"]["selection"] = "best_validation"
+    for run, epoch in zip(runs, (11, 19, 15), strict=True):
+        record = files.read_json(run.folder / "run.json")
+        record |= {"row": study.experiments[0]["row"], "selected_epoch": epoch}
+        files.write_json(run.folder / "run.json", record)
+    tables.build(runs, study, tmp_path / "tables")
+    files.write_json(tmp_path / "claims.json", synthetic.claims())
+    row = results.section(load(tmp_path / "tables")).items[0].rows[0]
+    assert row.cells[5].detail == "epochs 12 to 20 of 20, best validation"
+
+
+def test_curves_of_many_networks_fit_on_a_phone(whole: tuple[Path, Path]) -> None:
+    """Eight networks with long names are all drawn, each with a mark or dashes of its own."""
+    history = load(whole[0]).history
+    names = [f"one5_holdout_matched_compute_{letter}" for letter in "abcdefgh"]
+    own = pd.concat([history[history["experiment"] == "one3"].assign(experiment=name) for name in names])
+    with mpl.rc_context(drawing.STYLE):
+        figure = curves.draw(own, [curves.Family("many", names, None)])
+    assert figure.get_tightbbox().width * 72 <= 356
+    (legend,) = [axes.get_legend() for axes in figure.axes]
+    assert [text.get_text() for text in legend.get_texts()] == names
+    assert len({(line.get_color(), line.get_marker()) for line in legend.get_lines()}) == len(names)
+    drawn = [line for line in figure.axes[0].lines if line.get_marker() in ("None", "")]
+    assert len({(line.get_color(), line.get_linestyle()) for line in drawn if len(line.get_xdata())}) == len(names)
 
 
 def test_the_page_links_to_tables_that_exist(made: tuple[Path, Path], page: str) -> None:

@@ -16,7 +16,7 @@ from scipy.special import stdtrit
 from coopnet.claims.decisions import FEWEST, Decision, Part
 from coopnet.claims.entries import MARGIN
 from coopnet.claims.inference import LEVEL
-from coopnet.report import ledger
+from coopnet.report import ledger, starts
 from coopnet.report.frames import Tables
 from coopnet.report.runs import mean, std
 
@@ -26,9 +26,12 @@ GROUPS = {
     "growth": "Growth: against the continued-training control",
     "merging": "Merging: against the plain ensemble of the controls",
     "expansion": "Expansion: against the continued-training control",
-    "distillation": "Part 3: against the same network trained alone",
+    "distillation": "Part 3: against a single network",
 }
 """Groups of experiments by the kind of their control, in the order in which a report shows them."""
+
+PROBABILITIES = "mean of probabilities"
+"""The combination that Part 3 compares in plain ensembles, in the words of the ledger."""
 
 Finding = Literal["gain", "equal", "small", "loss", "open", "few"]
 """Where the interval lies: `gain`, above 0; `equal`, around 0 and above −margin; `small`, between −margin and 0;
@@ -62,6 +65,13 @@ class Difference:
     after_holm: frozenset[Finding] = frozenset()
 
     @property
+    def name(self) -> str:
+        """The label; in an ablation with what the control lacks, as one network has several such controls."""
+        if self.group != "ablation":
+            return self.label
+        return f"{self.label} vs {self.control.removeprefix(f'{self.experiment}_')}"
+
+    @property
     def finding(self) -> Finding:
         """The finding that follows from the interval."""
         if self.interval is None:
@@ -86,7 +96,11 @@ def differences(tables: Tables) -> list[Difference]:
         place = (found.experiment, found.label, found.control)
         known[place] = _joined(known[place], found) if place in known else found
     order = {row["name"]: place for place, row in enumerate(tables.ordered)}
-    return sorted(known.values(), key=lambda one: (list(GROUPS).index(one.group), order[one.experiment], one.label))
+
+    def place_of(one: Difference) -> tuple[int, int, str, int]:
+        return list(GROUPS).index(one.group), order[one.experiment], one.label, order[one.control]
+
+    return sorted(known.values(), key=place_of)
 
 
 def of_ensembles(tables: Tables) -> dict[str, Difference]:
@@ -121,26 +135,35 @@ def _from_tables(tables: Tables) -> list[Difference]:
     growth = tables.growth[(tables.growth["model"] == "ensemble") & (tables.growth["metric"] == "top1")]
     for name, frame in growth.groupby("experiment", sort=False):
         several = rows[str(frame["parent"].iloc[0])]["branches"] > 1
-        found += _paired("growth" if several else "expansion", str(name), frame, "control", "over_control")
+        group = "growth" if several else "expansion"
+        found += _paired(group, str(name), frame["control"].iloc[0], frame["over_control"])
     for name, frame in tables.merges.groupby("experiment", sort=False):
-        found += _paired("merging", str(name), frame, "control", "ensemble_over_control_ensemble_top1")
+        gains = frame["ensemble_over_control_ensemble_top1"]
+        found += _paired("merging", str(name), frame["control"].iloc[0], gains)
     part = tables.distillation
     part = part[(part["split"] == "test") & (part["score"] == "top1")]
     for name, frame in part.groupby("experiment", sort=False):
-        if str(name) in rows and rows[str(name)]["part"] == "distillation" and frame["single"].iloc[0] in rows:
-            found += _paired("distillation", str(name), frame, "single", "over_single")
+        if str(name) in rows and rows[str(name)]["part"] == "distillation":
+            single = _member(rows[str(name)]) or frame["single"].iloc[0]
+            found += _paired("distillation", str(name), single if single in rows else None, frame["over_single"])
     return found
 
 
-def _paired(group: str, name: str, frame: Any, control: str, column: str) -> list[Difference]:
-    values = [float(value) for value in frame[column].dropna()]
-    if not values or not isinstance(frame[control].iloc[0], str):
+def _member(row: Mapping[str, Any]) -> str | None:
+    """The experiment of all networks of a plain ensemble; None for other rows, and for several experiments."""
+    parents = set(row["parents"])
+    return parents.pop() if starts.is_plain_ensemble(row["row"]) and len(parents) == 1 else None
+
+
+def _paired(group: str, name: str, control: object, gains: Any) -> list[Difference]:
+    values = [float(value) for value in gains.dropna()]
+    if not values or not isinstance(control, str):
         return []
     spread, interval = std(values), None
     if len(values) >= FEWEST and spread is not None:
         reach = float(stdtrit(len(values) - 1, (1 + LEVEL) / 2)) * spread / math.sqrt(len(values))
         interval = (mean(values) - reach, mean(values) + reach)
-    return [Difference(group, name, name, str(frame[control].iloc[0]), mean(values), interval, len(values))]
+    return [Difference(group, name, name, control, mean(values), interval, len(values))]
 
 
 def _from_ledger(tables: Tables) -> list[Difference]:
@@ -158,7 +181,7 @@ def _from_ledger(tables: Tables) -> list[Difference]:
                     continue
                 group = _group(rows, controls, pair)
                 if group:
-                    label = f"{pair.of}, {pair.model}" if pair.model else pair.of
+                    label = f"{pair.of}, {pair.model}" if pair.model not in ("", PROBABILITIES) else pair.of
                     low, high = part.interval or (None, None)
                     sure = part.n >= FEWEST and low is not None and high is not None
                     found.append(
@@ -197,8 +220,9 @@ def _group(rows: Mapping[str, Any], controls: Mapping[tuple[str, str], str], pai
     """The group of a comparison; None if the second network is not a control of the first."""
     if pair.than_model and not (pair.model and pair.than_model == pair.model):
         return None
-    if (pair.of, pair.than) in controls:
-        group = controls[pair.of, pair.than]
+    if group := controls.get((pair.of, pair.than)):
+        if starts.is_plain_ensemble(rows[pair.of]["row"]):
+            return group if pair.model == PROBABILITIES else None
         return group if not pair.model or group == "distillation" else None
     of, than = rows[pair.of], rows[pair.than]
     if of["start"] != "random" or than["start"] != "random" or of["parents"] or than["parents"]:

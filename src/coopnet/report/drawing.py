@@ -125,7 +125,7 @@ def _with_font(svg: str) -> str:
     return svg.replace("<defs>", f"<defs>\n  <style>{font_face(letters([svg]))}</style>", 1)
 
 
-def _inches(text: str) -> float:
+def inches(text: str) -> float:
     """The width of a text in a figure."""
     font = FontProperties(fname=str(FONT), size=STYLE["font.size"])
     return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
@@ -172,8 +172,8 @@ class Rows:
             asides: short texts at the right of rows, by heading and name.
             above: the heading of the asides.
         """
-        left = max(_inches(name) for names in groups.values() for name in names) + 0.1
-        right = max(_inches(text) for text in [above, *(asides or {}).values()]) + 0.08 if asides else 0.0
+        left = max(inches(name) for names in groups.values() for name in names) + 0.1
+        right = max(inches(text) for text in [above, *(asides or {}).values()]) + 0.08 if asides else 0.0
         heights = [(self.HEAD if title else 0) + self.PITCH * len(names) for title, names in groups.items()]
         height = sum(heights) + 0.5
         self.figure = canvas(height)

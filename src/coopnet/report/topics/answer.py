@@ -39,9 +39,16 @@ ASKED: Mapping[str, tuple[str, str, str]] = {
     ),
     "expansion": ("Expansion", "expanded network", "the continued-training control"),
     "one": ("ONE against the baseline", "network of ONE", "the plain network"),
-    "distillation": ("Part 3: ensembles and distillation", "ensemble or student", "the same network trained alone"),
+    "ablation": ("Parts of ONE", "network of ONE", "itself without one of its parts"),
+    "distillation": (
+        "Part 3: ensembles and distillation",
+        "ensemble or student",
+        "a single network (of an ensemble, its own; of a student, the same without a teacher)",
+    ),
 }
 """The groups of differences on the first screen: the question, the kind of network, and its control."""
+SECTIONS = {"expansion": "merging", "ablation": "one"}
+"""The section of a group, unless it has the group's name."""
 
 
 def decides(tables: Tables) -> bool:
@@ -90,7 +97,7 @@ def answers(tables: Tables) -> list[Answer]:
         own = [one for one in found if one.group == group and (one.claims or one.interval)]
         sentence = against_control(own, what, control)
         if sentence:
-            shown.append(Answer(about, sentence, "merging" if group == "expansion" else group))
+            shown.append(Answer(about, sentence, SECTIONS.get(group, group)))
         elif group == "distillation" and _not_run(tables, "distillation"):
             text = "Independent ensembles, distillation and self-distillation were not run in this study."
             shown.append(Answer(about, text, "claims"))
@@ -183,9 +190,9 @@ def against_control(found: Sequence[Difference], what: str, control: str) -> str
 
     def listed(finding: str, *, measured: bool = True) -> str:
         return listing(
-            f"{one.label} ({number(one.estimate, sign=True)}\u00a0{interval(*one.interval)})"
+            f"{one.name} ({number(one.estimate, sign=True)}\u00a0{interval(*one.interval)})"
             if measured and one.interval
-            else one.label
+            else one.name
             for one in by_finding[finding]
         )
 
@@ -361,7 +368,7 @@ def overview(tables: Tables) -> tuple[Picture, Callable[[], Figure]] | None:
         return None
     by_finding = {finding: [one for one in found if one.finding == finding] for finding in FINDINGS}
     alt = "; ".join(
-        f"{words}: {listing(f'{one.label} {number(one.estimate, sign=True)}' for one in by_finding[finding])}"
+        f"{words}: {listing(f'{one.name} {number(one.estimate, sign=True)}' for one in by_finding[finding])}"
         for finding, (*_, words) in FINDINGS.items()
         if by_finding[finding]
     )
@@ -378,7 +385,7 @@ def overview(tables: Tables) -> tuple[Picture, Callable[[], Figure]] | None:
 
 def _unclaimed(found: Sequence[Difference]) -> str:
     """A remark on the intervals that are in no claim, so that they cover seeds only."""
-    own = [one.label for one in found if not one.claims]
+    own = [one.name for one in found if not one.claims]
     if not own:
         return ""
     intervals = "its interval covers" if len(own) == 1 else "their intervals cover"
@@ -436,18 +443,18 @@ def _together(names: Sequence[str]) -> str:
 def draw(found: Sequence[Difference]) -> Figure:
     """A row per experiment: its difference to the control, with the interval as a line, and its seeds at the right."""
     groups = {
-        title: [one.label for one in found if one.group == group]
+        title: [one.name for one in found if one.group == group]
         for group, title in GROUPS.items()
         if any(one.group == group for one in found)
     }
-    asides = {(GROUPS[one.group], one.label): f"{one.n}{f' {HOLM}' if one.survives_holm else ''}" for one in found}
+    asides = {(GROUPS[one.group], one.name): f"{one.n}{f' {HOLM}' if one.survives_holm else ''}" for one in found}
     rows = drawing.Rows(groups, ["difference of test top-1 (points)"], asides, "seeds")
     (axes,) = rows.panels
     axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
     axes.axvline(-MARGIN, color=GREY, linewidth=0.9, linestyle="--", zorder=1)
     for one in found:
         colour, shape, filled, _ = FINDINGS[one.finding]
-        y = rows.y[GROUPS[one.group], one.label]
+        y = rows.y[GROUPS[one.group], one.name]
         if one.interval:
             axes.plot(one.interval, [y, y], color=colour, linewidth=1.5, zorder=2)
         axes.plot(one.estimate, y, marker=shape, color=colour, mfc=colour if filled else PAPER, zorder=3)

@@ -16,8 +16,13 @@ from coopnet.report.drawing import BLUE, GREEN, GREY, INK, ORANGE, PAPER, PURPLE
 from coopnet.report.frames import Tables
 from coopnet.report.wording import listing, number
 
-LINES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), (INK, "v"), (GREY, "P"))
-"""Colour and shape of each network of a family."""
+SOLID: tuple[float, ...] = ()
+DASHED = (3.0, 1.5)
+LINES = (
+    *((BLUE, "o", SOLID), (ORANGE, "s", SOLID), (GREEN, "^", SOLID), (PURPLE, "D", SOLID)),
+    *((INK, "v", SOLID), (GREY, "P", SOLID), (BLUE, "X", DASHED), (ORANGE, "d", DASHED)),
+)
+"""Colour, shape and dashes of each network of a family."""
 PANELS = 4
 """Most families in one figure."""
 
@@ -102,9 +107,11 @@ def draw(history: pd.DataFrame, found: Sequence[Family]) -> Figure:
     tall, gap, foot = 1.7, 0.55, 0.42
     height = len(found) * (tall + gap) + foot
     figure = drawing.canvas(height)
+    names = max(drawing.inches(name) for family in found for name in family.names)
+    width = min(0.50, 0.90 - (names + 0.42) / drawing.WIDTH)  # the lines of the legend take 0.42 inches
     for place, family in enumerate(found):
         bottom = foot + (len(found) - 1 - place) * (tall + gap)
-        axes = figure.add_axes((0.09, bottom / height, 0.50, tall / height))
+        axes = figure.add_axes((0.09, bottom / height, width, tall / height))
         _panel(axes, history, family)
         if place == len(found) - 1:
             axes.set_xlabel("epochs trained")
@@ -117,14 +124,16 @@ def _panel(axes: Axes, history: pd.DataFrame, family: Family) -> None:
         axes.axhline(family.parent, color=INK, linestyle=":", linewidth=1.1)
     own = history[history["experiment"].isin(family.names)]
     own = own.assign(epochs=own["epoch"] + 1)  # epochs trained; the history counts from 0
-    colours = {name: colour for name, (colour, _) in zip(family.names, LINES, strict=False)}
+    lines = dict(zip(family.names, LINES, strict=False))
     sns.lineplot(
         own[own["split"] == "train"],
         x="epochs",
         y="top1_ensemble",
         hue="experiment",
         hue_order=family.names,
-        palette=colours,
+        palette={name: colour for name, (colour, _, _) in lines.items()},
+        style="experiment",
+        dashes={name: dashes or "" for name, (_, _, dashes) in lines.items()},
         errorbar=("pi", 100),  # all seeds
         err_kws={"alpha": 0.1, "linewidth": 0},
         linewidth=1.3,
@@ -133,10 +142,11 @@ def _panel(axes: Axes, history: pd.DataFrame, family: Family) -> None:
     )
     axes.set(xlabel="", ylabel="")
     handles = []
-    for name, (colour, shape) in zip(family.names, LINES, strict=False):
+    for name, (colour, shape, dashes) in lines.items():
         mean = own[(own["experiment"] == name) & (own["split"] == "test")].groupby("epochs")["top1_ensemble"].mean()
         axes.plot(mean.index, mean, color=colour, linewidth=0, marker=shape, mfc=PAPER, markersize=4)
-        handles.append(Line2D([], [], color=colour, marker=shape, mfc=PAPER, ms=4, lw=1.3, label=name))
+        style = (0, dashes) if dashes else "-"
+        handles.append(Line2D([], [], color=colour, ls=style, marker=shape, mfc=PAPER, ms=4, lw=1.3, label=name))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1.0), handlelength=1.4)

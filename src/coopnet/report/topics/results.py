@@ -11,7 +11,7 @@ from coopnet.report.differences import Difference, of_ensembles
 from coopnet.report.document import Cell, Column, Row, Section, Table
 from coopnet.report.frames import Tables, dataset, records
 from coopnet.report.topics import cells
-from coopnet.report.wording import flops, listing, number, spread
+from coopnet.report.wording import flops, listing, number, span, spread
 
 
 def section(tables: Tables) -> Section:
@@ -53,7 +53,8 @@ def _table(tables: Tables) -> Table:
     first = []
     for row in tables.ordered:
         first.append((row["name"], len(rows)))
-        one = against.get(row["name"])
+        # The column of ensembles has the mean of logits; Part 3 compares another combination.
+        one = None if starts.is_plain_ensemble(row["row"]) else against.get(row["name"])
         top1, top5 = (_score(tables, row["name"], "ensemble", score) for score in ("top1", "top5"))
         branch = _score(tables, row["name"], "branch1", "top1") if row["branches"] > 1 else Cell("")
         line = [
@@ -134,14 +135,15 @@ def _chosen_epochs(tables: Tables, experiment: str) -> list[tuple[int, int]]:
 
 
 def _epoch_note(tables: Tables, experiment: str) -> str:
-    """The picked epochs and the rule; empty if every run uses its last epoch, by rule."""
+    """The earliest and the latest picked epoch, and the rule; empty if every run uses its last epoch, by rule."""
     rules = {row["name"]: row["row"]["training"]["selection"].replace("_", " ") for row in tables.experiments}
     rule, epochs = rules[experiment], _chosen_epochs(tables, experiment)
     if not any(trained for _, trained in epochs) or (
         rule == "last" and all(chosen == trained for chosen, trained in epochs)
     ):
         return ""
-    return f"epoch {listing(f'{chosen} of {trained}' for chosen, trained in epochs)}, {rule}"
+    chosen, trained = (span(numbers) for numbers in zip(*epochs, strict=True))
+    return f"{'epochs' if ' ' in chosen else 'epoch'} {chosen} of {trained}, {rule}"
 
 
 def _selection(tables: Tables) -> str:
