@@ -736,6 +736,8 @@ def test_curves_of_many_networks_fit_on_a_phone(whole: tuple[Path, Path]) -> Non
     assert len({(line.get_color(), line.get_marker()) for line in legend.get_lines()}) == len(names)
     drawn = [line for line in figure.axes[0].lines if line.get_marker() in ("None", "")]
     assert len({(line.get_color(), line.get_linestyle()) for line in drawn if len(line.get_xdata())}) == len(names)
+    figure = curves.draw(own.assign(experiment="m" * 64), [curves.Family("longest", ["m" * 64], None)])
+    assert figure.axes[0].get_position().width * drawing.WIDTH == pytest.approx(drawing.NARROWEST)
 
 
 def test_the_page_links_to_tables_that_exist(made: tuple[Path, Path], page: str) -> None:

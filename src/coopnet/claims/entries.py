@@ -12,6 +12,7 @@ from coopnet.files.errors import CoopNetError
 from coopnet.study.settings import Experiment, Words
 
 REFERENCE = re.compile(r"(?P<experiment>\w+)(?:\.(?P<model>\w+))?(?P<transfer>@transfer)?", re.ASCII)
+PROBABILITIES = "mean of probabilities"
 MODELS = ("ensemble", "branch_mean", "mean_probabilities", "picked")
 MARGIN = 0.5
 """Points of accuracy: the largest difference that does not count, unless a claim states another."""
@@ -26,7 +27,7 @@ class Reference(NamedTuple):
 
     def __str__(self) -> str:
         """In words: `one3, branch 1`."""
-        words = {"ensemble": "", "branch_mean": ", mean of branches", "mean_probabilities": ", mean of probabilities"}
+        words = {"ensemble": "", "branch_mean": ", mean of branches", "mean_probabilities": f", {PROBABILITIES}"}
         words["picked"] = ", smaller vote picked on validation"
         model = words.get(self.model, f", branch {self.model.removeprefix('branch')}")
         return f"{self.experiment}{model}{' at transfer' if self.stage == 'at_transfer' else ''}"

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from scipy.special import stdtrit
 
 from coopnet.claims.decisions import FEWEST, Decision, Part
-from coopnet.claims.entries import MARGIN
+from coopnet.claims.entries import MARGIN, PROBABILITIES
 from coopnet.claims.inference import LEVEL
 from coopnet.report import ledger, starts
 from coopnet.report.frames import Tables
@@ -29,9 +29,6 @@ GROUPS = {
     "distillation": "Part 3: against a single network",
 }
 """Groups of experiments by the kind of their control, in the order in which a report shows them."""
-
-PROBABILITIES = "mean of probabilities"
-"""The combination that Part 3 compares in plain ensembles, in the words of the ledger."""
 
 Finding = Literal["gain", "equal", "small", "loss", "open", "few"]
 """Where the interval lies: `gain`, above 0; `equal`, around 0 and above −margin; `small`, between −margin and 0;
@@ -181,7 +178,8 @@ def _from_ledger(tables: Tables) -> list[Difference]:
                     continue
                 group = _group(rows, controls, pair)
                 if group:
-                    label = f"{pair.of}, {pair.model}" if pair.model not in ("", PROBABILITIES) else pair.of
+                    whole = not pair.model or starts.is_plain_ensemble(rows[pair.of]["row"])
+                    label = pair.of if whole else f"{pair.of}, {pair.model}"
                     low, high = part.interval or (None, None)
                     sure = part.n >= FEWEST and low is not None and high is not None
                     found.append(
@@ -221,7 +219,7 @@ def _group(rows: Mapping[str, Any], controls: Mapping[tuple[str, str], str], pai
     if pair.than_model and not (pair.model and pair.than_model == pair.model):
         return None
     if group := controls.get((pair.of, pair.than)):
-        if starts.is_plain_ensemble(rows[pair.of]["row"]):
+        if starts.is_plain_ensemble(rows[pair.of]["row"]):  # Part 3, which compares their mean of probabilities
             return group if pair.model == PROBABILITIES else None
         return group if not pair.model or group == "distillation" else None
     of, than = rows[pair.of], rows[pair.than]

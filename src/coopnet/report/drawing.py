@@ -34,6 +34,8 @@ VARIABLES = {
 """The page's variable for each colour. In dark mode it has another value."""
 WIDTH = 4.9
 """Inches of every figure: 353 points, so that on a telephone (358 CSS pixels) a point is a pixel."""
+NARROWEST = 0.8
+"""Inches of the narrowest panel. Only a figure of very long names is wider than `WIDTH`."""
 PAD = 0.03
 """Inches of white around a figure."""
 FONT = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
@@ -177,7 +179,7 @@ class Rows:
         heights = [(self.HEAD if title else 0) + self.PITCH * len(names) for title, names in groups.items()]
         height = sum(heights) + 0.5
         self.figure = canvas(height)
-        width = (WIDTH - left - right - 0.2 - 0.18 * (len(panels) - 1)) / len(panels)
+        width = max(NARROWEST, (WIDTH - left - right - 0.2 - 0.18 * (len(panels) - 1)) / len(panels))
         self.panels: list[Axes] = []
         for place, label in enumerate(panels):
             x = left + place * (width + 0.18)

@@ -43,7 +43,7 @@ ASKED: Mapping[str, tuple[str, str, str]] = {
     "distillation": (
         "Part 3: ensembles and distillation",
         "ensemble or student",
-        "a single network (of an ensemble, its own; of a student, the same without a teacher)",
+        "a single network (a member of the ensemble, or the student’s network without a teacher)",
     ),
 }
 """The groups of differences on the first screen: the question, the kind of network, and its control."""
@@ -441,7 +441,7 @@ def _together(names: Sequence[str]) -> str:
 
 
 def draw(found: Sequence[Difference]) -> Figure:
-    """A row per experiment: its difference to the control, with the interval as a line, and its seeds at the right."""
+    """A row per difference to a control: the estimate, with the interval as a line, and its seeds at the right."""
     groups = {
         title: [one.name for one in found if one.group == group]
         for group, title in GROUPS.items()

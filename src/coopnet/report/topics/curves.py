@@ -108,7 +108,8 @@ def draw(history: pd.DataFrame, found: Sequence[Family]) -> Figure:
     height = len(found) * (tall + gap) + foot
     figure = drawing.canvas(height)
     names = max(drawing.inches(name) for family in found for name in family.names)
-    width = min(0.50, 0.90 - (names + 0.42) / drawing.WIDTH)  # the lines of the legend take 0.42 inches
+    room = 0.90 * drawing.WIDTH - names - 0.42  # what names and lines of the legend leave, in inches
+    width = min(0.50, max(drawing.NARROWEST, room) / drawing.WIDTH)
     for place, family in enumerate(found):
         bottom = foot + (len(found) - 1 - place) * (tall + gap)
         axes = figure.add_axes((0.09, bottom / height, width, tall / height))
