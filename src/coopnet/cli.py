@@ -214,11 +214,16 @@ def evaluate(
 
 
 @app.command()
-def tables(study: StudyName) -> None:
+def tables(
+    study: StudyName,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="runs that are not here stay in the tables as they were gathered before")
+    ] = False,
+) -> None:
     """Gather the results of all runs of a study into its tables."""
     from coopnet.commands import report as command
 
-    command.tables(_workspace(), study)
+    command.tables(_workspace(), study, keep=keep)
     _then(f"{_workspace().tables(study)} has the tables; `coopnet claims {study}` decides the claims")
 
 

@@ -11,12 +11,14 @@ import stamps
 import startup
 from conftest import ROOT
 from coopnet import files, study
+from coopnet.commands import report
 from coopnet.files.digests import Digests, remembered
 from coopnet.files.errors import CoopNetError
 from coopnet.runs import records, steps
 from coopnet.runs.steps import Step
 from coopnet.runs.workspace import Workspace, targets
 from coopnet.study import Run, Study
+from finished_fixture import Home, made_once
 
 
 @pytest.fixture(scope="module")
@@ -337,3 +339,93 @@ def test_locks_of_the_dead_are_cleared_and_those_of_the_living_kept(tmp_path: Pa
     os.close(third)
     os.close(startup.remove_stale_locks(tmp_path))
     assert not left.exists()
+
+
+# Results that were gathered elsewhere
+
+
+@pytest.fixture
+def home(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A copy of a finished study."""
+    return made_once(tmp_path_factory).copy(tmp_path / "home")
+
+
+def forget(home: Home, *runs: str) -> None:
+    """Remove the folders of runs, with those of their networks at transfer."""
+    for run in runs:
+        for folder in (home.workspace.root / "checkpoints/tiny").glob(f"*/{run}"):
+            shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("elsewhere", [("one3/seed0",), ("one3_to_5_split/seed0",), ("one3/*", "one3_to_5_split/*")])
+def test_runs_gathered_elsewhere_are_kept_to_the_last_byte(home: Home, elsewhere: tuple[str, ...]) -> None:
+    """Without `keep` they are missing, and nothing is removed. With it, all results are the same as before."""
+    before = home.promised("workspace/results/tiny")
+    forget(home, *elsewhere)
+    with pytest.raises(CoopNetError, match="missing"):
+        home.tables()
+    assert home.promised("workspace/results/tiny") == before
+    report.tables(home.workspace, "tiny", keep=True)
+    assert home.promised("workspace/results/tiny") == before
+
+
+def test_a_run_that_is_here_replaces_the_gathered_one(home: Home) -> None:
+    """Its own files are read, also if others are kept."""
+    metrics = home.workspace.run(home.plan(), home.run()) / "metrics.json"
+    metrics.with_name("evaluation.json").unlink()  # it would tell of the edit
+    edited = files.read_json(metrics)
+    edited["final"]["test"]["ensemble"]["nll"] = 1.25
+    files.write_json(metrics, edited)
+    forget(home, "one3_to_5_split/seed0")
+    report.tables(home.workspace, "tiny", keep=True)
+    gathered = files.read_json(home.workspace.results("tiny") / "metrics.json")
+    assert gathered["one3/seed0"]["final"]["test"]["ensemble"]["nll"] == 1.25
+
+
+def test_kept_child_of_another_training_of_its_parent_is_refused(home: Home) -> None:
+    """The parent was trained again here, with other weights under the same key."""
+    path = home.run_record()
+    record = files.read_sealed(path)
+    record["files"]["model.safetensors"] = "0" * 64
+    files.write_json(path, files.sealed(record))
+    forget(home, "one3_to_5_split/seed0")
+    with pytest.raises(CoopNetError, match=r"one3_to_5_split/seed0 was made from another training of one3/seed0"):
+        report.tables(home.workspace, "tiny", keep=True)
+
+
+def test_kept_run_with_other_settings_is_refused(home: Home) -> None:
+    """Both places are named."""
+    path = home.workspace.root / "studies/tiny.yaml"
+    path.write_text(path.read_text().replace("time_scale: ", "time_scale: 1"))
+    forget(home, "one3/seed0", "one3_to_5_split/seed0")
+    with pytest.raises(CoopNetError, match=r"neither .*one3/seed0 nor .*results/tiny has one3/seed0"):
+        report.tables(home.workspace, "tiny", keep=True)
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "outcomes.safetensors", "tables/history.csv"])
+def test_gathered_results_that_were_edited_are_not_kept(home: Home, name: str) -> None:
+    """The edited file is named."""
+    path = home.workspace.results("tiny") / name
+    path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(CoopNetError, match=f"changed since tiny/tables wrote it: results/tiny/{name}"):
+        report.tables(home.workspace, "tiny", keep=True)
+
+
+def test_results_without_a_record_are_not_kept(home: Home) -> None:
+    """Nothing says what they were made from."""
+    (home.workspace.results("tiny") / "tables.record.json").unlink()
+    with pytest.raises(CoopNetError, match=r"tables\.record\.json does not say what tiny/tables was made from"):
+        report.tables(home.workspace, "tiny", keep=True)
+
+
+def test_kept_run_without_votes_is_refused_where_they_are_needed(home: Home) -> None:
+    """The table of votes has only the largest networks from scratch, so another study may lack those of its own."""
+    votes = home.workspace.tables("tiny") / "votes.csv"
+    votes.write_text(votes.read_text().splitlines()[0] + "\n")
+    path = home.workspace.results("tiny") / "tables.record.json"
+    record = files.read_sealed(path)
+    record["outputs"]["results/tiny/tables/votes.csv"] = files.sha256(votes)
+    files.write_json(path, files.sealed(record))
+    forget(home, "one3/seed0")
+    with pytest.raises(CoopNetError, match="no votes of one3 seed 0"):
+        report.tables(home.workspace, "tiny", keep=True)

@@ -17,11 +17,16 @@ import pandas as pd
 import pytest
 
 import report_fixture as synthetic
+from conftest import ROOT
 from coopnet import files
+from coopnet.evaluation.gather import Gathered, GatheredRun
 from coopnet.files.errors import CoopNetError
 from coopnet.report import drawing, report, tables, timing
 from coopnet.report.frames import load
+from coopnet.report.lineage import Lineage
 from coopnet.report.page import Glossary
+from coopnet.report.runs import read
+from coopnet.report.tables import histories
 from coopnet.report.tables.rows import difference
 from coopnet.report.topics import cost, curves, merging, results
 from coopnet.report.wording import MINUS, number, scientific, spread
@@ -548,6 +553,21 @@ def test_bins_hold_every_image_of_every_stage(whole: tuple[Path, Path]) -> None:
 
 
 # Errors --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "study", [path.parent for path in (ROOT / "results").glob("*/records.json")], ids=lambda p: p.name
+)
+def test_gathered_runs_have_the_history_of_their_table(study: Path, tmp_path: Path) -> None:
+    """Runs of all lengths, some without validation images, some measured on test images after a few epochs only."""
+    gathered = Gathered(study)
+    settings = {row["name"]: row["row"] for row in files.read_json(study / "tables/study.json")["experiments"]}
+    runs = [GatheredRun(line["experiment"], int(line["seed"]), gathered) for line in gathered.tables["timing"]]
+    info = tables.StudyInfo("", "", "", 1, "cpu", [])
+    found = histories.tables([read(run, settings[run.experiment]) for run in runs], info, Lineage([], info))
+    for name, (columns, lines) in found.items():
+        files.write_rows(tmp_path / f"{name}.csv", lines, columns)
+        assert (tmp_path / f"{name}.csv").read_bytes() == (study / f"tables/{name}.csv").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "run.json", "history.csv", "timing.csv", "votes.csv"])

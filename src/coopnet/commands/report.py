@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from coopnet import study
 from coopnet.evaluation import gather
-from coopnet.evaluation.gather import RunFolder
+from coopnet.evaluation.gather import Gathered, GatheredRun, RunFolder, RunResults
 from coopnet.files.errors import CoopNetError
 from coopnet.report import published
 from coopnet.report.published import Published
@@ -20,40 +20,89 @@ from coopnet.study import Run, Study
 log = logging.getLogger(__name__)
 
 
-def tables(workspace: Workspace, name: str) -> None:
+def tables(workspace: Workspace, name: str, *, keep: bool = False) -> None:
     """Gather the results of all runs into `results/<study>/`, and the reasons of failed runs.
+
+    Args:
+        workspace: has the runs.
+        name: name of the study.
+        keep: take runs that are not in the workspace from `results/<study>/` as gathered before, perhaps on another
+            machine.
 
     Raises:
         CoopNetError: a run is missing, damaged, or was made with other parameters than the plan has; or all failed; or
-            `figures.yaml` is invalid.
+            `figures.yaml` is invalid; or, with `keep`, the gathered results were changed, or a child and its parent
+            come from different trainings.
     """
 
     def planned() -> Step:
         plan = study.load(workspace.root, name)
         return steps.tables(workspace, plan, failures.unavailable(workspace, plan).values())
 
-    with records.recording(workspace, planned):
-        _tables(workspace, study.load(workspace.root, name))
+    kept = records.inputs_of(workspace, planned()) if keep else {}
+    gathered = Gathered(workspace.results(name)) if keep else None
+    _sources(workspace, study.load(workspace.root, name), gathered)  # errors come before the earlier record is removed
+    with records.recording(workspace, planned, kept):
+        _tables(workspace, study.load(workspace.root, name), gathered)
 
 
-def _tables(workspace: Workspace, plan: Study) -> None:
+def _tables(workspace: Workspace, plan: Study, gathered: Gathered | None) -> None:
     from coopnet.report import tables as results
 
     figures = published.read(workspace.published, study.rows(workspace.root))
     unavailable = failures.unavailable(workspace, plan)
-    if len(unavailable) == len(plan.runs):
-        raise CoopNetError(f"no run of study {plan.name} is left to report: {failures.describe(unavailable)}")
-    folders = []
-    for place, run in plan.runs.items():
-        if place in unavailable:
-            continue
-        for made in filter(None, (run, run.transfer)):
-            records.read_run(workspace.run(plan, made), made)
-        folders.append(_folder(workspace, plan, run))
-    results.build(folders, describe(plan, figures, unavailable), workspace.tables(plan.name))
-    gather.write(folders, workspace.results(plan.name))
+    runs = _sources(workspace, plan, gathered)
+    results.build(runs, describe(plan, figures, unavailable), workspace.tables(plan.name))
+    gather.write(runs, workspace.results(plan.name))
     if unavailable:
         log.warning("warning: made without %s", failures.describe(unavailable))
+
+
+def _sources(workspace: Workspace, plan: Study, gathered: Gathered | None) -> list[RunResults]:
+    """The results of all runs that have not failed."""
+    unavailable = failures.unavailable(workspace, plan)
+    if len(unavailable) == len(plan.runs):
+        raise CoopNetError(f"no run of study {plan.name} is left to report: {failures.describe(unavailable)}")
+    runs = [_source(workspace, plan, run, gathered) for place, run in plan.runs.items() if place not in unavailable]
+    if gathered:
+        _check_descent(runs)
+    return runs
+
+
+def _source(workspace: Workspace, plan: Study, run: Run, gathered: Gathered | None) -> RunResults:
+    """The folder of a run; if it has none here, what is gathered of it.
+
+    Raises:
+        CoopNetError: neither has the planned run.
+    """
+    folder = workspace.run(plan, run)
+    if gathered and not folder.exists():
+        if gathered.records.get(run.name, {}).get("key") != run.key:
+            raise CoopNetError(
+                f"neither {folder} nor {gathered.results} has {run.name} with the settings of study {plan.name}; "
+                f"train it here, or leave it out of the study"
+            )
+        return GatheredRun(run.experiment, run.seed, gathered)
+    for made in filter(None, (run, run.transfer)):
+        records.read_run(workspace.run(plan, made), made)
+    return _folder(workspace, plan, run)
+
+
+def _check_descent(runs: Sequence[RunResults]) -> None:
+    """Refuse a child that was made from another training of its parent than the one whose results are taken.
+
+    The same run has the same key on every machine, and other weights, because CPUs and GPUs round differently.
+    """
+    found = {run.name: run.records()[run.name] for run in runs}
+    weights = {record["key"]: (name, record["files"]["model.safetensors"]) for name, record in found.items()}
+    for child, record in found.items():
+        for parent in record["parents"]:
+            name, digest = weights.get(parent["key"], (None, parent["digest"]))
+            if digest != parent["digest"]:
+                raise CoopNetError(
+                    f"{child} was made from another training of {name} than the one here; take both from the same "
+                    f"machine: train {child} here, or remove the folder of {name}"
+                )
 
 
 def _folder(workspace: Workspace, plan: Study, run: Run) -> RunFolder:

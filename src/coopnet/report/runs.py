@@ -1,6 +1,5 @@
 """Reads and checks the finished runs of a study for its tables."""
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from coopnet import files
-from coopnet.evaluation.gather import RunFolder, metrics_of
+from coopnet.evaluation.gather import RunFolder, RunResults
 from coopnet.files.errors import CoopNetError
 from coopnet.report import starts
 from coopnet.report.published import Published
@@ -154,18 +153,15 @@ def digits(value: float) -> float:
     return float(f"{value:.10g}")
 
 
-def read(run: RunFolder, row: Mapping[str, Any]) -> Run:
+def read(run: RunResults, row: Mapping[str, Any]) -> Run:
     """Read one run whose settings are `row`.
 
     Raises:
         CoopNetError: a file is missing, damaged, or belongs to another run.
     """
     try:
-        metrics = metrics_of(run)
-        record = files.read_sealed(run.folder / "run.json")
-        history = _read_csv(run.folder / "history.csv")
-        timing = _read_csv(run.folder / "timing.csv")
-        votes = _read_csv(run.folder / "votes.csv")
+        metrics, record = run.metrics(), run.records()[run.name]
+        history, timing, votes = (run.rows(table) for table in ("history", "timing", "votes"))
     except CoopNetError as error:
         raise CoopNetError(f"{run} cannot be reported: {error}; run that experiment first") from error
     try:
@@ -173,31 +169,19 @@ def read(run: RunFolder, row: Mapping[str, Any]) -> Run:
         _check_metrics(metrics, record)
         _check_history(history, row["training"]["epochs"])
         _check_timing(timing, len(history))
-        _check_votes(votes, len(metrics["final"]["test"]["branches"]))
-        _check_digests(run.folder, record, metrics)
+        if isinstance(run, RunFolder):
+            _check_votes(votes, len(metrics["final"]["test"]["branches"]))
+            _check_digests(run.folder, record, metrics)
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise CoopNetError(
-            f"{run} cannot be reported: its files in {run.folder} are damaged or of another run ({reason}); "
+            f"{run} cannot be reported: its files in {run.place} are damaged or of another run ({reason}); "
             "delete them and run that experiment again"
         ) from error
     return Run(run.experiment, run.seed, row, metrics, record, history, timing, votes)
 
 
-def _read_csv(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8") as handle:
-            rows = list(csv.DictReader(handle))
-    except FileNotFoundError:
-        raise CoopNetError(f"{path} is missing") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CoopNetError(f"cannot read {path}: {error}") from error
-    if any(None in row or None in row.values() for row in rows):
-        raise CoopNetError(f"{path} is damaged (cut short)")
-    return rows
-
-
-def _check_identity(run: RunFolder, row: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+def _check_identity(run: RunResults, row: Mapping[str, Any], record: Mapping[str, Any]) -> None:
     """Compare a run's settings with its row. Its record names no experiment, because equal rows share a run."""
     for key in ("key", "data", "parameters", "device", "libraries", "code"):
         record[key]

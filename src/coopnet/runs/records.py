@@ -10,6 +10,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from coopnet import files
@@ -120,6 +121,20 @@ def check_step(workspace: Workspace, step: Step, digests: Digests) -> Problem | 
     return Problem("damaged", f"changed since {step.name} wrote it: {', '.join(damaged)}") if damaged else None
 
 
+def inputs_of(workspace: Workspace, step: Step) -> dict[str, Any]:
+    """The digests of the inputs from which a step's outputs were made, by path.
+
+    Raises:
+        CoopNetError: the outputs have no record, or were changed afterwards.
+    """
+    known = _read_step(step.record)
+    if known is None:
+        raise CoopNetError(f"{step.record} does not say what {step.name} was made from; restore it, e.g. from git")
+    if damaged := list(_changed(workspace, known["outputs"], Digests())):
+        raise CoopNetError(f"changed since {step.name} wrote it: {', '.join(damaged)}; restore it, e.g. from git")
+    return known["inputs"]
+
+
 def _read_step(path: Path) -> dict[str, Any] | None:
     """The record of a step; None if it is missing or damaged."""
     try:
@@ -136,12 +151,15 @@ def _changed(workspace: Workspace, listed: Mapping[str, Any], digests: Digests) 
 
 
 @contextlib.contextmanager
-def recording(workspace: Workspace, planned: Callable[[], Step]) -> Iterator[None]:
+def recording(
+    workspace: Workspace, planned: Callable[[], Step], elsewhere: Mapping[str, Any] = MappingProxyType({})
+) -> Iterator[None]:
     """Write the record of a step around its computation: inputs are checked before it, the record is written after it.
 
     Args:
         workspace: has the inputs and outputs.
         planned: returns the step as the current parameters define it.
+        elsewhere: digests of inputs that are not in the workspace, by path.
 
     Raises:
         CoopNetError: an input is damaged, or was changed during the computation, so that the outputs cannot be
@@ -161,7 +179,7 @@ def recording(workspace: Workspace, planned: Callable[[], Step]) -> Iterator[Non
     changed += ["params.yaml or the study"] if planned() != step else []
     if changed:
         raise CoopNetError(f"{changed[0]} was changed while {step.name} was made from it; run the same command again")
-    _write(workspace, step, before, Digests())
+    _write(workspace, step, {name: digest or elsewhere.get(name) for name, digest in before.items()}, Digests())
 
 
 def _refuse_damaged(workspace: Workspace, step: Step, digests: Digests) -> None:

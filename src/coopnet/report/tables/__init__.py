@@ -10,7 +10,7 @@ from pathlib import Path
 from coopnet import files
 from coopnet.files.errors import CoopNetError
 from coopnet.report.lineage import Lineage
-from coopnet.report.runs import Run, RunFolder, StudyInfo, read
+from coopnet.report.runs import Run, RunResults, StudyInfo, read
 from coopnet.report.tables import (
     accuracy,
     compute,
@@ -27,14 +27,14 @@ from coopnet.report.tables import (
     votes,
 )
 
-__all__ = ["RunFolder", "StudyInfo", "build"]
+__all__ = ["StudyInfo", "build"]
 
 
-def build(runs: Sequence[RunFolder], study: StudyInfo, out: Path) -> None:
+def build(runs: Sequence[RunResults], study: StudyInfo, out: Path) -> None:
     """Write `out/*.csv` and `out/study.json` from the files of finished runs.
 
     Args:
-        runs: one folder for every experiment and seed of the study, in any order.
+        runs: every experiment and seed of the study, in any order.
         study: the study without its results.
         out: the folder of the tables, `results/<study>/tables`.
 
@@ -50,8 +50,8 @@ def build(runs: Sequence[RunFolder], study: StudyInfo, out: Path) -> None:
     files.write_json(out / "study.json", overall.describe(study, finished))
 
 
-def _read_all(runs: Sequence[RunFolder], study: StudyInfo) -> list[Run]:
-    """All runs in the study's order; a planned run without a folder is an error, never a gap."""
+def _read_all(runs: Sequence[RunResults], study: StudyInfo) -> list[Run]:
+    """All runs in the study's order; a planned run that is not among them is an error, never a gap."""
     folders = {(run.experiment, run.seed): run for run in runs}
     rows = {row["name"]: row["row"] for row in study.experiments}
     planned = [(row["name"], seed) for row in study.experiments for seed in sorted(row["seeds"])]

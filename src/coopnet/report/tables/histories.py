@@ -2,14 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
+from coopnet.evaluation.gather import FACTOR, SCHEDULE, SPLITS
 from coopnet.report.lineage import Lineage
 from coopnet.report.runs import Run, StudyInfo, digits, mean
 from coopnet.report.tables.rows import Row, Tables
 
-SCHEDULE = ("epoch", "lr", "rampup", "prior_alpha")
-SPLITS = ("train", "validation", "test")
 LOSSES = ("loss", "cross_entropy", "kl")
-FACTOR = "factor_"
 
 
 def tables(runs: Sequence[Run], study: StudyInfo, lineage: Lineage) -> Tables:

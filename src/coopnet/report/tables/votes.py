@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from coopnet.files.errors import CoopNetError
 from coopnet.report.lineage import Lineage
 from coopnet.report.runs import Run, StudyInfo
 from coopnet.report.tables.rows import Row, Tables, difference, groups
@@ -15,7 +16,14 @@ def tables(runs: Sequence[Run], study: StudyInfo, lineage: Lineage) -> Tables:
     """Tables `votes` and `votes_best`, of the networks with most branches among those trained from random weights."""
     scratch = [run for run in runs if run.start == "random" and run.branches > 1]
     most = max((run.branches for run in scratch), default=0)
-    votes = [row for run in scratch if run.branches == most for row in _votes(run)]
+    voting = [run for run in scratch if run.branches == most]
+    for run in voting:
+        if not run.votes:
+            raise CoopNetError(
+                f"the gathered results have no votes of {run.experiment} seed {run.seed}, which this study needs; "
+                "train that run here"
+            )
+    votes = [row for run in voting for row in _votes(run)]
     return {"votes": (VOTES, votes), "votes_best": (BEST, list(_best(votes, most)))}
 
 
