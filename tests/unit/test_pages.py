@@ -186,6 +186,14 @@ def test_nothing_is_cut_off_at_the_edge_of_a_page(report: Path, tmp_path: Path) 
         assert max(float(right) for _, right in boxes) <= 595.3 - 45, name
 
 
+@tool("pdftotext")
+def test_the_paper_begins_with_its_title(report: Path) -> None:
+    """The first figure floats, and never above the title."""
+    command = ["pdftotext", "-layout", "-l", "1", report / "report.pdf", "-"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert text.split()[:2] == ["CoopNet", "·"]
+
+
 # In a browser --------------------------------------------------------------------------------------
 
 MEASURE = """
