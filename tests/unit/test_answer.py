@@ -333,3 +333,16 @@ def test_a_study_without_enough_seeds_is_short(study: Path, tmp_path: Path) -> N
     assert report.overview is None
     assert not {"claims", "cost", "published"} & {section.id for section in report.sections}
     assert failed.section(load(study)) is None
+
+
+@pytest.mark.parametrize(
+    ("survive", "named"), [((True, True), ["2"]), ((True, False), ["2 for top-1"]), ((None, True), ["2 for top-5"])]
+)
+def test_a_claim_that_survives_holm_is_named_once(survive: tuple[bool | None, ...], named: list[str]) -> None:
+    """It is named with a score only if the other score does not survive."""
+    claim = next(one for one in ledger.load(ROOT / "results/mini/claims.json", "mini") if one.number == "2")
+    decisions = [
+        one.model_copy(update={"survives_holm": survives})
+        for one, survives in zip(claim.decisions, survive, strict=True)
+    ]
+    assert answer._surviving(decisions) == named

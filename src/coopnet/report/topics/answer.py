@@ -275,8 +275,7 @@ def sure(tables: Tables) -> list[str]:
     tested = [one for one in decisions if one.survives_holm is not None]
     kept = sum(bool(one.survives_holm) for one in tested)
     shown = [one.survives_holm for one in differences(tables) if one.interval]
-    scores = {"top1": " for top-1", "top5": " for top-5", None: ""}
-    left = listing(f"{one.number}{scores[one.score]}" for one in tested if one.survives_holm)
+    left = listing(name for claim in tables.claims for name in _surviving(claim.decisions))
     figure = f" (claims {left}; {sum(shown) or 'none'} in the figure)" if shown and kept else ""
     few = sum(one.has_results and one.n < FEWEST for one in decisions)
     undecided = sum(one.has_results and not one.decided and one.n >= FEWEST for one in decisions)
@@ -303,6 +302,14 @@ def sure(tables: Tables) -> list[str]:
     if any(rest):
         sentences.append(f"Undecided: {listing(part for part in rest if part)}.")
     return sentences
+
+
+def _surviving(decisions: Sequence[Decision]) -> list[str]:
+    """A claim's number if all of its decisions survive Holm’s correction, otherwise with the scores that do."""
+    scores = {"top1": " for top-1", "top5": " for top-5", None: ""}
+    left = [one for one in decisions if one.survives_holm]
+    whole = len(left) == len(decisions)
+    return list(dict.fromkeys(one.number if whole else f"{one.number}{scores[one.score]}" for one in left))
 
 
 def limits(tables: Tables) -> list[str]:
