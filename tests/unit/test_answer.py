@@ -115,7 +115,7 @@ def test_no_finding_contradicts_the_ledger() -> None:
                 if found and found.interval and (part.kind, part.verdict) in agreeing:
                     assert found.finding in agreeing[part.kind, part.verdict], (decision.id, part.text)
                     compared += 1
-    assert compared >= 10
+    assert compared >= 8
 
 
 @pytest.mark.parametrize(
@@ -132,11 +132,21 @@ def test_the_sign_of_holm_belongs_to_the_finding(
     kind: str, verdict: str, low: float, survives: bool, estimate: float, shown: bool
 ) -> None:
     """A claim that survives the correction marks a finding only if its verdict says what the finding says."""
-    decision = SimpleNamespace(survives_holm=survives, verdict=verdict)
-    part = SimpleNamespace(kind=kind, verdict=verdict, region=(low, None))
+    part = SimpleNamespace(kind=kind, verdict=verdict, region=(low, None), p=0.001)
+    decision = SimpleNamespace(survives_holm=survives, verdict=verdict, parts=[part])
     after = differences._after_holm(cast(Any, decision), cast(Any, part))
     ends = (estimate - 0.1, estimate + 0.1)
     assert Difference("growth", "x", "x", "control", estimate, ends, 3, ["4"], after).survives_holm is shown
+
+
+def test_the_sign_of_holm_belongs_to_the_part_that_refutes_a_claim() -> None:
+    """The correction was made for the smallest p value of the parts. The p value of another part is larger."""
+    parts = [
+        SimpleNamespace(kind="better", verdict="contradicted", region=(0.0, None), p=p) for p in (0.0002, 0.004)
+    ] + [SimpleNamespace(kind="better", verdict="inconclusive", region=(0.0, None), p=0.07)]
+    decision = SimpleNamespace(survives_holm=True, verdict="contradicted", parts=parts)
+    shown = [bool(differences._after_holm(cast(Any, decision), cast(Any, part))) for part in parts]
+    assert shown == [True, False, False]
 
 
 def test_the_comparisons_are_counted() -> None:

@@ -198,6 +198,9 @@ def _after_holm(decision: Decision, part: Part) -> frozenset[Finding]:
     """The findings that a claim's verdict supports, if the verdict survives the correction."""
     if not decision.survives_holm or part.verdict != decision.verdict:
         return frozenset()
+    refuting = [one.p for one in decision.parts if one.verdict == "contradicted" and one.p is not None]
+    if refuting and part.p != min(refuting):
+        return frozenset()  # one part refutes the whole claim, and only the p value of that part was corrected
     if part.kind in ("not_worse", "nothing") and (part.region or (None,))[0] != -MARGIN:
         return frozenset()  # the claim has a different margin
     stands_for: dict[tuple[str, str], frozenset[Finding]] = {
