@@ -41,7 +41,8 @@ def tables(workspace: Workspace, name: str, *, keep: bool = False) -> None:
 
     kept = records.inputs_of(workspace, planned()) if keep else {}
     gathered = Gathered(workspace.results(name)) if keep else None
-    _sources(workspace, study.load(workspace.root, name), gathered)  # errors come before the earlier record is removed
+    published.read(workspace.published, study.rows(workspace.root))  # errors come before the earlier record is removed
+    _sources(workspace, study.load(workspace.root, name), gathered)
     with records.recording(workspace, planned, kept):
         _tables(workspace, study.load(workspace.root, name), gathered)
 
