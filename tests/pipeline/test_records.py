@@ -429,3 +429,14 @@ def test_kept_run_without_votes_is_refused_where_they_are_needed(home: Home) -> 
     forget(home, "one3/seed0")
     with pytest.raises(CoopNetError, match="no votes of one3 seed 0"):
         report.tables(home.workspace, "tiny", keep=True)
+
+
+def test_damaged_timings_of_a_kept_run_are_named(home: Home) -> None:
+    """No record has their digest. Nothing that was gathered is to be deleted."""
+    timing = home.workspace.tables("tiny") / "timing.csv"
+    timing.write_text(timing.read_text().splitlines()[0] + "\n")
+    forget(home, "one3/seed0")
+    with pytest.raises(
+        CoopNetError, match=r"one3 seed 0 cannot be reported: .*results/tiny are damaged.*train that run"
+    ):
+        report.tables(home.workspace, "tiny", keep=True)

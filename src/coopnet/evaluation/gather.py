@@ -153,7 +153,7 @@ class GatheredRun(RunResults):
         own = self._own(table)
         if table == "history":
             return self._history(own)
-        return _epochs(own[0]) if table == "timing" else own
+        return _epochs(*own) if table == "timing" else own
 
     def _history(self, lines: Rows) -> Rows:
         """Rows of `history.csv`, one per epoch, from those of the table, one per epoch and split."""

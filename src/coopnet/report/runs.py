@@ -162,9 +162,6 @@ def read(run: RunResults, row: Mapping[str, Any]) -> Run:
     try:
         metrics, record = run.metrics(), run.records()[run.name]
         history, timing, votes = (run.rows(table) for table in ("history", "timing", "votes"))
-    except CoopNetError as error:
-        raise CoopNetError(f"{run} cannot be reported: {error}; run that experiment first") from error
-    try:
         _check_identity(run, row, record)
         _check_metrics(metrics, record)
         _check_history(history, row["training"]["epochs"])
@@ -172,11 +169,14 @@ def read(run: RunResults, row: Mapping[str, Any]) -> Run:
         if isinstance(run, RunFolder):
             _check_votes(votes, len(metrics["final"]["test"]["branches"]))
             _check_digests(run.folder, record, metrics)
+    except CoopNetError as error:
+        raise CoopNetError(f"{run} cannot be reported: {error}; run that experiment first") from error
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        own = isinstance(run, RunFolder)  # gathered files are also those of other runs
+        remedy = "delete them and run that experiment again" if own else "restore them, or train that run here"
         raise CoopNetError(
-            f"{run} cannot be reported: its files in {run.place} are damaged or of another run ({reason}); "
-            "delete them and run that experiment again"
+            f"{run} cannot be reported: its files in {run.place} are damaged or of another run ({reason}); {remedy}"
         ) from error
     return Run(run.experiment, run.seed, row, metrics, record, history, timing, votes)
 
