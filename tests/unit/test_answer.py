@@ -41,17 +41,19 @@ def test_a_gain_is_said_with_number_and_interval() -> None:
 
 
 def test_no_gain_is_said_before_losses_and_what_is_undecided() -> None:
-    """The order is: a loss, a small one, no loss, what is undecided, and what has too few seeds."""
+    """The order is: losses from large to small, no loss, what is undecided, and what has too few seeds."""
     sentence = said(
         one("open", 0.1, reach=0.7),
         one("few", 9.0, n=1),
         one("equal", -0.02, reach=0.4),
         one("small", -0.3, reach=0.1),
-        one("loss", -2.0),
+        one("loss", -0.6),
+        one("large", -2.0),
     )
     assert sentence == (
         "No way to grow was shown to be more accurate than the control; "
-        f"loss ({MINUS}2.00\u00a0[{MINUS}2.50,\u00a0{MINUS}1.50]) is less accurate; "
+        f"large ({MINUS}2.00\u00a0[{MINUS}2.50,\u00a0{MINUS}1.50]) is less accurate, by more than 0.5 points; "
+        f"loss ({MINUS}0.60\u00a0[{MINUS}1.10,\u00a0{MINUS}0.10]) is less accurate, maybe by more than 0.5 points; "
         f"small ({MINUS}0.30\u00a0[{MINUS}0.40,\u00a0{MINUS}0.20]) is less accurate, by less than 0.5 points; "
         f"equal ({MINUS}0.02\u00a0[{MINUS}0.42,\u00a0+0.38]) is not worse by more than 0.5 points; "
         f"undecided is open (+0.10\u00a0[{MINUS}0.60,\u00a0+0.80]); "
@@ -81,7 +83,8 @@ def test_too_few_seeds_give_no_number() -> None:
         (-0.49, 0.0, "equal"),
         (-0.49, -0.01, "small"),
         (-0.5, -0.01, "loss"),
-        (-3.0, -2.0, "loss"),
+        (-3.0, -0.5, "loss"),
+        (-3.0, -0.51, "large"),
         (-0.5, 0.0, "open"),
         (-1.0, 1.0, "open"),
     ],
@@ -96,13 +99,13 @@ def test_no_finding_contradicts_the_ledger() -> None:
     """In every committed study, the finding of a comparison agrees with the verdict of each claim about it."""
     agreeing = {
         ("better", "supported"): {"gain"},
-        ("better", "contradicted"): {"small", "loss"},
+        ("better", "contradicted"): {"small", "loss", "large"},
         ("better", "inconclusive"): {"equal", "open"},
         ("not_worse", "inconclusive"): {"loss", "open"},
         ("not_worse", "supported"): {"gain", "equal", "small"},
-        ("not_worse", "contradicted"): {"loss"},
+        ("not_worse", "contradicted"): {"large"},
         ("nothing", "supported"): {"gain", "equal", "small"},
-        ("nothing", "contradicted"): {"gain", "loss"},
+        ("nothing", "contradicted"): {"gain", "large"},
         ("about", "supported"): {"gain"},
     }
     compared = 0
@@ -154,15 +157,38 @@ def test_the_sign_of_holm_belongs_to_the_part_that_refutes_a_claim() -> None:
 def test_the_comparisons_are_counted() -> None:
     """Each finding is counted once, and only what a claim supports after the correction is left after it."""
     kept = Difference("growth", "x", "x", "control", 2.0, (1.5, 2.5), 3, ["4"], frozenset({"gain"}))
-    assert answer.in_short([one("small", -0.3, reach=0.1), one("loss", -2.0), one("equal", 0.0, reach=0.4), kept]) == (
-        "Of 4 comparisons with a control, 1 shows a gain, 2 a loss (1 of them of less than 0.5 points) and 1 excludes "
-        "a loss of more than 0.5 points. The intervals are uncorrected: after Holm’s correction over the whole "
-        "ledger 1 of these is left."
+    lost = Difference(
+        "growth", "y", "y", "control", -2.0, (-2.5, -1.5), 3, ["5"], frozenset({"small", "loss", "large"})
+    )
+    assert answer.in_short([one("small", -0.3, reach=0.1), lost, one("equal", 0.0, reach=0.4), kept]) == (
+        "Of 4 comparisons with a control, 1 shows a gain, 2 a loss (1 by less than 0.5 points, 1 by more than 0.5 "
+        "points) and 1 excludes a loss of more than 0.5 points. The intervals are uncorrected. 2 of the findings "
+        "survive Holm’s correction over the whole ledger: x is more accurate and y is less accurate."
+    )
+    assert answer.in_short([kept]).endswith(
+        "1 of the findings survives Holm’s correction over the whole ledger: x is more accurate."
     )
     assert answer.in_short([one("open", 0.0, reach=0.7)]).startswith(
-        "Of 1 comparison with a control, none shows a gain and 1 is undecided."
+        "Of 1 comparison with a control, none shows a gain and 1 is undecided. The intervals are uncorrected. None of "
+        "the findings survives"
     )
     assert answer.in_short([]) == ""
+
+
+def test_how_sure_counts_the_ledger() -> None:
+    """Tested, counted and not run verdicts are counted apart, then those that the tests decide, then those left."""
+    loaded = load(ROOT / "results" / "mini" / "tables")
+    entries = files.read_json(ROOT / "results" / "mini" / "claims.json")
+    tested, counted = ([one for one in entries if one["basis"] == basis] for basis in ("tested", "counted"))
+    absent = [one for one in entries if one["verdict"] == "not run"]
+    assert len(entries) == len(tested) + len(counted) + len(absent)
+    decided = [one for one in tested if one["verdict"] != "inconclusive"]
+    left = [one for one in decided if one["p_holm"] <= 0.05]
+    words = (
+        f"The ledger has {len(entries)} verdicts: {len(tested)} tested, {len(counted)} counted and {len(absent)} not "
+        f"run. The tests decide {len(decided)}, and {len(left)} of these survive Holm’s correction"
+    )
+    assert words in " ".join(answer.sure(loaded))
 
 
 def test_predictions_are_counted() -> None:
@@ -264,7 +290,8 @@ def test_the_figure_names_its_finding(study: Path) -> None:
     picture, draw = answer.overview(load(study)) or pytest.fail("no figure")
     assert "more accurate: one3_to_5_masked +0.60 and one3_to_5_split +1.23" in picture.alt
     assert "Shown are the 4 of 9 experiments that have a control and 3 seeds or more" in picture.caption
-    assert "one3_to_5_zero_pad, one3_to_5_zero_output and one3_to_5_masked are in no claim" in picture.caption
+    unclaimed = "one3_to_5_zero_pad, one3_to_5_zero_output and one3_to_5_masked"
+    assert f"No claim of the ledger compares {unclaimed} with their control" in picture.caption
     assert "Names: one3_to_5…: one3 grown into 5 branches; one3: ONE with 3 branches." in picture.caption
     words = {text.get_text() for text in draw().findobj(lambda item: hasattr(item, "get_text"))}
     assert {"one3_to_5_split", differences.GROUPS["growth"], "seeds", "3"} <= words

@@ -13,10 +13,12 @@ import pytest
 import report_fixture as synthetic
 from conftest import ROOT
 from coopnet import files
+from coopnet.claims.decisions import Decision
 from coopnet.files.errors import CoopNetError
 from coopnet.report import content, ledger, pdf, report, tables
 from coopnet.report.document import Cell, Report, Section, Table
 from coopnet.report.frames import load
+from coopnet.report.topics import claims as topic
 from coopnet.report.topics.claims import by_question
 from coopnet.report.wording import MINUS
 
@@ -147,6 +149,18 @@ def test_claims_are_grouped_by_question(composed: Report) -> None:
     assert unknown.title == f"99. {synthetic.HOSTILE_CLAIM}"
 
 
+@pytest.mark.parametrize(("level", "words"), [(0.95, ""), (0.9875, "98.75 % interval, ")])
+def test_the_number_of_several_parts_says_whose_it_is(level: float, words: str) -> None:
+    """It is that of the weakest part, and an interval of another level than 95 % names it."""
+    (entry,) = [one for one in synthetic.claims() if one["claim"] == "one_over_baseline" and one["score"] == "top1"]
+    several = Decision.model_validate(entry | {"level": level, "parts": entry["parts"] * 4})
+    single = Decision.model_validate(entry)
+    *_, estimate = topic._outcome(several)
+    assert estimate.detail.replace(FIXED, " ").endswith(f"], {words}weakest of 4 parts, n = {several.n}")
+    *_, alone = topic._outcome(single)
+    assert alone.detail.replace(FIXED, " ").endswith(f"], n = {single.n}")
+
+
 def test_every_claim_has_one_line_in_the_file_s_order(page: Page) -> None:
     """Scores of a claim share its line."""
     numbers = list(dict.fromkeys(entry["number"] for entry in synthetic.claims()))
@@ -175,7 +189,8 @@ def test_estimates_stand_with_interval_unit_and_n(page: Page) -> None:
     lines = page.lines("claims-table")
     assert lines["1"][3] == "+1.23 | [+0.40, +2.10], n = 3"
     assert lines["1"][5] == "+0.52 | [+0.05, +0.90], n = 3"
-    assert lines["4a"][3] == f"{MINUS}2.25 | [{MINUS}3.75, {MINUS}0.75], n = 3"
+    both = "97.5 % interval, weakest of 2 parts, n = 3"
+    assert lines["4a"][3] == f"{MINUS}2.25 | [{MINUS}3.75, {MINUS}0.75], {both}"
     assert lines["4a"][5].endswith("n = 2")
     assert lines["3"][3] == "0 images | n = 3"
     assert lines["6"][3] == "+12 epochs | [+4, +20.5], n = 3"
@@ -257,7 +272,7 @@ def test_the_page_shows_every_part(page: Page) -> None:
     together, first, second = rows[2:5]
     verdict = "✗ contradicted | also after Holm"
     assert together[:4] == ["4a | top-1", "2 parts together", "every part holds", verdict]
-    assert together[4] == f"{MINUS}2.25 | [{MINUS}3.75, {MINUS}0.75], 97.50 % interval"
+    assert together[4] == f"{MINUS}2.25 | [{MINUS}3.75, {MINUS}0.75], 97.5 % interval"
     assert together[7:9] == ["0.020", "0.040"]
     assert first[1:6] == [
         *("masked − one3", f"not worse: above {MINUS}0.50", "✗ contradicted | tested"),

@@ -21,6 +21,8 @@ from coopnet.files.errors import CoopNetError
 from coopnet.networks.network import Architecture, build
 from coopnet.networks.planned import architecture_of
 from coopnet.networks.transfer import TrainedNetwork
+from coopnet.report.tables import origins
+from coopnet.report.topics import provenance as topic
 from coopnet.runs import checkpoint, job, provenance, setup
 from coopnet.runs.setup import load_splits, some_images
 from coopnet.study import Run
@@ -256,6 +258,19 @@ def produced(planned: Run, folder: Path, ancestors: Sequence[Any] = ()) -> tuple
         stop=never,
     )
     return made, files.read_sealed(made / "run.json")
+
+
+def test_a_cpu_is_described_with_what_limits_its_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables that are not set are not in the record; those that are set are in its table and in the report."""
+    for name in device.INSTRUCTION_LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    free = device.describe(CPU)
+    assert "limits" not in free
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert device.describe(CPU) == free | {"limits": ["ONEDNN_MAX_CPU_ISA=AVX2"]}
+    shown = origins._device(device.describe(CPU))
+    assert shown.endswith("; limits ONEDNN_MAX_CPU_ISA=AVX2")
+    assert topic._machine(shown) == f"cpu: {free['name']}, {free['capability']}"
 
 
 def test_files_of_a_run_are_those_of_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,9 +30,10 @@ GROUPS = {
 }
 """Groups of experiments by the kind of their control, in the order in which a report shows them."""
 
-Finding = Literal["gain", "equal", "small", "loss", "open", "few"]
+Finding = Literal["gain", "equal", "small", "loss", "large", "open", "few"]
 """Where the interval lies: `gain`, above 0; `equal`, around 0 and above −margin; `small`, between −margin and 0;
-`loss`, below 0 and not above −margin; `open`, around 0 and not above −margin. `few`: too few seeds for an interval."""
+`loss`, below 0 and around −margin; `large`, below −margin; `open`, around 0 and −margin. `few`: too few seeds for an
+interval."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Difference:
         interval: its 95 % interval; None for fewer than three seeds.
         n: number of seeds.
         claims: numbers of the claims that compare the two.
-        after_holm: findings that a claim supports even after Holm's correction over the whole ledger.
+        after_holm: findings whose direction a claim supports even after Holm's correction over the whole ledger. For
+            a loss that is the loss, and not its size.
     """
 
     group: str
@@ -76,6 +78,8 @@ class Difference:
         low, high = self.interval
         if low > 0:
             return "gain"
+        if high < -MARGIN:
+            return "large"
         if high < 0:
             return "small" if low > -MARGIN else "loss"
         return "equal" if low > -MARGIN else "open"
@@ -195,7 +199,7 @@ def _from_ledger(tables: Tables) -> list[Difference]:
 
 
 def _after_holm(decision: Decision, part: Part) -> frozenset[Finding]:
-    """The findings that a claim's verdict supports, if the verdict survives the correction."""
+    """The findings whose direction a claim's verdict supports, if the verdict survives the correction."""
     if not decision.survives_holm or part.verdict != decision.verdict:
         return frozenset()
     refuting = [one.p for one in decision.parts if one.verdict == "contradicted" and one.p is not None]
@@ -205,9 +209,9 @@ def _after_holm(decision: Decision, part: Part) -> frozenset[Finding]:
         return frozenset()  # the claim has a different margin
     stands_for: dict[tuple[str, str], frozenset[Finding]] = {
         ("better", "supported"): frozenset({"gain"}),
-        ("better", "contradicted"): frozenset({"small", "loss"}),
+        ("better", "contradicted"): frozenset({"small", "loss", "large"}),
         ("not_worse", "supported"): frozenset({"equal"}),
-        ("not_worse", "contradicted"): frozenset({"loss"}),
+        ("not_worse", "contradicted"): frozenset({"large"}),
         ("nothing", "supported"): frozenset({"equal"}),
     }
     return stands_for.get((part.kind, part.verdict), frozenset())

@@ -48,8 +48,8 @@ def report(report: Report) -> str:
         )
     sections = "".join(f"- {escaped(section.title)}\n" for section in report.sections)
     parts.append(
-        "## The whole report\n\nThe page `index.html`, the paper `report.pdf` and its tables in `appendix.pdf` have "
-        f"these sections:\n\n{sections}"
+        "## The whole report\n\nEvery claim with its verdict is in [claims.md](claims.md). The page `index.html`, the "
+        f"paper `report.pdf` and its tables in `appendix.pdf` have these sections:\n\n{sections}"
     )
     return "\n".join(parts)
 

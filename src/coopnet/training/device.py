@@ -1,6 +1,7 @@
 """The device of a run: choice, description and free memory."""
 
 import logging
+import os
 import platform
 import resource
 from pathlib import Path
@@ -14,6 +15,9 @@ from coopnet.files.errors import out_of_memory as out_of_memory
 from coopnet.networks import kernels
 
 log = logging.getLogger(__name__)
+
+INSTRUCTION_LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+"""Environment variables that keep PyTorch, oneDNN and MKL from instructions that the CPU has. They change the bits."""
 
 
 def choose(kind: str) -> torch.device:
@@ -69,11 +73,13 @@ def describe(device: torch.device) -> dict[str, Any]:
         }
     flags = _cpu_flags()
     shown = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    limits = [f"{name}={os.environ[name]}" for name in INSTRUCTION_LIMITS if os.environ.get(name)]
     return {
         "type": "cpu",
         "name": _cpu_name(),
         "instructions": shown,
         "capability": torch.backends.cpu.get_cpu_capability(),
+        **({"limits": limits} if limits else {}),
     }
 
 

@@ -7,6 +7,7 @@ Sentences and figure say the same of every difference: its finding, which its in
 import itertools
 import math
 import re
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -105,25 +106,41 @@ def answers(tables: Tables) -> list[Answer]:
 
 
 def in_short(found: Sequence[Difference]) -> str:
-    """The number of comparisons with each finding, and how many findings survive Holm's correction."""
+    """The number of comparisons with each finding, and which findings survive Holm's correction."""
     if not found:
         return ""
     times = Counter(one.finding for one in found)
-    losses = times["small"] + times["loss"]
+    losses = times["small"] + times["loss"] + times["large"]
+    sizes = ", ".join(
+        f"{times[finding]} by {words} than {MARGIN:g} points"
+        for finding, words in (("small", "less"), ("large", "more"))
+        if times[finding]
+    )
     parts = [
         f"{times['gain'] or 'none'} {'show' if times['gain'] > 1 else 'shows'} a gain",
-        f"{losses} a loss" + (f" ({times['small']} of them of less than {MARGIN:g} points)" if times["small"] else ""),
+        f"{losses} a loss" + (f" ({sizes})" if sizes else ""),
         f"{times['equal']} exclude{'s' * (times['equal'] == 1)} a loss of more than {MARGIN:g} points",
         f"{times['open']} {'is' if times['open'] == 1 else 'are'} undecided",
     ]
     wanted = [True, losses, times["equal"], times["open"]]
-    kept = sum(one.survives_holm for one in found)
     return (
         f"Of {count(len(found), 'comparison')} with a control, "
         f"{listing(part for part, there in zip(parts, wanted, strict=True) if there)}. The intervals are "
-        f"uncorrected: after Holm’s correction over the whole ledger {kept or 'none'} of these "
-        f"{'is' if kept < 2 else 'are'} left."
+        f"uncorrected. {_left([one for one in found if one.survives_holm])}"
     )
+
+
+def _left(found: Sequence[Difference]) -> str:
+    """The findings that survive Holm's correction. Of a loss that is the loss, and not its size."""
+    kinds = (
+        (("gain",), "more accurate"),
+        (("small", "loss", "large"), "less accurate"),
+        (("equal",), f"not worse by more than {MARGIN:g} points"),
+    )
+    named = {words: [one.name for one in found if one.finding in findings] for findings, words in kinds}
+    left = listing(f"{listing(names)} {'is' if len(names) == 1 else 'are'} {w}" for w, names in named.items() if names)
+    kept = f"{len(found) or 'None'} of the findings {'survives' if len(found) < 2 else 'survive'}"
+    return f"{kept} Holm’s correction over the whole ledger{left and f': {left}'}."
 
 
 def at_transfer(tables: Tables) -> str:
@@ -206,10 +223,9 @@ def against_control(found: Sequence[Difference], what: str, control: str) -> str
         clauses.append(f"{listed('gain')} {are('gain')} more accurate than {control}")
     else:
         clauses.append(f"No {what} was shown to be more accurate than {control}")
-    if "loss" in by_finding:
-        clauses.append(f"{listed('loss')} {are('loss')} less accurate")
-    if "small" in by_finding:
-        clauses.append(f"{listed('small')} {are('small')} less accurate, by less than {MARGIN:g} points")
+    for finding, size in (("large", "by more"), ("loss", "maybe by more"), ("small", "by less")):
+        if finding in by_finding:
+            clauses.append(f"{listed(finding)} {are(finding)} less accurate, {size} than {MARGIN:g} points")
     if "equal" in by_finding:
         clauses.append(f"{listed('equal')} {are('equal')} not worse by more than {MARGIN:g} points")
     if "open" in by_finding:
@@ -272,8 +288,9 @@ def sure(tables: Tables) -> list[str]:
     decisions = [one for claim in tables.claims for one in claim.decisions]
     if not decides(tables):
         return []
-    tested = [one for one in decisions if one.survives_holm is not None]
-    kept = sum(bool(one.survives_holm) for one in tested)
+    kinds = Counter[str](one.basis or one.verdict for one in decisions)
+    decided = [one for one in decisions if one.survives_holm is not None]
+    kept = sum(bool(one.survives_holm) for one in decided)
     shown = [one.survives_holm for one in differences(tables) if one.interval]
     left = listing(name for claim in tables.claims for name in _surviving(claim.decisions))
     figure = f" (claims {left}; {sum(shown) or 'none'} in the figure)" if shown and kept else ""
@@ -288,14 +305,14 @@ def sure(tables: Tables) -> list[str]:
             "The continued-training control is the parent, trained for as long as its child and without the transfer. "
             "Its own gain is not a gain by growing or merging."
         )
-    if tested:
+    if decided:
+        names = {"too few seeds": "on too few seeds"}
+        order = ("tested", "counted", "too few seeds", "not decided", "not run")
+        tally = listing(f"{kinds[kind]} {names.get(kind, kind)}" for kind in order if kinds[kind])
         sentences.append(
-            f"Of the ledger’s {count(len(decisions), 'verdict')}, {len(tested)} {'is' if len(tested) == 1 else 'are'} "
-            "decided by a test; "
-            f"{kept or 'none'} of them {'survives' if kept == 1 else 'survive'} Holm’s correction over the whole "
-            f"ledger{figure}, so single verdicts are indications unless the ledger says otherwise."
-            if kept < len(tested)
-            else f"All {len(tested)} verdicts that a test decided survive Holm’s correction over the whole ledger."
+            f"The ledger has {count(len(decisions), 'verdict')}: {tally}. The tests decide {len(decided)}, and "
+            f"{kept or 'none'} of these {'survives' if kept == 1 else 'survive'} Holm’s correction over the whole "
+            f"ledger{figure}{': rely on these, and take the others as indications' if 0 < kept < len(decided) else ''}."
         )
     rest = [f"{undecided} by intervals that are too wide" if undecided else ""]
     rest += [f"{few} for want of seeds (fewer than {FEWEST})" if few else ""]
@@ -316,11 +333,12 @@ def limits(tables: Tables) -> list[str]:
     """The limits of a study of this scale, and the precision that its test images allow."""
     rows = tables.experiments
     sentences = [f"{failed.summary(tables)} Why, and what is missing, stands below."] if tables.missing_runs else []
-    longest = max(row["epochs"] for row in rows)
-    if longest < PUBLISHED_EPOCHS:
+    scratch = [row["epochs"] for row in rows if row["start"] == "random"]
+    if scratch and max(scratch) < PUBLISHED_EPOCHS:
         sentences.append(
-            f"Networks were trained for at most {count(longest, 'epoch')}, against {PUBLISHED_EPOCHS} in the published "
-            "study: nothing here says how accurate fully trained networks would be."
+            f"From scratch, networks were trained for at most {count(max(scratch), 'epoch')}, against "
+            f"{PUBLISHED_EPOCHS} in the published study: nothing here says how accurate fully trained networks would "
+            "be."
         )
     sentences.append(_sampling_error(tables))
     single = [row["name"] for row in rows if len(row["seeds"]) == 1]
@@ -339,8 +357,7 @@ def limits(tables: Tables) -> list[str]:
 
 def _sampling_error(tables: Tables) -> str:
     """The spread of an accuracy over other test images: the binomial standard error at the median accuracy."""
-    accuracies = sorted(tables.final("ensemble").values())
-    share = accuracies[len(accuracies) // 2] / 100
+    share = statistics.median(tables.final("ensemble").values()) / 100
     images = min(row["images"]["test"] for row in tables.experiments)
     error = 100 * math.sqrt(share * (1 - share) / images)
     return (
@@ -357,6 +374,7 @@ FINDINGS: Mapping[str, tuple[str, str, bool, str]] = {
     "equal": (BLUE, "o", True, f"not worse by more than {MARGIN:g}"),
     "small": (ORANGE, "v", False, f"less accurate, by less than {MARGIN:g}"),
     "loss": (ORANGE, "v", True, "less accurate, maybe by more"),
+    "large": (ORANGE, "s", True, "less accurate, by more"),
     "open": (GREY, "o", False, "undecided"),
 }
 """Colour, shape, fill and words of each finding."""
@@ -397,8 +415,8 @@ def _unclaimed(found: Sequence[Difference]) -> str:
         return ""
     intervals = "its interval covers" if len(own) == 1 else "their intervals cover"
     return (
-        f"{listing(own)} {'is' if len(own) == 1 else 'are'} in no claim of the ledger: {intervals} the spread over "
-        "seeds, and not the choice of test images. "
+        f"No claim of the ledger compares {listing(own)} with {'its' if len(own) == 1 else 'their'} control: "
+        f"{intervals} the spread over seeds, and not the choice of test images. "
     )
 
 

@@ -239,10 +239,14 @@ def _outcome(decision: Decision | None) -> list[Cell]:
     """Verdict and estimate."""
     if decision is None:
         return [Cell(""), Cell("")]
-    return [
-        _verdict(decision, decision.qualifier),
-        _estimate(decision, f"n{FIXED}={FIXED}{decision.n}"),
-    ]
+    parts = f"weakest of {len(decision.parts)}{FIXED}parts" if len(decision.parts) > 1 and decision.interval else ""
+    details = [_level(decision), parts, f"n{FIXED}={FIXED}{decision.n}"]
+    return [_verdict(decision, decision.qualifier), _estimate(decision, ", ".join(filter(None, details)))]
+
+
+def _level(decision: Decision) -> str:
+    """The level of an interval that allows for several parts; nothing for the usual one."""
+    return "" if decision.level == LEVEL else f"{round(100 * decision.level, 2):g}{FIXED}% interval"
 
 
 def _verdict(statement: Outcome, detail: str = "") -> Cell:
@@ -316,12 +320,11 @@ def _parts(decisions: Sequence[Decision]) -> Table:
 
 def _together(decision: Decision) -> list[Cell]:
     """The line of all parts together."""
-    level = "" if decision.level == LEVEL else f"{number(100 * decision.level)} % interval"
     return [
         Cell(f"{len(decision.parts)} parts together", _remark(decision)),
         Cell("every part holds"),
         _verdict(decision, decision.qualifier),
-        _estimate(decision, level),
+        _estimate(decision, _level(decision)),
         Cell(str(decision.n) if decision.n else "–"),
         Cell(_freedom(decision)),
         Cell(_probability(decision.p)),

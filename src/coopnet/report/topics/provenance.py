@@ -74,8 +74,9 @@ def _each(values: Any) -> str:
 
 
 def _machine(device: str) -> str:
-    """Kind and name, without the list of instructions."""
-    return device.split("; ")[0]
+    """Kind and name, with the instructions that PyTorch used or the GPU's capability: `cpu: AMD EPYC, AVX2`."""
+    name, *more = device.split("; ")
+    return ", ".join([name, *(part.removeprefix("capability ") for part in more if part.startswith("capability "))])
 
 
 def _libraries(text: str) -> str:
