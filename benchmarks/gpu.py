@@ -327,28 +327,17 @@ def done(plan: "Study", run: "Run") -> bool:
     )
 
 
-def epochs_done(place: Path, key: str) -> int:
-    """Finished epochs of a run with saved state in a store; with states of several machines the highest number."""
-    found = [0]
-    for path in (place / "unfinished" / key).glob("*/state.json"):
-        try:
-            found.append(int(json.loads(path.read_text())["facts"]["epoch"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return max(found)
-
-
 def jobs_of(plan: "Study", pace: Pace, place: Path) -> tuple[list[Job], set[str]]:
     """The runs of a study that are due, and the keys of finished ones."""
-    from coopnet.data.datasets import DATASETS
+    from coopnet.runs.store import Store
+    from coopnet.study import costs
 
     runs, jobs = in_order_of_worth(plan), []
     finished = {run.key for run in runs if done(plan, run)}
     for run in runs:
         if run.key not in finished:
-            data = run.row.data
-            images = data.training_subset or DATASETS[data.dataset].counts["train"] - data.validation
-            epochs = max(run.row.training.epochs - epochs_done(place, run.key), 0)
+            images = costs.training_images(run.row, run.dataset)
+            epochs = max(run.row.training.epochs - (Store(place).epochs_done(run.key) or 0), 0)
             seconds = START + epochs * pace.epoch(run.row.model.branches, images)
             jobs.append(Job(run.key, frozenset(source.key for source in run.sources), seconds))
     return jobs, finished

@@ -21,10 +21,10 @@ rule tables:
     message:
         "{rule}: study {params.study}"
     shell:
-        "coopnet tables {params.study} > {log} 2>&1"
+        "coopnet {rule} {params.study} > {log} 2>&1"
 
 
-rule claims:
+use rule tables as claims with:
     input:
         stamps.step_stamp(WORKSPACE, CLAIMS.name),
         CLAIMS.inputs,
@@ -32,18 +32,9 @@ rule claims:
         [update(path) for path in CLAIMS.outputs],
     log:
         f"{LOGS}/claims.log",
-    conda:
-        "../envs/coopnet.yaml"
-    threads: 1
-    params:
-        study=STUDY.name,
-    message:
-        "{rule}: study {params.study}"
-    shell:
-        "coopnet claims {params.study} > {log} 2>&1"
 
 
-rule report:
+use rule tables as report with:
     input:
         stamps.step_stamp(WORKSPACE, REPORT.name),
         REPORT.inputs,
@@ -51,18 +42,9 @@ rule report:
         [update(path) for path in REPORT.outputs],
     log:
         f"{LOGS}/report.log",
-    conda:
-        "../envs/coopnet.yaml"
-    threads: 1
-    params:
-        study=STUDY.name,
-    message:
-        "{rule}: study {params.study}"
-    shell:
-        "coopnet report {params.study} > {log} 2>&1"
 
 
-rule timing:
+use rule tables as timing with:
     input:
         stamps.step_stamp(WORKSPACE, TIMING.name),
         TIMING.inputs,
@@ -70,12 +52,3 @@ rule timing:
         [update(path) for path in TIMING.outputs],
     log:
         f"{LOGS}/timing.log",
-    conda:
-        "../envs/coopnet.yaml"
-    threads: 1
-    params:
-        study=STUDY.name,
-    message:
-        "{rule}: study {params.study}"
-    shell:
-        "coopnet timing {params.study} > {log} 2>&1"

@@ -149,7 +149,6 @@ def write(
         raise CoopNetError("safetensors has no graph that could include preprocessing; leave out --with-preprocessing")
     known = preprocessing.of_record(source.network, source.record)
     module = parts.plain(source.network, branches)
-    reference = models.of_network(source, branches, name)
     with whole_folder(out) as folder:
         if form == "safetensors":
             _write_network(source, branches, folder, known, name)
@@ -157,13 +156,11 @@ def write(
         else:
             known = Preprocessing(known.size, known.mean, known.std, known.class_names, with_preprocessing)
             graph = Whole(known, module).eval() if with_preprocessing else module
-            write, opened = (
-                (_write_onnx, models.onnx_session) if form == "onnx" else (_write_pt2, models.exported_program)
-            )
-            path = folder / (models.ONNX if form == "onnx" else models.PT2)
-            write(graph, known, path)
-            runtime = "ONNX Runtime" if form == "onnx" else "torch.export"
-            made = Model(str(out), runtime, known, opened(path), source.record)
+            if form == "onnx":
+                _write_onnx(graph, known, folder / models.ONNX)
+            else:
+                _write_pt2(graph, known, folder / models.PT2)
+            made = models.of_export(folder, known, str(out))
         files.write_json(folder / preprocessing.NAME, known.to_dict())
         largest, logits = _compared(source, branches, made, test, advance)
         files.write_text(
@@ -181,7 +178,7 @@ def write(
                     compared=RANDOM_IMAGES + (0 if test is None else len(test.images)),
                 ),
                 made,
-                reference.record,
+                source.record,
                 None if test is None or logits is None else (test.dataset, logits, test.labels),
             ),
         )

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,14 +33,12 @@ class Model:
         form: `ONNX Runtime`, `torch.export` or `PyTorch`.
         preprocessing: format of its input, and names of its classes.
         run: the model itself: its input as a NumPy array → logits [n, C].
-        record: the record of the network; empty if there is none.
     """
 
     name: str
     form: str
     preprocessing: Preprocessing
     run: Callable[[np.ndarray], np.ndarray]
-    record: dict[str, Any]
 
     def logits(self, images: np.ndarray, advance: Callable[[int], None] = lambda done: None) -> np.ndarray:
         """Images uint8 [N, H, W, 3] → logits [N, C], in batches; `advance` is called with the size of each.
@@ -114,8 +111,8 @@ def open_model(where: str | os.PathLike[str], branches: Sequence[int] | None = N
 def of_export(folder: Path, known: Preprocessing, name: str) -> Model:
     """The model of an export."""
     if (folder / ONNX).is_file():
-        return Model(name, "ONNX Runtime", known, onnx_session(folder / ONNX), {})
-    return Model(name, "torch.export", known, exported_program(folder / PT2), {})
+        return Model(name, "ONNX Runtime", known, onnx_session(folder / ONNX))
+    return Model(name, "torch.export", known, exported_program(folder / PT2))
 
 
 def of_network(one: saved.Saved, branches: Sequence[int] | None, name: str) -> Model:
@@ -126,7 +123,7 @@ def of_network(one: saved.Saved, branches: Sequence[int] | None, name: str) -> M
         with torch.inference_mode():
             return np.asarray(module(torch.from_numpy(images)).numpy())
 
-    return Model(name, "PyTorch", preprocessing.of_record(one.network, one.record), run, one.record)
+    return Model(name, "PyTorch", preprocessing.of_record(one.network, one.record), run)
 
 
 def onnx_session(path: Path) -> Callable[[np.ndarray], np.ndarray]:

@@ -14,7 +14,6 @@ from coopnet.networks.backbone import Backbone
 from coopnet.networks.network import CooperativeNetwork
 
 NAME = "preprocessing.json"
-USUAL_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,8 @@ def of_record(network: CooperativeNetwork, record: Mapping[str, Any]) -> Preproc
         CoopNetError: it does not say how images were normalised, or images are not square with three channels.
     """
     architecture, data = network.architecture, record.get("data") or {}
-    shape = architecture.input if isinstance(architecture, Backbone) else (3, *[int(data.get("size", USUAL_SIZE))] * 2)
+    side = int(data.get("size", datasets.USUAL_SIZE))
+    shape = architecture.input if isinstance(architecture, Backbone) else (3, side, side)
     if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
         raise CoopNetError(f"the network takes images of shape {list(shape)}, not square ones with three channels")
     constants = record.get("preprocessing")

@@ -148,29 +148,25 @@ def listed(numbers: Sequence[int]) -> str:
     return ", ".join(str(number + 1) for number in numbers)
 
 
-def tensor_origins(
-    network: nn.Module, plan: Mapping[str, Origin], whose: str = "", fresh: str = "fresh"
-) -> dict[str, str]:
+def tensor_origins(network: nn.Module, plan: Mapping[str, Origin]) -> dict[str, str]:
     """The origin of each tensor of a network, in words.
 
     Args:
         network: the new network.
         plan: the origin of each inherited tensor.
-        whose: the donor, e.g. `parent 2: `.
-        fresh: the description of all other tensors.
     """
     described = {}
     for name in network.state_dict():
         origin = plan.get(name)
         if origin is None:
-            described[name] = fresh
+            described[name] = "fresh"
         elif origin.rows is None:
-            described[name] = f"copied from {whose}{origin.name}"
+            described[name] = f"copied from {origin.name}"
         else:
             kept = [(row, source) for row, source in enumerate(origin.rows) if source is not None]
             new = [row for row, source in enumerate(origin.rows) if source is None]
             rows, sources = listed([row for row, _ in kept]), listed([source for _, source in kept])
-            described[name] = f"rows {rows} copied from rows {sources} of {whose}{origin.name}"
+            described[name] = f"rows {rows} copied from rows {sources} of {origin.name}"
             if new:
-                described[name] += f"; rows {listed(new)} {fresh}"
+                described[name] += f"; rows {listed(new)} fresh"
     return described

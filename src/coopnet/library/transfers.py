@@ -90,7 +90,8 @@ def grown(
         The new network and state, the origins of its tensors, and the receipt.
     """
     network = parent.network
-    _refuse_own_trunks(network, "grow")
+    if network.trunk is None:
+        raise CoopNetError("cannot grow a combined network, whose branches have their own trunks")
     before = network.architecture.branches
     options = {"donors": donors, "noise": noise} if how == "split" else {}
     if how != "split" and (donors is not None or noise):
@@ -315,11 +316,6 @@ def _refuse_strangers(parents: Sequence[TrainedNetwork]) -> None:
     devices = {next(parent.network.parameters()).device for parent in parents}
     if len(devices) > 1:
         raise CoopNetError(f"the networks are on {', '.join(sorted(map(str, devices)))}; move them to one device")
-
-
-def _refuse_own_trunks(network: CooperativeNetwork, what: str) -> None:
-    if network.trunk is None:
-        raise CoopNetError(f"cannot {what} a combined network, whose branches have their own trunks")
 
 
 def _like(parent: CooperativeNetwork, network: CooperativeNetwork) -> None:

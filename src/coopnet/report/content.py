@@ -35,8 +35,8 @@ TOPICS = (
 SHORT = (failed, method, lineage, transfer, results)
 """The sections of a study that decides nothing."""
 
-DRAWN = (method, transfer, merging, one, cost, calibration, curves)
-"""Topics with figures."""
+DRAWN = (transfer, merging, one, cost, calibration, curves)
+"""Topics with figures, besides the method's, which are drawn otherwise."""
 
 
 def compose(tables: Tables) -> Report:
@@ -62,7 +62,7 @@ def compose(tables: Tables) -> Report:
 def drawings(tables: Tables, report: Report) -> dict[str, Draw]:
     """Each figure of a report by name, not yet drawn."""
     known: dict[str, Draw] = {name: draw for name, (_, draw) in method.figures(tables).items()}
-    for topic in DRAWN[1:]:
+    for topic in DRAWN:
         known |= topic.figures(tables)
     if (overview := answer.overview(tables)) is not None:
         known["overview"] = overview[1]

@@ -8,7 +8,7 @@ margin of claims. So a finding never contradicts the verdict of a claim.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from scipy.special import stdtrit
@@ -116,17 +116,7 @@ def of_ensembles(tables: Tables) -> dict[str, Difference]:
 def _joined(first: Difference, second: Difference) -> Difference:
     """Two entries of one comparison as one: the numbers of the ledger, and the claims of both."""
     own = second if second.interval or not first.interval else first
-    return Difference(
-        first.group,
-        first.experiment,
-        first.label,
-        first.control,
-        own.estimate,
-        own.interval,
-        own.n,
-        [*first.claims, *second.claims],
-        first.after_holm | second.after_holm,
-    )
+    return replace(own, claims=[*first.claims, *second.claims], after_holm=first.after_holm | second.after_holm)
 
 
 def _from_tables(tables: Tables) -> list[Difference]:

@@ -1,7 +1,7 @@
 """A study's tables, read back from the files that `tables.build` wrote."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -60,7 +60,6 @@ class Tables:
     votes_best: pd.DataFrame
     distillation: pd.DataFrame
     published: pd.DataFrame
-    factors: pd.DataFrame
     history: pd.DataFrame
     provenance: pd.DataFrame
     compute: pd.DataFrame
@@ -100,19 +99,16 @@ class Tables:
 
     def by_dataset(self, names: Iterable[str]) -> dict[str, list[str]]:
         """Experiments by the data they are tested on."""
-        return self._grouped(names, dataset)
+        rows = {row["name"]: row for row in self.experiments}
+        groups: dict[str, list[str]] = {}
+        for name in names:
+            groups.setdefault(dataset(rows[name]), []).append(name)
+        return groups
 
     def data(self, row: Mapping[str, Any]) -> str:
         """The data of an experiment, with its number of training images if that differs within the study."""
         sizes = {other["images"]["train"] for other in self.experiments if dataset(other) == dataset(row)}
         return dataset(row) if len(sizes) == 1 else f"{dataset(row)}, {row['images']['train']:,} training images"
-
-    def _grouped(self, names: Iterable[str], kind: Callable[[Mapping[str, Any]], str]) -> dict[str, list[str]]:
-        rows = {row["name"]: row for row in self.experiments}
-        groups: dict[str, list[str]] = {}
-        for name in names:
-            groups.setdefault(kind(rows[name]), []).append(name)
-        return groups
 
     def final(self, model: str) -> dict[str, float]:
         """Mean test top-1 (%) of `model` by experiment."""
@@ -154,11 +150,6 @@ def dataset(row: Mapping[str, Any]) -> str:
     return DATASETS.get(name, name)
 
 
-def source(name: str) -> str:
-    """The file of a table."""
-    return f"{name}.csv"
-
-
 def load(folder: Path) -> Tables:
     """Read the tables of a study, and the ledger beside their folder.
 
@@ -170,7 +161,7 @@ def load(folder: Path) -> Tables:
     names = [name for name in Tables.__dataclass_fields__ if name not in ("study", "claims")]
     study = files.read_json(folder / "study.json")
     claims = ledger.load(folder.parent / "claims.json", study["name"])
-    return Tables(study, claims, **{name: read_table(folder / source(name)) for name in names})
+    return Tables(study, claims, **{name: read_table(folder / f"{name}.csv") for name in names})
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -1,7 +1,6 @@
 """Numbers and lists as text."""
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 MINUS, TIMES, DOT = "\u2212", "\u00d7", " \u00b7 "
@@ -43,12 +42,6 @@ def listing(words: Iterable[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def repeated(words: Iterable[str]) -> str:
-    """`a ×3, b`: each word once, with the number of its repetitions."""
-    times = Counter(words)
-    return ", ".join(word if n == 1 else f"{word} {TIMES}{n}" for word, n in times.items())
-
-
 def span(values: Iterable[int]) -> str:
     """`20`, or `20 to 160` if the values differ."""
     values = sorted(set(values))
@@ -66,10 +59,9 @@ def between(values: Sequence[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def interval(low: float | None, high: float | None, places: int = 2, *, sign: bool = True) -> str:
-    """`[−0.17, +0.13]`; an end that is None is infinite."""
-    lower = f"{MINUS}∞" if low is None else number(low, places, sign=sign)
-    return f"[{lower},\u00a0{'∞' if high is None else number(high, places, sign=sign)}]"
+def interval(low: float, high: float) -> str:
+    """`[−0.17, +0.13]`."""
+    return f"[{number(low, sign=True)},\u00a0{number(high, sign=True)}]"
 
 
 def flops(value: float) -> str:

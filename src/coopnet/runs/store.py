@@ -79,8 +79,8 @@ class Store:
 
     def finished(self, key: str) -> bool:
         """Whether that run is finished: its record is readable and all files that it lists exist."""
-        listed = files.read_field(self._run(key) / RECORD, "files")
-        return isinstance(listed, dict) and all((self._run(key) / name).is_file() for name in listed)
+        listed = files.read_field(self.folder(key) / RECORD, "files")
+        return isinstance(listed, dict) and all((self.folder(key) / name).is_file() for name in listed)
 
     def unfinished(self, key: str) -> Path:
         """The folder for the state of that unfinished run."""
@@ -100,7 +100,7 @@ class Store:
 
     def add(self, key: str, folder: Path) -> None:
         """Move a finished run into the store in one step; `folder` must be on the store's file system."""
-        target = self._run(key)
+        target = self.folder(key)
         if target.exists():  # the existing entry was unusable, otherwise the run would not have been made again
             self._set_aside(key)
         with _writing(self.place):
@@ -117,7 +117,7 @@ class Store:
         Returns:
             Whether that succeeded. A damaged entry is set aside, so that the run is made again.
         """
-        folder = self._run(key)
+        folder = self.folder(key)
         if not folder.exists():
             return False
         unreadable = [path for path in map(folder.joinpath, targets) if path.exists() and not os.access(path, os.R_OK)]
@@ -188,22 +188,19 @@ class Store:
 
     def folder(self, key: str) -> Path:
         """The folder of a finished run."""
-        return self._run(key)
+        return self.place / "runs" / key
 
     def folders(self) -> list[tuple[str, Path]]:
         """The kind and path of each run's folder, sorted by key; a kind is `finished`, `unfinished` or `damaged`."""
         kinds = {"finished": "runs", "unfinished": "unfinished", "damaged": "damaged"}
         return [(kind, path) for kind, name in kinds.items() for path in sorted((self.place / name).glob("[!.]*"))]
 
-    def _run(self, key: str) -> Path:
-        return self.place / "runs" / key
-
     def _set_aside(self, key: str) -> None:
         aside = self.place / "damaged" / key
         with _writing(self.place):
             shutil.rmtree(aside, ignore_errors=True)
             aside.parent.mkdir(parents=True, exist_ok=True)
-            self._run(key).rename(aside)
+            self.folder(key).rename(aside)
 
 
 @contextlib.contextmanager

@@ -109,7 +109,7 @@ def in_short(found: Sequence[Difference]) -> str:
     """The number of comparisons with each finding, and which findings survive Holm's correction."""
     if not found:
         return ""
-    times = Counter(one.finding for one in found)
+    times = Counter[str](one.finding for one in found)
     losses = times["small"] + times["loss"] + times["large"]
     sizes = ", ".join(
         f"{times[finding]} by {words} than {MARGIN:g} points"

@@ -20,9 +20,7 @@ LARGE = 100
 """Degrees of freedom from which on their decimals say nothing."""
 TONES = {"supported": "yes", "contradicted": "no"}
 
-SECTIONS = {
-    **{"accuracy": "one", "voting": "one", "curves": "one", "compute": "cost"},
-}
+SECTIONS = {"accuracy": "one", "voting": "one", "curves": "one", "compute": "cost"}
 """The report's section for each that `claims.yaml` names, where it has another name."""
 
 QUESTIONS = {

@@ -91,7 +91,7 @@ def table(tables: Tables, rows: list[dict[str, Any]], name: str, title: str) -> 
         f"{title} Final test accuracy (%) of each child, and how far it is above (+) or below (−) parent and control, "
         "in points: mean ± standard deviation of the paired differences."
     )
-    return Table(name, caption.replace("(−)", "(\u2212)"), columns, lines, "growth.csv")
+    return Table(name, caption, columns, lines, "growth.csv")
 
 
 def _difference(line: Mapping[str, Any], versus: str) -> Cell:

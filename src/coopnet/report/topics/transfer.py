@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from coopnet.report import drawing
 from coopnet.report.document import Cell, Column, Picture, Row, Section, Table
 from coopnet.report.drawing import GREEN, INK, ORANGE, PAPER
-from coopnet.report.frames import PARTS, Tables, records, source
+from coopnet.report.frames import PARTS, Tables, records
 from coopnet.report.topics import cells
 from coopnet.report.wording import TIMES, count, listing, number, scientific, span
 
@@ -41,7 +41,7 @@ def picture(tables: Tables) -> Picture:
         "Growth at transfer. Left, predictions on the test images that differ from the parent’s; right, how far the "
         "calibration error moved. Squares are exact starts.",
         f"Changed predictions: {listing(changed) or 'none'}; all others change none.",
-        source("transfer_mean"),
+        "transfer_mean.csv",
     )
 
 
@@ -99,7 +99,7 @@ def _table(tables: Tables) -> Table:
         f"seed. Changed: predictions that differ from the parent’s, of {images} test images. Means over n seeds."
     )
     headings = cells.part_headings(tables, first)
-    return Table("transfer-table", caption, columns, rows, source("transfer"), headings)
+    return Table("transfer-table", caption, columns, rows, "transfer.csv", headings)
 
 
 def _cells(line: Mapping[str, Any]) -> list[Cell]:
