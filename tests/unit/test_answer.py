@@ -298,6 +298,16 @@ def test_the_figure_names_its_finding(study: Path) -> None:
     assert f"margin: {MINUS}0.5 points" in words
 
 
+def test_each_group_has_a_scale_of_its_own() -> None:
+    """A gain of eight points in one group leaves the intervals of another readable: each fills most of its panel."""
+    found = [one("split", -0.2, reach=0.1), one("masked", -0.6, reach=0.2), one("ensemble5", 8.0, group="distillation")]
+    growth, part3 = answer.draw(found).axes
+    assert {text.get_text() for text in growth.texts} >= {differences.GROUPS["growth"], "split", "masked"}
+    assert {text.get_text() for text in part3.texts} >= {differences.GROUPS["distillation"], "ensemble5"}
+    assert growth.get_xlim()[1] < 0.1 < 8.5 <= part3.get_xlim()[1]
+    assert (growth.get_xlabel(), part3.get_xlabel()) == ("", "difference of test top-1 (points)")
+
+
 def test_each_ablation_has_a_row_of_its_own() -> None:
     """One network and several controls: rows and sentences name what the control lacks, and no two marks coincide."""
     found = [

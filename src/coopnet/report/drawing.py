@@ -21,6 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
 from coopnet import files
@@ -157,7 +158,7 @@ def legend(figure: Figure, marks: Sequence[Line2D], columns: int = 2) -> None:
 class Rows:
     """A figure of rows, one above the other: a name at the left, marks beside it, headings above groups of rows."""
 
-    PITCH, HEAD = 0.235, 0.30
+    PITCH, HEAD, SCALE = 0.235, 0.30, 0.27
 
     def __init__(
         self,
@@ -165,6 +166,7 @@ class Rows:
         panels: Sequence[str],
         asides: Mapping[tuple[str, str], str] | None = None,
         above: str = "",
+        own_scales: bool = False,
     ):
         """Create the figure.
 
@@ -173,38 +175,46 @@ class Rows:
             panels: the label below each panel, from left to right.
             asides: short texts at the right of rows, by heading and name.
             above: the heading of the asides.
+            own_scales: each group has panels and scales of its own, from top to bottom.
         """
         left = max(inches(name) for names in groups.values() for name in names) + 0.1
         right = max(inches(text) for text in [above, *(asides or {}).values()]) + 0.08 if asides else 0.0
-        heights = [(self.HEAD if title else 0) + self.PITCH * len(names) for title, names in groups.items()]
-        height = sum(heights) + 0.5
+        tall = {title: (self.HEAD if title else 0) + self.PITCH * len(names) for title, names in groups.items()}
+        blocks = [[title] for title in groups] if own_scales else [list(groups)]
+        height = sum(tall.values()) + self.SCALE * (len(blocks) - 1) + 0.5
         self.figure = canvas(height)
         width = max(NARROWEST, (WIDTH - left - right - 0.2 - 0.18 * (len(panels) - 1)) / len(panels))
         self.panels: list[Axes] = []
-        for place, label in enumerate(panels):
-            x = left + place * (width + 0.18)
-            axes = self.figure.add_axes((x / WIDTH, 0.42 / height, width / WIDTH, sum(heights) / height))
-            axes.set(ylim=(sum(heights), 0), xlabel=label)
-            axes.set_yticks([])
-            axes.spines["left"].set_visible(False)
-            self.panels.append(axes)
         self.y: dict[tuple[str, str], float] = {}
-        self._left, self._width = left, width
-        top = 0.0
-        for (title, names), tall in zip(groups.items(), heights, strict=True):
-            if title:
-                self._write(-left, top + self.HEAD * 0.62, title, GREY)
-            for row, name in enumerate(names):
-                y = top + (self.HEAD if title else 0) + self.PITCH * (row + 0.5)
-                self.y[title, name] = y
-                self._write(-0.07, y, name, INK, ha="right")
-                if asides:
-                    self._write(width + right - 0.02, y, asides[title, name], GREY, ha="right")
-            top += tall
-        if asides:
-            self._write(width + right - 0.02, self.HEAD * 0.62, above, GREY, ha="right")
+        self._width = width
+        bottom = height - 0.08
+        for block in blocks:
+            size = sum(tall[title] for title in block)
+            bottom -= size
+            for place, label in enumerate(panels):
+                x = left + place * (width + 0.18)
+                axes = self.figure.add_axes((x / WIDTH, bottom / height, width / WIDTH, size / height))
+                axes.set(ylim=(size, 0), xlabel=label if block is blocks[-1] else "")
+                axes.set_yticks([])
+                axes.spines["left"].set_visible(False)
+                self.panels.append(axes)
+            bottom -= self.SCALE
+            first, top = self.panels[-len(panels)], 0.0
+            if asides and block is blocks[0]:
+                self._write(first, width + right - 0.02, self.HEAD * 0.62, above, GREY, ha="right")
+            for title in block:
+                if title:
+                    heading = self._write(first, -left, top + self.HEAD * 0.62, title, GREY)
+                    heading.set_bbox({"facecolor": PAPER, "edgecolor": "none", "pad": 1})  # it hides lines behind it
+                for row, name in enumerate(groups[title]):
+                    y = top + (self.HEAD if title else 0) + self.PITCH * (row + 0.5)
+                    self.y[title, name] = y
+                    self._write(first, -0.07, y, name, INK, ha="right")
+                    if asides:
+                        self._write(first, width + right - 0.02, y, asides[title, name], GREY, ha="right")
+                top += tall[title]
 
-    def _write(self, inches: float, y: float, text: str, colour: str, ha: str = "left") -> None:
-        """Text that many inches from the left edge of the first panel."""
-        axes = self.panels[0]
-        axes.text(inches / self._width, y, text, transform=axes.get_yaxis_transform(), ha=ha, va="center", color=colour)
+    def _write(self, axes: Axes, inches: float, y: float, text: str, colour: str, ha: str = "left") -> Text:
+        """Text that many inches from the left edge of a panel."""
+        x, across = inches / self._width, axes.get_yaxis_transform()
+        return axes.text(x, y, text, transform=across, ha=ha, va="center", color=colour)

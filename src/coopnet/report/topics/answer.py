@@ -26,8 +26,8 @@ from coopnet.report.topics import failed
 from coopnet.report.topics.cells import FEW
 from coopnet.report.wording import MINUS, count, interval, listing, number, span
 
-PUBLISHED_EPOCHS = 300
-"""Epochs of the published training from scratch (ONE paper, section 4); shorter studies mention it."""
+PUBLISHED_EPOCHS, PART_3_EPOCHS = 300, 100
+"""Epochs of the published training from scratch: ONE paper, section 4, and Part 3's. Shorter studies mention them."""
 ROWS = 24
 """Most rows of the first figure. If there are more, only experiments named by a claim are drawn."""
 
@@ -333,12 +333,21 @@ def limits(tables: Tables) -> list[str]:
     """The limits of a study of this scale, and the precision that its test images allow."""
     rows = tables.experiments
     sentences = [f"{failed.summary(tables)} Why, and what is missing, stands below."] if tables.missing_runs else []
-    scratch = [row["epochs"] for row in rows if row["start"] == "random"]
-    if scratch and max(scratch) < PUBLISHED_EPOCHS:
+    scratch = [row for row in rows if row["start"] == "random"]
+    part3 = [row["epochs"] for row in scratch if row["row"]["model"]["family"] == "resnet18"]
+    others = [row["epochs"] for row in scratch if row["row"]["model"]["family"] != "resnet18"]
+    kinds = (
+        (others, "networks were", PUBLISHED_EPOCHS, "the ONE paper"),
+        (part3, "ResNet-18 was", PART_3_EPOCHS, "the published Part 3"),
+    )
+    shorter = [
+        f"{who} trained for at most {count(max(epochs), 'epoch')}, against {published} in {where}"
+        for epochs, who, published, where in kinds
+        if epochs and max(epochs) < published
+    ]
+    if shorter:
         sentences.append(
-            f"From scratch, networks were trained for at most {count(max(scratch), 'epoch')}, against "
-            f"{PUBLISHED_EPOCHS} in the published study: nothing here says how accurate fully trained networks would "
-            "be."
+            f"From scratch, {'; '.join(shorter)}. Nothing here says how accurate fully trained networks would be."
         )
     sentences.append(_sampling_error(tables))
     single = [row["name"] for row in rows if len(row["seeds"]) == 1]
@@ -399,8 +408,9 @@ def overview(tables: Tables) -> tuple[Picture, Callable[[], Figure]] | None:
     )
     shown = len({one.experiment for one in found})
     which += ", and branches of theirs" * any(one.label != one.experiment for one in found)
+    scales = " Each group has a scale of its own." if len({one.group for one in found}) > 1 else ""
     caption = (
-        "Difference to its own control, 95 % interval. Test top-1 in percentage points. Shown are the "
+        f"Difference to its own control, 95 % interval. Test top-1 in percentage points.{scales} Shown are the "
         f"{shown} of {count(len(tables.experiments), 'experiment')} that {which}; shape and "
         f"colour follow from the interval alone. {_unclaimed(found)}{names(tables, found)}"
     )
@@ -473,17 +483,19 @@ def draw(found: Sequence[Difference]) -> Figure:
         if any(one.group == group for one in found)
     }
     asides = {(GROUPS[one.group], one.name): f"{one.n}{f' {HOLM}' if one.survives_holm else ''}" for one in found}
-    rows = drawing.Rows(groups, ["difference of test top-1 (points)"], asides, "seeds")
-    (axes,) = rows.panels
-    axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
-    axes.axvline(-MARGIN, color=GREY, linewidth=0.9, linestyle="--", zorder=1)
+    rows = drawing.Rows(groups, ["difference of test top-1 (points)"], asides, "seeds", own_scales=True)
+    panels = dict(zip(groups, rows.panels, strict=True))
+    for axes in panels.values():
+        axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
+        axes.axvline(-MARGIN, color=GREY, linewidth=0.9, linestyle="--", zorder=1)
+        axes.margins(x=0.04)
     for one in found:
+        axes = panels[GROUPS[one.group]]
         colour, shape, filled, _ = FINDINGS[one.finding]
         y = rows.y[GROUPS[one.group], one.name]
         if one.interval:
             axes.plot(one.interval, [y, y], color=colour, linewidth=1.5, zorder=2)
         axes.plot(one.estimate, y, marker=shape, color=colour, mfc=colour if filled else PAPER, zorder=3)
-    axes.margins(x=0.04)
     shown = {one.finding for one in found}
     marks = [
         drawing.mark(colour, shape, words, filled=filled, line=True)
