@@ -12,7 +12,7 @@ from scipy import stats
 from coopnet.claims.inference import ALPHA, LEVEL, Estimate, Source, difference, over_seeds
 
 IMAGES = 400
-SPREADS = (0.0, 0.1, 0.2, 0.3, 1.5)
+SPREADS = (0.0, 0.1, 0.2, 0.3, 0.5, 1.5)
 """Standard deviation of seeds, on the probit scale; the last is that of networks at transfer.
 
 NOTES.md compares them with the measured studies.

@@ -195,8 +195,12 @@ def _after_holm(decision: Decision, part: Part) -> frozenset[Finding]:
     refuting = [one.p for one in decision.parts if one.verdict == "contradicted" and one.p is not None]
     if refuting and part.p != min(refuting):
         return frozenset()  # one part refutes the whole claim, and only the p value of that part was corrected
-    if part.kind in ("not_worse", "nothing") and (part.region or (None,))[0] != -MARGIN:
+    low, _ = part.region or (None, None)
+    if part.kind in ("not_worse", "nothing") and low != -MARGIN:
         return frozenset()  # the claim has a different margin
+    if part.kind == "about":  # a gain of stated size; a number outside of its range may be larger still
+        gained = low is not None and low >= 0 and part.estimate is not None and part.estimate > low
+        return frozenset({"gain"}) if gained else frozenset()
     stands_for: dict[tuple[str, str], frozenset[Finding]] = {
         ("better", "supported"): frozenset({"gain"}),
         ("better", "contradicted"): frozenset({"small", "loss", "large"}),

@@ -437,7 +437,8 @@ def names(tables: Tables, found: Sequence[Difference]) -> str:
     shown = dict.fromkeys(one.experiment for one in found)
     for name in dict.fromkeys([*shown, *(parent for child in shown for parent in rows[child]["parents"])]):
         kinds[kind(rows[name], rows)].append(name)
-    clauses = [f"{_together(own)}: {words}" for words, own in kinds.items()]
+    everyone = [name for own in kinds.values() for name in own]
+    clauses = [f"{_together(own, everyone)}: {words}" for words, own in kinds.items()]
     return f"Names: {'; '.join(clauses)}."
 
 
@@ -466,13 +467,14 @@ def kind(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> str:
     return f"{listing(dict.fromkeys(parents))} trained further"
 
 
-def _together(names: Sequence[str]) -> str:
-    """Several names by their common beginning: `one3_to_5…`; one by one if they have none."""
+def _together(names: Sequence[str], everyone: Sequence[str]) -> str:
+    """Several names by their common beginning: `one3_to_5…`; one by one if they have none, or share it with others."""
     first = itertools.takewhile(
         lambda words: len(set(words)) == 1, zip(*(name.split("_") for name in names), strict=False)
     )
     start = "_".join(words[0] for words in first)
-    return f"{start}…" if len(names) > 1 and start else listing(names)
+    alone = {name for name in everyone if name.startswith(start)} == set(names)
+    return f"{start}…" if len(names) > 1 and start and alone else listing(names)
 
 
 def draw(found: Sequence[Difference]) -> Figure:
