@@ -364,6 +364,16 @@ def test_one_is_not_many(study: Path, tmp_path: Path) -> None:
     assert "1 of 1 tested verdict for or against a claim does not survive" in " ".join(section(report).sentences)
 
 
+def test_the_paper_names_claims_that_were_not_run_without_a_row(composed: Report) -> None:
+    """Its table has the claims with results; the caption has the numbers of the others, and the page has all."""
+    entries = {entry["number"]: entry["verdict"] for entry in reversed(synthetic.claims())}  # top-1 comes first
+    (table,) = [item for item in section(composed).items if isinstance(item, Table) and item.id == "claims-table"]
+    absent = [number for number in reversed(entries) if entries[number] == "not run"]
+    assert absent
+    assert table.caption.endswith(f" Not run in this study: {', '.join(absent)}.")
+    assert {row.cells[0].text for row in table.rows} == set(entries) - set(absent)
+
+
 def test_a_ledger_without_claims_makes_no_section(study: Path, tmp_path: Path) -> None:
     """Such a report has results all the same."""
     ids = [one.id for one in shown(study, tmp_path, []).sections]

@@ -21,10 +21,10 @@ rule tables:
     message:
         "{rule}: study {params.study}"
     shell:
-        "coopnet {rule} {params.study} > {log} 2>&1"
+        "coopnet tables {params.study} > {log} 2>&1"
 
 
-use rule tables as claims with:
+rule claims:
     input:
         stamps.step_stamp(WORKSPACE, CLAIMS.name),
         CLAIMS.inputs,
@@ -32,9 +32,18 @@ use rule tables as claims with:
         [update(path) for path in CLAIMS.outputs],
     log:
         f"{LOGS}/claims.log",
+    conda:
+        "../envs/coopnet.yaml"
+    threads: 1
+    params:
+        study=STUDY.name,
+    message:
+        "{rule}: study {params.study}"
+    shell:
+        "coopnet claims {params.study} > {log} 2>&1"
 
 
-use rule tables as report with:
+rule report:
     input:
         stamps.step_stamp(WORKSPACE, REPORT.name),
         REPORT.inputs,
@@ -42,9 +51,18 @@ use rule tables as report with:
         [update(path) for path in REPORT.outputs],
     log:
         f"{LOGS}/report.log",
+    conda:
+        "../envs/coopnet.yaml"
+    threads: 1
+    params:
+        study=STUDY.name,
+    message:
+        "{rule}: study {params.study}"
+    shell:
+        "coopnet report {params.study} > {log} 2>&1"
 
 
-use rule tables as timing with:
+rule timing:
     input:
         stamps.step_stamp(WORKSPACE, TIMING.name),
         TIMING.inputs,
@@ -52,3 +70,12 @@ use rule tables as timing with:
         [update(path) for path in TIMING.outputs],
     log:
         f"{LOGS}/timing.log",
+    conda:
+        "../envs/coopnet.yaml"
+    threads: 1
+    params:
+        study=STUDY.name,
+    message:
+        "{rule}: study {params.study}"
+    shell:
+        "coopnet timing {params.study} > {log} 2>&1"

@@ -172,7 +172,7 @@ def _question(number: int, members: Sequence[Claim], titles: Mapping[str, str], 
 
 
 def _summary(groups: Mapping[int, Sequence[Claim]]) -> Table:
-    """The ledger of the paper: every claim, decided once or for top-1."""
+    """The ledger of the paper: every claim that has results, decided once or for top-1."""
     columns = [
         Column("", numeric=False),
         Column("Claim", numeric=False, wide=True),
@@ -182,11 +182,15 @@ def _summary(groups: Mapping[int, Sequence[Claim]]) -> Table:
     rows: list[Row] = []
     headings = {}
     for asked, members in groups.items():
-        headings[len(rows)] = _asked(asked, members)
-        rows += [Row([Cell(claim.number), Cell(claim.text), *map(_inline, _outcome(claim.main))]) for claim in members]
+        shown = [claim for claim in members if claim.main.verdict != "not run"]
+        if shown:
+            headings[len(rows)] = _asked(asked, members)
+        rows += [Row([Cell(claim.number), Cell(claim.text), *map(_inline, _outcome(claim.main))]) for claim in shown]
+    absent = [claim.number for members in groups.values() for claim in members if claim.main.verdict == "not run"]
     caption = (
         "The ledger. Differences in percentage points unless a unit stands there, over n seeds. Beside it stands "
         "whether it survives Holm’s correction, or that it was counted. Top-5 and all parts: appendix."
+        + (f" Not run in this study: {', '.join(absent)}." if absent else "")
     )
     return Table("claims-table", caption, columns, rows, SOURCE, headings, where="paper")
 
