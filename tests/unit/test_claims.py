@@ -170,6 +170,9 @@ def test_conjunction_with_too_few_seeds() -> None:
         "too few seeds",
     )
     assert concluded([better(-3, -2), few]).verdict == "contradicted"
+    for outside in (better(-4, -3, n=1), better(-1, 0.5, n=2)):  # the weakest part is shown, wherever it stands
+        assert concluded([few, better(0.5, 1, n=2), outside]).estimate == outside[0].estimate
+    assert concluded([few, better(-0.5, 1, n=1), better(3, 9, n=1)]).estimate == 0.25
 
 
 def test_conjunction_of_what_has_not_run() -> None:
@@ -509,15 +512,17 @@ OVERLAY = {
 }
 
 
-def made(folder: Path, share: Callable[[Run, str], float], seeds: int = 3) -> tuple[Workspace, Study]:
+def made(
+    folder: Path, share: Callable[[Run, str], float], seeds: int = 3, **overlay: object
+) -> tuple[Workspace, Study]:
     """A workspace whose runs classify the first `share` of 200 images correctly in top-1, and all in top-5.
 
-    At transfer a network equals its parent, except for one changed prediction and an NLL that is 0.01 nats higher.
+    Further arguments replace settings of `OVERLAY`. At transfer a network equals its parent, except for one changed prediction and an NLL that is 0.01 nats higher.
     """
     for name in ("params.yaml", "claims.yaml"):
         (folder / name).write_text((ROOT / name).read_text())
     (folder / "studies").mkdir()
-    (folder / "studies/tiny.yaml").write_text(yaml.safe_dump(OVERLAY | {"seeds": list(range(seeds))}))
+    (folder / "studies/tiny.yaml").write_text(yaml.safe_dump(OVERLAY | overlay | {"seeds": list(range(seeds))}))
     workspace, plan = Workspace(folder), study.load(folder, "tiny")
     for run in plan.runs.values():
         write_run(workspace.run(plan, run), run, share)
@@ -598,6 +603,30 @@ def test_ledger_of_the_opposite(tmp_path: Path) -> None:
     assert found["one_branch_over_baseline/top1"]["verdict"] == "contradicted"
     assert found["split_over_control/top1"]["verdict"] == "contradicted"
     assert found["two_stages_as_accurate/top1"]["verdict"] == "not run"  # the foundation has no matched compute
+
+
+@pytest.mark.parametrize(("seeds", "basis"), [(3, "tested"), (1, "too few seeds")])
+def test_better_than_each_is_better_than_the_best(tmp_path: Path, seeds: int, basis: str) -> None:
+    """A merge of networks with 40, 50 and 60 % has 58 %: better than their mean, but not than each of them.
+
+    The best one is another parent in each replicate, so no fixed one of the three has 60 % everywhere.
+    """
+
+    def share(run: Run, model: str) -> float:
+        replicate, place = divmod(run.seed, 3)
+        return 0.58 if run.parents else 0.4 + 0.1 * ((replicate + place) % 3)
+
+    workspace, _ = made(tmp_path, share, seeds, parts=None, only=["one1", "merge3_first"])
+    part = {"kind": "better", "of": "merge3_first", "than": "one1"}
+    both = {"each": [part | {"each": True}], "mean": [part]}
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump({name: GOOD | {"parts": parts} for name, parts in both.items()}))
+    found = ledger_of(workspace)
+    each, mean = found["each/top1"], found["mean/top1"]
+    assert each["parts"][0]["text"] == "merge3_first \N{MINUS SIGN} one1 (the best of 3 on the test images)"
+    assert (each["estimate"], each["n"], each["basis"]) == (pytest.approx(-2), seeds, basis)
+    assert (mean["estimate"], mean["parts"][0]["paired"]) == (pytest.approx(8), True)
+    if seeds == 3:
+        assert (each["verdict"], mean["verdict"]) == ("contradicted", "supported")
 
 
 def test_missing_experiments_are_not_run(tmp_path: Path) -> None:

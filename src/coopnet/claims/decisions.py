@@ -336,10 +336,16 @@ def conjunction(parts: Sequence[Judged]) -> dict[str, object]:
             verdict = "contradicted" if p <= ALPHA else "inconclusive"
             changed = {"verdict": verdict, "p": p, "interval": ends(by.found, level), "level": finite(level)}
             return _numbers(part) | changed
-    for part, _ in parts:
-        if part.basis == "too few seeds" or (part.basis == "counted" and part.verdict == "inconclusive"):
-            return _numbers(part)
+    few = [one for one in parts if one[0].basis != "tested" and not one[0].decided]
+    if few:
+        return _numbers(min(few, key=_certainty)[0])
     return _numbers(max((part for part, _ in tested), key=lambda part: part.p or 0.0) if tested else counted[0])
+
+
+def _certainty(one: Judged) -> tuple[bool, float]:
+    """The order of parts without a verdict: outside of its region with the smallest p first, inside with it last."""
+    _, by = one
+    return (False, -1.0) if by is None else (by.inside, -by.p if by.inside else by.p)
 
 
 def _numbers(part: Part) -> dict[str, object]:

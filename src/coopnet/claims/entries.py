@@ -66,8 +66,8 @@ class Comparison(_Strict):
         kind: `better`, `not_worse`, `nothing` or `about`; see `decisions.region`.
         of: the network that the claim is about.
         than: the networks that it is compared with, each as a separate part.
-        each: if true, each network of `than` in the lineage of a replicate is a separate part, as in "better than
-            each of its parents"; if false, their mean counts.
+        each: for "better than each of its parents". If a replicate has several networks of one experiment in `than`,
+            it is compared with the best of them; otherwise with their mean.
         target: for `about`, the least and the largest gain in points.
     """
 
@@ -83,6 +83,8 @@ class Comparison(_Strict):
             raise ValueError("`target: [least, largest]` is required for kind `about`, and not allowed for any other")
         if self.target is not None and self.target[0] > self.target[1]:
             raise ValueError(f"target {self.target}: the least gain comes first")
+        if self.each and self.kind not in ("better", "not_worse"):
+            raise ValueError("`each: true` is for kinds `better` and `not_worse`, as it compares with the best network")
         return self
 
 

@@ -89,12 +89,13 @@ class Pairing:
     of: Reference
     than: Reference
     runs: Replicates
-    place: str = ""
 
     @property
     def text(self) -> str:
         """`one3, branch 1 − baseline`."""
-        return f"{self.of} \N{MINUS SIGN} {self.than}{self.place}"
+        several = max(map(len, self.runs.than))
+        best = f" (the best of {several} on the test images)" if self.part.each and several > 1 else ""
+        return f"{self.of} \N{MINUS SIGN} {self.than}{best}"
 
     def averaged(self) -> "Pairing":
         """The same comparison with the mean of the branches instead of branch 1."""
@@ -102,7 +103,7 @@ class Pairing:
         def mean(reference: Reference) -> Reference:
             return reference._replace(model="branch_mean") if reference.model == "branch1" else reference
 
-        return Pairing(self.part, mean(self.of), mean(self.than), self.runs, self.place)
+        return Pairing(self.part, mean(self.of), mean(self.than), self.runs)
 
 
 def decide_all(stated: Sequence[Stated], evidence: Evidence) -> list[Decision]:
@@ -134,12 +135,7 @@ def _pairings(part: Comparison, evidence: Evidence) -> Iterator[Pairing]:
         if part.each and not runs.paired:
             names = f"{part.of.experiment} and {than.experiment}"
             raise CoopNetError(f"claims.yaml: `each` is for networks of one lineage, but {names} share no ancestor")
-        several = len(runs.than[0]) if part.each else 1
-        for place in range(several if several > 1 else 0):
-            alone = runs._replace(than=[[others[place]] for others in runs.than])
-            yield Pairing(part, part.of, than, alone, f" ({place + 1} of {several})")
-        if several == 1:
-            yield Pairing(part, part.of, than, runs)
+        yield Pairing(part, part.of, than, runs)
 
 
 def _scores(claim: Stated) -> Sequence[str | None]:
@@ -215,11 +211,15 @@ def _given(runs: Sequence[Run]) -> list[str]:
 
 
 def _difference(one: Pairing, score: int, outcomes: Outcomes) -> Estimate:
-    """Accuracy of the first network minus that of the second, over replicates and images."""
+    """Accuracy of the first network minus that of the second, over replicates and images.
+
+    If a replicate has several second networks, it is compared with their mean, or with the best of them for `each`: a
+    network that beats the best one beats each. The best is chosen on the test images, which favours it over the first
+    network, so the choice never helps a claim of kind `better` or `not_worse`.
+    """
     of = np.stack([outcomes.accuracy(run, one.of)[score] for run in one.runs.of])
-    than = np.stack(
-        [np.mean([outcomes.accuracy(run, one.than)[score] for run in group], axis=0) for group in one.runs.than]
-    )
+    groups = [[outcomes.accuracy(run, one.than)[score] for run in group] for group in one.runs.than]
+    than = np.stack([max(group, key=np.mean) if one.part.each else np.mean(group, axis=0) for group in groups])
     return inference.difference(of - than) if one.runs.paired else inference.difference(of, than)
 
 
