@@ -57,7 +57,7 @@ def test_no_gain_is_said_before_losses_and_what_is_undecided() -> None:
         f"small ({MINUS}0.30\u00a0[{MINUS}0.40,\u00a0{MINUS}0.20]) is less accurate, by less than 0.5 points; "
         f"equal ({MINUS}0.02\u00a0[{MINUS}0.42,\u00a0+0.38]) is not worse by more than 0.5 points; "
         f"undecided is open (+0.10\u00a0[{MINUS}0.60,\u00a0+0.80]); "
-        "1 comparison on fewer than 3 seeds decides nothing."
+        "on fewer than 3 seeds, and so undecided: few."
     )
 
 
@@ -71,7 +71,9 @@ def test_many_undecided_are_named_without_numbers() -> None:
 def test_too_few_seeds_give_no_number() -> None:
     """A difference of one seed never appears on the first screen."""
     sentence = said(one("few", 9.0, n=1), one("two", 8.0, n=2))
-    assert sentence == "Undecided: every way to grow was compared with the control on fewer than 3 seeds."
+    assert sentence == (
+        "Undecided: each way to grow that has a control was compared with the control on fewer than 3 seeds."
+    )
     assert said() == ""
 
 
@@ -166,12 +168,15 @@ def test_the_comparisons_are_counted() -> None:
         "growth", "y", "y", "control", -2.0, (-2.5, -1.5), 3, ["5"], frozenset({"small", "loss", "large"})
     )
     assert answer.in_short([one("small", -0.3, reach=0.1), lost, one("equal", 0.0, reach=0.4), kept]) == (
-        "Of 4 comparisons with a control, 1 shows a gain, 2 a loss (1 by less than 0.5 points, 1 by more than 0.5 "
-        "points) and 1 excludes a loss of more than 0.5 points. The intervals are uncorrected. 2 of the findings "
+        "Of 4 comparisons with a control, 1 shows a gain, 2 a loss (1 by less and 1 by more than 0.5 points) "
+        "and 1 excludes a loss of more than 0.5 points. The intervals are uncorrected. 2 of the findings "
         "survive Holm’s correction over the whole ledger: x is more accurate and y is less accurate."
     )
     assert answer.in_short([kept]).endswith(
         "1 of the findings survives Holm’s correction over the whole ledger: x is more accurate."
+    )
+    assert answer.in_short([kept, one("few", 9.0, n=1)]).startswith(
+        "Of 1 comparison with a control on 3 seeds or more, 1 shows a gain. 1 more rests on fewer seeds. The"
     )
     assert answer.in_short([one("open", 0.0, reach=0.7)]).startswith(
         "Of 1 comparison with a control, none shows a gain and 1 is undecided. The intervals are uncorrected. None of "

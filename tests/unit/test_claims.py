@@ -517,7 +517,9 @@ def made(
 ) -> tuple[Workspace, Study]:
     """A workspace whose runs classify the first `share` of 200 images correctly in top-1, and all in top-5.
 
-    Further arguments replace settings of `OVERLAY`. At transfer a network equals its parent, except for one changed prediction and an NLL that is 0.01 nats higher.
+    Further arguments replace settings of `OVERLAY`.
+
+    At transfer a network equals its parent, except for one changed prediction and an NLL that is 0.01 nats higher.
     """
     for name in ("params.yaml", "claims.yaml"):
         (folder / name).write_text((ROOT / name).read_text())
@@ -619,7 +621,9 @@ def test_better_than_each_is_better_than_the_best(tmp_path: Path, seeds: int, ba
     workspace, _ = made(tmp_path, share, seeds, parts=None, only=["one1", "merge3_first"])
     part = {"kind": "better", "of": "merge3_first", "than": "one1"}
     both = {"each": [part | {"each": True}], "mean": [part]}
-    (tmp_path / "claims.yaml").write_text(yaml.safe_dump({name: GOOD | {"parts": parts} for name, parts in both.items()}))
+    (tmp_path / "claims.yaml").write_text(
+        yaml.safe_dump({name: GOOD | {"parts": parts} for name, parts in both.items()})
+    )
     found = ledger_of(workspace)
     each, mean = found["each/top1"], found["mean/top1"]
     assert each["parts"][0]["text"] == "merge3_first \N{MINUS SIGN} one1 (the best of 3 on the test images)"

@@ -31,7 +31,7 @@ from coopnet.evaluation.outcomes import SCORES
 from coopnet.files.errors import CoopNetError
 from coopnet.study import Run, Study
 
-THESE_NETWORKS = "these networks"
+THESE_NETWORKS = "these networks, so that the interval covers the choice of test images alone"
 """Note of a claim whose interval covers the choice of images only."""
 
 THESE_IMAGES = "these test images"
@@ -206,7 +206,7 @@ def _given(runs: Sequence[Run]) -> list[str]:
     subsets = sorted({run.row.data.training_subset for run in runs if run.row.data.training_subset})
     given = [f"one choice of {size:,} training images for all seeds" for size in subsets]
     if any(run.row.data.validation for run in runs):
-        given.append("one split into training and validation images for all seeds")
+        given.append("one division into training and validation images for all seeds")
     return given
 
 

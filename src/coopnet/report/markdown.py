@@ -11,6 +11,14 @@ MARKUP = re.compile(r"[\\`*\[\]<>&$~|]|(?<!\w)_|_(?!\w)")
 """What Markdown would read as more than a letter; between letters, _ is one."""
 
 
+BLANK = "–\u00a0"
+"""The sign of what was not run or not measured, and the space after it."""
+LEGEND = (
+    "✓ supported, ✗ contradicted, ? inconclusive, ! not decided, – not run. *Tested* verdicts rest on a p value, "
+    "*counted* ones on what happened in these runs."
+)
+
+
 def escaped(text: str) -> str:
     """Text that shows as it is."""
     return MARKUP.sub(r"\\\g<0>", text)
@@ -38,13 +46,10 @@ def report(report: Report) -> str:
     ]
     if questions:
         lines = [f"| {escaped(item.title)} | {' '.join(word for word, _ in item.counts)} |\n" for item in questions]
-        legend = (
-            "Claims per question: ✓ supported, ✗ contradicted, ? inconclusive, ! not decided, – not run. *Tested* "
-            "verdicts rest on a p value, *counted* ones on what happened in these runs. *Holm* counts the tested ✓ and "
-            "✗ that survive Holm’s correction over the whole ledger."
-        )
         parts.append(
-            f"## The ledger, by question\n\n{legend}\n\n| question | claims |\n| --- | --- |\n{''.join(lines)}"
+            f"## The ledger, by question\n\nClaims per question: {LEGEND} *Holm* counts the tested ✓ and ✗ that "
+            "survive Holm’s correction over the whole ledger.\n\n"
+            f"| question | claims |\n| --- | --- |\n{''.join(lines)}"
         )
     sections = "".join(f"- {escaped(section.title)}\n" for section in report.sections)
     parts.append(
@@ -55,15 +60,23 @@ def report(report: Report) -> str:
 
 
 def ledger(claims: Sequence[Claim]) -> str:
-    """The ledger as a table in Markdown: number, claim, and the outcome for each score."""
-    lines = ["| | claim | top-1, or decided once | top-5 |", "| --- | --- | --- | --- |"]
+    """The ledger as a page of Markdown: number, claim with remarks, and the outcome for each score."""
+    lines = [
+        "# Every claim\n",
+        f"The study’s findings are in [report.md](report.md). {LEGEND} *Also after Holm* and *not after Holm* say "
+        "whether they survive Holm’s correction over the whole ledger. An estimate is in percentage points unless a "
+        "unit stands there, with its 95 % interval or the one of the level beside it, over n seeds. A claim of several "
+        "parts shows its weakest part.\n",
+        "| | claim | top-1, or decided once | top-5 |",
+        "| --- | --- | --- | --- |",
+    ]
     for claim in claims:
-        cells = topic.line(claim, {})
-        number, text, *outcomes = (cell.text for cell in cells[:-1])
-        details = [cell.detail for cell in cells[2:-1]]
-        verdict, estimate, fifth, another = (
-            " ".join(filter(None, [said, detail])) for said, detail in zip(outcomes, details, strict=True)
-        )
-        shown = [escaped(number), escaped(text), f"{verdict} {estimate}", f"{fifth} {another}"]
-        lines.append(f"| {' | '.join(cell.strip(' –') for cell in shown)} |")
+        number, text, *outcomes = topic.line(claim, {})[:-1]
+        remarks = topic.remarks([one for one in claim.decisions if one.has_results])
+        said = [
+            ", ".join(filter(None, [cell.text.strip(BLANK), cell.detail])).replace(", [", " [") for cell in outcomes
+        ]
+        found = ["<br>".join(filter(None, said[place : place + 2])) for place in (0, 2)]
+        about = "<br>".join([escaped(text.text), *map(escaped, remarks)])
+        lines.append(f"| {escaped(number.text)} | {about} | {found[0]} | {found[1]} |")
     return "\n".join(lines) + "\n"

@@ -53,6 +53,12 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
+def spans(values: Iterable[int], noun: str) -> str:
+    """`1 seed`, `3 seeds`, `3 to 5 seeds`."""
+    text = span(values)
+    return f"{text} {noun}" if text == "1" else f"{text} {noun}s"
+
+
 def between(values: Sequence[float]) -> str:
     """`+0.20 to +1.10`: the lowest and the highest of signed values."""
     low, high = number(min(values), sign=True), number(max(values), sign=True)

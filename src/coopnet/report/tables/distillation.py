@@ -54,7 +54,7 @@ def _rows(run: Run, runs: Sequence[Run], lineage: Lineage) -> Iterable[Row]:
     probabilities, and the gate's mean of logits, which is plain in a plain ensemble. `disagreement` counts the images
     (%) on which a student predicts another class than its teacher.
     """
-    teacher, alone = lineage.teacher(run), _alone(run, runs)
+    teacher, alone = lineage.teacher(run), _alone(run, runs, lineage)
     for split in ("test", "validation"):
         block = run.metrics["final"].get(split)
         for score in ("top1", "top5") if block else ():
@@ -115,10 +115,11 @@ def _mean(runs: Sequence[Run], split: str, score: str) -> float | None:
     return digits(mean(values)) if values else None
 
 
-def _alone(run: Run, runs: Sequence[Run]) -> list[Run]:
-    """All seeds of the same network trained alone: one branch, from random weights, same data and training, no teacher.
+def _alone(run: Run, runs: Sequence[Run], lineage: Lineage) -> list[Run]:
+    """The same network trained alone: one branch, from random weights, same data and training, no teacher.
 
-    A plain network is preferred to one with a gate. Empty for that network itself, and if the study has none.
+    These are its seeds among the run's ancestors, or all of them if there are none, as the ledger compares them. A
+    plain network is preferred to one with a gate. Empty for that network itself, and if the study has none.
     """
     own = _protocol(run)
     twins = [
@@ -132,7 +133,8 @@ def _alone(run: Run, runs: Sequence[Run]) -> list[Run]:
     best = min(twins, key=lambda other: other.row["model"]["gate"] != "none", default=None)
     if best is None or best.experiment == run.experiment:
         return []
-    return [other for other in twins if other.experiment == best.experiment]
+    seeds, ancestors = [other for other in twins if other.experiment == best.experiment], lineage.whole(run)
+    return [other for other in seeds if other in ancestors] or seeds
 
 
 def _protocol(run: Run) -> str:

@@ -24,7 +24,7 @@ from coopnet.report.drawing import BLUE, GREEN, GREY, INK, ORANGE, PAPER
 from coopnet.report.frames import Tables, records
 from coopnet.report.topics import failed
 from coopnet.report.topics.cells import FEW
-from coopnet.report.wording import MINUS, count, interval, listing, number, span
+from coopnet.report.wording import MINUS, count, interval, listing, number, span, spans
 
 PUBLISHED_EPOCHS, PART_3_EPOCHS = 300, 100
 """Epochs of the published training from scratch: ONE paper, section 4, and Part 3's. Shorter studies mention them."""
@@ -36,11 +36,11 @@ ASKED: Mapping[str, tuple[str, str, str]] = {
     "merging": (
         "Merging",
         "merged or combined network",
-        "the plain ensemble of its parents’ continued-training controls",
+        "the plain ensemble of the parents’ continued-training controls",
     ),
     "expansion": ("Expansion", "expanded network", "the continued-training control"),
     "one": ("ONE against the baseline", "network of ONE", "the plain network"),
-    "ablation": ("Parts of ONE", "network of ONE", "itself without one of its parts"),
+    "ablation": ("Parts of ONE", "network of ONE", "ONE without one of its parts"),
     "distillation": (
         "Part 3: ensembles and distillation",
         "ensemble or student",
@@ -50,6 +50,8 @@ ASKED: Mapping[str, tuple[str, str, str]] = {
 """The groups of differences on the first screen: the question, the kind of network, and its control."""
 SECTIONS = {"expansion": "merging", "ablation": "one"}
 """The section of a group, unless it has the group's name."""
+LOSSES = {"small": "by less", "loss": "maybe by more", "large": "by more"}
+"""Findings of a loss, from small to large: how it compares with the margin."""
 
 
 def decides(tables: Tables) -> bool:
@@ -69,9 +71,9 @@ def run(tables: Tables) -> str:
         parts.append(f"{_mostly([rows[name]['backbone'] for name in names])} on {data} ({images} training images)")
     parts = [
         listing(parts),
-        f"{span(scratch)} epochs from scratch" if scratch else "",
+        f"{spans(scratch, 'epoch')} from scratch" if scratch else "",
         f"{count(len(rows), 'experiment')} in {count(tables.study['runs'], 'run')}",
-        f"{span(len(row['seeds']) for row in rows.values())} seeds each",
+        f"{spans((len(row['seeds']) for row in rows.values()), 'seed')} each",
     ]
     return ", ".join(part for part in parts if part) + "."
 
@@ -92,11 +94,10 @@ def answers(tables: Tables) -> list[Answer]:
     if not decides(tables):
         return [*_made(tables), *first, *_next(tables)]
     found = differences(tables)
-    summary = in_short([one for one in found if one.interval])
+    summary = in_short(found)
     shown = [*([Answer("In short", summary, "claims")] if summary else []), *first]
     for group, (about, what, control) in ASKED.items():
-        own = [one for one in found if one.group == group and (one.claims or one.interval)]
-        sentence = against_control(own, what, control)
+        sentence = against_control([one for one in found if one.group == group], what, control)
         if sentence:
             shown.append(Answer(about, sentence, SECTIONS.get(group, group)))
         elif group == "distillation" and _not_run(tables, "distillation"):
@@ -107,26 +108,24 @@ def answers(tables: Tables) -> list[Answer]:
 
 def in_short(found: Sequence[Difference]) -> str:
     """The number of comparisons with each finding, and which findings survive Holm's correction."""
+    few, found = sum(not one.interval for one in found), [one for one in found if one.interval]
     if not found:
         return ""
     times = Counter[str](one.finding for one in found)
     losses = times["small"] + times["loss"] + times["large"]
-    sizes = ", ".join(
-        f"{times[finding]} by {words} than {MARGIN:g} points"
-        for finding, words in (("small", "less"), ("large", "more"))
-        if times[finding]
-    )
+    sizes = listing(f"{times[finding]} {words}" for finding, words in LOSSES.items() if times[finding])
     parts = [
         f"{times['gain'] or 'none'} {'show' if times['gain'] > 1 else 'shows'} a gain",
-        f"{losses} a loss" + (f" ({sizes})" if sizes else ""),
+        f"{losses} a loss ({sizes} than {MARGIN:g} points)",
         f"{times['equal']} exclude{'s' * (times['equal'] == 1)} a loss of more than {MARGIN:g} points",
         f"{times['open']} {'is' if times['open'] == 1 else 'are'} undecided",
     ]
     wanted = [True, losses, times["equal"], times["open"]]
     return (
-        f"Of {count(len(found), 'comparison')} with a control, "
-        f"{listing(part for part, there in zip(parts, wanted, strict=True) if there)}. The intervals are "
-        f"uncorrected. {_left([one for one in found if one.survives_holm])}"
+        f"Of {count(len(found), 'comparison')} with a control{f' on {FEWEST} seeds or more' if few else ''}, "
+        f"{listing(part for part, there in zip(parts, wanted, strict=True) if there)}. "
+        + (f"{few} more {'rests' if few == 1 else 'rest'} on fewer seeds. " if few else "")
+        + f"The intervals are uncorrected. {_left([one for one in found if one.survives_holm])}"
     )
 
 
@@ -166,8 +165,7 @@ def at_transfer(tables: Tables) -> str:
     words = f"Growing {sizes} by {listing(kept)} changes no prediction" if kept else ""
     if changed:
         words += f"; {listing(changed)} of them" if kept else f"Growing {sizes} by {listing(changed)} of predictions"
-    seeds = span(one.n for one in counts.values())
-    return f"{words} (counted on {images[first]:,} test images, {seeds} {'seed' if seeds == '1' else 'seeds'})."
+    return f"{words} (counted on {images[first]:,} test images, {spans((one.n for one in counts.values()), 'seed')})."
 
 
 def _grown(decision: Decision) -> str:
@@ -194,7 +192,7 @@ def against_control(found: Sequence[Difference], what: str, control: str) -> str
     """One sentence about the differences of a group; it mentions undecided ones as well.
 
     Args:
-        found: the differences that have an interval or that a claim names.
+        found: the differences.
         what: the kind of network, in the singular.
         control: the kind of control.
     """
@@ -217,13 +215,13 @@ def against_control(found: Sequence[Difference], what: str, control: str) -> str
         return "is" if len(by_finding[finding]) == 1 else "are"
 
     if not by_finding:
-        return f"Undecided: every {what} was compared with {control} on fewer than {FEWEST} seeds."
+        return f"Undecided: each {what} that has a control was compared with {control} on fewer than {FEWEST} seeds."
     clauses = []
     if "gain" in by_finding:
         clauses.append(f"{listed('gain')} {are('gain')} more accurate than {control}")
     else:
         clauses.append(f"No {what} was shown to be more accurate than {control}")
-    for finding, size in (("large", "by more"), ("loss", "maybe by more"), ("small", "by less")):
+    for finding, size in reversed(LOSSES.items()):
         if finding in by_finding:
             clauses.append(f"{listed(finding)} {are(finding)} less accurate, {size} than {MARGIN:g} points")
     if "equal" in by_finding:
@@ -232,9 +230,8 @@ def against_control(found: Sequence[Difference], what: str, control: str) -> str
         measured = len(by_finding["open"]) <= 2 or list(by_finding) == ["open"]
         clauses.append(f"undecided {are('open')} {listed('open', measured=measured)}")
     if few:
-        clauses.append(
-            f"{count(len(few), 'comparison')} on fewer than {FEWEST} seeds decide{'s' * (len(few) == 1)} nothing"
-        )
+        which = listing(one.name for one in few) if len(few) <= FEW else count(len(few), "comparison")
+        clauses.append(f"on fewer than {FEWEST} seeds, and so undecided: {which}")
     return "; ".join(clauses) + "."
 
 
@@ -260,7 +257,7 @@ def _made(tables: Tables) -> list[Answer]:
         works = failed.summary(tables)
     return [
         Answer("What ran", works, "results"),
-        Answer("What was made", f"There are {made}. Their lineage, accuracies and costs are below.", "lineage"),
+        Answer("What was made", f"The study has {made}. Their lineage, accuracies and costs are below.", "lineage"),
     ]
 
 
@@ -317,7 +314,7 @@ def sure(tables: Tables) -> list[str]:
     rest = [f"{undecided} by intervals that are too wide" if undecided else ""]
     rest += [f"{few} for want of seeds (fewer than {FEWEST})" if few else ""]
     if any(rest):
-        sentences.append(f"Undecided: {listing(part for part in rest if part)}.")
+        sentences.append(f"Undecided verdicts: {listing(part for part in rest if part)}.")
     return sentences
 
 
@@ -360,7 +357,10 @@ def limits(tables: Tables) -> list[str]:
         )
     elif single:
         which = listing(single) if len(single) <= FEW else f"{len(single)} of {len(rows)} experiments"
-        sentences.append(f"Single seed, and so without an interval: {which}.")
+        sentences.append(
+            f"Single seed: {which}. No interval covers the choice of their seed; the ledger’s, where n = 1, covers the "
+            "choice of test images alone and decides nothing."
+        )
     if 1 < max(len(row["seeds"]) for row in rows) < FEWEST:
         sentences.append("Two seeds give a rough idea of the spread, but no reliable interval.")
     return sentences
@@ -414,10 +414,28 @@ def overview(tables: Tables) -> tuple[Picture, Callable[[], Figure]] | None:
     caption = (
         f"Difference to its own control, 95 % interval. Test top-1 in percentage points.{scales} Shown are the "
         f"{shown} of {count(len(tables.experiments), 'experiment')} that {which}; shape and "
-        f"colour follow from the interval alone. {_unclaimed(found)}{names(tables, found)}"
+        f"colour follow from the interval alone. {_daggers(found)}{_unclaimed(found)}{_combined(tables, found)}"
+        f"{names(tables, found)}"
     )
     picture = Picture("overview", caption, f"Difference to the control. {alt}.", "../claims.json")
     return picture, lambda: draw(found)
+
+
+def _daggers(found: Sequence[Difference]) -> str:
+    """The meaning of the sign of Holm's correction, and of its absence."""
+    if not any(one.survives_holm for one in found):
+        return ""
+    return (
+        f"{HOLM}: also after Holm’s correction over the whole ledger; of a loss, that it is one, and not its size. "
+        f"Without {HOLM}: not after it, or in no claim with a verdict. "
+    )
+
+
+def _combined(tables: Tables, found: Sequence[Difference]) -> str:
+    """A remark on the accuracy by which Part 3 compares plain ensembles."""
+    rows = {row["name"]: row["row"] for row in tables.experiments}
+    several = any(one.group == "distillation" and starts.is_plain_ensemble(rows[one.experiment]) for one in found)
+    return "In Part 3 a plain ensemble counts by the mean of its networks’ probabilities. " if several else ""
 
 
 def _unclaimed(found: Sequence[Difference]) -> str:
@@ -447,14 +465,17 @@ def names(tables: Tables, found: Sequence[Difference]) -> str:
 def kind(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> str:
     """A description of a network in a few words: `one3 grown into 5 branches`."""
     parents, start, branches = row["parents"], row["row"]["start"], row["branches"]
+    if row["start"] == "imported":
+        return "an imported checkpoint"
     if row["start"] == "random":
         if parents:
             return f"a student of {parents[0]}"
-        return (
-            "the plain network"
-            if row["row"]["model"]["gate"] == "none"
-            else f"ONE with {branches} {'branch' if branches == 1 else 'branches'}"
-        )
+        if row["row"]["training"].get("distillation", {}).get("kind") == "mutual":
+            return f"{branches} networks in mutual learning"
+        if branches == 1:
+            twice = row["row"]["model"]["gate"] != "none"  # of the branch, and of the ensemble, which is the branch
+            return f"the plain network{', its cross-entropy counted twice' if twice else ''}"
+        return f"ONE with {branches} branches"
     if starts.is_plain_ensemble(row["row"]):
         return "a plain ensemble"
     if row["start"] == "merge":

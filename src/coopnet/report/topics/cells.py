@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from coopnet.claims import inference
+from coopnet.claims.decisions import FEWEST
 from coopnet.report import starts
 from coopnet.report.differences import Difference
 from coopnet.report.document import Cell
@@ -58,11 +60,21 @@ def unfolded(*pairs: tuple[str, str]) -> list[tuple[str, str]]:
 
 def to_control(one: Difference | None) -> Cell:
     """A difference to the control with its interval."""
-    if one is None:
+    return DASH if one is None else _difference(one.estimate, one.interval)
+
+
+def gain(values: Iterable[float]) -> Cell:
+    """The mean of differences that no claim tests, with its interval over seeds; a dash if there are none."""
+    known = [float(value) for value in values if not math.isnan(value)]
+    if not known:
         return DASH
-    value = number(one.estimate, sign=True)
-    text = f"{value} {interval(*one.interval)}" if one.interval else value
-    return Cell(text, "" if one.interval else "fewer than 3 seeds", value=one.estimate)
+    found = inference.over_seeds(known)
+    return _difference(found.value, found.interval() if found.n >= FEWEST else None)
+
+
+def _difference(estimate: float, ends: tuple[float, float] | None) -> Cell:
+    value = number(estimate, sign=True)
+    return Cell(f"{value} {interval(*ends)}" if ends else value, "" if ends else "fewer than 3 seeds", value=estimate)
 
 
 def part_headings(tables: Tables, first: Sequence[tuple[str, int]]) -> dict[int, str]:

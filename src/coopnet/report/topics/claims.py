@@ -145,6 +145,8 @@ def _counts(members: Sequence[Claim]) -> list[tuple[str, str]]:
             for verdict in SYMBOLS
             if found[verdict]
         ]
+        sizes = dict.fromkeys(one.note for one in decisions if one.note and any(p.kind == "about" for p in one.parts))
+        shown += [(f"({size})", "") for size in sizes]
         corrected = [one.survives_holm for one in decisions if one.survives_holm is not None]
         if corrected:
             shown.append((f"(Holm:{FIXED}{sum(corrected)}{FIXED}of{FIXED}{len(corrected)})", ""))
@@ -177,7 +179,7 @@ def _summary(groups: Mapping[int, Sequence[Claim]]) -> Table:
         Column("", numeric=False),
         Column("Claim", numeric=False, wide=True),
         Column("verdict", numeric=False),
-        Column("estimate, 95 % interval", numeric=False),
+        Column("estimate, 95 % interval", numeric=False, wide=True),
     ]
     rows: list[Row] = []
     headings = {}
@@ -185,7 +187,10 @@ def _summary(groups: Mapping[int, Sequence[Claim]]) -> Table:
         shown = [claim for claim in members if claim.main.verdict != "not run"]
         if shown:
             headings[len(rows)] = _asked(asked, members)
-        rows += [Row([Cell(claim.number), Cell(claim.text), *map(_inline, _outcome(claim.main))]) for claim in shown]
+        rows += [
+            Row([Cell(claim.number), Cell(claim.text, _remark(claim.main)), *map(_inline, _outcome(claim.main))])
+            for claim in shown
+        ]
     absent = [claim.number for members in groups.values() for claim in members if claim.main.verdict == "not run"]
     caption = (
         "The ledger. Differences in percentage points unless a unit stands there, over n seeds. Beside it stands "
@@ -216,19 +221,19 @@ def line(claim: Claim, titles: Mapping[str, str], names: Sequence[str] = ()) -> 
         rests = Cell("", links=links)
     return [
         Cell(claim.number),
-        Cell(claim.text, DOT.join([claim.source, *_remarks(claim.decisions)])),
+        Cell(claim.text, DOT.join([claim.source, *remarks(claim.decisions)])),
         *_outcome(first),
         *_outcome(by_score.get("top5")),
         rests,
     ]
 
 
-def _remarks(decisions: Sequence[Decision]) -> list[str]:
+def remarks(decisions: Sequence[Decision]) -> list[str]:
     """Notes, and what is missing; the score is named where the note is about one score alone."""
-    remarks = {decision.score: _remark(decision) for decision in decisions}
-    if len(set(remarks.values())) == 1:
-        return [remark] if (remark := next(iter(remarks.values()))) else []
-    return [f"{SCORES[score]}: {remark}" for score, remark in remarks.items() if remark]
+    found = {decision.score: _remark(decision) for decision in decisions}
+    if len(set(found.values())) == 1:
+        return [remark] if (remark := next(iter(found.values()))) else []
+    return [f"{SCORES[score]}: {remark}" for score, remark in found.items() if remark]
 
 
 def _remark(decision: Decision) -> str:
@@ -308,6 +313,8 @@ def _parts(decisions: Sequence[Decision]) -> Table:
         lines = [_part(part) for part in decision.parts]
         if len(lines) != 1:
             lines.insert(0, _together(decision))
+        elif decision.caution:
+            lines[0][0] = replace(lines[0][0], detail=_remark(decision))
         lines[0] = [Cell(decision.number, SCORES[decision.score]), *lines[0]]
         lines[0][8] = Cell(_probability(decision.p_holm))
         rows += [Row(lines[0]), *(Row([Cell(""), *line]) for line in lines[1:])]

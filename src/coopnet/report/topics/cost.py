@@ -80,7 +80,7 @@ def _picture(tables: Tables) -> Picture:
         "cost",
         "Cost against accuracy. Test top-1 of the ensemble, mean over seeds, against the operations of its training "
         "and of all its ancestors. The line joins the networks that are more accurate than every cheaper one. They are "
-        "selected on test images, so the line is optimistic. Dotted: chance level.",
+        "selected on test images, so the line is optimistic.",
         f"More accurate than every cheaper network: {finding}.",
         "compute.csv",
     )
@@ -110,13 +110,12 @@ def draw(tables: Tables) -> Figure:
                 color=colour,
                 mfc=colour if filled else PAPER,
             )
-        axes.axhline(chance(rows[names[0]]), color=INK, linestyle=":", linewidth=1.1)
-        axes.set(xscale="log", title=f"{title}, test top-1 (%)")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.set(xscale="log", title=f"{title}, test top-1 (%); chance level: {chance(rows[names[0]]):g} %")
+        narrow = own["lineage_flops"].max() < 5 * own["lineage_flops"].min()
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8) if narrow else (1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _written(value)))
         axes.margins(x=0.1, y=0.12)
-        axes.set_ylim(bottom=0)
     grid[-1].set_xlabel("FLOPs of training, with all ancestors")
     figure.tight_layout(h_pad=1.2, pad=0.2)
     kinds = [
@@ -136,16 +135,16 @@ def frontier(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def _line(axes: Axes, best: pd.DataFrame) -> None:
-    """The line, and the names of its most and its least accurate network."""
+    """The line, and the name of its most accurate network."""
     axes.plot(best["lineage_flops"], best["top1"], color=GREY, linewidth=1.0, zorder=0)
-    for name, x, y in best[["experiment", "lineage_flops", "top1"]].iloc[[-1]].itertuples(index=False):
-        axes.annotate(name, (x, y), (-7, 4), textcoords="offset points", ha="right", va="bottom", color=INK)
+    name, x, y = best[["experiment", "lineage_flops", "top1"]].iloc[-1]
+    axes.annotate(name, (x, y), (-7, 4), textcoords="offset points", ha="right", va="bottom", color=INK)
 
 
 def _written(value: float) -> str:
     """`2 × 10¹⁵`."""
-    digit, exponent = f"{value:.0e}".split("e")
-    return power(int(exponent)) if digit == "1" else f"{digit}×{power(int(exponent))}"
+    digits, exponent = f"{value:.1e}".split("e")
+    return power(int(exponent)) if digits == "1.0" else f"{digits.removesuffix('.0')}×{power(int(exponent))}"
 
 
 def _table(tables: Tables) -> Table:

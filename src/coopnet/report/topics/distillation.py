@@ -33,7 +33,11 @@ def _gains(tables: Tables) -> list[str]:
     """Gains of ensembles over their members, and of students over the same network trained alone."""
     frame = tables.distillation
     top1 = frame[(frame["split"] == "test") & (frame["score"] == "top1")]
-    plain = {row["name"] for row in tables.experiments if starts.is_plain_ensemble(row["row"])}
+    plain = {
+        row["name"]
+        for row in tables.experiments
+        if starts.is_plain_ensemble(row["row"]) and row["part"] == "distillation"  # the others are controls of merges
+    }
     ensembles, students = top1[top1["experiment"].isin(plain)], top1[top1["teacher"].notna()]
     sentences = []
     if len(ensembles):
@@ -98,13 +102,12 @@ def _row(tables: Tables, frame: pd.DataFrame) -> Row:
     head = test.iloc[0]
     name = str(head["experiment"])
     against = of_ensembles(tables).get(name)
-    alone = cells.over_seeds(test["over_single"], sign=True)
     line = [
         Cell(name, str(head["method"]), "code", cells.anchor(name)),
         cells.counted(tables, name, len(test)),
         *(cells.over_seeds(test[column]) for column in ("network", "probabilities", "logits")),
         cells.over_seeds(test["over_teacher"], sign=True),
-        cells.to_control(against) if against else alone,
+        cells.to_control(against) if against and against.group == "distillation" else cells.gain(test["over_single"]),
     ]
     more = cells.unfolded(
         ("teacher", head["teacher"] if isinstance(head["teacher"], str) else ""),

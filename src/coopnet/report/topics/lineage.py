@@ -14,7 +14,7 @@ GENERATIONS = ("From scratch, or imported", "Made from it", "Made from those", "
 def section(tables: Tables) -> Section:
     """The table of descent."""
     generations = generation(tables)
-    last = min(max(generations.values()), len(GENERATIONS) - 1)
+    last = max(generations.values())
     children: dict[str, list[str]] = {}
     for row in tables.ordered:
         for parent in dict.fromkeys(row["parents"]):
@@ -24,16 +24,20 @@ def section(tables: Tables) -> Section:
         if name in children:
             rows.append(Row([_names([name]), *_descendants(tables, name, children, last)]))
     alone = [name for name in tables.names if generations[name] == 0 and name not in children]
-    columns = [Column(label, numeric=False, wide=place > 0) for place, label in enumerate(GENERATIONS[: last + 1])]
+    labels = [GENERATIONS[min(place, len(GENERATIONS) - 1)] for place in range(last + 1)]
+    columns = [Column(label, numeric=False, wide=place > 0) for place, label in enumerate(labels)]
     caption = (
         "Lineage. A network is in the column after its parents or its teacher. (control): the continued-training "
         "control of a parent; (student): learns from a teacher and starts from random weights."
     )
     born = sum(place > 0 for place in generations.values())
+    first = len(generations) - born
     sentence = (
-        f"{count(len(generations) - born, 'experiment')} start from random weights; {born} start from, or are taught "
-        f"by, trained networks, and no two seeds share one. {count(len(alone), 'experiment')} without descendants "
-        f"{'appears' if len(alone) == 1 else 'appear'} only in the table of all results."
+        f"{count(first, 'experiment')} {'starts' if first == 1 else 'start'} from random weights or an imported "
+        f"checkpoint; {born} {'starts' if born == 1 else 'start'} from trained networks or "
+        f"{'learns' if born == 1 else 'learn'} from them, and each seed has parents of its own. "
+        f"{count(len(alone), 'experiment')} without descendants {'appears' if len(alone) == 1 else 'appear'} only in "
+        "the table of all results."
     )
     table = Table("lineage-table", caption, columns, rows, "study.json")
     return Section("lineage", "Lineage of the runs", [sentence], [table] if born else [])

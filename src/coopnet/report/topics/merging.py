@@ -11,9 +11,9 @@ from coopnet.report import drawing
 from coopnet.report.differences import of_ensembles
 from coopnet.report.document import Cell, Column, Picture, Row, Section, Table
 from coopnet.report.drawing import BLUE, GREY, INK, ORANGE, PAPER
-from coopnet.report.frames import START, Tables
+from coopnet.report.frames import START, Tables, dataset
 from coopnet.report.topics import cells, curves, growth
-from coopnet.report.wording import between, count, listing, number
+from coopnet.report.wording import between, count, listing, number, span
 
 
 def section(tables: Tables) -> Section | None:
@@ -29,7 +29,7 @@ def section(tables: Tables) -> Section | None:
             "at transfer that of its parents, after fine-tuning that of their continued-training "
             f"controls. {_starts(tables)}".strip()
         )
-        sentences += lengths(tables.experiments, tables.merges["experiment"])
+        sentences += lengths(tables.ordered, tables.merges["experiment"])
         items += [picture(tables), _table(tables)]
     if expanded:
         sentences.append(
@@ -41,7 +41,7 @@ def section(tables: Tables) -> Section | None:
 
 
 def lengths(experiments: Sequence[Mapping[str, Any]], merges: Iterable[str]) -> list[str]:
-    """The epochs of the parents of merged networks, if they differ: part of a gain may come from longer training.
+    """The epochs of the merged networks and of the plain network, if they differ: a gain may be one of more epochs.
 
     Args:
         experiments: the study's experiments.
@@ -49,11 +49,18 @@ def lengths(experiments: Sequence[Mapping[str, Any]], merges: Iterable[str]) -> 
     """
     rows = {row["name"]: row for row in experiments}
     parents = dict.fromkeys(parent for name in merges for parent in rows[name]["parents"] if parent in rows)
-    epochs = {name: rows[name]["epochs"] for name in parents if not rows[name]["parents"]}
+    own = [rows[name] for name in parents if not rows[name]["parents"]]
+    plain = [row for row in experiments if not row["parents"] and row["row"]["model"]["gate"] == "none"]
+    alike = [row for row in plain if (row["network"], dataset(row)) in [(one["network"], dataset(one)) for one in own]]
+    epochs = {row["name"]: row["epochs"] for row in [*own, *alike[:1]]}
     if len(set(epochs.values())) < 2:
         return []
     named = listing(f"{name} has {count(number_of, 'epoch')}" for name, number_of in epochs.items())
-    return [f"The merged networks were not trained equally long: {named}; a gain over the shorter ones is partly that."]
+    shorter = listing(name for name, number_of in epochs.items() if number_of < max(epochs.values()))
+    return [
+        f"Not all of these were trained equally long: {named}. So a gain over {shorter} alone is partly one of more "
+        "epochs. A difference to a control is not, as the control continues the same networks."
+    ]
 
 
 def _starts(tables: Tables) -> str:
@@ -66,7 +73,15 @@ def _starts(tables: Tables) -> str:
         f"Merged onto one trunk ({count(len(gap), 'row')}), networks start at {between(list(gap))} points of top-1 "
         "against the logit ensemble of their parents"
     )
-    return f"{sentence}; nearest is {gap.idxmax()}, farthest {gap.idxmin()}." if len(gap) > 1 else f"{sentence}."
+    if len(gap) > 1:
+        sentence += f"; nearest is {gap.idxmax()}, farthest {gap.idxmin()}"
+    return f"{sentence} ({_replicates(merges)})."
+
+
+def _replicates(merges: pd.DataFrame) -> str:
+    """`one replicate`, or `means over 3 replicates`."""
+    n = set(merges.groupby("experiment").size())
+    return "one replicate" if n == {1} else f"means over {span(n)} replicates"
 
 
 def _experiments(tables: Tables) -> list[pd.DataFrame]:
@@ -89,7 +104,7 @@ def picture(tables: Tables) -> Picture:
         "merging",
         "From transfer to the end. Test top-1 of each ensemble at transfer (open) and after fine-tuning (filled), "
         "beside the plain logit ensemble of its parents (short line), and that of the controls (long "
-        "line).",
+        f"line); {_replicates(tables.merges)}.",
         f"Against the control after fine-tuning: {finding or 'not trained'}.",
         "merges.csv",
     )
@@ -139,13 +154,13 @@ def _table(tables: Tables) -> Table:
         Column("minus control, [95 %]", "fine-tuned, top-1 (%)"),
         Column("branches minus single controls", "fine-tuned, top-1 (%)"),
     ]
-    against = of_ensembles(tables)
+    against, rows_of = of_ensembles(tables), {row["name"]: row for row in tables.experiments}
     rows = []
     for frame in _experiments(tables):
         name = str(frame["experiment"].iloc[0])
         trained = not math.isnan(frame["final_ensemble_top1"].iloc[0])
         line = [
-            Cell(name, str(frame["method"].iloc[0]), "code", cells.anchor(name)),
+            Cell(name, f"{frame['method'].iloc[0]} of {_parents(rows_of, name)}", "code", cells.anchor(name)),
             cells.counted(tables, name, len(frame)),
             cells.over_seeds(frame[f"{START}_ensemble_top1"]),
             cells.over_seeds(frame["parents_ensemble_top1"]),
@@ -168,6 +183,12 @@ def _table(tables: Tables) -> Table:
         "fine-tuning, against the continued-training controls: their plain ensemble, and their mean alone."
     )
     return Table("merging-table", caption, columns, rows, "merges.csv")
+
+
+def _parents(rows: Mapping[str, Mapping[str, Any]], name: str) -> str:
+    """`baseline (20 epochs) and one1 (11 epochs)`; only the names of networks that the study lacks."""
+    parents = dict.fromkeys(rows[name]["parents"])
+    return listing(f"{one} ({count(rows[one]['epochs'], 'epoch')})" if one in rows else one for one in parents)
 
 
 def _branches(rows: pd.DataFrame) -> str:

@@ -53,6 +53,11 @@ TERMS = (
     ("branch", "the last stage with its own pooling and linear classifier; a network has B of them"),
     ("gate", "a linear layer on the pooled trunk features, then softmax: one weight per branch and image"),
     ("ensemble", "the gate-weighted sum of the branches’ logits; it is the teacher while all learn"),
+    (
+        "plain ensemble",
+        "independent networks without a gate, whose outputs are averaged: logits, or in Part 3 probabilities",
+    ),
+    ("replicate", "one repetition of an experiment with all its ancestors, such as an ensemble with its five networks"),
     ("baseline", "the plain network: one branch, no gate, cross-entropy alone"),
     ("transfer", "building a network’s first weights out of trained ones: growing, expanding, merging, combining"),
     ("at transfer", "measured right after the transfer, before any training"),
@@ -66,7 +71,7 @@ TERMS = (
         "what a network is compared with, so that the difference has one cause; each group of rows names its own",
     ),
     ("95 % interval", "Student’s t over the seeds, with the variance from the choice of test images added"),
-    ("margin", f"{MARGIN:g} points of accuracy: a loss below it does not count"),
+    ("margin", f"{MARGIN:g} points of accuracy: a loss smaller than it still counts as not worse"),
     ("verdict", "of a claim: supported, contradicted or inconclusive, as its interval lies"),
     (
         "Holm’s correction",

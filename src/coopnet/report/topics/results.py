@@ -71,11 +71,13 @@ def _table(tables: Tables) -> Table:
         headings[len(rows)] = "Failed, or not run because of a failure"
         rows += [_without_results(tables, row) for row in tables.without_results]
     network, data = _usual(tables)
+    settings = [row["row"] for row in tables.experiments]
     caption = (
-        "All experiments. Mean ± standard deviation over n seeds, B branches; what unfolds below a name are its seeds. "
+        "All experiments. Mean ± standard deviation over n seeds, B branches; a name on the page unfolds its seeds. "
         f"Networks are {network} on {data} unless a line below the name says otherwise. FLOPs are those of "
         "its training and its ancestors’. The last column is the ensemble against its own control. A network "
         "with one branch is its own ensemble."
+        + (" Plain ensembles are compared in Part 3." if any(map(starts.is_plain_ensemble, settings)) else "")
     )
     return Table("results-table", caption, columns, rows, "accuracy.csv", headings)
 
