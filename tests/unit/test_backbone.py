@@ -516,6 +516,8 @@ def test_models_of_libraries_are_built_by_name() -> None:
     assert all(torch.equal(state[name], tensor) for name, tensor in again.state_dict().items())
     name = "layer4.0.conv1.weight"
     assert not torch.equal(state[f"branches.0.{name}"], state[f"branches.1.{name}"])
+    with pytest.raises(CoopNetError, match="torchvision has no model 'fasterrcnn_resnet50_fpn'"):  # a detector
+        library_backbone("torchvision", "fasterrcnn_resnet50_fpn", "layer4", branches=2, classes=10)
     with pytest.raises(CoopNetError, match="did you mean resnet18"):
         library_backbone("torchvision", "resnet81", "layer4", branches=2, classes=10)
 

@@ -192,7 +192,6 @@ HARMLESS = {
     "networks/__init__.py": "empty",
     "runs/provenance.py": "describes code, libraries and device of a run, for its record",
     "runs/checkpoint.py": "reads and writes tensors, in files that are checked against their digests",
-    "networks/kernels.py": "acts while oneDNN is on, and the trainer switches it off for the networks that it concerns",
     "training/failures.py": "error messages",
     "training/device.py": "names the device, which is in the record",
     "runs/resume.py": "saves and loads a state unchanged",

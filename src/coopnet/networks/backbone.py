@@ -7,6 +7,7 @@ a single node, so dropout, BatchNorm and control flow inside it behave as in the
 
 import copy
 import difflib
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -287,7 +288,8 @@ def library_model(family: str, name: str, classes: int, *, pretrained: bool = Fa
         elif family == "torchvision":
             from torchvision import models
 
-            known, create = models.list_models, models.get_model
+            # The submodules have detectors, and models of video and optical flow.
+            known, create = functools.partial(models.list_models, models), models.get_model
             options = {"num_classes": classes} if not pretrained else {"weights": "DEFAULT"}
         else:
             raise CoopNetError(f"family {family!r} is no library of models; choose {' or '.join(LIBRARIES)}")

@@ -22,6 +22,15 @@ def broken(network: nn.Module) -> list[nn.Conv2d]:
     return [one for one in convolutions if max(one.kernel_size) == 1 < max(one.stride) and one.in_channels < CHANNELS]
 
 
+def avoid_broken_kernels(network: nn.Module, device: torch.device) -> None:
+    """Switch oneDNN off for this process if it would compute a convolution of the network wrongly.
+
+    That changes the last bits of every convolution, so this module belongs to the numerics.
+    """
+    if device.type == "cpu" and broken(network):
+        torch.backends.mkldnn.set_flags(False)
+
+
 def avoid(network: nn.Module) -> None:
     """Give these convolutions features and weights in contiguous order only, in any training loop.
 

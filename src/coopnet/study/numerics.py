@@ -18,6 +18,7 @@ MODULES = (
     "data/seeding.py",
     "data/splits.py",
     "networks/backbone.py",
+    "networks/kernels.py",
     "networks/loss.py",
     "networks/merge.py",
     "networks/network.py",

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from coopnet.files.errors import CoopNetError
 from coopnet.files.errors import out_of_memory as out_of_memory
-from coopnet.networks import kernels
 
 log = logging.getLogger(__name__)
 
@@ -90,12 +88,6 @@ def _cpu_name() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def avoid_broken_kernels(network: nn.Module, device: torch.device) -> None:
-    """Switch oneDNN off for this process if it would compute a convolution of the network wrongly."""
-    if device.type == "cpu" and kernels.broken(network):
-        torch.backends.mkldnn.set_flags(False)
 
 
 def free_memory(device: torch.device) -> int | None:
