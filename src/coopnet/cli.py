@@ -128,7 +128,7 @@ def prepare(
 
 @app.command()
 def check(study: StudyName) -> None:
-    """Check that the networks of all rows can be built for their images; nothing is trained."""
+    """Check that the networks of all rows can be built for their images, and merged; nothing is trained."""
     from coopnet.commands import check as command
 
     command.check(_workspace(), study)

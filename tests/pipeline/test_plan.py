@@ -1,5 +1,6 @@
 """Before and while a study runs: what it takes, how far it is, and how little Snakemake says of each job."""
 
+import contextlib
 import csv
 import json
 import math
@@ -16,7 +17,7 @@ import pytest
 
 from conftest import ROOT
 from coopnet import study
-from coopnet.commands import latency, watch
+from coopnet.commands import check, latency, watch
 from coopnet.commands import plan as command
 from coopnet.files.errors import CoopNetError
 from coopnet.runs import live, phase_keys, speed, steps
@@ -207,6 +208,35 @@ def test_a_command_says_where_to_look_next(workspace: Path, command: tuple[str, 
     done = call(workspace, "coopnet", *command)
     assert done.returncode == 0, done.stderr
     assert words in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("trunk", "split", "words"),
+    [
+        ("first", "layer4.1", None),
+        ("refit", "layer4", None),
+        ("refit", "layer4.1", "experiments.merged: trunk refit needs branches that read their trunk by plain"),
+        ("matched", "layer4", "experiments.merged: trunk matched knows the channels of this project's"),
+    ],
+)
+def test_merge_of_a_library_network_is_checked(tmp_path: Path, trunk: str, split: str, words: str | None) -> None:
+    """A merge that its network does not allow is refused before its parents are trained."""
+    network = {"family": "torchvision", "name": "resnet18", "split": split, "branches": 1, "gate": "none"}
+    training = {"epochs": 1, "optimizer": {"kind": "sgd", "lr": 0.1}}
+    merged = {
+        "about": "merged",
+        "parents": ["a", "b"],
+        "start": {"kind": "merge", "trunk": trunk},
+        "model": {"branches": 2, "gate": "learned"},
+    }
+    content = {
+        **{"title": "T", "device": "cpu", "threads": 1, "seeds": [0]},
+        "defaults": {"data": {"dataset": "digits"}, "model": network, "training": training},
+        "experiments": {"a": {"about": "a"}, "b": {"about": "b"}, "merged": merged},
+    }
+    (tmp_path / "params.yaml").write_text(json.dumps(content))
+    with pytest.raises(CoopNetError, match=words) if words else contextlib.nullcontext():
+        check.check(Workspace(tmp_path), "full")
 
 
 # The files by which DVC knows which phases were edited

@@ -1,4 +1,4 @@
-"""`coopnet check`: check before anything runs that the network of every row can be built."""
+"""`coopnet check`: check before anything runs that the network of every row can be built and merged."""
 
 import logging
 
@@ -12,14 +12,16 @@ log = logging.getLogger(__name__)
 def check(workspace: Workspace, name: str) -> None:
     """Build the network of every row of a study, without allocating its weights.
 
-    Whether a library's model exists, can be split there and accepts the image size is not known until it is built.
+    Whether a library's model exists, can be split there, accepts the image size and can be merged is not known until
+    it is built.
 
     Raises:
-        CoopNetError: a network cannot be built; the message names the row and the remedy.
+        CoopNetError: a network cannot be built or merged; the message names the row and the remedy.
     """
     plan = study.load(workspace.root, name)
     import torch
 
+    from coopnet.networks.merge import permutations
     from coopnet.networks.network import build
     from coopnet.networks.planned import architecture_of
     from coopnet.networks.tensors import ShapesAlone
@@ -27,13 +29,19 @@ def check(workspace: Workspace, name: str) -> None:
     seen = set()
     for experiment, row in plan.experiments.items():
         dataset = plan.data[row.data.dataset]
-        known = (row.model.model_dump_json(), dataset.size, dataset.classes)
+        trunk = getattr(row.start, "trunk", None)
+        known = (row.model.model_dump_json(), dataset.size, dataset.classes, trunk)
         if known in seen:
             continue
         seen.add(known)
         try:
             with torch.device("meta"), ShapesAlone():
-                build(architecture_of(row.model, dataset), seed=0)
-        except CoopNetError as error:
-            raise CoopNetError(f"experiments.{experiment}.model: {error}") from error
-    log.info("%s: %d networks can be built", name, len(seen))
+                architecture = architecture_of(row.model, dataset)
+                network = build(architecture, seed=0)
+                if trunk == "matched":
+                    permutations(architecture)
+                elif trunk == "refit":
+                    architecture.readers(network.branches[0])
+        except (CoopNetError, ValueError) as error:
+            raise CoopNetError(f"experiments.{experiment}: {error}") from error
+    log.info("%s: the networks of all %d experiments can be built", name, len(plan.experiments))
