@@ -17,7 +17,7 @@ import pytest
 
 from conftest import ROOT
 from coopnet import study
-from coopnet.commands import check, latency, watch
+from coopnet.commands import check, latency, runs, watch
 from coopnet.commands import plan as command
 from coopnet.files.errors import CoopNetError
 from coopnet.runs import live, phase_keys, speed, steps
@@ -221,22 +221,41 @@ def test_a_command_says_where_to_look_next(workspace: Path, command: tuple[str, 
 )
 def test_merge_of_a_library_network_is_checked(tmp_path: Path, trunk: str, split: str, words: str | None) -> None:
     """A merge that its network does not allow is refused before its parents are trained."""
+    place = merging(tmp_path, trunk, split)
+    with pytest.raises(CoopNetError, match=words) if words else contextlib.nullcontext():
+        check.check(place, "full")
+
+
+def merging(folder: Path, trunk: str, split: str) -> Workspace:
+    """A study that merges networks of torchvision, with complete rows and without defaults."""
     network = {"family": "torchvision", "name": "resnet18", "split": split, "branches": 1, "gate": "none"}
     training = {"epochs": 1, "optimizer": {"kind": "sgd", "lr": 0.1}}
-    merged = {
-        "about": "merged",
-        "parents": ["a", "b"],
-        "start": {"kind": "merge", "trunk": trunk},
-        "model": {"branches": 2, "gate": "learned"},
-    }
+    row = {"about": "a row", "data": {"dataset": "digits"}, "model": network, "training": training}
+    joined = {"model": network | {"branches": 2, "gate": "learned"}, "start": {"kind": "merge", "trunk": trunk}}
     content = {
         **{"title": "T", "device": "cpu", "threads": 1, "seeds": [0]},
-        "defaults": {"data": {"dataset": "digits"}, "model": network, "training": training},
-        "experiments": {"a": {"about": "a"}, "b": {"about": "b"}, "merged": merged},
+        "experiments": {"a": row, "b": row, "merged": row | joined | {"parents": ["a", "b"]}},
     }
-    (tmp_path / "params.yaml").write_text(json.dumps(content))
-    with pytest.raises(CoopNetError, match=words) if words else contextlib.nullcontext():
-        check.check(Workspace(tmp_path), "full")
+    (folder / "params.yaml").write_text(json.dumps(content))
+    return Workspace(folder)
+
+
+def test_runs_of_a_library_network_without_defaults(
+    tmp_path: Path, own_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`coopnet runs` names the settings that most rows do not have; `coopnet runs gc` names the library's network."""
+    place = merging(tmp_path, "first", "layer4")
+    runs.show(place, "full")
+    lines = [line.split("│") for line in capsys.readouterr().out.splitlines()]
+    own = {cells[1].strip(): cells[3].split() for cells in lines if len(cells) > 3}
+    assert own["a/seed0"] == own["b/seed0"] == []
+    assert own["merged/seed0"][:3] == ["model.branches=2", "model.gate=learned", "start.kind=merge"]
+    unknown = own_store / "runs" / ("0" * 32)
+    unknown.mkdir(parents=True)
+    row = study.load(tmp_path).experiments["merged"].model_dump(mode="json")
+    (unknown / "run.json").write_text(json.dumps({"row": row, "seed": 0}))
+    runs.collect_garbage(place, remove=False)
+    assert "resnet18, 2 branches, 1 epochs, seed 0" in capsys.readouterr().out
 
 
 # The files by which DVC knows which phases were edited

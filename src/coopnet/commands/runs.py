@@ -1,6 +1,7 @@
 """`coopnet runs`: list the runs of a study with their states, and find unused runs in the store."""
 
 import sys
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 
@@ -24,11 +25,13 @@ WIDTH = 200
 
 
 def show(workspace: Workspace, name: str) -> None:
-    """Print a table of all runs: state, settings that differ from the defaults, key, device and date."""
-    plan, defaults = study.load(workspace.root, name), study.flatten(study.plain(workspace.root, name).decisive())
+    """Print a table of all runs: state, settings that most experiments do not have, key, device and date."""
+    plan = study.load(workspace.root, name)
+    settings = {experiment: study.flatten(row.decisive()) for experiment, row in plan.experiments.items()}
+    frequent = Counter((key, str(value)) for own in settings.values() for key, value in own.items())
     entries = Store(store.default_place(workspace.root))
     table = Table(title=f"Study {name}: {len(plan.runs)} runs", title_justify="left")
-    for column in ("run", "state", "differs from the defaults in", "key", "made"):
+    for column in ("run", "state", "differs from most in", "key", "made"):
         table.add_column(column, no_wrap=column in ("run", "key"), overflow="fold")
     with remembered(workspace.stamps / name / "digests.json") as digests:
         unavailable = failures.unavailable(workspace, plan)
@@ -38,7 +41,9 @@ def show(workspace: Workspace, name: str) -> None:
         }
     for run in plan.runs.values():
         own = [
-            f"{key}={value}" for key, value in study.flatten(run.row.decisive()).items() if defaults.get(key) != value
+            f"{key}={value}"
+            for key, value in settings[run.experiment].items()
+            if 2 * frequent[key, str(value)] <= len(settings)
         ]
         record = workspace.run(plan, run) / "run.json"
         cells = (run.name, states[run.name], " ".join(own), run.key, _made(run, record, entries))
@@ -96,7 +101,8 @@ def _described(record: Path) -> str:
     if not isinstance(row, dict):
         return "–"
     model, training = row["model"], row["training"]
-    return f"depth {model['depth']}, {model['branches']} branches, {training['epochs']} epochs, seed {seed}"
+    network = model.get("name") or f"depth {model['depth']}"
+    return f"{network}, {model['branches']} branches, {training['epochs']} epochs, seed {seed}"
 
 
 def referred(workspace: Workspace) -> set[str]:

@@ -3,10 +3,10 @@
 This package imports no torch and reads no results, so a workflow engine can import it while it parses its rules.
 """
 
-from coopnet.study.load import FULL, checked_name, datasets, load, names, plain, read_yaml, rows
+from coopnet.study.load import FULL, checked_name, datasets, load, names, read_yaml, rows
 from coopnet.study.messages import check, did_you_mean
 from coopnet.study.plan import Run, Study, imported_record, run_key
-from coopnet.study.rows import flatten, merge, resolve, scale
+from coopnet.study.rows import flatten, merge, scale
 
 __all__ = [
     "FULL",
@@ -21,9 +21,7 @@ __all__ = [
     "load",
     "merge",
     "names",
-    "plain",
     "read_yaml",
-    "resolve",
     "rows",
     "run_key",
     "scale",

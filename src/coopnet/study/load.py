@@ -9,7 +9,7 @@ from coopnet.files import yaml_files
 from coopnet.files.errors import CoopNetError
 from coopnet.study.messages import check, did_you_mean, short
 from coopnet.study.plan import Study, plan
-from coopnet.study.rows import known_datasets, merge, resolve, scale
+from coopnet.study.rows import known_datasets, resolve
 from coopnet.study.settings import Experiment, Overlay, Parameters
 
 FULL = "full"
@@ -69,14 +69,6 @@ def rows(root: Path) -> dict[str, Experiment]:
         CoopNetError: anything wrong with the file.
     """
     return resolve(*_read(root, FULL))
-
-
-def plain(root: Path, name: str) -> Experiment:
-    """The row of an experiment that sets nothing itself: the defaults of a study."""
-    parameters, overlay, source = _read(root, name)
-    content = merge(parameters.defaults | {"about": "defaults"}, overlay.every_experiment)
-    row = check(Experiment, content, f"{source}: defaults", known_datasets(parameters))
-    return scale(row, overlay.time_scale)
 
 
 def names(root: Path) -> list[str]:
