@@ -122,6 +122,36 @@ def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(tmp_p
     assert names(tmp_path) == [left[0], "file[1]"]
 
 
+FOLDER_WRITER = """
+import os, pathlib, signal, sys
+from coopnet import files
+
+with files.new_folder(pathlib.Path(sys.argv[1])) as folder:
+    (folder / "half").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+"""Is killed while it fills a new folder."""
+
+
+def test_new_folder_is_whole_or_absent(tmp_path: Path) -> None:
+    """It replaces an empty folder only; an error leaves nothing, and the next writer removes what a killed one left."""
+    out = tmp_path / "deep" / "out"
+    subprocess.run([sys.executable, "-c", FOLDER_WRITER, out])
+    assert len(names(out.parent)) == 1
+    with contextlib.suppress(KeyboardInterrupt), files.new_folder(out) as folder:
+        (folder / "half").write_text("half")
+        raise KeyboardInterrupt
+    assert names(out.parent) == []
+    out.mkdir()
+    with files.new_folder(out) as folder:
+        (folder / "file").write_text("whole")
+        assert names(out) == []
+    assert (names(out.parent), names(out)) == (["out"], ["file"])
+    for there in (out, out / "file"):
+        assert "is not empty; choose another folder" in refusal(lambda there=there: files.new_folder(there).__enter__())
+    assert "cannot write" in refusal(lambda: files.new_folder(out / "file" / "inside").__enter__())
+
+
 def test_file_is_on_disk_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A power failure may lose the new file or the rename, but never the content behind the name."""
     done = []
@@ -227,6 +257,8 @@ def test_folder_where_the_file_should_be(tmp_path: Path) -> None:
     """A folder in place of the file gives one line, and stays."""
     (tmp_path / "file" / "inside").mkdir(parents=True)
     assert str(tmp_path / "file") in refusal(lambda: files.write_text(tmp_path / "file", "new"))
+    assert f"cannot remove {tmp_path / 'file'} (" in refusal(lambda: files.remove(tmp_path / "file"))
+    files.remove(tmp_path / "missing")
     assert names(tmp_path) == ["file"]
 
 

@@ -178,6 +178,9 @@ def test_names_of_classes_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture
     assert class_names({"dataset": "insects", "class_names": ["ant"]}) == ["ant"]
     for known in DATASETS.values():
         assert len(class_names({"dataset": known.name})) == known.classes
+    many = [f"{number:05} of the most classes" for number in range(own.MOST_CLASSES)]
+    files.write_json(tmp_path / "manifest.json", {"files": {}, "class_names": many})
+    assert canonical.class_names(tmp_path, dataset) == many
 
 
 # Size and form -------------------------------------------------------------------------------------------------------

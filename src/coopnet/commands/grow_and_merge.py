@@ -9,7 +9,7 @@ import numpy as np
 
 from coopnet import files
 from coopnet.deploy import images
-from coopnet.deploy.export import Labelled, whole_folder
+from coopnet.deploy.export import Labelled
 from coopnet.files.errors import CoopNetError
 from coopnet.library import saved, transfers
 from coopnet.library.receipt import Receipt
@@ -132,7 +132,7 @@ def _write(out: Path, result: TrainedNetwork, receipt: Receipt, parents: Sequenc
         ],
         "receipt": receipt.to_dict(),
     }
-    with whole_folder(out) as folder:
+    with files.new_folder(out) as folder:
         saved.write(result, folder, record.get("preprocessing"), None, facts)
         files.write_json(folder / RECEIPT, receipt.to_dict())
     table = Table(show_header=False)

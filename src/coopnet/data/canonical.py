@@ -52,7 +52,7 @@ def prepare(dataset: Dataset, source: str, root: Path | None, out: Path, process
         facts = _facts(dataset, found)
         if there is not None and facts.items() <= there.items() and there.get("source") == source:
             return there
-        _remove(out / MANIFEST)
+        files.remove(out / MANIFEST)
         for split, arrays in found.splits.items():
             _write(_file(out, split), arrays, facts["classes"])
     written = {_file(out, split).name: files.sha256(_file(out, split)) for split in SPLITS}
@@ -157,13 +157,6 @@ def _write(path: Path, arrays: Ordered, classes: int) -> None:
         "labels": files.Pieces("U8" if classes <= MANY_CLASSES else "U16", [len(order)], [content]),
     }
     files.write_pieces(path, parts)
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise CoopNetError(f"cannot remove {path} ({error.strerror}); check its permissions") from error
 
 
 def _file(folder: Path, split: str) -> Path:

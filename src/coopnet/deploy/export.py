@@ -4,8 +4,6 @@ import contextlib
 import copy
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -149,7 +147,7 @@ def write(
         raise CoopNetError("safetensors has no graph that could include preprocessing; leave out --with-preprocessing")
     known = preprocessing.of_record(source.network, source.record)
     module = parts.plain(source.network, branches)
-    with whole_folder(out) as folder:
+    with files.new_folder(out) as folder:
         if form == "safetensors":
             _write_network(source, branches, folder, known, name)
             made = models.of_network(saved.read(folder), None, str(out))
@@ -183,28 +181,6 @@ def write(
             ),
         )
     return made
-
-
-@contextlib.contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out`, which is renamed to `out` on success and deleted after an error."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CoopNetError(f"{out} exists and is not empty; choose another folder, or remove it")
-    try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
-    except OSError as error:
-        raise CoopNetError(f"cannot write {out}: {files.reason(error)}") from error
-    try:
-        yield scratch
-        scratch.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        scratch.rename(out)
-    except OSError as error:
-        raise CoopNetError(f"cannot write {out}: {files.reason(error)}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _write_network(

@@ -33,8 +33,8 @@ FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, copy on wr
 LARGEST_JSON = 256 * 2**20
 """Bytes. Ten times the largest JSON file of a study of 10,000 runs (digests of all its files)."""
 
-LARGEST_RECORD = 2**20
-"""Bytes. A record of one network or dataset has about 5 kB."""
+LARGEST_RECORD = 64 * 2**20
+"""Bytes. A record of one network or dataset has about 5 kB, and 50 MB with the longest names of 65,536 classes."""
 
 LARGEST_HEADER = 16 * 2**20
 """Bytes. A tensor takes about 100, so this suffices for 150,000 tensors; safetensors itself would accept 100 MB."""
@@ -83,6 +83,29 @@ def scratch_beside(path: Path) -> Iterator[Path]:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder, which becomes `out` on success; after an error nothing is left of it.
+
+    What a killed process left is removed when the same folder is made again.
+
+    Raises:
+        CoopNetError: `out` exists and is not an empty folder, or it cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CoopNetError(f"{out} exists and is not empty; choose another folder, or remove it")
+    place = out.absolute()
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with scratch_beside(place) as scratch:
+            made = scratch / place.name
+            made.mkdir()
+            yield made
+            made.replace(place)
+    except OSError as error:
+        raise CoopNetError(f"cannot write {out}: {reason(error)}") from error
+
+
 def _own_folder(parent: Path, prefix: str) -> tuple[Path, int]:
     """Create a folder and lock it; return it and the descriptor that holds the lock."""
     while True:
@@ -123,6 +146,18 @@ def _system_error(error: SafetensorError) -> OSError:
     """The system's error in one of safetensors' own type, which has the error number in its text."""
     number = re.search(r"\(os error (\d+)\)", str(error))
     return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it exists.
+
+    Raises:
+        CoopNetError: it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise CoopNetError(f"cannot remove {path} ({reason(error)}); check the permissions of its folder") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from coopnet import files
-from coopnet.deploy.export import whole_folder
 from coopnet.files.errors import CoopNetError
 
 SCHEDULE = ("lr", "rampup", "prior_alpha")
@@ -129,7 +128,7 @@ def tensorboard(runs: Sequence[Tracked], study: str, place: str | None) -> str:
     from torch.utils.tensorboard import SummaryWriter
 
     folder = Path(place or f"logs/tensorboard/{study}")
-    with whole_folder(folder) as scratch:
+    with files.new_folder(folder) as scratch:
         for run in runs:
             with SummaryWriter(scratch / run.name) as writer:
                 for epoch, scalars in run.epochs.items():

@@ -95,11 +95,7 @@ def clear(workspace: Workspace, plan: Study, run: Run) -> None:
     Raises:
         CoopNetError: the record cannot be removed.
     """
-    path = workspace.failure(plan, run)
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise CoopNetError(f"cannot remove {path}: {files.reason(error)}") from error
+    files.remove(workspace.failure(plan, run))
 
 
 def unavailable(workspace: Workspace, plan: Study) -> dict[tuple[str, int], Unavailable]:

@@ -168,11 +168,7 @@ def recording(
     step, digests = planned(), Digests()
     before = _digests(workspace, step.inputs, digests)
     _refuse_damaged(workspace, step, digests)
-    path = step.record
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise CoopNetError(f"cannot remove {path}: {files.reason(error)}") from error
+    files.remove(step.record)
     yield
     after = _digests(workspace, step.inputs, Digests())
     changed = [name for name, digest in after.items() if digest != before[name]]
