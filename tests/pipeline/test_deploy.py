@@ -23,7 +23,7 @@ from coopnet.cli import main
 from coopnet.data import canonical
 from coopnet.data.datasets import DATASETS
 from coopnet.deploy import export as exporting
-from coopnet.deploy import measure, models
+from coopnet.deploy import measure, models, preprocessing
 from coopnet.deploy.export import Labelled
 from coopnet.deploy.models import open_model
 from coopnet.deploy.predict import found, predict
@@ -139,7 +139,7 @@ def test_network_around_ones_own_model_is_exported_in_python(
     """No command could build it; its card has accuracy, data and names; the exporter prints nothing."""
     caplog.set_level(logging.INFO)
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.AvgPool2d(28), nn.Flatten())
     model.append(nn.Linear(4, 10))
     network = coopnet.wrap(model, split="2", branches=3, classes=10, example=torch.zeros(2, 3, 32, 32)).train()
     arrays = canonical.load(workspace / "data/prepared/digits", DIGITS)["test"]
@@ -163,6 +163,7 @@ def test_network_around_ones_own_model_is_exported_in_python(
     assert capfd.readouterr() == ("", "")
     for wrong, said in (
         ({"test": (arrays.images / 255, arrays.labels)}, "images uint8"),
+        ({"test": (arrays.images[:, 8:24, 8:24], arrays.labels)}, "takes images of 32×32 pixels, not"),
         ({"test": (arrays.images, arrays.labels + 1)}, "labels 1 to 10 are not those of 10 classes"),
         ({"format": "safetensors"}, r"saved with coopnet\.save"),
         ({"class_names": names[:9]}, "9 class names"),
@@ -170,6 +171,14 @@ def test_network_around_ones_own_model_is_exported_in_python(
         with pytest.raises(CoopNetError, match=said):
             coopnet.export(network, tmp_path / "other", **(options | wrong))
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(("classes", "last"), [(10, "truck"), (12, "11"), (5, "4")])
+def test_names_are_those_of_the_networks_classes(classes: int, last: str) -> None:
+    """A network of other classes than the dataset of its record has numbers as names."""
+    network = coopnet.cooperative("cifar_resnet8", branches=1, classes=classes, width=1)
+    known = preprocessing.of_record(network, {"data": {"dataset": "cifar10"}, "preprocessing": CONSTANTS})
+    assert (len(known.class_names), known.class_names[-1]) == (classes, last)
 
 
 def test_graph_can_normalise_by_itself(workspace: Path, tmp_path: Path) -> None:

@@ -485,6 +485,8 @@ def test_what_is_no_network_of_ours_is_refused(tmp_path: Path, monkeypatch: pyte
         (lambda: coopnet.cooperative("resnet32", branches=3, classes=10), "no network 'resnet32'"),
         (lambda: coopnet.cooperative("cifar_resnet33", branches=3, classes=10), "depth 33"),
         (lambda: coopnet.cooperative("cifar_resnet8", branches=0, classes=10), "branches 0"),
+        (lambda: coopnet.cooperative("cifar_resnet8", branches=3, classes=10, width=0), "width 0"),
+        (lambda: coopnet.cooperative("cifar_resnet8", branches=3, classes=10, width=-4), "width -4"),
         (lambda: coopnet.grow(small(3), 2), "cannot grow 3"),
         (lambda: coopnet.grow(small(3), 5, how="bigger"), "unknown start"),
         (lambda: coopnet.grow(small(3), 5, how="masked", noise=0.1), "for how='split'"),

@@ -288,9 +288,9 @@ def _compared(
     for images in (random, *([] if test is None else [test.images])):
         for first in range(0, len(images), models.BATCH):
             batch = np.ascontiguousarray(images[first : first + models.BATCH])
+            given = made.logits(batch)  # it refuses images of another size
             with torch.inference_mode():
                 expected = network(made.preprocessing.normalised(batch)).numpy()
-            given = made.logits(batch)
             apart, limit = float(np.abs(given - expected).max()), TOLERANCE * max(1.0, float(np.abs(expected).max()))
             if not apart <= limit:  # this also catches NaN
                 raise CoopNetError(

@@ -104,6 +104,8 @@ def of_record(network: CooperativeNetwork, record: Mapping[str, Any]) -> Preproc
             "the network's record does not say how its images were normalised; save it with "
             "coopnet.save(..., preprocessing={'mean': [...], 'std': [...]})"
         )
-    names = datasets.class_names(data) or [str(number) for number in range(architecture.classes)]
+    names = datasets.class_names(data)
+    if len(names) != architecture.classes:  # trained for other classes than those of its record's dataset
+        names = [str(number) for number in range(architecture.classes)]
     mean, std = (tuple(map(float, constants[name])) for name in ("mean", "std"))
     return Preprocessing(shape[1], mean, std, tuple(names))

@@ -38,16 +38,17 @@ def cooperative(
             f"there is no network {name!r}; choose cifar_resnet20, cifar_resnet32, … or resnet18, "
             "or make any other model cooperative with coopnet.wrap"
         )
-    gate = gate or ("learned" if branches > 1 else "none")
-    if branches < 1 or classes < 1 or gate not in ("learned", "mean", "none") or block not in ("basic", "bottleneck"):
-        raise CoopNetError(
-            f"branches {branches}, classes {classes}, gate {gate!r} and block {block!r} do not fit: numbers "
-            "must be 1 or more, gate learned, mean or none, and block basic or bottleneck"
-        )
     family, depth = ("resnet18" if known[1] == "resnet" else "cifar_resnet"), int(known[2])
-    architecture = Architecture(
-        family, depth, block, width or (64 if family == "resnet18" else 16), branches, gate, classes
-    )
+    gate = gate or ("learned" if branches > 1 else "none")
+    if width is None:
+        width = 64 if family == "resnet18" else 16
+    numbers_fit = min(branches, classes, width) >= 1
+    if not numbers_fit or gate not in ("learned", "mean", "none") or block not in ("basic", "bottleneck"):
+        raise CoopNetError(
+            f"branches {branches}, classes {classes}, width {width}, gate {gate!r} and block {block!r} do not fit: "
+            "numbers must be 1 or more, gate learned, mean or none, and block basic or bottleneck"
+        )
+    architecture = Architecture(family, depth, block, width, branches, gate, classes)
     try:
         blocks_per_stage(architecture)
         return build(architecture, seed)
