@@ -13,7 +13,7 @@ import yaml
 import engines_fixture
 import report_fixture as synthetic
 from coopnet import files, study
-from coopnet.commands import record, transfer
+from coopnet.commands import record, transfer, watch
 from coopnet.commands import train as train_command
 from coopnet.files.digests import Digests
 from coopnet.files.errors import CoopNetError, TrainingFailed
@@ -202,6 +202,10 @@ def test_descendants_of_failed_runs_are_lost(known: tuple[Workspace, Study]) -> 
         if place == ("one3", 1) or "one3/seed1" in [p.name for p in run.parents]
     }
     assert [one.kind for one in unavailable.values()].count("waiting") == len(unavailable) - 1 > 1
+    listed = watch.progress_of(workspace, plan, Store(workspace.root / "store"), set()).failed
+    assert sorted(one.run.name for one in listed) == sorted(
+        run.name for run in plan.everything() if (run.experiment, run.seed) in unavailable
+    )
     path = workspace.failure(plan, plan.run("one3", 1))
     content = files.read_json(path)
     for change in ({"key": "0" * 32}, {"reason": "nothing"}, {"seal": 1}):

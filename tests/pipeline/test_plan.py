@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from coopnet import study
+from coopnet import files, study
 from coopnet.commands import check, latency, runs, watch
 from coopnet.commands import plan as command
 from coopnet.files.errors import CoopNetError
@@ -65,6 +65,29 @@ def test_speed_is_what_the_timings_of_the_store_say(finished: Home, monkeypatch:
     )
     monkeypatch.setattr(platform, "node", lambda: "elsewhere")
     assert speed.finished_here(entries, "cpu") == []
+
+
+def test_measurement_keeps_the_others(finished: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of other machines and of other devices stay; an earlier one of the same kind is replaced."""
+    monkeypatch.setattr(speed, "SECONDS", 0.0)
+    elsewhere = {"elsewhere": [["cpu", "x", "fp32", 1, 1, 1.0]]}
+    gpu = ["cuda", "y", "bf16", 1, 1, 2.0]
+    path = finished.workspace.stamps / "speed.json"
+    files.write_json(path, elsewhere | {platform.node(): [gpu]})
+    for _ in range(2):
+        found = speed.measure(finished.workspace, finished.plan())
+        assert files.read_json(path) == elsewhere | {platform.node(): [gpu, list(found)]}
+    assert speed.remembered(finished.workspace, "cpu") == [found]
+
+
+def test_only_cores_of_this_process_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`taskset`, Slurm and containers may leave a process fewer cores than the machine has."""
+    found = estimate(Workspace(ROOT), study.load(ROOT, "demo"))
+    for cores in (1, 3):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        monkeypatch.setattr(sys, "platform", "linux")
+        assert found.at_once == cores // found.study.threads
+        assert f"--cores {cores} " in " ".join(command._notes(found))
 
 
 def test_bytes_are_those_of_the_files(finished: Home) -> None:

@@ -11,7 +11,7 @@ from coopnet import study
 from coopnet.files.errors import CoopNetError
 from coopnet.report.wording import count, flops
 from coopnet.runs import phase_keys, speed
-from coopnet.runs.estimate import Estimate, PhaseCost, duration, estimate
+from coopnet.runs.estimate import Estimate, PhaseCost, cores, duration, estimate
 from coopnet.runs.workspace import Workspace
 
 WIDTH = 110
@@ -89,7 +89,7 @@ def _notes(found: Estimate) -> Iterator[str]:
         yield f"This machine ({names}): by the speed of {source}, run after run."
         if found.at_once > 1 and total.seconds:
             least = duration(total.seconds / found.at_once)
-            yield f"Its {os.cpu_count()} cores take {found.at_once} runs at once: {least} at best."
+            yield f"Its {cores()} cores take {found.at_once} runs at once: {least} at best."
     else:
         yield (
             f"This machine: not known, since it has finished no run on this kind of device ({plan.device}). "
@@ -107,7 +107,7 @@ def _notes(found: Estimate) -> Iterator[str]:
     if found.failed:
         yield f"{count(found.failed, 'run')} failed before: `coopnet runs {plan.name}` says why."
     if total.left:
-        yield f"Next: snakemake --cores {os.cpu_count()} --config study={plan.name}"
+        yield f"Next: snakemake --cores {cores()} --config study={plan.name}"
         yield f"Then, to follow it: coopnet runs {plan.name} --watch"
     else:
         yield f"Nothing is left to train. Next: snakemake --cores 1 --config study={plan.name}, for tables and report"

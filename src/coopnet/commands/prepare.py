@@ -1,14 +1,13 @@
 """`coopnet prepare`: write the canonical arrays of a dataset."""
 
 import logging
-import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 from coopnet import study
 from coopnet.data import canonical
 from coopnet.files.errors import CoopNetError
+from coopnet.runs.estimate import cores
 from coopnet.runs.workspace import Workspace
 from coopnet.study import did_you_mean
 
@@ -44,14 +43,9 @@ def prepare(
     if dataset.own:
         dataset = replace(dataset, path=str(workspace.root / dataset.path))
     folder = out or workspace.prepared(name)
-    manifest = canonical.prepare(dataset, source, root, folder, processes or _cores())
+    manifest = canonical.prepare(dataset, source, root, folder, processes or cores())
     counts = manifest["counts"]
     log.info("%s: %d training and %d test images in %s", name, counts["train"], counts["test"], folder)
     if not dataset.digest:
         log.info("to train on them, %s:", canonical.where_to_pin(dataset))
         print(f"    {canonical.pin(manifest)}")
-
-
-def _cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -4,6 +4,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -94,7 +95,7 @@ def progress_of(workspace: Workspace, plan: Study, entries: Store, known: set[st
         elif found := live.read(entries, run.key):
             progress.running.append((run, found))
         elif (run.experiment, run.seed) in unavailable:
-            progress.failed.append(unavailable[run.experiment, run.seed])
+            progress.failed.append(replace(unavailable[run.experiment, run.seed], run=run))
         elif (epochs := entries.epochs_done(run.key)) is not None:
             progress.interrupted.append((run, epochs))
         else:
@@ -113,7 +114,7 @@ def table(plan: Study, progress: Progress, room: int) -> Table:
     counts = [
         (len(progress.finished), "finished"),
         (len(progress.running), "running"),
-        (len(progress.failed), "failed"),
+        (len(progress.failed), "failed or waiting for one that failed"),
         (len(progress.interrupted), "interrupted"),
         (len(progress.waiting), "waiting"),
     ]

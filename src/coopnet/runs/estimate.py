@@ -1,6 +1,7 @@
 """The cost of a study before it runs: networks, operations, time and disk of each phase, and the finished part."""
 
 import os
+import sys
 from dataclasses import dataclass, field
 
 from coopnet import files
@@ -75,8 +76,8 @@ class Estimate:
 
     @property
     def at_once(self) -> int:
-        """Number of runs that this machine's cores train at the same time; 1 on a GPU."""
-        return max(1, (os.cpu_count() or 1) // self.study.threads) if self.study.device == "cpu" else 1
+        """Number of runs that the cores of this process train at the same time; 1 on a GPU."""
+        return max(1, cores() // self.study.threads) if self.study.device == "cpu" else 1
 
 
 def estimate(workspace: Workspace, plan: Study) -> Estimate:
@@ -119,6 +120,11 @@ def _of_run(
         found.h100 = speed.h100(cost, precision)
         found.seconds = speed.here(cost, precision, run.threads, speeds) if speeds else 0.0
     return found
+
+
+def cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def duration(seconds: float) -> str:

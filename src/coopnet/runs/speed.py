@@ -115,11 +115,16 @@ def _of_run(folder: Path) -> Speed | None:
 
 def remembered(workspace: Workspace, device: str) -> list[Speed]:
     """Earlier results of `measure` on this machine."""
+    return [one for one in _measured(workspace).get(platform.node(), []) if one.device == device]
+
+
+def _measured(workspace: Workspace) -> dict[str, list[Speed]]:
+    """All results of `measure`, by machine; none if their file is missing or damaged."""
     try:
         known = files.read_json(_memory(workspace))
-        return [Speed(*one) for one in known[platform.node()] if one[0] == device]
-    except (CoopNetError, KeyError, TypeError):
-        return []
+        return {machine: [Speed(*one) for one in found] for machine, found in known.items()}
+    except (CoopNetError, AttributeError, TypeError):
+        return {}
 
 
 def _memory(workspace: Workspace) -> Path:
@@ -159,8 +164,9 @@ def measure(workspace: Workspace, plan: Study) -> Speed:
     name = str(device.describe(where).get("name") or where.type)
     flops = network.step_flops * statistics.median(watch.speeds)
     found = Speed(plan.device, name, run.row.training.precision, run.threads, network.layers.flops, flops)
-    others = [one for one in remembered(workspace, plan.device) if one[:5] != found[:5]]
-    files.write_json(_memory(workspace), {platform.node(): [list(one) for one in (*others, found)]})
+    known = _measured(workspace)
+    others = [one for one in known.get(platform.node(), []) if one[:5] != found[:5]]
+    files.write_json(_memory(workspace), known | {platform.node(): [*others, found]})
     return found
 
 
