@@ -657,10 +657,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "truth for a number": ({"defaults.training.epochs": True}, ["training.epochs", "true is not a number"]),
     "truth for a learning rate": ({f"{ONE3}.training.optimizer.lr": True}, ["optimizer.lr", "true is not a number"]),
     "fraction for an integer": ({"defaults.training.epochs": 2.5}, ["training.epochs", "2.5", "integer"]),
-    "number for a list": ({"seeds": 3}, ["seeds", "3", "list"]),
+    "number for a list": ({"seeds": 3}, ["seeds: 3 is not valid: it must be a list, such as [0, 1, 2]"]),
     "no seeds": ({"seeds": []}, ["seeds", "[]", "at least 1"]),
-    "seed twice": ({"seeds": [0, 0]}, ["seeds [0, 0] repeat"]),
-    "seed twice in a row": ({f"{ONE3}.seeds": [1, 1]}, [ONE3, "seeds [1, 1] repeat"]),
+    "seed twice": ({"seeds": [0, 0]}, ["seeds: [0, 0] has a seed twice"]),
+    "seed twice in a row": ({f"{ONE3}.seeds": [1, 1]}, [ONE3, "seeds: [1, 1] has a seed twice"]),
     "negative seed": ({"seeds": [0, -1]}, ["seeds.1", "-1", "greater than or equal to 0"]),
     "no threads": ({"threads": 0}, ["threads", "0", "greater than or equal to 1"]),
     "negative epochs": ({"defaults.training.epochs": -1}, ["training.epochs", "-1", "greater than or equal to 0"]),
@@ -1006,6 +1006,7 @@ def test_accepted(changes: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overlay", "words"),
     [
+        ({"seeds": [0, 0]}, ["studies/small.yaml", "seeds: [0, 0] has a seed twice"]),
         ({"time_scal": 0.1}, ["studies/small.yaml", "time_scal is not", "did you mean 'time_scale'?"]),
         ({"time_scale": 0}, ["studies/small.yaml", "time_scale", "greater than 0"]),
         ({"time_scale": 1e308}, ["studies/small.yaml", "time_scale", "less than or equal to 1000"]),

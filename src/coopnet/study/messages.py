@@ -65,6 +65,8 @@ def _describe(model: type[BaseModel], content: Any, error: Any) -> str:
             return f"{where}: {message}" if where else message
         case "dict_type" | "model_type" | "model_attributes_type":
             message = "it must be a mapping of keys to values"
+        case "list_type" if isinstance(error["input"], int):
+            message = "it must be a list, such as [0, 1, 2]"
         case "literal_error":
             hint = did_you_mean(str(error["input"]), re.findall("'([^']*)'", error["ctx"]["expected"]))
             message = f"{error['msg']}{hint}"

@@ -59,6 +59,12 @@ def _folder(text: str) -> str:
     return text
 
 
+def _distinct(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"{seeds} has a seed twice; give each seed once")
+    return seeds
+
+
 JOINERS = "\u200c\u200d"
 """Invisible characters that some scripts need."""
 
@@ -66,6 +72,7 @@ Whole = Annotated[int, BeforeValidator(_number), Field(le=LARGEST)]
 Real = Annotated[float, BeforeValidator(_number)]
 Words = Annotated[str, AfterValidator(_words)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Seeds = Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)]
 Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,63}$")]
 
 
@@ -486,7 +493,7 @@ class Experiment(Section):
     parents: list[str] = Field([], description="experiments that give its weights; with start random its teacher")
     start: Start = Field(Random(), description="initial weights")
     training: Training = Field(description="training settings")
-    seeds: list[Annotated[Whole, Field(ge=0)]] | None = Field(None, min_length=1, description="null: the study's seeds")
+    seeds: Seeds | None = Field(None, description="null: the study's seeds")
 
     @model_validator(mode="after")
     def _consistent(self) -> "Experiment":
@@ -510,8 +517,6 @@ class Experiment(Section):
             raise ValueError(
                 "training.epochs 0 never opens the prior of start masked; give it at least 1 epoch, or opens: false"
             )
-        if self.seeds is not None and len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds {self.seeds} repeat")
         if self.start.kind == "imported" and (self.seeds is None or len(self.seeds) != 1):
             raise ValueError("an imported checkpoint is one network: give it exactly one seed, e.g. seeds: [0]")
         return self
@@ -562,9 +567,7 @@ class Parameters(Section):
         le=1_024,
         description="CPU threads of each run; a result's bits depend on it, so the scheduler must not choose it",
     )
-    seeds: list[Annotated[Whole, Field(ge=0)]] = Field(
-        min_length=1, description="seeds of experiments without their own"
-    )
+    seeds: Seeds = Field(description="seeds of experiments without their own")
     defaults: dict[str, Any] = Field({}, description="defaults of every experiment")
     datasets: dict[Name, DatasetEntry] = Field({}, description="your own datasets, and the measurements of svhn")
     experiments: dict[Name, dict[str, Any]] = Field(min_length=1, description="the rows: name → experiment")
@@ -582,12 +585,6 @@ class Parameters(Section):
                 raise ValueError(f"datasets.{name}.{missing} is missing; source is folder or parquet, path its folder")
         return self
 
-    @model_validator(mode="after")
-    def _distinct(self) -> "Parameters":
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds {self.seeds} repeat")
-        return self
-
 
 class Overlay(Section):
     """`studies/<name>.yaml`: another study, as its differences from `params.yaml`."""
@@ -596,9 +593,7 @@ class Overlay(Section):
     description: Words | None = Field(None, description="a few sentences for the report")
     device: Literal["cpu", "cuda"] | None = Field(None, description="device of all runs")
     threads: Whole | None = Field(None, ge=1, le=1_024, description="CPU threads of each run")
-    seeds: list[Annotated[Whole, Field(ge=0)]] | None = Field(
-        None, min_length=1, description="seeds of experiments without their own"
-    )
+    seeds: Seeds | None = Field(None, description="seeds of experiments without their own")
     time_scale: Real = Field(1.0, gt=0, le=1000, description="multiplies epochs, milestones and ramp-up together")
     only: list[str] | None = Field(None, min_length=1, description="names of the experiments of this study; null: all")
     parts: list[Part] | None = Field(
