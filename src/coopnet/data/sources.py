@@ -124,7 +124,7 @@ def read_matlab(dataset: Dataset, split: str, root: Path | None, allocate: Alloc
         raise CoopNetError("the source matlab needs a folder to download into: give --root FOLDER")
     path = svhn.official_file(split, root)
     memory = MEMORY + COPIES * math.prod((dataset.counts[split], dataset.size, dataset.size, 3))
-    images, labels = allocate(dataset.counts[split], dataset.size), np.zeros(0, dtype=np.int64)
+    images = allocate(dataset.counts[split], dataset.size)
 
     def unpacked() -> list[bytes]:
         found = svhn.unpacked(path)

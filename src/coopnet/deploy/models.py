@@ -118,12 +118,17 @@ def of_export(folder: Path, known: Preprocessing, name: str) -> Model:
 def of_network(one: saved.Saved, branches: Sequence[int] | None, name: str) -> Model:
     """The model of a network, or of some of its branches."""
     module = plain(one.network, branches)
+    return Model(name, "PyTorch", preprocessing.of_record(one.network, one.record), _on_arrays(module))
+
+
+def _on_arrays(module: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[np.ndarray], np.ndarray]:
+    """A module as a function of NumPy arrays."""
 
     def run(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             return np.asarray(module(torch.from_numpy(images)).numpy())
 
-    return Model(name, "PyTorch", preprocessing.of_record(one.network, one.record), run)
+    return run
 
 
 def onnx_session(path: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -160,9 +165,4 @@ def exported_program(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     except Exception as error:  # a damaged archive can fail anywhere, with any type
         reason = " ".join(str(error).split())[:200]
         raise CoopNetError(f"{path} is damaged ({reason}); export the network again") from error
-
-    def run(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return np.asarray(module(torch.from_numpy(images)).numpy())
-
-    return run
+    return _on_arrays(module)

@@ -6,19 +6,16 @@ One rule derives the finding of a difference from its interval: the ledger's rul
 margin of claims. So a finding never contradicts the verdict of a claim.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from scipy.special import stdtrit
-
 from coopnet.claims.decisions import FEWEST, Decision, Part
 from coopnet.claims.entries import MARGIN, PROBABILITIES
-from coopnet.claims.inference import LEVEL
+from coopnet.claims.inference import over_seeds
 from coopnet.report import ledger, starts
 from coopnet.report.frames import Tables
-from coopnet.report.runs import mean, std
+from coopnet.report.runs import mean
 
 GROUPS = {
     "one": "ONE: against the plain network",
@@ -150,10 +147,7 @@ def _paired(group: str, name: str, control: object, gains: Any) -> list[Differen
     values = [float(value) for value in gains.dropna()]
     if not values or not isinstance(control, str):
         return []
-    spread, interval = std(values), None
-    if len(values) >= FEWEST and spread is not None:
-        reach = float(stdtrit(len(values) - 1, (1 + LEVEL) / 2)) * spread / math.sqrt(len(values))
-        interval = (mean(values) - reach, mean(values) + reach)
+    interval = over_seeds(values).interval() if len(values) >= FEWEST else None
     return [Difference(group, name, name, control, mean(values), interval, len(values))]
 
 

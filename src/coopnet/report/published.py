@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from coopnet.files.errors import CoopNetError
 from coopnet.study import check, did_you_mean, merge, read_yaml
-from coopnet.study.settings import Real, Section, Whole, Words
+from coopnet.study.settings import NAME, Name, Real, Section, Whole, Words
 
 UNSAID = "not said"
 
@@ -40,8 +40,6 @@ def _several(value: Any) -> Any:
 
 MaybeUnknown = BeforeValidator(_known)
 Percent = Annotated[Real, Field(ge=0, le=100)]
-NAME = "^[a-z][a-z0-9_]{0,63}$"
-Name = Annotated[str, Field(pattern=NAME)]
 
 
 class Network(Section):

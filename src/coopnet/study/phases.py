@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from coopnet.study.settings import GROWING, JOINING, Experiment, Masked
 
 TRAINING = ("train_baseline", "train_one", "transfer", "expand", "merge", "ensemble", "distil", "finetune")
-"""The phases that make networks, in their usual order."""
-
-PHASES = ("prepare", *TRAINING, "tables", "claims", "report", "timing")
-"""All phases. A row may start from any network, so correctness does not depend on this order."""
+"""The phases that make networks, in their usual order. A row may start from any network, so correctness does not
+depend on this order."""
 
 
 def of_run(row: Experiment, parents: Sequence[Experiment]) -> str:

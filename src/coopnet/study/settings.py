@@ -73,7 +73,8 @@ Real = Annotated[float, BeforeValidator(_number)]
 Words = Annotated[str, AfterValidator(_words)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Seeds = Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)]
-Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,63}$")]
+NAME = "^[a-z][a-z0-9_]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME)]
 
 
 class HeldOut(Section):
