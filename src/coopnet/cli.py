@@ -38,6 +38,9 @@ EXTRAS = {
 }
 """Optional libraries, by the extra that installs them."""
 
+A_RUN, A_STUDY, RECORDING, NETWORKS = "A run", "A study", "Recording in DVC", "Any network"
+"""Groups of commands in `coopnet --help`."""
+
 app = typer.Typer(
     name="coopnet",
     help="Cooperative networks for image classification, as one reproducible study.",
@@ -107,7 +110,7 @@ def _options(
     pass
 
 
-@app.command()
+@app.command(rich_help_panel=A_RUN)
 def prepare(
     dataset: Annotated[
         str, typer.Argument(help="cifar10, cifar100, svhn, digits, digits16, or a dataset of params.yaml")
@@ -126,7 +129,7 @@ def prepare(
     _then("`coopnet plan STUDY` shows the cost of a study, `snakemake --cores N --config study=STUDY` makes it")
 
 
-@app.command()
+@app.command(rich_help_panel=A_STUDY)
 def check(study: StudyName) -> None:
     """Check that the networks of all rows can be built for their images, and merged; nothing is trained."""
     from coopnet.commands import check as command
@@ -135,7 +138,7 @@ def check(study: StudyName) -> None:
     _then(f"`coopnet plan {study}` shows its cost")
 
 
-@app.command()
+@app.command(rich_help_panel=A_STUDY)
 def plan(
     study: StudyName = "full",
     measure: Annotated[bool, typer.Option("--measure", help="first measure a few steps on this machine")] = False,
@@ -152,7 +155,7 @@ def plan(
         command.show(_workspace(), study, measure=measure)
 
 
-@app.command()
+@app.command(rich_help_panel=A_RUN)
 def train(
     study: StudyName,
     experiment: ExperimentName,
@@ -181,7 +184,7 @@ def train(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(rich_help_panel=A_RUN)
 def transfer(
     study: StudyName,
     experiment: ExperimentName,
@@ -199,7 +202,7 @@ def transfer(
         _then(f"`coopnet train {study} {experiment} {seed}` trains it")
 
 
-@app.command()
+@app.command(rich_help_panel=A_RUN)
 def evaluate(
     study: StudyName,
     experiment: ExperimentName,
@@ -213,7 +216,7 @@ def evaluate(
     _then(f"{folder / 'metrics.json'} has its metrics; `coopnet runs {study}` shows what is still missing")
 
 
-@app.command()
+@app.command(rich_help_panel=A_STUDY)
 def tables(
     study: StudyName,
     keep: Annotated[
@@ -227,7 +230,7 @@ def tables(
     _then(f"{_workspace().tables(study)} has the tables; `coopnet claims {study}` decides the claims")
 
 
-@app.command()
+@app.command(rich_help_panel=A_STUDY)
 def claims(study: StudyName) -> None:
     """Decide every claim of claims.yaml from the outcomes, histories and counted FLOPs of a study."""
     from coopnet.commands import claims as command
@@ -236,7 +239,7 @@ def claims(study: StudyName) -> None:
     _then(f"{_workspace().claims(study)} has the ledger; `coopnet report {study}` makes the report")
 
 
-@app.command()
+@app.command(rich_help_panel=A_STUDY)
 def report(study: StudyName) -> None:
     """Make the HTML and PDF report of a study from its tables and its ledger."""
     from coopnet.commands import report as command
@@ -245,7 +248,7 @@ def report(study: StudyName) -> None:
     _then(f"`coopnet answer {study}` prints the findings and the paths of the pages")
 
 
-@app.command()
+@app.command(rich_help_panel=A_STUDY)
 def answer(study: StudyName = "full") -> None:
     """Print the findings of a study's report, and its path."""
     from coopnet.commands import answer as command
@@ -253,7 +256,7 @@ def answer(study: StudyName = "full") -> None:
     command.answer(_workspace(), study)
 
 
-@app.command()
+@app.command(rich_help_panel=A_STUDY)
 def timing(
     study: StudyName,
     latency: Annotated[
@@ -271,7 +274,7 @@ def timing(
     _then(f"open {_workspace().report(study) / 'timing.html'}")
 
 
-@app.command(name="log")
+@app.command(name="log", rich_help_panel=A_STUDY)
 def log_study(
     study: StudyName,
     to: Annotated[str, typer.Option("--to", help="tensorboard, trackio or mlflow")],
@@ -286,7 +289,7 @@ def log_study(
     command.log_study(_workspace(), study, to, place)
 
 
-@app.command(name="import")
+@app.command(name="import", rich_help_panel=A_RUN)
 def import_checkpoint(
     checkpoint: Annotated[Path, typer.Argument(help="a .pth.tar file of the published implementation")],
     out: Annotated[Path, typer.Option(help="the folder to write")],
@@ -299,7 +302,7 @@ def import_checkpoint(
     _then(f"a row of params.yaml with `start: {{kind: imported, path: {out}}}` starts from it")
 
 
-@app.command()
+@app.command(rich_help_panel=RECORDING)
 def record(
     study: StudyName,
     if_possible: Annotated[
@@ -322,7 +325,6 @@ def record(
 
 # Networks outside of a study ----------------------------------------------------------------------------------------
 
-NETWORKS = "Any network"
 Network = Annotated[
     str, typer.Argument(metavar="NETWORK", help="a run (STUDY/EXPERIMENT/seedN), or a folder with a network")
 ]
@@ -449,7 +451,10 @@ class _OrFirst(TyperGroup):
 
 runs = typer.Typer(cls=_OrFirst)
 app.add_typer(
-    runs, name="runs", help="List the runs of a study (`coopnet runs STUDY`), or remove unused runs from the store."
+    runs,
+    name="runs",
+    help="List the runs of a study (`coopnet runs STUDY`), or remove unused runs from the store.",
+    rich_help_panel=A_RUN,
 )
 
 
@@ -481,7 +486,9 @@ def collect_garbage(yes: Annotated[bool, typer.Option("--yes", help="remove them
 
 
 bench = typer.Typer(cls=_OrFirst)
-app.add_typer(bench, name="bench", help="Compare the training loop with a plain one (`coopnet bench`).")
+app.add_typer(
+    bench, name="bench", help="Compare the training loop with a plain one (`coopnet bench`).", rich_help_panel=A_STUDY
+)
 
 Precision = Literal["fp32", "bf16"]
 DeviceKind = Annotated[str | None, typer.Option("--device", help="cpu or cuda", metavar="KIND")]
@@ -519,21 +526,3 @@ def show_benchmark() -> None:
     from coopnet.commands import bench as command
 
     command.show(_workspace())
-
-
-# Help ----------------------------------------------------------------------------------------------------------------
-
-PANELS = {
-    "A run": ("prepare", "train", "transfer", "evaluate", "import", "runs"),
-    "A study": ("check", "plan", "tables", "claims", "report", "answer", "timing", "log", "bench"),
-    "Recording in DVC": ("record",),
-}
-"""Groups of `coopnet --help`, for commands that do not set their group themselves."""
-
-for _panel, _names in PANELS.items():
-    for _command in app.registered_commands:
-        if (_command.name or getattr(_command.callback, "__name__", "")) in _names:
-            _command.rich_help_panel = _panel
-    for _group in app.registered_groups:
-        if _group.name in _names:
-            _group.rich_help_panel = _panel
