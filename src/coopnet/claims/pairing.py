@@ -1,7 +1,8 @@
 """Which runs of two experiments belong together.
 
-Two runs are paired if all root ancestors of one are also root ancestors of the other: a child and its parent, a child
-and the control that shares its parent, an ensemble and its members. Equal seed numbers alone do not pair two runs.
+A run of `than` belongs to a run of `of` if all root ancestors of the first are root ancestors of the second: a parent
+to its child, a control to the child that shares its parent, a member to its ensemble. Equal seed numbers alone do not
+pair two runs.
 """
 
 from collections.abc import Sequence

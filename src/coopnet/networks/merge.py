@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from coopnet.networks.backbone import Backbone
 
 Batches = Callable[[], Iterable[Tensor]]
-"""Returns the same normalised images [n, 3, 32, 32], in batches, each time it is called."""
+"""Returns the same normalised images [n, 3, S, S] with S pixels a side, in batches, each time it is called."""
 
 Axis = tuple[str, int]
 """A dimension of a tensor of a network: the tensor's name in the state dict, and the index of the dimension."""
@@ -110,7 +110,8 @@ def merge(
     Returns:
         The network and its optimiser state: the parents' state for each copied tensor, their mean for each averaged
         one (a parent without state counts as zero), zero for each new one. BatchNorm's counters come from the module's
-        parent, and in trunk and gate from the first one.
+        parent, and in the trunk from the first one. The gate's counter is the first one's for `gate_rows` `parents`,
+        and zero for `uniform`.
 
     Raises:
         ValueError: an unknown option, fewer than two parents, parents that do not fit together, or no images.

@@ -199,7 +199,7 @@ class Trunk(nn.Module):
         self.stages = nn.Sequential(*(_stage(architecture, i) for i in range(stages(architecture) - 1)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """[N, 3, 32, 32] → features [N, trunk channels, H, W]."""
+        """Images [N, 3, S, S] with S pixels a side → features [N, trunk channels, H, W]."""
         return self.stages(F.relu(self.stem(images), inplace=True))
 
 

@@ -19,12 +19,13 @@ from coopnet.files.errors import CoopNetError
 from coopnet.networks.network import Architecture, CooperativeNetwork, build
 from coopnet.networks.tensors import ShapesAlone, check_count, finite
 from coopnet.networks.transfer import OptimizerState, TrainedNetwork
+from coopnet.runs.records import RECORD
 from coopnet.study.settings import Model
 
 if TYPE_CHECKING:
     from coopnet.networks.backbone import Backbone
 
-WEIGHTS, OPTIMIZER, RECORD = "model.safetensors", "optimizer.safetensors", "run.json"
+WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 SAVED = "model.json"
 """The record beside weights that no run of a study made: an imported checkpoint, or the output of `coopnet.save`."""
 

@@ -1,9 +1,9 @@
 """Records beside results: what each result was made from, and whether it still matches the plan.
 
-There are two kinds of record. That of a run, `run.json`, has the run's key and the digests of its files. That of a step
+The record of a run, `run.json`, has the run's key and the digests of its files. The record of a step
 (`evaluation.json` of a run, `tables.record.json`, …) has the digests of the step's inputs and outputs, and the
-fingerprint of the source that decides the outputs. Both are sealed: a record holds its own digest. Results are compared
-by content, so either engine may have made them.
+fingerprint of the source that decides the outputs. Both kinds are sealed: a record holds its own digest. Results are
+compared by content, so either engine may have made them.
 """
 
 import contextlib

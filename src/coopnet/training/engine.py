@@ -48,7 +48,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
 
 
 class Precise:
-    """A network in a given precision: on images [n, 3, 32, 32], forward and backward.
+    """A network in a given precision: on images [n, 3, S, S] with S pixels a side, forward and backward.
 
     In bf16 all weights of convolutions and linear layers are cast at once, and so are their gradients in the backward
     pass. Autocast alone would cast each weight at its layer, with one launch per tensor and the same rounding. The gate
@@ -177,7 +177,10 @@ def train_step(
     meters: Meters,
     teacher: CooperativeNetwork | None = None,
 ) -> Tensor:
-    """Forward, backward and update on one batch, images [n, 3, 32, 32] and labels [n]; returns its loss, a scalar."""
+    """Forward, backward and update on one batch; returns its loss, a scalar.
+
+    Images are [n, 3, S, S] with S pixels a side, labels [n].
+    """
     targets = None if teacher is None else teacher_targets(teacher, images, teaching, precision)
     precise = Precise(network, precision)
     with counted_at_once(network):
