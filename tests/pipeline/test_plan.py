@@ -333,8 +333,8 @@ def test_words_change_no_file(workspace: Path) -> None:
 def test_source_of_the_evaluation_changes_what_is_evaluated(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, phases: set[str]
 ) -> None:
-    """Another statement asks for every phase that evaluates; a comment asks for none."""
-    before = written(workspace)
+    """Another statement asks for every phase that evaluates, and for the reports; a comment asks for none."""
+    before, reported = written(workspace), steps.fingerprint("reporting")
     package = tmp_path / "coopnet"
     shutil.copytree(steps.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
     with (package / "evaluation" / "metrics.py").open("a") as module:
@@ -343,6 +343,7 @@ def test_source_of_the_evaluation_changes_what_is_evaluated(
     steps.fingerprint.cache_clear()
     try:
         assert changed(before, written(workspace)) == phases
+        assert (steps.fingerprint("reporting") != reported) == bool(phases)
     finally:
         steps.fingerprint.cache_clear()
 

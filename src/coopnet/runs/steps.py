@@ -24,9 +24,9 @@ PACKAGE = Path(numerics.__file__).parent.parent
 SOURCES = {
     "evaluation": ("evaluation", "commands/evaluate.py"),
     "claims": ("claims", "commands/claims.py"),
-    "reporting": ("report", "networks", "commands/report.py"),  # the tables count what networks cost
+    "reporting": ("report", "claims", "evaluation", "networks", "commands/report.py"),
 }
-"""Files and folders of each kind of source, relative to the package."""
+"""Files and folders of each kind of source, relative to the package; tables count what networks cost."""
 
 
 @functools.cache
