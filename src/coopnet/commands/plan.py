@@ -89,7 +89,7 @@ def _notes(found: Estimate) -> Iterator[str]:
         yield f"This machine ({names}): by the speed of {source}, run after run."
         if found.at_once > 1 and total.seconds:
             least = duration(total.seconds / found.at_once)
-            yield f"Its {cores()} cores take {found.at_once} runs at once: {least} at best."
+            yield f"The {cores()} cores of this process take {found.at_once} runs at once: {least} at best."
     else:
         yield (
             f"This machine: not known, since it has finished no run on this kind of device ({plan.device}). "
