@@ -23,7 +23,7 @@ PACKAGE = Path(numerics.__file__).parent.parent
 
 SOURCES = {
     "evaluation": ("evaluation", "commands/evaluate.py"),
-    "claims": ("claims", "commands/claims.py"),
+    "claims": ("claims", "evaluation", "commands/claims.py"),
     "reporting": ("report", "claims", "evaluation", "networks", "commands/report.py"),
 }
 """Files and folders of each kind of source, relative to the package; tables count what networks cost."""
