@@ -168,6 +168,20 @@ def test_other_images_than_the_pinned_are_refused(tmp_path: Path, capsys: pytest
     assert {path: path.read_bytes() for path in home.prepared("insects").iterdir()} == before
 
 
+@pytest.mark.parametrize("classes", [2, 9])
+def test_a_wrong_number_of_classes_is_refused(
+    classes: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pin with fewer or more classes than the images have is refused with the line that is right."""
+    write_folders(tmp_path / "images")
+    pin = pinned(workspace(tmp_path), capsys)
+    home = workspace(tmp_path, pinned=pin | {"classes": classes})
+    with pytest.raises(
+        CoopNetError, match=rf"^insects: classes is 3, not the pinned {classes}; .* add this line .*classes: 3"
+    ):
+        command.prepare(home, "insects", None, None, None)
+
+
 def test_names_of_classes_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The prepared folder has the class names, and so have the project's own datasets."""
     write_folders(tmp_path / "images")

@@ -93,7 +93,7 @@ def _allocate_in_file(scratch: Path, count: int, size: int) -> np.ndarray:
 
 def _facts(dataset: Dataset, found: Source) -> dict[str, Any]:
     """The manifest's entries about images and labels, checked against the known facts about the dataset."""
-    classes = dataset.classes or len(found.class_names)
+    classes = len(found.class_names) if dataset.measured else dataset.classes
     digests = {split: _digest(dataset, split, arrays, classes) for split, arrays in found.splits.items()}
     counts = {split: len(arrays.order) for split, arrays in found.splits.items()}
     facts: dict[str, Any] = {"dataset": dataset.name, "classes": classes, "counts": counts, "digest": digests}

@@ -271,7 +271,7 @@ def _next(tables: Tables) -> list[Answer]:
         Answer(
             "What to do next",
             "Change a row of params.yaml or of this study's overlay and run it again: only what the change concerns is "
-            "trained. A study with several seeds is made with snakemake --config study=mini.",
+            "trained. A study with several seeds is made with snakemake --cores 2 --config study=mini.",
             "provenance",
         ),
     ]

@@ -32,7 +32,7 @@ def _again(tables: Tables) -> list[tuple[str, str]]:
     row = next((row for row in tables.ordered if row["parents"]), tables.ordered[0])
     return [
         ("one run", f"coopnet train {name} {row['name']} {row['seeds'][0]}"),
-        ("all runs, tables, ledger and report", f"snakemake --config study={name}"),
+        ("all runs, tables, ledger and report", f"snakemake --cores 2 --config study={name}"),
         ("this report from its tables alone", f"coopnet report {name}"),
     ]
 
