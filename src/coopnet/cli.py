@@ -465,7 +465,7 @@ def list_runs(
         bool, typer.Option("--watch", help="follow running ones: epoch, images/s, accuracy, time left")
     ] = False,
 ) -> None:
-    """List the runs of a study: state, distinguishing settings, key, date and machine of each."""
+    """List the runs of a study: state, distinguishing settings, key (whole in a pipe), date and machine of each."""
     if watch:
         from coopnet.commands import watch as live
 

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from conftest import ROOT
 from coopnet import files, study
@@ -376,3 +377,27 @@ def test_edit_while_the_plan_is_written_is_refused(workspace: Path, monkeypatch:
     monkeypatch.setattr(phase_keys, "write", edited)
     with pytest.raises(CoopNetError, match="edited while its plan was written"):
         command.write(Workspace(workspace), "tiny")
+
+
+def test_tables_fit_into_80_columns(
+    finished: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`runs`, `runs --watch` and `plan` in a terminal of 80 columns: no state, number or key is broken or left out."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    workspace, plan = Workspace(ROOT), study.load(ROOT, "full")
+    runs.show(finished.workspace, "unfinished")
+    command.show(workspace, "full")
+    run = next(iter(plan.runs.values()))
+    now = Live("a-long-name-of-a-host", 123456, 12, 300, 0.5, 12345.0, 71.23, "training", 45296.0, time.time())
+    progress = watch.Progress([], [(run, now)], [], [(run, 12)], [run])
+    Console(width=80).print(watch.table(plan, progress, 10))
+    told = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out)
+    lines = told.splitlines()
+    assert max(map(len, lines)) <= 80
+    for one in finished.plan("unfinished").runs.values():
+        assert any(one.key[:8] in line.split() and one.key not in line for line in lines)
+    found = estimate(workspace, plan)
+    cells = [cell for phase in found.phases.values() for cell in command._cells(phase, found)]
+    for whole in ("interrupted,", "running", "12.5/300", "12345", "12:34:56", "12/300", *cells):
+        assert whole in told, whole

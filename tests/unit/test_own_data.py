@@ -169,9 +169,7 @@ def test_other_images_than_the_pinned_are_refused(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize("classes", [2, 9])
-def test_a_wrong_number_of_classes_is_refused(
-    classes: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_number_of_classes_is_refused(classes: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A pin with fewer or more classes than the images have is refused with the line that is right."""
     write_folders(tmp_path / "images")
     pin = pinned(workspace(tmp_path), capsys)

@@ -1,6 +1,7 @@
 """`coopnet plan`: show the cost of a study before it runs, and its finished part."""
 
 import os
+import sys
 from collections.abc import Iterator
 
 from rich.console import Console
@@ -8,6 +9,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from coopnet import study
+from coopnet.commands.terminal import narrow
 from coopnet.files.errors import CoopNetError
 from coopnet.report.wording import count, flops
 from coopnet.runs import phase_keys, speed
@@ -32,7 +34,7 @@ def show(workspace: Workspace, name: str, *, measure: bool = False) -> None:
     if measure:
         speed.measure(workspace, plan)
     found = estimate(workspace, plan)
-    console = Console(width=None if os.isatty(1) else WIDTH)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     console.print(_table(found))
     for line in _notes(found):
         console.print(line, highlight=False, markup=False)
@@ -51,12 +53,10 @@ def write(workspace: Workspace, name: str) -> None:
 
 
 def _table(found: Estimate) -> Table:
-    table = Table(title=f"Study {found.study.name}: what is left to make", title_justify="left")
-    for column in ("phase", "networks", "finished", "in the store", "to make", "training FLOPs"):
-        table.add_column(column, justify="left" if column == "phase" else "right", no_wrap=column == "phase")
-    table.add_column("this machine", justify="right")
-    table.add_column("one H100, estimated", justify="right")
-    table.add_column("disk", justify="right")
+    table = narrow(f"Study {found.study.name}: what is left to make")
+    counted = ("networks", "finished", "in\nstore", "to\nmake", "training\nFLOPs", "this\nmachine", "one\nH100", "disk")
+    for column in ("phase", *counted):
+        table.add_column(column, justify="left" if column == "phase" else "right", no_wrap=True)
     for name, phase in found.phases.items():
         table.add_row(name, *_cells(phase, found))
     table.add_section()

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from coopnet import files, study
+from coopnet.commands.terminal import STATE, narrow
 from coopnet.files.digests import remembered
 from coopnet.files.errors import CoopNetError
 from coopnet.runs import failures, store
@@ -22,6 +23,8 @@ from coopnet.runs.workspace import Workspace
 from coopnet.study import Run
 
 WIDTH = 200
+SHORT = 8
+"""Digits of a key in a terminal; in a pipe a key is printed whole."""
 
 
 def show(workspace: Workspace, name: str) -> None:
@@ -30,9 +33,10 @@ def show(workspace: Workspace, name: str) -> None:
     settings = {experiment: study.flatten(row.decisive()) for experiment, row in plan.experiments.items()}
     frequent = Counter((key, str(value)) for own in settings.values() for key, value in own.items())
     entries = Store(store.default_place(workspace.root))
-    table = Table(title=f"Study {name}: {len(plan.runs)} runs", title_justify="left")
+    table = narrow(f"Study {name}: {len(plan.runs)} runs")
     for column in ("run", "state", "differs from most in", "key", "made"):
-        table.add_column(column, no_wrap=column in ("run", "key"), overflow="fold")
+        whole, least = column in ("run", "key"), {"state": STATE}.get(column)
+        table.add_column(column, no_wrap=whole, min_width=least, overflow="fold")
     with remembered(workspace.stamps / name / "digests.json") as digests:
         unavailable = failures.unavailable(workspace, plan)
         states = {
@@ -46,7 +50,13 @@ def show(workspace: Workspace, name: str) -> None:
             if 2 * frequent[key, str(value)] <= len(settings)
         ]
         record = workspace.run(plan, run) / "run.json"
-        cells = (run.name, states[run.name], " ".join(own), run.key, _made(run, record, entries))
+        cells = (
+            run.name,
+            states[run.name],
+            " ".join(own),
+            run.key[: SHORT if sys.stdout.isatty() else None],
+            _made(run, record, entries),
+        )
         table.add_row(*map(escape, cells))
     _print(table)
 

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from coopnet import files, study
+from coopnet.commands.terminal import STATE, narrow
 from coopnet.runs import failures, live, store
 from coopnet.runs.failures import Unavailable
 from coopnet.runs.live import Live
@@ -119,10 +120,12 @@ def table(plan: Study, progress: Progress, room: int) -> Table:
         (len(progress.waiting), "waiting"),
     ]
     summary = ", ".join(f"{count} {word}" for count, word in counts if count)
-    result = Table(title=f"Study {plan.name}: {progress.total} networks, {summary}", title_justify="left")
-    for column in ("run", "state", "epoch", "images/s", "top-1", "time left", "on"):
-        right = column in ("epoch", "images/s", "time left")
-        result.add_column(column, no_wrap=column != "state", justify="right" if right else "left")
+    result = narrow(f"Study {plan.name}: {progress.total} networks, {summary}")
+    for column in ("run", "state", "epoch", "images/s", "top-1", "time\nleft", "on"):
+        number, least = column in ("epoch", "images/s", "time\nleft"), {"state": STATE}.get(column)
+        result.add_column(
+            column, no_wrap=number, min_width=least, justify="right" if number else "left", overflow="fold"
+        )
     rows = [*map(_running, progress.running)]
     rows += [(one.run.name, one.text) for one in progress.failed]
     rows += [
