@@ -143,7 +143,7 @@ def test_damaged_parent_is_noticed(workspace: Path, name: str, own_store: Path) 
     content[-1] ^= 1
     path.write_bytes(content)
     healed = transfer(workspace, "one3_to_5_split")
-    assert f"differs from the record of one3/seed0: {path}" in healed.stderr
+    assert f"differs from the record of one3/seed0: {path}; the copy in the run store is used" in healed.stderr
     assert healed.returncode == 0
     shutil.rmtree(own_store / "runs")
     shutil.rmtree(workspace / "checkpoints/tiny/transfer")

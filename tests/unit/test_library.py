@@ -449,6 +449,24 @@ def test_saved_networks_come_back(tmp_path: Path) -> None:
     assert not [path.name for path in tmp_path.iterdir() if path.suffix not in (".json", ".safetensors")]
 
 
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors", "optimizer.safetensors"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_no_remedy_deletes_a_saved_network(name: str, damage: str, tmp_path: Path) -> None:
+    """Nothing makes a saved network again, so the error does not say to delete it."""
+    coopnet.save(small(3), tmp_path)
+    path = tmp_path / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-9] if damage == "truncate" else content[:-9] + b"x" + content[-8:])
+    if damage == "remove":
+        path.unlink()
+    remedy = "restore it from a copy, or save the network again"
+    said = "it has no model.json" if (name, damage) == ("model.json", "remove") else f"{path.name} .*; {remedy}"
+    with pytest.raises(CoopNetError, match=said) as raised:
+        coopnet.load(tmp_path)
+    assert "delete the" not in str(raised.value)
+    assert "delete it" not in str(raised.value)
+
+
 @pytest.mark.parametrize("kind", ["study", "convolutional"])
 def test_record_of_a_later_version_is_refused(tmp_path: Path, kind: str) -> None:
     """An architecture with an entry that this version does not know may compute something else: it is not ignored."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors import SafetensorError
 
-from coopnet.files.errors import CoopNetError
+from coopnet.files.errors import CoopNetError, Damaged
 
 if TYPE_CHECKING:  # importing NumPy takes a third of a second, and not every command reads tensors
     import numpy as np
@@ -184,16 +184,14 @@ def read_json(path: Path, largest: int = LARGEST_JSON) -> Any:
     try:
         size = _size(path)
         if size > largest:
-            raise CoopNetError(
-                f"{path} has {size} bytes, more than the {largest} that any such file needs; delete it and run again"
-            )
+            raise Damaged(f"{path} has {size} bytes, more than the {largest} that any such file needs")
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CoopNetError(f"{path} is missing") from None
+        raise Damaged(f"{path} is missing", "") from None
     except OSError as error:
         raise CoopNetError(f"cannot read {path}: {reason(error)}") from error
     except (ValueError, RecursionError) as error:
-        raise CoopNetError(f"{path} is damaged (not valid JSON: {error}); delete it and run again") from error
+        raise Damaged(f"{path} is damaged (not valid JSON: {error})") from error
 
 
 def _size(path: Path) -> int:
@@ -224,7 +222,7 @@ def read_sealed(path: Path, largest: int = LARGEST_JSON) -> dict[str, Any]:
     content = read_json(path, largest)
     seal = content.pop(SEAL, None) if isinstance(content, dict) else None
     if not isinstance(content, dict) or seal not in (None, _seal(content)):
-        raise CoopNetError(f"{path} is damaged (it does not match its seal); delete it and run again")
+        raise Damaged(f"{path} is damaged (it does not match its seal)")
     return content
 
 
@@ -363,7 +361,7 @@ def reading_tensors(path: Path) -> Iterator[None]:
     except OSError as error:
         raise CoopNetError(f"cannot read {path}: {reason(error)}") from error
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CoopNetError(f"{path} is damaged ({error}); delete it and run again") from error
+        raise Damaged(f"{path} is damaged ({error})") from error
 
 
 def check_header(path: Path) -> None:
@@ -377,11 +375,11 @@ def check_header(path: Path) -> None:
         with path.open("rb") as handle:
             length = int.from_bytes(handle.read(8), "little")
     except FileNotFoundError:
-        raise CoopNetError(f"{path} is missing") from None
+        raise Damaged(f"{path} is missing", "") from None
     except OSError as error:
         raise CoopNetError(f"cannot read {path}: {reason(error)}") from error
     if length > min(LARGEST_HEADER, size - 8):
-        raise CoopNetError(f"{path} is damaged (its header has {length} bytes); delete it and run again")
+        raise Damaged(f"{path} is damaged (its header has {length} bytes)")
 
 
 def sha256(path: Path) -> str:

@@ -8,6 +8,19 @@ class CoopNetError(Exception):
     """
 
 
+class Damaged(CoopNetError):
+    """A file is missing, or is not as it was written.
+
+    Attributes:
+        fact: the message without its remedy. The remedy is right for files that a command makes again; whoever reads
+            other files states another one.
+    """
+
+    def __init__(self, fact: str, remedy: str = "delete it and run again"):
+        super().__init__(f"{fact}; {remedy}" if remedy else fact)
+        self.fact = fact
+
+
 class TrainingFailed(CoopNetError):
     """Training cannot continue with these settings; the run stays unfinished and is recorded as failed.
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from coopnet import files
-from coopnet.files.errors import CoopNetError
+from coopnet.files.errors import CoopNetError, Damaged
 from coopnet.library.optimizers import state_of
 from coopnet.networks.network import CooperativeNetwork, trainable_parameters
 from coopnet.networks.transfer import OptimizerState, TrainedNetwork
@@ -148,10 +148,15 @@ def read(
     where: str | os.PathLike[str], *, model: nn.Module | None = None, network: CooperativeNetwork | None = None
 ) -> Saved:
     """Like `load`, with everything beside the network; `network` is one of the same architecture, if available."""
-    folder, record = _found(where)
-    if not isinstance(record, dict) or "architecture" not in record or "files" not in record:
-        raise CoopNetError(f"{folder} has no record of a network; give a folder written by coopnet.save")
-    trained = checkpoint.read(folder, record, model=model, like=None if network is None else network.architecture)
+    try:
+        folder, record = _found(where)
+        if not isinstance(record, dict) or "architecture" not in record or "files" not in record:
+            raise CoopNetError(f"{folder} has no record of a network; give a folder written by coopnet.save")
+        trained = checkpoint.read(folder, record, model=model, like=None if network is None else network.architecture)
+    except Damaged as error:
+        if not (Path(where) / checkpoint.SAVED).is_file():  # a run can be made again
+            raise
+        raise CoopNetError(f"{error.fact}; restore it from a copy, or save the network again (coopnet.save)") from error
     return Saved(trained.network.eval(), trained.optimizer_state, record, folder)
 
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from coopnet import files
-from coopnet.files.errors import CoopNetError
+from coopnet.files.errors import Damaged
 from coopnet.networks.network import Architecture, CooperativeNetwork, build
 from coopnet.networks.tensors import ShapesAlone, check_count, finite
 from coopnet.networks.transfer import OptimizerState, TrainedNetwork
@@ -81,9 +81,8 @@ def read(
         files.check_header(folder / name)
         if not isinstance(digests, Mapping) or files.sha256(folder / name) != digests.get(name):
             records = " or ".join(str(folder / one) for one in (RECORD, SAVED) if (folder / one).exists())
-            raise CoopNetError(
-                f"{folder / name} is not the file that {records or 'its record'} names; delete the folder and run again"
-            )
+            fact = f"{folder / name} is not the file that {records or 'its record'} names"
+            raise Damaged(fact, "delete the folder and run again")
     path = folder / WEIGHTS
     tensors = read_tensors(path)
     try:
@@ -91,9 +90,8 @@ def read(
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         message = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         reason = " ".join(message.split())[:300]  # PyTorch may add a location in its own source
-        raise CoopNetError(
-            f"{path} does not fit the architecture of its record: {reason}; delete the folder and make it again"
-        ) from error
+        fact = f"{path} does not fit the architecture of its record: {reason}"
+        raise Damaged(fact, "delete the folder and make it again") from error
     return TrainedNetwork(network, _optimizer_state(folder / OPTIMIZER, network))
 
 
@@ -164,9 +162,7 @@ def _optimizer_state(path: Path, network: CooperativeNetwork) -> OptimizerState:
         slot, _, parameter = name.partition("/")
         like = parameters.get(parameter)
         if like is None or tensor.shape not in (like.shape, ()) or not tensor.is_floating_point() or not finite(tensor):
-            raise CoopNetError(
-                f"{path} does not fit its network: {name} is not the state of one of its parameters, or is not finite; "
-                "delete the folder and make it again"
-            )
+            fact = f"{path} does not fit its network: {name} is not the state of one of its parameters, or not finite"
+            raise Damaged(fact, "delete the folder and make it again")
         optimizer_state.setdefault(slot, {})[parameter] = tensor
     return optimizer_state

@@ -26,13 +26,18 @@ def checkpoint_of(workspace: Workspace, plan: Study, source: Run, runs: Store) -
     Raises:
         CoopNetError: neither has the planned run.
     """
+    problems: list[str] = []
     for folder in (workspace.run(plan, source), runs.folder(source.key)):
         paths = {name: folder / name for name in (RECORD, "model.safetensors", "optimizer.safetensors")}
         problem = records.check_files(paths, source.key, source.name, Digests())
         if problem is None:
+            for text in problems:
+                log.warning("%s; the copy in the run store is used", text)
             return folder, files.read_sealed(paths[RECORD], files.LARGEST_RECORD)
         if problem.kind != "stale" and paths[RECORD].exists():
-            log.warning("%s", problem.text)
+            problems.append(problem.text)
+    for text in problems:
+        log.warning("%s", text)
     verb = "transfer" if source.at_transfer else "train"
     raise CoopNetError(
         f"{source.name} of study {plan.name} is missing, is damaged, or was made with other parameters "
