@@ -135,6 +135,23 @@ def test_step_that_fails_leaves_no_record(workspace: Workspace, step: Step) -> N
     assert kind(workspace, step) == "stale"
 
 
+@pytest.mark.parametrize("written", [False, True])
+def test_refused_step_keeps_its_record(workspace: Workspace, step: Step, written: bool) -> None:
+    """A refused command leaves the record of what is there; if it has written something, there is no record."""
+    before = step.record.read_bytes()
+
+    def make() -> None:
+        with records.recording(workspace, lambda: step):
+            assert not step.record.exists()
+            if written:
+                step.outputs[0].write_text("half")
+            raise CoopNetError("a typing error")
+
+    with pytest.raises(CoopNetError, match="a typing error"):
+        make()
+    assert (step.record.read_bytes() if step.record.exists() else None) == (None if written else before)
+
+
 def test_every_step_of_a_study_reads_what_is_there_before_it(plan: Study, workspace: Workspace) -> None:
     """Inputs are records of runs, outputs of an earlier step, or project files; the names of steps are unique."""
     there = {workspace.claims_file, workspace.published}

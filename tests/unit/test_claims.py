@@ -736,7 +736,7 @@ def test_damaged_results_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(CoopNetError, match="damaged"):
         command.claims(workspace, "tiny")
     table.unlink()
-    with pytest.raises(CoopNetError, match="run `coopnet tables` first"):
+    with pytest.raises(CoopNetError, match="run `coopnet tables tiny` first"):
         command.claims(workspace, "tiny")
 
 

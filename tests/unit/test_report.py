@@ -703,6 +703,22 @@ def test_a_missing_table_is_refused_by_name(made: tuple[Path, Path], tmp_path: P
         report.render(tmp_path / "tables", tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("name", "column"), [("accuracy", "top1_mean"), ("provenance", "key"), ("history", "loss"), ("merges", "method")]
+)
+def test_a_table_without_a_column_is_refused_by_name(
+    name: str, column: str, made: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The error names the table, the column and the remedy."""
+    path = copied(made[0], tmp_path) / f"{name}.csv"
+    head, _, rest = path.read_text(encoding="utf-8").partition("\n")
+    changed = [f"{cell}x" if cell == column else cell for cell in head.split(",")]
+    path.write_text(",".join(changed) + "\n" + rest, encoding="utf-8")
+    remedy = "take it from git, or run `coopnet tables mini`"
+    with pytest.raises(CoopNetError, match=f"{name}.csv lacks the column {column}; {remedy}"):
+        report.render(tmp_path / "tables", tmp_path / "out")
+
+
 # Page ------------------------------------------------------------------------------------------------
 
 

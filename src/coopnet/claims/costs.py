@@ -20,8 +20,8 @@ class Compute(NamedTuple):
     lineage: int | None
 
 
-def read_compute(path: Path) -> dict[str, Compute]:
-    """Counted FLOPs by experiment, from the table `compute.csv`.
+def read_compute(path: Path, study: str) -> dict[str, Compute]:
+    """Counted FLOPs by experiment, from the table `compute.csv` of a study.
 
     Raises:
         CoopNetError: the table is missing or damaged.
@@ -31,9 +31,9 @@ def read_compute(path: Path) -> dict[str, Compute]:
             rows = list(csv.DictReader(handle))
         return {row["experiment"]: Compute(int(row["training_flops"]), _known(row["lineage_flops"])) for row in rows}
     except FileNotFoundError:
-        raise CoopNetError(f"{path} is missing; run `coopnet tables` first") from None
+        raise CoopNetError(f"{path} is missing; run `coopnet tables {study}` first") from None
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise CoopNetError(f"{path} is damaged ({error}); run `coopnet tables` again") from error
+        raise CoopNetError(f"{path} is damaged ({error}); run `coopnet tables {study}` again") from error
 
 
 def _known(cell: str) -> int | None:

@@ -30,6 +30,6 @@ def claims(workspace: Workspace, name: str) -> None:
 def _decide(workspace: Workspace, plan: Study) -> list[Decision]:
     claimed = entries.read(workspace.claims_file, study.rows(workspace.root), plan.experiments)
     unavailable = {place: one.short for place, one in failures.unavailable(workspace, plan).items()}
-    compute = costs.read_compute(workspace.tables(plan.name) / "compute.csv")
+    compute = costs.read_compute(workspace.tables(plan.name) / "compute.csv", plan.name)
     outcomes = Outcomes(workspace.results(plan.name))
     return ledger.decide_all(claimed, ledger.Evidence(plan, outcomes, compute, unavailable))

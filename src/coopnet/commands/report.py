@@ -85,7 +85,8 @@ def _source(workspace: Workspace, plan: Study, run: Run, gathered: Gathered | No
             )
         return GatheredRun(run.experiment, run.seed, gathered)
     for made in filter(None, (run, run.transfer)):
-        records.read_run(workspace.run(plan, made), made)
+        remedy = f"run `snakemake --cores N --config study={plan.name}`, which makes every run and the tables"
+        records.read_run(workspace.run(plan, made), made, remedy)
     return _folder(workspace, plan, run)
 
 
@@ -149,6 +150,7 @@ def report(workspace: Workspace, name: str) -> None:
     """Make `reports/<study>/index.html` and `report.pdf` from the study's tables and `claims.json` alone."""
     from coopnet.report import report as pages  # pandas and matplotlib take seconds
 
+    _require_tables(workspace, name)
     with records.recording(workspace, lambda: steps.report(workspace, name)):
         pages.render(workspace.tables(name), workspace.report(name))
     log.info("reports/%s/index.html and report.pdf", name)
@@ -158,8 +160,16 @@ def timing(workspace: Workspace, name: str) -> None:
     """Make `reports/<study>/timing.html`."""
     from coopnet.report import timing as page
 
+    _require_tables(workspace, name)
     with records.recording(workspace, lambda: steps.timing(workspace, name)):
         page.render(workspace.tables(name), workspace.report(name))
+
+
+def _require_tables(workspace: Workspace, name: str) -> None:
+    path = workspace.tables(name) / "study.json"
+    if not path.exists():
+        study.load(workspace.root, name)  # refuses the name of no study
+        raise CoopNetError(f"{path} is missing; run `coopnet tables {name}`")
 
 
 def log_study(workspace: Workspace, name: str, to: str, place: str | None) -> None:

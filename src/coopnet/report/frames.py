@@ -12,6 +12,7 @@ import pandas as pd
 from coopnet import files
 from coopnet.files.errors import CoopNetError
 from coopnet.report.published import PROTOCOL
+from coopnet.report.tables import columns
 
 if TYPE_CHECKING:
     from coopnet.report.ledger import Claim
@@ -154,26 +155,31 @@ def load(folder: Path) -> Tables:
     """Read the tables of a study, and the ledger beside their folder.
 
     Raises:
-        CoopNetError: a table or the ledger is missing or damaged.
+        CoopNetError: a table or the ledger is missing or damaged, or a table lacks a column.
     """
     from coopnet.report import ledger  # imports SciPy, which the page of timings does not need
 
     names = [name for name in Tables.__dataclass_fields__ if name not in ("study", "claims")]
     study = files.read_json(folder / "study.json")
     claims = ledger.load(folder.parent / "claims.json", study["name"])
-    return Tables(study, claims, **{name: read_table(folder / f"{name}.csv") for name in names})
+    return Tables(study, claims, **{name: read_table(folder / f"{name}.csv", study["name"]) for name in names})
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read one CSV; only an empty cell is a missing value, so an experiment may be called `nan`.
+def read_table(path: Path, study: str) -> pd.DataFrame:
+    """Read one CSV of a study; only an empty cell is a missing value, so an experiment may be called `nan`.
 
     Raises:
-        CoopNetError: the table is missing or damaged.
+        CoopNetError: the table is missing or damaged, or lacks a column.
     """
+    remedy = f"take it from git, or run `coopnet tables {study}`"
     text = dict.fromkeys(WORDS, str)
     try:
-        return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=text)
+        table = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=text)
     except FileNotFoundError:
-        raise CoopNetError(f"{path} is missing; make the tables first") from None
+        raise CoopNetError(f"{path} is missing; {remedy}") from None
     except (OSError, ValueError) as error:
-        raise CoopNetError(f"{path} is damaged ({error}); make the tables again") from error
+        raise CoopNetError(f"{path} is damaged ({error}); {remedy}") from error
+    for column in columns().get(path.stem, ()):
+        if column not in table:
+            raise CoopNetError(f"{path} lacks the column {column}; {remedy}")
+    return table

@@ -24,8 +24,8 @@ def render(tables: Path, out: Path) -> None:
     """
     study = files.read_json(tables / "study.json")
     measured = tables / "latency.csv"
-    latency = read_table(measured) if measured.is_file() else None
-    files.write_text(out / "timing.html", html(study, read_table(tables / "timing.csv"), latency))
+    latency = read_table(measured, study["name"]) if measured.is_file() else None
+    files.write_text(out / "timing.html", html(study, read_table(tables / "timing.csv", study["name"]), latency))
 
 
 def html(study: dict[str, Any], times: pd.DataFrame, latency: pd.DataFrame | None = None) -> str:

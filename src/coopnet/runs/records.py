@@ -45,16 +45,21 @@ def check_run(workspace: Workspace, plan: Study, run: Run, digests: Digests) -> 
     return check_files(targets(workspace, plan, run), run.key, run.name, digests)
 
 
-def read_run(folder: Path, run: Run) -> dict[str, Any]:
+def read_run(folder: Path, run: Run, remedy: str = "") -> dict[str, Any]:
     """Read the record of a planned run.
 
     Args:
-        folder: folder of the run.
+        folder: folder of the run in a workspace.
         run: the run that the plan has there.
+        remedy: what to do if it is missing; by default the command that makes it.
 
     Raises:
         CoopNetError: the record is missing or damaged, or has another key.
     """
+    if not (folder / RECORD).exists():
+        verb, name = "transfer" if run.at_transfer else "train", folder.parents[2].name
+        remedy = remedy or f"run `coopnet {verb} {name} {run.experiment} {run.seed}`"
+        raise CoopNetError(f"{folder / RECORD} is missing; {remedy}")
     record = files.read_sealed(folder / RECORD)
     if record.get("key") != run.key:
         raise CoopNetError(
@@ -156,6 +161,9 @@ def recording(
 ) -> Iterator[None]:
     """Write the record of a step around its computation: inputs are checked before it, the record is written after it.
 
+    The earlier record is removed before the computation. It comes back if the computation is refused and the outputs
+    are still the ones that it names.
+
     Args:
         workspace: has the inputs and outputs.
         planned: returns the step as the current parameters define it.
@@ -168,8 +176,15 @@ def recording(
     step, digests = planned(), Digests()
     before = _digests(workspace, step.inputs, digests)
     _refuse_damaged(workspace, step, digests)
+    known = _read_step(step.record)
+    earlier = step.record.read_text(encoding="utf-8") if known else ""
     files.remove(step.record)
-    yield
+    try:
+        yield
+    except CoopNetError:
+        if known and not any(_changed(workspace, known["outputs"], Digests())):  # refused before anything was written
+            files.write_text(step.record, earlier)
+        raise
     after = _digests(workspace, step.inputs, Digests())
     changed = [name for name, digest in after.items() if digest != before[name]]
     changed += ["params.yaml or the study"] if planned() != step else []

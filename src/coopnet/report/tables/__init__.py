@@ -4,6 +4,7 @@ Tables are sorted by the study's order of experiments, then by seed. Only `timin
 other file depends on it. Each module makes the tables of one subject.
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,8 +27,9 @@ from coopnet.report.tables import (
     transfer,
     votes,
 )
+from coopnet.report.tables.rows import Tables
 
-__all__ = ["StudyInfo", "build"]
+__all__ = ["StudyInfo", "build", "columns"]
 
 
 def build(runs: Sequence[RunResults], study: StudyInfo, out: Path) -> None:
@@ -42,12 +44,23 @@ def build(runs: Sequence[RunResults], study: StudyInfo, out: Path) -> None:
         CoopNetError: a run of the study is missing, unfinished or damaged; the message names it.
     """
     finished = _read_all(runs, study)
-    lineage = Lineage(finished, study)
-    subjects = (accuracy, transfer, growth, merges, diversity, votes, distillation, histories, origins)
-    for subject in (*subjects, published, compute, reliability):
-        for name, (columns, rows) in subject.tables(finished, study, lineage).items():
-            files.write_rows(out / f"{name}.csv", rows, columns)
+    for name, (columns, rows) in _tables(finished, study).items():
+        files.write_rows(out / f"{name}.csv", rows, columns)
     files.write_json(out / "study.json", overall.describe(study, finished))
+
+
+@functools.cache
+def columns() -> dict[str, Sequence[str]]:
+    """The columns that each table has in every study; those of single branches depend on its networks."""
+    empty = StudyInfo("", "", "", threads=1, device="cpu", experiments=())
+    return {name: header for name, (header, _) in _tables([], empty).items()}
+
+
+def _tables(runs: Sequence[Run], study: StudyInfo) -> Tables:
+    lineage = Lineage(runs, study)
+    subjects = (accuracy, transfer, growth, merges, diversity, votes, distillation, histories, origins)
+    found = [subject.tables(runs, study, lineage) for subject in (*subjects, published, compute, reliability)]
+    return {name: table for tables in found for name, table in tables.items()}
 
 
 def _read_all(runs: Sequence[RunResults], study: StudyInfo) -> list[Run]:

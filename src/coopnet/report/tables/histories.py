@@ -12,7 +12,7 @@ LOSSES = ("loss", "cross_entropy", "kl")
 
 def tables(runs: Sequence[Run], study: StudyInfo, lineage: Lineage) -> Tables:
     """Tables `history` and `factors`."""
-    branches = max(run.branches for run in runs)
+    branches = max((run.branches for run in runs), default=0)
     models = ["ensemble", "branch_mean", *(f"branch{number}" for number in range(1, branches + 1))]
     accuracies = [f"{score}_{model}" for score in ("top1", "top5") for model in models]
     header = ("experiment", "seed", *SCHEDULE, "split", *LOSSES, *accuracies)
