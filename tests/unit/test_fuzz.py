@@ -518,7 +518,7 @@ def test_claims_and_figures_are_accepted_or_refused_in_one_line(folder: Path, da
 def test_a_hostile_part_of_a_claim_is_refused(part: dict[str, Any], words: str, tmp_path: Path) -> None:
     """A kind that is a list, or a branch with thousands of digits or with non-ASCII digits."""
     assert set(KINDS) >= {"better"}
-    claim = {"number": "1", "text": "A.", "source": "B", "section": "c", "parts": [part]}
+    claim = {"number": "1", "text": "A.", "source": "B", "section": "growth", "parts": [part]}
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"one": claim}), encoding="utf-8")
     with pytest.raises(CoopNetError) as refused:
         entries.read(tmp_path / "claims.yaml", EXPERIMENTS)

@@ -151,6 +151,18 @@ def _not_blank(text: str) -> str:
 
 
 Statement = Annotated[Words, AfterValidator(_not_blank)]
+SECTIONS = (
+    *("accuracy", "calibration", "compute", "cost", "curves", "distillation", "failed", "growth", "lineage", "merging"),
+    *("method", "one", "published", "results", "transfer", "voting"),
+)
+"""Sections of a report, by their ids and by the other names that claims have for them."""
+
+
+def _section(name: str) -> str:
+    if name not in SECTIONS:
+        hint = study.did_you_mean(name, SECTIONS)
+        raise ValueError(f"{name[:80]!r} is no section of a report{hint} (known: {', '.join(SECTIONS)})")
+    return name
 
 
 class Claim(_Strict):
@@ -160,7 +172,7 @@ class Claim(_Strict):
         number: its place in the list of claims, such as `4a` if a claim is stated more than once.
         text: the claim, as one sentence.
         source: who claims it.
-        section: id of the report's section with the evidence.
+        section: the report's section with the evidence.
         margin: δ in points of accuracy: the largest difference that does not count.
         lengths: experiments whose numbers of epochs are shown beside the claim's numbers if they differ.
         parts: the claim holds if all of them do.
@@ -169,7 +181,7 @@ class Claim(_Strict):
     number: Annotated[str, Field(pattern=r"^[1-9]\d*[a-z]?$")]
     text: Statement
     source: Statement
-    section: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
+    section: Annotated[str, AfterValidator(_section)]
     margin: Annotated[Finite, Field(gt=0)] = MARGIN
     lengths: list[str] = []
     parts: Annotated[list[dict[str, Any]], Field(min_length=1)]
@@ -201,7 +213,7 @@ def read(path: Path, rows: Mapping[str, Experiment], own: Mapping[str, Experimen
     Raises:
         CoopNetError: a key, a kind, an experiment or a model is not known, or two networks are on different data.
     """
-    stated = []
+    stated: list[Stated] = []
     for name, content in study.read_yaml(path).items():
         where = f"{path.name}: {name}"
         if not re.fullmatch(r"[a-z0-9_]{1,64}", str(name)):
@@ -209,6 +221,9 @@ def read(path: Path, rows: Mapping[str, Experiment], own: Mapping[str, Experimen
                 f"{path.name}: {str(name)[:80]!r}: the name of a claim has small letters, digits and underscores"
             )
         claim = study.check(Claim, content, where)
+        for other in stated:
+            if other.claim.number == claim.number:
+                raise CoopNetError(f"{where}.number: {claim.number!r} is the number of {other.id}; give another")
         parts = [_part(part, f"{where}.parts.{place}") for place, part in enumerate(claim.parts)]
         for place, part in enumerate(parts):
             held = own is not None and all(one.experiment in own for one in (part.of, *part.than))
@@ -224,6 +239,8 @@ def _part(content: dict[str, Any], where: str) -> Comparison | Kept | Cost:
     if not isinstance(kind, str) or kind not in KINDS:
         hint = study.did_you_mean(str(kind), KINDS)
         raise CoopNetError(f"{where}.kind: {kind!r} is not known{hint} (known: {', '.join(KINDS)})")
+    if "margin" in content:
+        raise CoopNetError(f"{where}.margin: it is that of the whole claim; write it beside `parts`")
     return study.check(KINDS[kind], content, where)
 
 
