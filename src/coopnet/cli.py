@@ -131,7 +131,7 @@ def prepare(
 
 @app.command(rich_help_panel=A_STUDY)
 def check(study: StudyName) -> None:
-    """Check that the networks of all rows can be built for their images, and merged; nothing is trained."""
+    """Check that the networks of all rows can be built and merged, and claims.yaml and figures.yaml; train nothing."""
     from coopnet.commands import check as command
 
     command.check(_workspace(), study)

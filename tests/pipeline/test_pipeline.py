@@ -371,12 +371,18 @@ def test_typo_in_params_is_one_line(workspace: Path) -> None:
 def test_typo_in_what_is_read_last_stops_everything_first(workspace: Path, name: str) -> None:
     """A mistake in the claims or the published figures is reported before anything is trained."""
     path = workspace / name
-    path.write_text(re.sub(r"\bone3\b", "one33", path.read_text()))
-    refused = call(workspace, "snakemake", "-n", "--config", "study=tiny")
-    assert refused.returncode != 0
-    assert f"error: {name}" in refused.stdout + refused.stderr
-    assert "'one33'" in refused.stdout + refused.stderr
-    assert "Traceback" not in refused.stderr
+    good = path.read_text()
+    path.write_text(re.sub(r"\bone3\b", "one33", good))
+    for words in (["snakemake", "-n", "--config", "study=tiny"], ["coopnet", "check", "tiny"]):
+        refused = call(workspace, *words)
+        assert refused.returncode != 0
+        assert f"error: {name}" in refused.stdout + refused.stderr
+        assert "'one33'" in refused.stdout + refused.stderr
+        assert "Traceback" not in refused.stderr
+    path.write_text(good)
+    assert re.search(
+        r"it has the networks of \d+ of the \d+ claims", call(workspace, "coopnet", "check", "tiny").stderr
+    )
 
 
 @pytest.mark.slow

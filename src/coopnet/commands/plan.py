@@ -1,6 +1,5 @@
 """`coopnet plan`: show the cost of a study before it runs, and its finished part."""
 
-import os
 import sys
 from collections.abc import Iterator
 
