@@ -22,8 +22,8 @@ import coopnet
 from coopnet.cli import main
 from coopnet.data import canonical
 from coopnet.data.datasets import DATASETS
+from coopnet.deploy import card, measure, models, preprocessing
 from coopnet.deploy import export as exporting
-from coopnet.deploy import measure, models, preprocessing
 from coopnet.deploy.export import Labelled
 from coopnet.deploy.models import open_model
 from coopnet.deploy.predict import found, predict
@@ -196,7 +196,7 @@ def test_snippets_of_the_card_run(workspace: Path, pictures: tuple[Path, list[in
     """All three snippets, run in the folder of the export, agree about an image."""
     run(workspace, "export", "three", "--branch", "2", "--format", form, "--out", str(tmp_path / "out"))
     shutil.copy(pictures[0] / "040.png", tmp_path / "out/image.png")
-    (expected,) = predict(open_model(tmp_path / "out"), [tmp_path / "out/image.png"])
+    (expected,) = predict(open_model(tmp_path / "out"), str(tmp_path / "out/image.png"))
     snippets = re.findall(r"```(sh|python)\n(.*?)```", (tmp_path / "out/README.md").read_text(), re.DOTALL)
     assert [kind for kind, _ in snippets] == ["sh", "python", "python"]
     codes = [f"sys.argv = {code.split()!r}\nmain()" if kind == "sh" else code for kind, code in snippets]
@@ -294,6 +294,17 @@ def test_difference_is_paired() -> None:
     assert measure.wilson(200, 200)[0] == pytest.approx(0.98115, abs=1e-5)  # from the formula by hand, z² / n
 
 
+@pytest.mark.parametrize("classes", [5, 6])
+def test_a_card_leaves_out_what_says_nothing(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of five classes, the right one is always among the best five; one thread is not one threads."""
+    labels = np.arange(classes)
+    said = card._accuracy(("shapes", np.eye(classes, dtype=np.float32)[labels], labels))
+    assert ("| top-5 | 100.00 % |\n" in said) == (classes > 5)
+    assert "| top-1 | 100.00 %" in said
+    monkeypatch.setattr(torch, "get_num_threads", lambda: classes - 4)
+    assert f", {classes - 4} thread{'s' * (classes - 5)}, " in measure.machine()
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
@@ -308,7 +319,8 @@ def test_difference_is_paired() -> None:
         ("export data --branch 1 --out x", "no model.json"),
         ("predict three nowhere.png", "nowhere.png does not exist"),
         ("predict three data", "holds no image"),
-        ("grow three --branches 2 --out x", "cannot grow 3"),
+        ("grow three --branches 2 --out x", "cannot grow 3 branches into 2; give 4 or more"),
+        ("grow three --branches 5 --how spilt --out x", "how 'spilt' is not known; did you mean 'split'"),
         ("grow three --branches 5 --donors 4,1 --out x", "donors among branches 1 to 3"),
         ("merge a --out x", "two networks"),
         ("merge a three --out x", "has 3 branches"),

@@ -91,11 +91,12 @@ def _accuracy(tested: tuple[str, np.ndarray, np.ndarray] | None) -> str:
         return "Not measured: there were no labelled test images at the export."
     dataset, logits, labels = tested
     one = measure.quality(logits, labels)
+    top5 = f"| top-5 | {one.top5:.2f} % |\n" if logits.shape[1] > 5 else ""  # of five classes it is always 100 %
     return (
         f"On the {one.images:,} test images of {dataset}, by this export itself:\n\n"
         "| measure | value |\n| --- | --- |\n"
         f"| top-1 | {one.top1:.2f} % (95 % interval {one.low:.2f} to {one.high:.2f}, n = {one.images:,} images) |\n"
-        f"| top-5 | {one.top5:.2f} % |\n"
+        f"{top5}"
         f"| expected calibration error | {one.ece:.2f} % |\n"
         f"| negative log-likelihood | {one.nll:.4f} nats |\n\n"
         "The interval (Wilson) is that of the choice of test images; another seed gives another network."

@@ -85,5 +85,5 @@ def difference(a: np.ndarray, b: np.ndarray, labels: np.ndarray) -> Difference:
 
 def machine() -> str:
     """The machine on which latency is measured."""
-    one = describe(torch.device("cpu"))
-    return f"{one['name']}, {torch.get_num_threads()} threads, {platform.system()} {platform.machine()}"
+    one, threads = describe(torch.device("cpu")), torch.get_num_threads()
+    return f"{one['name']}, {threads} thread{'s' * (threads > 1)}, {platform.system()} {platform.machine()}"

@@ -56,16 +56,22 @@ def found(places: Sequence[str | Path]) -> list[Path]:
 
 
 def predict(
-    model: Model, paths: Iterable[str | Path], *, top: int = 5, advance: Callable[[int], None] = lambda done: None
+    model: Model,
+    paths: str | Path | Iterable[str | Path],
+    *,
+    top: int = 5,
+    advance: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Prediction]:
     """Classify image files, in their order; an unreadable file gives a prediction with an error.
 
     Args:
         model: from `open_model`.
-        paths: of the files.
+        paths: of the files; or one path.
         top: number of classes per prediction.
         advance: called with the number of files that were processed.
     """
+    if isinstance(paths, str | Path):
+        paths = [paths]
     chunk: list[Path] = []
     for path in map(Path, paths):
         chunk.append(path)

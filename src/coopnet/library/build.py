@@ -1,8 +1,10 @@
 """Networks of the study by name."""
 
 import re
+from numbers import Integral
 
 from coopnet.files.errors import CoopNetError
+from coopnet.library.checks import check_seed
 from coopnet.networks.network import Architecture, CooperativeNetwork, blocks_per_stage, build
 
 
@@ -38,15 +40,16 @@ def cooperative(
             f"there is no network {name!r}; choose cifar_resnet20, cifar_resnet32, … or resnet18, "
             "or make any other model cooperative with coopnet.wrap"
         )
+    check_seed(seed)
     family, depth = ("resnet18" if known[1] == "resnet" else "cifar_resnet"), int(known[2])
-    gate = gate or ("learned" if branches > 1 else "none")
     if width is None:
         width = 64 if family == "resnet18" else 16
-    numbers_fit = min(branches, classes, width) >= 1
-    if not numbers_fit or gate not in ("learned", "mean", "none") or block not in ("basic", "bottleneck"):
+    whole = all(isinstance(number, Integral) and int(number) > 0 for number in (branches, classes, width))
+    gate = gate or ("learned" if whole and branches > 1 else "none")
+    if not whole or gate not in ("learned", "mean", "none") or block not in ("basic", "bottleneck"):
         raise CoopNetError(
-            f"branches {branches}, classes {classes}, width {width}, gate {gate!r} and block {block!r} do not fit: "
-            "numbers must be 1 or more, gate learned, mean or none, and block basic or bottleneck"
+            f"branches {branches!r}, classes {classes!r}, width {width!r}, gate {gate!r} and block {block!r} do not "
+            "fit: numbers must be 1 or more, gate learned, mean or none, and block basic or bottleneck"
         )
     architecture = Architecture(family, depth, block, width, branches, gate, classes)
     try:

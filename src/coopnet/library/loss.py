@@ -43,7 +43,16 @@ class CooperativeLoss(nn.Module):
         return rampup(self.epoch, self.rampup)
 
     def parts(self, outputs: Outputs, labels: Tensor) -> Loss:
-        """Like `forward`, but with the parts: `total`, `cross_entropy`, and the unweighted `kl`; means over images."""
+        """Like `forward`, but with the parts: `total`, `cross_entropy`, and the unweighted `kl`; means over images.
+
+        Raises:
+            CoopNetError: `outputs` are not those of a cooperative network.
+        """
+        if isinstance(outputs, Tensor):
+            raise CoopNetError(
+                "the loss takes the outputs of a cooperative network, not a tensor of logits; make one with "
+                "coopnet.wrap or coopnet.cooperative"
+            )
         return loss(outputs, labels, Teaching(self.distillation, self.gated, self.temperature, self.weight))
 
     def forward(self, outputs: Outputs, labels: Tensor) -> Tensor:

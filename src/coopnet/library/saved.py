@@ -11,6 +11,7 @@ from torch import nn
 
 from coopnet import files
 from coopnet.files.errors import CoopNetError, Damaged
+from coopnet.library.checks import check_network
 from coopnet.library.optimizers import state_of
 from coopnet.networks.network import CooperativeNetwork, trainable_parameters
 from coopnet.networks.transfer import OptimizerState, TrainedNetwork
@@ -93,6 +94,7 @@ def described(
     Raises:
         CoopNetError: names or constants that do not fit the network.
     """
+    check_network(network)
     classes = network.architecture.classes
     if class_names is not None and (len(class_names) != classes or not all(isinstance(n, str) for n in class_names)):
         raise CoopNetError(f"{len(class_names)} class names were passed for a network of {classes} classes")

@@ -5,12 +5,14 @@ The arithmetic is that of the study: `coopnet.networks.transfer` and `coopnet.ne
 
 import math
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from coopnet.files.errors import CoopNetError
+from coopnet.library.checks import check_choice, check_network, check_seed
 from coopnet.library.optimizers import follow, state_of
 from coopnet.library.receipt import Receipt, batches_of, measure, tensor_origins
 from coopnet.networks import merge as merging
@@ -19,6 +21,9 @@ from coopnet.networks.network import CooperativeNetwork
 from coopnet.networks.transfer import Origin, TrainedNetwork
 
 Optimizer = torch.optim.Optimizer
+
+GROWTH = ("split", "masked", "zero_output", "zero_pad")
+"""The ways to grow."""
 
 
 class Transferred(NamedTuple):
@@ -63,9 +68,10 @@ def grow(
             DataLoader.
 
     Raises:
-        CoopNetError: fewer branches than before, an unknown `how`, donors that do not exist, or a network whose
-            branches have their own trunks.
+        CoopNetError: fewer branches than before, an unknown `how`, donors that do not exist, negative noise, or a
+            network that is not cooperative, or whose branches have their own trunks.
     """
+    check_network(network)
     parent = TrainedNetwork(network, {} if optimizer is None else state_of(optimizer, network))
     result, plan, receipt = grown(
         parent, branches, how=how, donors=donors, noise=noise, seed=seed, optimizer=_named(optimizer), images=images
@@ -93,6 +99,12 @@ def grown(
     if network.trunk is None:
         raise CoopNetError("cannot grow a combined network, whose branches have their own trunks")
     before = network.architecture.branches
+    check_choice("how", how, GROWTH)
+    check_seed(seed)
+    if not isinstance(branches, Integral) or int(branches) <= before:
+        raise CoopNetError(f"cannot grow {before} branches into {branches!r}; give {before + 1} or more")
+    if not noise >= 0:  # this also refuses NaN
+        raise CoopNetError(f"noise {noise} is not 0 or more; it is a standard deviation")
     options = {"donors": donors, "noise": noise} if how == "split" else {}
     if how != "split" and (donors is not None or noise):
         raise CoopNetError(f"donors and noise are for how='split', not for {how!r}; leave them out")
@@ -130,6 +142,7 @@ def expand(
     Raises:
         CoopNetError: the network has several branches, or as for `grow`.
     """
+    check_network(network)
     if network.architecture.branches != 1:
         raise CoopNetError(
             f"the network has {network.architecture.branches} branches; use grow; expand is for one branch"
@@ -172,6 +185,8 @@ def combined(
 ) -> tuple[TrainedNetwork, Receipt]:
     """Like `combine`, for networks and their optimisers' state by name."""
     _refuse_strangers(parents)
+    check_choice("gate", gate, merging.GATES)
+    check_seed(seed)
     joined = _attempt(merging.combine, parents, gate=gate, gate_rows=gate_rows, seed=seed)
     exact = gate == "mean" or gate_rows == "uniform"
     return _joined(
@@ -234,6 +249,8 @@ def merged(
 ) -> tuple[TrainedNetwork, Receipt]:
     """Like `merge`, for networks and their optimisers' state by name."""
     _refuse_strangers(parents)
+    check_choice("how", how, merging.TRUNKS)
+    check_seed(seed)
     batches = batches_of(images)
     if batches is None and (reestimate or how == "refit"):
         raise CoopNetError("how='refit' and reestimate=True need training images; pass images=")
@@ -274,6 +291,7 @@ def open_branches(network: CooperativeNetwork, branches: Sequence[int], share: f
     Raises:
         CoopNetError: no learned gate, no such branch, a share outside 0..1, or all branches would be closed.
     """
+    check_network(network)
     if network.gate is None:
         raise CoopNetError("the network has no learned gate, so it has no log-prior")
     if not 0 <= share <= 1:
@@ -292,6 +310,7 @@ def checked_branches(network: CooperativeNetwork, branches: Sequence[int]) -> li
     Raises:
         CoopNetError: there are no such branches, or one is given twice.
     """
+    check_network(network)
     count = network.architecture.branches
     if not branches or not set(branches) <= set(range(1, count + 1)) or len(set(branches)) != len(branches):
         raise CoopNetError(f"branches {list(branches)} are not different numbers from 1 to {count}")
@@ -313,6 +332,8 @@ def _attempt(work: Any, *arguments: Any, **options: Any) -> TrainedNetwork:
 def _refuse_strangers(parents: Sequence[TrainedNetwork]) -> None:
     if len(parents) < 2:
         raise CoopNetError("pass a list of two networks or more")
+    for parent in parents:
+        check_network(parent.network)
     devices = {next(parent.network.parameters()).device for parent in parents}
     if len(devices) > 1:
         raise CoopNetError(f"the networks are on {', '.join(sorted(map(str, devices)))}; move them to one device")
