@@ -1040,11 +1040,11 @@ def test_refused_overlay(overlay: Any, words: list[str], tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a: 1\nb: 2\na: 3\n", "key 'a' is given twice"),
+        ("a: 1\nb: 2\na: 3\n", "key 'a' is given twice in params.yaml, line 3"),
         ("a: {b: 1, b: 2}\n", "key 'b' is given twice"),
         ("- 1\n", "must be a mapping of keys to values, not list"),
         ("", "must be a mapping of keys to values, not NoneType"),
-        ("a: [1\n", "is not valid YAML"),
+        ("a: [1\n", "in params.yaml, line 2"),
         ("a:\tb: c\n", "is not valid YAML"),
         ("a: 2024-13-45\n", "is not valid YAML"),
         ("a: 0x_\n", "is not valid YAML"),

@@ -65,7 +65,8 @@ def read(path: Path) -> Any:
         _measure(text)
         return yaml.load(text, _Loader)
     except Exception as error:  # besides YAMLError, PyYAML raises any error of its scalar conversions
-        raise CoopNetError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        reason = " ".join(str(error).split()).replace('"<unicode string>"', path.name)  # PyYAML's name for a text
+        raise CoopNetError(f"{path} is not valid YAML: {reason}") from None
 
 
 def _measure(text: str) -> None:
