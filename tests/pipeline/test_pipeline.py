@@ -437,8 +437,8 @@ def test_runs_tells_the_state_of_each_run(workspace: Path) -> None:
 
     def state(experiment: str) -> str:
         listed = call(workspace, "coopnet", "runs", "tiny")
-        (line,) = [line for line in listed.stdout.splitlines() if line.startswith(f"│ {experiment}/seed0 ")]
-        return line.split("│")[2].strip()
+        (line,) = [line for line in listed.stdout.splitlines() if line.startswith(f"{experiment}/seed0 ")]
+        return re.split(" {2,}", line)[1]
 
     assert state("one3") == "missing"
     train(workspace, "one3", max_minutes=0)

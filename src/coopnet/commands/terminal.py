@@ -1,5 +1,7 @@
 """Tables for terminals, as narrow as they can be: 80 columns are enough for every command."""
 
+import sys
+
 from rich import box
 from rich.table import Table
 
@@ -8,5 +10,8 @@ STATE = 11
 
 
 def narrow(title: str) -> Table:
-    """An empty table with one space between its columns and no other lines than the one below its head."""
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    """An empty table with a space between its columns, two in a pipe, and no other line than the one below its head."""
+    padding = (0, 0 if sys.stdout.isatty() else 1, 0, 0)  # one space is the table's own
+    return Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=padding, pad_edge=False
+    )

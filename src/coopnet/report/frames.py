@@ -12,7 +12,6 @@ import pandas as pd
 from coopnet import files
 from coopnet.files.errors import CoopNetError
 from coopnet.report.published import PROTOCOL
-from coopnet.report.tables import columns
 
 if TYPE_CHECKING:
     from coopnet.report.ledger import Claim
@@ -157,19 +156,21 @@ def load(folder: Path) -> Tables:
     Raises:
         CoopNetError: a table or the ledger is missing or damaged, or a table lacks a column.
     """
-    from coopnet.report import ledger  # imports SciPy, which the page of timings does not need
+    from coopnet.report import ledger, tables  # they import SciPy, which the page of timings does not need
 
     names = [name for name in Tables.__dataclass_fields__ if name not in ("study", "claims")]
     study = files.read_json(folder / "study.json")
     claims = ledger.load(folder.parent / "claims.json", study["name"])
-    return Tables(study, claims, **{name: read_table(folder / f"{name}.csv", study["name"]) for name in names})
+    columns = tables.columns()
+    read = {name: read_table(folder / f"{name}.csv", study["name"], columns[name]) for name in names}
+    return Tables(study, claims, **read)
 
 
-def read_table(path: Path, study: str) -> pd.DataFrame:
+def read_table(path: Path, study: str, columns: Iterable[str] = ()) -> pd.DataFrame:
     """Read one CSV of a study; only an empty cell is a missing value, so an experiment may be called `nan`.
 
     Raises:
-        CoopNetError: the table is missing or damaged, or lacks a column.
+        CoopNetError: the table is missing or damaged, or lacks one of the columns.
     """
     remedy = f"take it from git, or run `coopnet tables {study}`"
     text = dict.fromkeys(WORDS, str)
@@ -179,7 +180,7 @@ def read_table(path: Path, study: str) -> pd.DataFrame:
         raise CoopNetError(f"{path} is missing; {remedy}") from None
     except (OSError, ValueError) as error:
         raise CoopNetError(f"{path} is damaged ({error}); {remedy}") from error
-    for column in columns().get(path.stem, ()):
+    for column in columns:
         if column not in table:
             raise CoopNetError(f"{path} lacks the column {column}; {remedy}")
     return table

@@ -4,7 +4,6 @@ Tables are sorted by the study's order of experiments, then by seed. Only `timin
 other file depends on it. Each module makes the tables of one subject.
 """
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,7 +48,6 @@ def build(runs: Sequence[RunResults], study: StudyInfo, out: Path) -> None:
     files.write_json(out / "study.json", overall.describe(study, finished))
 
 
-@functools.cache
 def columns() -> dict[str, Sequence[str]]:
     """The columns that each table has in every study; those of single branches depend on its networks."""
     empty = StudyInfo("", "", "", threads=1, device="cpu", experiments=())
