@@ -8,11 +8,11 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from coopnet import study
-from coopnet.commands.terminal import narrow
 from coopnet.files.errors import CoopNetError
 from coopnet.report.wording import count, flops
 from coopnet.runs import phase_keys, speed
 from coopnet.runs.estimate import Estimate, PhaseCost, cores, duration, estimate
+from coopnet.runs.terminal import narrow
 from coopnet.runs.workspace import Workspace
 
 WIDTH = 110

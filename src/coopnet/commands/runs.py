@@ -12,13 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from coopnet import files, study
-from coopnet.commands.terminal import STATE, narrow
 from coopnet.files.digests import remembered
 from coopnet.files.errors import CoopNetError
 from coopnet.runs import failures, store
 from coopnet.runs.records import RECORD
 from coopnet.runs.states import state
 from coopnet.runs.store import Store
+from coopnet.runs.terminal import STATE, narrow
 from coopnet.runs.workspace import Workspace
 from coopnet.study import Run
 

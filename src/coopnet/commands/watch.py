@@ -14,11 +14,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from coopnet import files, study
-from coopnet.commands.terminal import STATE, narrow
 from coopnet.runs import failures, live, store
 from coopnet.runs.failures import Unavailable
 from coopnet.runs.live import Live
 from coopnet.runs.store import Store
+from coopnet.runs.terminal import STATE, narrow
 from coopnet.runs.workspace import Workspace
 from coopnet.study import Run, Study
 
