@@ -31,7 +31,7 @@ from coopnet.evaluation.outcomes import SCORES
 from coopnet.files.errors import CoopNetError
 from coopnet.study import Run, Study
 
-THESE_NETWORKS = "these networks, so that the interval covers the choice of test images alone"
+THESE_NETWORKS = "these networks: an interval over test images alone"
 """Note of a claim whose interval covers the choice of images only."""
 
 THESE_IMAGES = "these test images"

@@ -41,9 +41,10 @@ def _sentence(tables: Tables, rows: list[dict[str, Any]]) -> str:
         return "This study has no control, so a gain over the parent may come from training longer."
     named = f" ({listing(controls)})" if len(controls) <= cells.FEW else ""
     above = sum(one.estimate > 0 for one in against)
+    verb = "is" if above < 2 else "are"
     return (
         f"Each network is compared with its parent and with its continued-training control{named}, seed by seed. "
-        f"Of {count(len(against), 'network')} with a control, {above} {'is' if above == 1 else 'are'} above it; the "
+        f"Of {count(len(against), 'network')} with a control, {above or 'none'} {verb} above it; the "
         f"differences are {between([one.estimate for one in against])} points of top-1."
     )
 

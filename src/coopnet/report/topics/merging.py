@@ -160,7 +160,7 @@ def _table(tables: Tables) -> Table:
         name = str(frame["experiment"].iloc[0])
         trained = not math.isnan(frame["final_ensemble_top1"].iloc[0])
         line = [
-            Cell(name, f"{frame['method'].iloc[0]} of {_parents(rows_of, name)}", "code", cells.anchor(name)),
+            Cell(name, f"{frame['method'].iloc[0]}; from {_parents(rows_of, name)}", "code", cells.anchor(name)),
             cells.counted(tables, name, len(frame)),
             cells.over_seeds(frame[f"{START}_ensemble_top1"]),
             cells.over_seeds(frame["parents_ensemble_top1"]),
