@@ -78,7 +78,7 @@ def _table(tables: Tables) -> Table:
         Column("mean of probabilities", "test top-1 (%)"),
         Column("mean of logits", "test top-1 (%)"),
         Column("minus teacher", "points"),
-        Column("minus alone, [95 %]", "points"),
+        Column("minus alone, [95\u00a0%]", "points"),
     ]
     frame = tables.distillation[tables.distillation["score"] == "top1"]
     groups: dict[str, list[Mapping[str, Any]]] = {}

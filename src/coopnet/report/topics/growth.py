@@ -56,7 +56,7 @@ def table(tables: Tables, rows: list[dict[str, Any]], name: str, title: str) -> 
         Column("n"),
         Column("child", "ensemble, top-1"),
         Column("minus parent", "ensemble, top-1"),
-        Column("minus control, [95 %]", "ensemble, top-1"),
+        Column("minus control, [95\u00a0%]", "ensemble, top-1"),
         Column("minus parent", "mean of branches"),
         Column("minus control", "mean of branches"),
         Column("minus control", "top-5"),

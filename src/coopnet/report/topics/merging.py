@@ -151,7 +151,7 @@ def _table(tables: Tables) -> Table:
         Column("parents’ ensemble", "at transfer, top-1 (%)"),
         Column("ECE (%)", "at transfer"),
         Column("ensemble", "fine-tuned, top-1 (%)"),
-        Column("minus control, [95 %]", "fine-tuned, top-1 (%)"),
+        Column("minus control, [95\u00a0%]", "fine-tuned, top-1 (%)"),
         Column("branches minus single controls", "fine-tuned, top-1 (%)"),
     ]
     against, rows_of = of_ensembles(tables), {row["name"]: row for row in tables.experiments}

@@ -50,7 +50,7 @@ def _table(tables: Tables, found: Sequence[Difference]) -> Table:
         Column("Network", numeric=False),
         Column("Control", numeric=False),
         Column("n"),
-        Column("minus control, [95 %]", "top-1 (points)"),
+        Column("minus control, [95\u00a0%]", "top-1 (points)"),
         Column("Claims", numeric=False),
     ]
     rows: list[Row] = []

@@ -45,7 +45,7 @@ def _table(tables: Tables) -> Table:
         Column("ensemble", "test top-1 (%)"),
         Column("branch 1", "test top-1 (%)"),
         Column("ensemble", "test top-5 (%)"),
-        Column("minus control, [95 %]", "top-1 (points)"),
+        Column("minus control, [95\u00a0%]", "top-1 (points)"),
     ]
     costs = {line["experiment"]: line for line in records(tables.compute)}
     against = of_ensembles(tables)
