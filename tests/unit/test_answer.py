@@ -186,17 +186,20 @@ def test_the_comparisons_are_counted() -> None:
 
 
 def test_how_sure_counts_the_ledger() -> None:
-    """Tested, counted and not run verdicts are counted apart, then those that the tests decide, then those left."""
+    """Verdicts are counted by their basis, then those that the tests decide, then those left."""
     loaded = load(ROOT / "results" / "mini" / "tables")
     entries = files.read_json(ROOT / "results" / "mini" / "claims.json")
-    tested, counted = ([one for one in entries if one["basis"] == basis] for basis in ("tested", "counted"))
+    tested, counted, few = (
+        [one for one in entries if one["basis"] == basis] for basis in ("tested", "counted", "too few seeds")
+    )
     absent = [one for one in entries if one["verdict"] == "not run"]
-    assert len(entries) == len(tested) + len(counted) + len(absent)
+    assert len(entries) == len(tested) + len(counted) + len(few) + len(absent)
     decided = [one for one in tested if one["verdict"] != "inconclusive"]
     left = [one for one in decided if one["p_holm"] <= 0.05]
     words = (
-        f"The ledger has {len(entries)} verdicts: {len(tested)} tested, {len(counted)} counted and {len(absent)} not "
-        f"run. The tests decide {len(decided)}, and {len(left)} of these survive Holm’s correction"
+        f"The ledger has {len(entries)} verdicts: {len(tested)} tested, {len(counted)} counted, {len(few)} on too few "
+        f"seeds and {len(absent)} not run. The tests decide {len(decided)}, and {len(left)} of these survive Holm’s "
+        "correction"
     )
     assert words in " ".join(answer.sure(loaded))
 
