@@ -63,7 +63,7 @@ def read_run(folder: Path, run: Run, remedy: str = "") -> dict[str, Any]:
     record = files.read_sealed(folder / RECORD)
     if record.get("key") != run.key:
         raise CoopNetError(
-            f"{folder} was made with other parameters or other source than the plan has now for {run.name}; "
+            f"{folder / RECORD} names other parameters or other source than the plan has now for {run.name}; "
             f"make it again (`coopnet train`, or the workflow)"
         )
     return record
