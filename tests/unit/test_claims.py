@@ -659,6 +659,9 @@ def test_few_seeds_conclude_nothing(tmp_path: Path, seeds: int) -> None:
         assert (entry["verdict"], entry["p"]) == ("inconclusive", None)
         assert entry["basis"] == "too few seeds"
         assert entry["n"] == seeds
+        for part in entry["parts"]:  # only an interval of one network each is over images alone
+            alone = any("interval is over test images alone" in words for words in part["given"])
+            assert alone == (seeds == 1 and part["interval"] is not None)
 
 
 def test_what_a_start_keeps_is_counted_or_tested(tmp_path: Path) -> None:

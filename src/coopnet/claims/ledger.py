@@ -31,8 +31,8 @@ from coopnet.evaluation.outcomes import SCORES
 from coopnet.files.errors import CoopNetError
 from coopnet.study import Run, Study
 
-THESE_NETWORKS = "these networks: an interval over test images alone"
-"""Note of a claim whose interval covers the choice of images only."""
+THESE_NETWORKS = "these networks"
+"""Note of a claim with one replicate. Its interval, if there is one, covers the choice of images only."""
 
 THESE_IMAGES = "these test images"
 """Note of a claim whose interval covers the choice of seeds only."""
@@ -194,7 +194,7 @@ def _compared(one: Pairing, score: int, margin: float, evidence: Evidence) -> Ju
         other = _difference(one.averaged(), score, evidence.outcomes)
         beside["mean of branches"] = Measured(estimate=finite(other.value), interval=ends(other))
     runs = [*one.runs.of, *(run for group in one.runs.than for run in group)]
-    given = _given(runs) if tested.found.n > 1 else [THESE_NETWORKS]
+    given = _given(runs) if tested.found.n > 1 else [f"{THESE_NETWORKS} (the interval is over test images alone)"]
     return tested.part(one.text, one.part.target, paired=one.runs.paired, beside=beside, given=given), tested
 
 

@@ -147,8 +147,12 @@ def _paired(group: str, name: str, control: object, gains: Any) -> list[Differen
     values = [float(value) for value in gains.dropna()]
     if not values or not isinstance(control, str):
         return []
-    interval = over_seeds(values).interval() if len(values) >= FEWEST else None
-    return [Difference(group, name, name, control, mean(values), interval, len(values))]
+    return [Difference(group, name, name, control, mean(values), seed_interval(values), len(values))]
+
+
+def seed_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % interval of a mean over seeds alone; None for fewer than three seeds."""
+    return over_seeds(values).interval() if len(values) >= FEWEST else None
 
 
 def _from_ledger(tables: Tables) -> list[Difference]:

@@ -426,8 +426,8 @@ def _daggers(found: Sequence[Difference]) -> str:
     if not any(one.survives_holm for one in found):
         return ""
     return (
-        f"{HOLM}: also after Holm’s correction over the whole ledger; of a loss, that it is one, and not its size. "
-        f"Without {HOLM}: not after it, or in no claim with a verdict. "
+        f"A finding with {HOLM} survives Holm’s correction over the whole ledger; of a loss, that is its direction and "
+        f"not its size. A finding without {HOLM} does not survive it, or belongs to no claim with a verdict. "
     )
 
 

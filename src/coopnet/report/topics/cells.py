@@ -4,10 +4,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from coopnet.claims import inference
-from coopnet.claims.decisions import FEWEST
 from coopnet.report import starts
-from coopnet.report.differences import Difference
+from coopnet.report.differences import Difference, seed_interval
 from coopnet.report.document import Cell
 from coopnet.report.frames import PARTS, Tables
 from coopnet.report.runs import mean, std
@@ -66,10 +64,7 @@ def to_control(one: Difference | None) -> Cell:
 def gain(values: Iterable[float]) -> Cell:
     """The mean of differences that no claim tests, with its interval over seeds; a dash if there are none."""
     known = [float(value) for value in values if not math.isnan(value)]
-    if not known:
-        return DASH
-    found = inference.over_seeds(known)
-    return _difference(found.value, found.interval() if found.n >= FEWEST else None)
+    return _difference(mean(known), seed_interval(known)) if known else DASH
 
 
 def _difference(estimate: float, ends: tuple[float, float] | None) -> Cell:

@@ -58,8 +58,9 @@ def lengths(experiments: Sequence[Mapping[str, Any]], merges: Iterable[str]) -> 
     named = listing(f"{name} has {count(number_of, 'epoch')}" for name, number_of in epochs.items())
     shorter = listing(name for name, number_of in epochs.items() if number_of < max(epochs.values()))
     return [
-        f"Not all of these were trained equally long: {named}. So a gain over {shorter} alone is partly one of more "
-        "epochs. A difference to a control is not, as the control continues the same networks."
+        f"The merged networks and the plain network were not all trained equally long: {named}. So a gain over "
+        f"{shorter} alone is partly due to more epochs. A difference to a control is not, as the control continues the "
+        "same networks."
     ]
 
 
