@@ -11,9 +11,11 @@ Both need only Python's standard library and pip; `take` also uses git.
 import argparse
 import gzip
 import io
+import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
@@ -37,10 +39,12 @@ COMMIT = "COMMIT"
 MIB = 2**20
 PART = 15 * MIB
 """Bytes per file that is brought back."""
-PARTS = 7
-"""Most files that are brought back; one more is left for the log."""
+PARTS = 4
+"""Most files that are brought back: 64 MiB in all, with the log and `COUNT`."""
 
 PREFIX = "results.tar.gz."
+COUNT = "results.parts"
+"""A file with the number of these files, written last."""
 
 
 class Item(NamedTuple):
@@ -171,23 +175,36 @@ class Split(io.RawIOBase):
 def send_back(out: Path, groups: Iterable[Sequence[Item]], part: int = PART, parts: int = PARTS) -> list[str]:
     """Pack groups of files, most important first, into at most `parts` files of at most `part` bytes.
 
+    The files of an earlier call are replaced once all new ones are written, so a process that is killed meanwhile loses
+    nothing.
+
     Returns:
         A line for each group that did not fit; a group is packed whole or not at all.
     """
     out.mkdir(parents=True, exist_ok=True)
     left, missing = part * parts - 65_536, []
-    split = Split(out, part)
-    # Level 1 is enough, because weights hardly compress.
-    with gzip.GzipFile(fileobj=split, mode="wb", compresslevel=1) as zipped, tarfile.open(None, "w|", zipped) as tar:
-        for group in groups:
-            size = sum(item.size for item in group)
-            if size > left:
-                missing.append(f"{group[0].name} and {len(group) - 1} other files ({size / MIB:.0f} MiB) do not fit")
-                continue
-            left -= size
-            for item in group:
-                tar.add(item.path, item.name, recursive=False)
-    split.flush_part()
+    with tempfile.TemporaryDirectory() as folder:
+        split = Split(Path(folder), part)
+        # Level 1 is enough, because weights hardly compress.
+        with (
+            gzip.GzipFile(fileobj=split, mode="wb", compresslevel=1) as zipped,
+            tarfile.open(None, "w|", zipped) as tar,
+        ):
+            for group in groups:
+                size = sum(item.size for item in group)
+                if size > left:
+                    others = len(group) - 1
+                    missing.append(f"{group[0].name} and {others} other files ({size / MIB:.0f} MiB) do not fit")
+                    continue
+                left -= size
+                for item in group:
+                    tar.add(item.path, item.name, recursive=False)
+        split.flush_part()
+        for old in [out / COUNT, *out.glob(f"{PREFIX}*")]:
+            old.unlink(missing_ok=True)
+        for path in split.paths:
+            shutil.move(path, out / path.name)
+    (out / COUNT).write_text(f"{len(split.paths)}\n")
     return missing
 
 
@@ -197,10 +214,10 @@ def bring_back(folder: Path, root: Path, store: Path) -> list[str]:
     Raises:
         SystemExit: there are no results, or a part is missing.
     """
-    paths = sorted(folder.glob(f"{PREFIX}*"))
-    if not paths or [path.name for path in paths] != [f"{PREFIX}{i:02}" for i in range(len(paths))]:
-        found = [path.name for path in paths]
-        sys.exit(f"error: {folder} does not have all parts {PREFIX}00, {PREFIX}01 …, only {found}")
+    paths, count = sorted(folder.glob(f"{PREFIX}*")), folder / COUNT
+    wanted, found = int(count.read_text()) if count.is_file() else 0, [path.name for path in paths]
+    if not wanted or found != [f"{PREFIX}{i:02}" for i in range(wanted)]:
+        sys.exit(f"error: {folder} does not have {COUNT} and all parts that it counts, {PREFIX}00 …, only {found}")
     names = []
     whole = io.BytesIO(b"".join(path.read_bytes() for path in paths))
     with tarfile.open(fileobj=whole, mode="r:gz") as tar:
@@ -271,7 +288,7 @@ def main() -> None:
     taking.add_argument("--data", type=Path, required=True, help="folder of the Parquet shards of CIFAR-100")
     taking.add_argument("--out", type=Path, default=Path("build/gpu"), help="folder for the bundles (%(default)s)")
     taking.add_argument("--study", default="full", help="its local files are included (%(default)s)")
-    taking.add_argument("--limit", type=float, default=64, help="MiB per bundle (%(default)s)")
+    taking.add_argument("--limit", type=float, default=54, help="MiB per bundle (%(default)s)")
     taking.add_argument("--python", default="3.12", help="version of the machine's Python (%(default)s)")
     taking.set_defaults(command=take)
     bringing = commands.add_parser("bring", help="unpack results into this checkout and its run store")

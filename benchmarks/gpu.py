@@ -1,11 +1,11 @@
 """A quarter of an hour on a GPU, in two parts, on a machine where nothing can be installed.
 
-    python3 -m benchmarks.gpu a --out OUT                # 190 s: is it right, and how fast is it?
-    python3 -m benchmarks.gpu b --out OUT --seconds 530  # the rest: runs of the study, chosen by what A measured
+    python3 -m benchmarks.gpu a --out OUT                # 220 s: is it right, and how fast is it?
+    python3 -m benchmarks.gpu b --out OUT --seconds 500  # the rest: runs of the study, chosen by what A measured
 
-Both run in the folder into which the bundles of `benchmarks.bundle` were unpacked, or in a checkout. A writes logs, the
-results of the tests, speeds and a profile; B reads its summary, `results/bench/gpu_first.json`. B writes all its
-results in files of at most 15 MiB, which `python -m benchmarks.bundle bring OUT` unpacks at home.
+Both run in the folder into which the bundles of `benchmarks.bundle` were unpacked, or in a checkout. A writes a log,
+the results of the tests, speeds and a profile; B reads its summary, `results/bench/gpu_first.json`. After every run B
+writes all its results anew, in files of at most 15 MiB, which `python -m benchmarks.bundle bring OUT` unpacks at home.
 """
 
 import argparse
@@ -13,13 +13,14 @@ import heapq
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,12 +38,27 @@ MODES = ("graph", "serial", "eager")
 """Launch modes of a GPU, fastest first; see `coopnet.training.graph`."""
 GRACE = 10.0
 """Seconds that a command has to stop after it was asked to."""
+TESTS_GRACE = 20.0
+"""The same for pytest, which then ends its workers and writes what they found."""
 RESERVE = 30.0
 """Seconds before the end of part B at which its runs save their state and stop."""
 START = 20.0
 """Estimated seconds of a run besides its epochs: imports, recording, logits, checkpoint, metrics."""
 WORTH_BEGINNING = 60.0
 """Least number of seconds for which a run is begun although it cannot be finished; its state is brought back."""
+
+TESTS = (
+    ("graph", "(graph- and bf16 or never_waits)", 0.32),
+    ("serial", "serial- and bf16", 0.3),
+    ("fp32", "graph- and fp32", 0.2),
+)
+"""The GPU tests: a name, pytest's choice, and the share of the time that they may take.
+
+After a failed recording a process can no longer use its GPU. So the tests of each launch mode have processes of their
+own. Those of fp32 choose no mode, because the studies for GPUs train in bf16.
+"""
+ENDING = 8.0
+"""Seconds of part A for its summary and the description of the machine."""
 
 WORTH = (
     *("one3", "baseline", "one3_to_5_split", "one3_to_5_masked", "one3_to_5_zero_output", "one3_to_5_zero_pad"),
@@ -65,15 +81,23 @@ class Slice:
         return self.end - time.monotonic()
 
     def run(
-        self, *command: str, most: float = 1e9, log: Path | None = None, environment: Mapping[str, str] | None = None
+        self,
+        *command: str,
+        most: float = 1e9,
+        log: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        stop: signal.Signals = signal.SIGTERM,
+        grace: float = GRACE,
     ) -> int:
-        """Run a command of this Python and return its exit code; when its time is up it is terminated, then killed.
+        """Run a command of this Python and return its exit code; when its time is up it is asked to stop, then killed.
 
         Args:
             command: the arguments of `python`.
             most: seconds that it may take, if they are left.
             log: file for its output; None: this process's output.
             environment: of the command.
+            stop: the signal that asks it to stop.
+            grace: seconds that it then has.
         """
         print("$", *command, flush=True)
         end = time.monotonic() + min(most, self.left)
@@ -86,11 +110,11 @@ class Slice:
                 stderr=subprocess.STDOUT if output else None,
             )
             try:
-                return process.wait(max(end - GRACE - time.monotonic(), 1))
+                return process.wait(max(end - grace - time.monotonic(), 1))
             except subprocess.TimeoutExpired:
-                process.terminate()
+                process.send_signal(stop)
                 try:
-                    process.wait(GRACE)
+                    process.wait(grace)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
@@ -127,47 +151,56 @@ def a(out: Path, device: str, seconds: float, images: int, test_images: int, job
     """
     piece, environment, out = Slice(seconds), ready(), out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    describe(out / "environment.txt", environment)
-    tests = out / "gpu_tests.xml"
-    piece.run(*test_command(tests), most=0.42 * seconds, log=out / "tests.log", environment=environment)
-    mode, failed = mode_that_works(tests, device)
+    log, mode, failed = out / "a.log", MODES[-1], list[str]()
+    for kind, choice, share in TESTS if device == "cuda" else ():
+        if kind == "serial" and mode == "graph":
+            continue
+        tests = out / f"gpu_tests_{kind}.xml"
+        patience: dict[str, Any] = {"stop": signal.SIGINT, "grace": TESTS_GRACE}
+        piece.run(*test_command(tests, choice), most=share * seconds, log=log, environment=environment, **patience)
+        works, bad = outcome(tests)
+        failed += bad
+        if works and kind in MODES:
+            mode = kind
     print(f"launch mode {mode}; failed tests: {', '.join(failed) or 'none'}", flush=True)
     environment |= {"COOPNET_LAUNCH": mode}
     sizes = ("--device", device, "--images", str(images), "--test-images", str(test_images))
     speed = ("-m", "benchmarks.speed", *sizes, "--out", str(out))
-    piece.run(*speed, most=0.26 * seconds, log=out / "speed.log", environment=environment)
-    counts = ("--counts", f"1,{jobs}", "--epochs", "4", "--repetitions", "1", "--best-way")
+    piece.run(*speed, most=0.22 * seconds, log=log, environment=environment)
+    # The smaller last batch of an epoch would be recorded in the fourth epoch.
+    counts = ("--counts", f"1,{jobs}", "--epochs", "3", "--repetitions", "1", "--best-way", "--patience", "30")
     sharing = ("-m", "benchmarks.sharing", *sizes, *counts, "--out", str(out / "sharing.json"))
-    piece.run(*sharing, most=piece.left, log=out / "sharing.log", environment=environment)
+    piece.run(*sharing, most=piece.left - ENDING, log=log, environment=environment)
     summary = {"launch": mode, "failed_tests": failed}
     summary |= {name: read(out / f"{name}.json") for name in ("speed", "sharing")}
     text = json.dumps(summary, indent=1) + "\n"
     for path in (out / FIRST.name, FIRST):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+    describe(log, environment)
     if summary["speed"]:
         print("\n".join(forecast(Pace.read(summary))), flush=True)
     return 0 if summary["speed"] and not failed else 1
 
 
 def describe(path: Path, environment: Mapping[str, str]) -> None:
-    """Write a description of the machine; errors of the commands are recorded too."""
+    """Add a description of the machine to a log; errors of the commands are recorded too."""
     commands = [["nvidia-smi"], ["nvidia-smi", "-L"], ["which", "nvidia-cuda-mps-control"], ["nproc"], ["free", "-g"]]
     commands += [[sys.executable, "-m", "pip", "list", "--format", "freeze"]]
     commands += [[sys.executable, "-c", "import torch; print(torch.__config__.show())"]]
-    with path.open("w") as file:
+    with path.open("a") as file:
         for command in commands:
             try:
-                done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=30)
+                done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=10)
                 output = done.stdout + done.stderr
             except (OSError, subprocess.TimeoutExpired) as error:
                 output = f"{error}\n"
             file.write(f"$ {' '.join(command)}\n{output}\n")
 
 
-def test_command(junit: Path) -> list[str]:
-    """The command of the GPU tests; other tests would test this machine's Python and not the GPU."""
-    command = ["-m", "pytest", "-p", "no:cacheprovider", "-k", "gpu", f"--junitxml={junit}", *gpu_tests()]
+def test_command(junit: Path, choice: str) -> list[str]:
+    """The command of some of the GPU tests; other tests would test this machine's Python and not the GPU."""
+    command = ["-m", "pytest", "-p", "no:cacheprovider", "-k", f"gpu and {choice}", f"--junitxml={junit}", *gpu_tests()]
     if importlib.util.find_spec("xdist"):
         command += ["-n", "5"]
     if importlib.util.find_spec("pytest_timeout"):  # a hanging graph blocks its thread, so the process is ended
@@ -181,24 +214,17 @@ def gpu_tests() -> list[str]:
     return [str(path.relative_to(FOLDER)) for path in found]
 
 
-def mode_that_works(junit: Path, device: str) -> tuple[str, list[str]]:
-    """The fastest launch mode whose tests all passed, and the names of the failed tests.
+def outcome(junit: Path) -> tuple[bool, list[str]]:
+    """Whether some of the tests passed and none failed, and the names of the failed tests.
 
-    The first parameter of such a test is its launch mode. Without test results the mode is `eager`, without recording.
+    A test that was under way when pytest was stopped has no name in the report, and does not count.
     """
-    if device != "cuda":
-        return MODES[-1], []
     try:
-        cases = list(ET.parse(junit).getroot().iter("testcase"))
+        cases = [case for case in ET.parse(junit).getroot().iter("testcase") if case.get("name")]
     except (OSError, ET.ParseError):
-        return MODES[-1], ["the tests have no results"]
+        return False, [f"the tests have no results in {junit.name}"]
     bad = [case.get("name", "") for case in cases if any(e.tag in ("failure", "error") for e in case)]
-    passed = {case.get("name", "") for case in cases if not len(case)}
-
-    def of(mode: str, names: Sequence[str] | set[str]) -> bool:
-        return any(f"[{mode}-" in name or f"[{mode}]" in name for name in names)
-
-    return next((mode for mode in MODES[:-1] if of(mode, passed) and not of(mode, bad)), MODES[-1]), bad
+    return not bad and any(not len(case) for case in cases), bad
 
 
 def read(path: Path) -> Any:
@@ -402,9 +428,13 @@ def b(out: Path, seconds: float, name: str, data: Path) -> int:
         limit = f"{max(piece.left - RESERVE, 0) / 60:.3f}"
         return piece.run("-m", "coopnet", "train", *which, "--max-minutes", limit, log=log, environment=own)
 
+    def keep() -> None:
+        with suppress(FileNotFoundError):  # a run beside it has just replaced a file; the next call packs it
+            bundle.send_back(out, groups(plan, place, state=False))
+
     os.environ.update(environment)
     with sharing.shared(pace.way if lanes > 1 else "turns") as own:
-        failed = work_off(piece, jobs, finished, lanes, pace.slowdown(lanes), lambda job: make(job, own))
+        failed = work_off(piece, jobs, finished, lanes, pace.slowdown(lanes), lambda job: make(job, own), keep)
     for line in bundle.send_back(out, groups(plan, place)):
         print(f"left behind: {line}")
     lines = log.read_text().splitlines()
@@ -421,8 +451,9 @@ def work_off(
     lanes: int,
     slowdown: float,
     make: Callable[[Job], int],
+    keep: Callable[[], None] = lambda: None,
 ) -> list[str]:
-    """Run jobs in parallel; return the keys of failed ones.
+    """Run jobs in parallel, and call `keep` after each finished one; return the keys of failed ones.
 
     A job is begun if it can be finished. When no job can be finished, the first possible one is begun: its state is
     kept.
@@ -446,14 +477,16 @@ def work_off(
                 job, code = working.pop(future), future.result()
                 have |= {job.key} if code == 0 else set()
                 failed += [job.key] if code not in (0, TIME_IS_UP) else []
+                if code == 0:
+                    keep()
 
 
-def groups(plan: "Study", place: Path) -> Iterator[list[bundle.Item]]:
-    """The files to bring back, most important first: results, unfinished state, then finished runs of the store."""
+def groups(plan: "Study", place: Path, *, state: bool = True) -> Iterator[list[bundle.Item]]:
+    """The files to bring back, most important first: results, unfinished `state`, then finished runs of the store."""
     small = [FOLDER / "results" / "bench", FOLDER / "checkpoints" / plan.name]
     paths = [path for folder in small for path in bundle.every_file(folder) if path.name not in bundle.LARGE]
     yield [bundle.Item(path, path.relative_to(FOLDER).as_posix()) for path in paths]
-    stored = [place / "unfinished", *(place / "runs" / run.key for run in in_order_of_worth(plan))]
+    stored = [place / "unfinished"] * state + [place / "runs" / run.key for run in in_order_of_worth(plan)]
     for folder in stored:
         items = [bundle.Item(p, f"store/{p.relative_to(place).as_posix()}") for p in bundle.every_file(folder)]
         if items:
@@ -466,13 +499,13 @@ def main() -> int:
     parts = parser.add_subparsers(required=True)
     first = parts.add_parser("a", help=(a.__doc__ or "").partition(";")[0])
     first.add_argument("--device", default="cuda", help="cuda, or cpu to test this script (%(default)s)")
-    first.add_argument("--seconds", type=float, default=190, help="total time (%(default)s)")
+    first.add_argument("--seconds", type=float, default=220, help="total time (%(default)s)")
     first.add_argument("--images", type=int, default=50_000, help="training images per epoch (%(default)s)")
     first.add_argument("--test-images", type=int, default=10_000, help="test images per epoch (%(default)s)")
     first.add_argument("--jobs", type=int, default=3, help="parallel runs (%(default)s)")
     first.set_defaults(part=a)
     second = parts.add_parser("b", help=(b.__doc__ or "").partition(";")[0])
-    second.add_argument("--seconds", type=float, default=530, help="total time (%(default)s)")
+    second.add_argument("--seconds", type=float, default=500, help="total time (%(default)s)")
     second.add_argument(
         "--study", dest="name", default="full", help="the study; or one with shorter runs (%(default)s)"
     )

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
+from threading import Timer
 from time import perf_counter
 from typing import Annotated, Any
 
@@ -83,11 +84,11 @@ def side_by_side(runs: int, asked: Mapping[str, Any], environment: Mapping[str, 
     try:
         for worker in workers:
             _send(worker, json.dumps(asked) + "\n")
-        _expect(workers, READY, "before its first epoch was done")
+        _expect(workers, READY, "before its first epoch was done", asked["patience"])
         began = perf_counter()
         for worker in workers:
             _send(worker, GO)
-        _expect(workers, TRAINED, "while it was measured")
+        _expect(workers, TRAINED, "while it was measured", asked["patience"])
         seconds = perf_counter() - began
         digests = {worker.stdout.readline().strip() for worker in workers}  # type: ignore[union-attr]
         for worker in workers:
@@ -106,14 +107,24 @@ def _send(worker: "subprocess.Popen[str]", line: str) -> None:
     worker.stdin.flush()
 
 
-def _expect(workers: "Sequence[subprocess.Popen[str]]", line: str, when: str) -> None:
-    """Wait until all workers have printed a line.
+def _kill(workers: "Sequence[subprocess.Popen[str]]") -> None:
+    for worker in workers:
+        worker.kill()
+
+
+def _expect(workers: "Sequence[subprocess.Popen[str]]", line: str, when: str, patience: float) -> None:
+    """Wait until all workers have printed a line; after `patience` seconds they are killed.
 
     Raises:
-        CoopNetError: a worker ended or printed something else.
+        CoopNetError: a worker ended, printed something else, or was killed.
     """
-    if any(worker.stdout.readline() != line for worker in workers):  # type: ignore[union-attr]
-        raise CoopNetError(f"one of {len(workers)} runs side by side failed {when}; see above")
+    alarm = Timer(patience, _kill, (workers,))
+    alarm.start()
+    try:
+        if any(worker.stdout.readline() != line for worker in workers):  # type: ignore[union-attr]
+            raise CoopNetError(f"one of {len(workers)} runs side by side failed {when}; see above")
+    finally:
+        alarm.cancel()
 
 
 @contextmanager
@@ -229,6 +240,7 @@ def main(
     epochs: Annotated[int, typer.Option(min=2, help="epochs of each run; the first is not measured")] = 4,
     repetitions: int = 2,
     threads: Annotated[int, typer.Option(help="threads of PyTorch in each run")] = 1,
+    patience: Annotated[float, typer.Option(help="seconds that an answer may take, as MPS may never give one")] = 600.0,
     out: Path = RESULT,
     best_way: Annotated[bool, typer.Option("--best-way", help="stop after the first way that works")] = False,
     worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
@@ -242,6 +254,7 @@ def main(
     row = one_epoch(study.load(FOLDER).experiments[PRICED], where)
     row = row.model_copy(update={"training": row.training.model_copy(update={"epochs": epochs})})
     asked = {"row": row.model_dump(mode="json"), "device": device, "threads": threads, "epochs": epochs}
+    asked["patience"] = patience
     asked["images"] = {"train": images, "test": test_images}
     settings: dict[str, Any] = {"experiment": PRICED, "device": describe(where), "libraries": provenance.libraries()}
     settings |= {"asked": asked, "counts": [int(count) for count in counts.split(",")], "repetitions": repetitions}

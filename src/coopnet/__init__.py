@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from coopnet.deploy.predict import predict as predict
     from coopnet.files.errors import CoopNetError as CoopNetError
     from coopnet.library.build import cooperative as cooperative
+    from coopnet.library.build import wrap as wrap
     from coopnet.library.loss import CooperativeLoss as CooperativeLoss
     from coopnet.library.parts import Ensemble as Ensemble
     from coopnet.library.parts import branch as branch
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from coopnet.library.transfers import merge as merge
     from coopnet.library.transfers import open_branches as open_branches
     from coopnet.networks.backbone import splits as splits
-    from coopnet.networks.backbone import wrap as wrap
     from coopnet.networks.network import CooperativeNetwork as CooperativeNetwork
     from coopnet.networks.network import Outputs as Outputs
 
@@ -61,7 +61,7 @@ _PLACES = {
     "save": "library.saved",
     "splits": "networks.backbone",
     "subset": "library.parts",
-    "wrap": "networks.backbone",
+    "wrap": "library.build",
 }
 """The module of each public name."""
 

@@ -71,7 +71,8 @@ def main() -> None:
         if extra is None:
             raise
         print(
-            f"coopnet: error: this needs {error.name}; install it with pip install 'coopnet[{extra}]'", file=sys.stderr
+            f"coopnet: error: this needs {error.name}; install it with pip install '.[{extra}]' in a clone",
+            file=sys.stderr,
         )
         sys.exit(1)
 

@@ -344,7 +344,7 @@ def test_extra_that_is_not_installed_is_named(
     """The message has the command that installs it."""
     monkeypatch.setitem(sys.modules, missing, None)
     done = run(workspace, "export", "three", "--branch", "1", "--out", str(tmp_path / "x"), code=1)
-    assert f"needs {missing}; install it with pip install 'coopnet[export]'" in done.stderr
+    assert f"needs {missing}; install it with pip install '.[export]' in a clone" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -40,23 +41,63 @@ def junit(path: Path, **outcomes: str) -> Path:
 @pytest.mark.parametrize(
     ("outcomes", "mode", "failed"),
     [
-        ({"graph": "passed", "serial": "passed"}, "graph", 0),
-        ({"graph": "failure", "serial": "passed"}, "serial", 1),
-        ({"graph": "error", "serial": "failure"}, "eager", 2),
-        ({"graph": "skipped", "serial": "passed"}, "serial", 0),
+        ({"graph": "passed", "fp32": "passed"}, "graph", 0),
+        ({"graph": "passed", "fp32": "failure"}, "graph", 1),  # the studies for GPUs train in bf16
+        ({"graph": "failure", "serial": "passed", "fp32": "passed"}, "serial", 1),
+        ({"graph": "error", "serial": "failure", "fp32": "failure"}, "eager", 3),
+        ({"graph": "skipped", "serial": "passed", "fp32": "skipped"}, "serial", 0),
+        ({"serial": "passed"}, "serial", 2),  # a process that hung and was killed leaves no report
+        ({}, "eager", 3),
     ],
 )
 def test_fastest_mode_whose_tests_passed_is_taken(
-    outcomes: dict[str, str], mode: str, failed: int, tmp_path: Path
+    outcomes: dict[str, str], mode: str, failed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mode without a passed test, or with a failed one, is not used."""
-    found, names = gpu.mode_that_works(junit(tmp_path / "tests.xml", **outcomes), "cuda")
-    assert (found, len(names)) == (mode, failed)
+    """A mode without a passed test, or with a failed one, is not used; the next one is tried only then."""
+    tried: list[str] = []
+
+    def run(self: gpu.Slice, *command: str, **options: object) -> int:
+        (path,) = [Path(word.partition("=")[2]) for word in command if word.startswith("--junitxml=")] or [Path("none")]
+        kind = path.stem.removeprefix("gpu_tests_")
+        tried.append(kind)
+        if kind in outcomes:
+            junit(path, **{kind: outcomes[kind]})
+        return 0
+
+    monkeypatch.setattr(gpu.Slice, "run", run)
+    monkeypatch.setattr(gpu, "ready", lambda: dict(os.environ))
+    monkeypatch.setattr(gpu, "describe", lambda path, environment: None)
+    monkeypatch.setattr(gpu, "FIRST", tmp_path / "first.json")
+    assert gpu.a(tmp_path / "out", "cuda", 60, 128, 10, 1) == 1
+    summary = json.loads((tmp_path / "first.json").read_text())
+    assert (summary["launch"], len(summary["failed_tests"])) == (mode, failed)
+    assert tried[:-2] == ["graph", "serial", "fp32"][:: 2 if mode == "graph" else 1]
 
 
-def test_tests_without_outcome_count_as_failed(tmp_path: Path) -> None:
-    """A process that hung and was killed leaves no report; then nothing is recorded."""
-    assert gpu.mode_that_works(tmp_path / "none.xml", "cuda") == ("eager", ["the tests have no results"])
+def test_gpu_tests_are_chosen_by_mode_and_precision(tmp_path: Path) -> None:
+    """Each is in one of the choices, and the one that no launch mode concerns is with the fastest mode."""
+    chosen = []
+    for _, choice, _ in gpu.TESTS:
+        command = [
+            sys.executable,
+            *gpu.test_command(tmp_path / "none.xml", choice),
+            "--collect-only",
+            "-qq",
+            "-o",
+            "addopts=",
+        ]
+        listed = subprocess.run(command, cwd=gpu.FOLDER, capture_output=True, text=True)
+        chosen.append(int(listed.stdout.strip().rpartition(": ")[2]))
+    assert chosen == [10, 9, 9]
+
+
+def test_tests_under_way_do_not_count(tmp_path: Path) -> None:
+    """Stopped by SIGINT, pytest reports those that ended, and the others without a name."""
+    path = tmp_path / "tests.xml"
+    path.write_text(
+        '<testsuites><testsuite><testcase name="a"/><testcase name=""><error/></testcase></testsuite></testsuites>'
+    )
+    assert gpu.outcome(path) == (True, [])
 
 
 # Choice and order of runs
@@ -238,15 +279,28 @@ def test_what_is_sent_back_is_cut_into_parts_and_put_together(tmp_path: Path) ->
     left = bundle.send_back(tmp_path / "out", [[made["a"], made["b"]], [made["c"]], stored], part=100_000, parts=6)
     assert len(left) == 1
     assert left[0].startswith("results/c and 0 other files")
-    parts = sorted((tmp_path / "out").iterdir())
+    parts = sorted((tmp_path / "out").glob("results.tar.gz.*"))
     assert [part.name for part in parts] == [f"results.tar.gz.{i:02}" for i in range(4)]
+    assert len(list((tmp_path / "out").iterdir())) == 5
     assert max(part.stat().st_size for part in parts) == 100_000
     bundle.bring_back(tmp_path / "out", tmp_path / "home", tmp_path / "store")
     for name, path in {"a": "home/results/a", "b": "home/results/b", "d": "store/runs/key/d"}.items():
         assert (tmp_path / path).read_bytes() == made[name].path.read_bytes()
-    parts[1].unlink()
-    with pytest.raises(SystemExit, match="does not have all parts"):
+    parts[3].unlink()
+    with pytest.raises(SystemExit, match=r"does not have results\.parts and all parts that it counts"):
         bundle.bring_back(tmp_path / "out", tmp_path / "home", tmp_path / "store")
+
+
+def test_what_is_sent_back_replaces_what_was_sent_before(tmp_path: Path) -> None:
+    """Fewer parts leave none of the earlier ones behind; a call that fails leaves the earlier ones whole."""
+    made = items(tmp_path / "files", a=150_000, b=20_000)
+    bundle.send_back(tmp_path / "out", [[made["a"], made["b"]]], part=100_000, parts=6)
+    gone = bundle.Item(tmp_path / "gone", "results/gone")
+    with pytest.raises(FileNotFoundError):
+        bundle.send_back(tmp_path / "out", [[made["b"]], [gone]], part=100_000, parts=6)
+    assert bundle.bring_back(tmp_path / "out", tmp_path / "home", tmp_path / "store") == ["results/a", "results/b"]
+    bundle.send_back(tmp_path / "out", [[made["b"]]], part=100_000, parts=6)
+    assert bundle.bring_back(tmp_path / "out", tmp_path / "home", tmp_path / "store") == ["results/b"]
 
 
 def test_what_came_back_writes_nowhere_else(tmp_path: Path) -> None:
@@ -358,6 +412,15 @@ def test_what_failed_is_not_taken_for_measured(tmp_path: Path, monkeypatch: pyte
     sharing.main(device="cpu", counts="1", out=out)
     assert json.loads(out.read_text())["ways"]["mps"] == {"error": "no mps"}
     assert tried == ["turns", "turns", "mps"]
+
+
+def test_runs_that_never_answer_are_ended() -> None:
+    """MPS may leave its clients waiting forever."""
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    with worker, pytest.raises(CoopNetError, match="failed while it was measured"):
+        sharing._expect([worker], sharing.TRAINED, "while it was measured", patience=0.1)
+    assert worker.returncode == -signal.SIGKILL
 
 
 @pytest.mark.slow

@@ -102,7 +102,7 @@ def test_wheel_in_an_empty_environment(tmp_path: Path) -> None:
     assert (site / "coopnet/py.typed").is_file()
     run(tmp_path, coopnet, "export", "grown", "--branch", "5", "--out", "shipped")
     assert "(3, 10)" in run(tmp_path, python, "-c", USE_ALONE)
-    assert "pip install 'coopnet[study]'" in run(tmp_path, coopnet, "prepare", "digits", code=1)
+    assert "pip install '.[study]' in a clone" in run(tmp_path, coopnet, "prepare", "digits", code=1)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,7 +17,7 @@ from coopnet.claims.decisions import Part
 from coopnet.report import content, differences, drawing, ledger, tables
 from coopnet.report.differences import Difference
 from coopnet.report.frames import Tables, load
-from coopnet.report.topics import answer, claims, failed
+from coopnet.report.topics import answer, cells, claims, failed
 from coopnet.report.wording import MINUS
 from coopnet.study import read_yaml
 
@@ -161,6 +162,15 @@ def test_the_sign_of_holm_belongs_to_the_part_that_refutes_a_claim() -> None:
     assert shown == [True, False, False]
 
 
+@pytest.mark.parametrize(
+    ("n", "claimed", "remark"), [(3, True, ""), (3, False, "over seeds alone"), (1, False, "fewer than 3 seeds")]
+)
+def test_a_cell_says_what_its_interval_covers(n: int, claimed: bool, remark: str) -> None:
+    """Only the ledger's intervals cover the choice of test images too."""
+    found = one("split", 1.25, n=n)
+    assert cells.to_control(found if claimed else replace(found, claims=())).detail == remark
+
+
 def test_the_comparisons_are_counted() -> None:
     """Each finding is counted once, and only what a claim supports after the correction is left after it."""
     kept = Difference("growth", "x", "x", "control", 2.0, (1.5, 2.5), 3, ["4"], frozenset({"gain"}))
@@ -168,7 +178,7 @@ def test_the_comparisons_are_counted() -> None:
         "growth", "y", "y", "control", -2.0, (-2.5, -1.5), 3, ["5"], frozenset({"small", "loss", "large"})
     )
     assert answer.in_short([one("small", -0.3, reach=0.1), lost, one("equal", 0.0, reach=0.4), kept]) == (
-        "Of 4 comparisons with a control, 1 shows a gain, 2 a loss (1 by less and 1 by more than 0.5 points) "
+        "Of 4 comparisons with a control, 1 shows a gain, 2 a loss (1 below and 1 above 0.5 points) "
         "and 1 excludes a loss of more than 0.5 points. The intervals are uncorrected. 2 of the findings "
         "survive Holm’s correction over the whole ledger: x is more accurate and y is less accurate."
     )

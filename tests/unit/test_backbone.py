@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from coopnet.files.errors import CoopNetError
+from coopnet.library.build import wrap
 from coopnet.networks import backbone
-from coopnet.networks.backbone import Backbone, backbone_from_dict, library_backbone, splits, wrap
+from coopnet.networks.backbone import Backbone, backbone_from_dict, library_backbone, splits
 from coopnet.networks.merge import combine, merge
 from coopnet.networks.network import CooperativeNetwork, build
 from coopnet.networks.transfer import TrainedNetwork, expand
@@ -345,11 +346,8 @@ def test_parameters_outside_of_modules_go_where_they_are_used() -> None:
 
 
 def test_a_model_of_one_class_is_allowed() -> None:
-    """Zero classes or branches are not."""
+    """Its ensemble has one logit per image."""
     assert wrap(Convolutional(), "blocks.1", branches=1, classes=1, example=IMAGES)(IMAGES).ensemble.shape == (6, 1)
-    for branches, classes in ((0, 7), (2, 0)):
-        with pytest.raises(CoopNetError, match="have to be 1 or more"):
-            wrap(Convolutional(), "blocks.1", branches=branches, classes=classes, example=IMAGES)
 
 
 @pytest.mark.parametrize(("gate", "branches"), [("none", 2), ("other", 1), ("other", 2)])

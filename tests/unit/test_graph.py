@@ -130,8 +130,11 @@ class Broken(Repeater):
     said = RuntimeError("CUDA error: operation not permitted\nwhen stream is capturing")
 
     def record(self, work: Any) -> None:
-        """Fail like CUDA."""
-        raise self.said
+        """Fail like CUDA, which fails once more when the recording is ended."""
+        try:
+            raise self.said
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
 
 
 def test_failed_recording_names_the_next_mode(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import copy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +35,11 @@ OPTIMIZERS = {
 def small(branches: int, seed: int = 0, gate: str = "learned") -> coopnet.CooperativeNetwork:
     """A network of the study."""
     return build(Architecture("cifar_resnet", 8, "basic", 4, branches, gate, 5), seed)
+
+
+def convolutional(**options: Any) -> coopnet.CooperativeNetwork:
+    """A small model made cooperative, with some options changed."""
+    return coopnet.wrap(Convolutional(), "blocks.1", **{"branches": 2, "classes": 7, "example": IMAGES} | options)
 
 
 def network_of(kind: str, branches: int, seed: int) -> coopnet.CooperativeNetwork:
@@ -508,11 +514,23 @@ def test_what_is_no_network_of_ours_is_refused(tmp_path: Path, monkeypatch: pyte
         (lambda: coopnet.cooperative("cifar_resnet8", branches="3", classes=10), "branches '3'"),
         (lambda: coopnet.cooperative("cifar_resnet8", branches=3, classes=10, seed="a"), "seed 'a' is not a whole"),
         (lambda: coopnet.cooperative("cifar_resnet8", branches=3, classes=10, seed=2**70), r"to 2\*\*64 - 1"),
+        (lambda: coopnet.cooperative("cifar_resnet8", branches=3, classes=10, gate="lerned"), "did you mean 'learned'"),
+        (lambda: coopnet.cooperative("cifar_resnet8", branches=3, classes=10, block="basics"), "did you mean 'basic'"),
+        (lambda: convolutional(branches=0), "branches 0 is not a whole number of 1 or more"),
+        (lambda: convolutional(branches="3"), "branches '3' is not a whole number of 1 or more"),
+        (lambda: convolutional(branches=True), "branches True is not a whole number of 1 or more"),
+        (lambda: convolutional(classes=7.0), "classes 7.0 is not a whole number of 1 or more"),
+        (lambda: convolutional(classes=0), "classes 0 is not a whole number of 1 or more"),
+        (lambda: convolutional(noise=-1), "noise -1 is not a number of 0 or more"),
+        (lambda: convolutional(weights="copy"), "weights 'copy' is not known.*known: fresh, copied"),
+        (lambda: convolutional(seed="a"), "seed 'a' is not a whole"),
         (lambda: coopnet.grow(small(3), 4, seed=2**70), r"to 2\*\*64 - 1"),
         (lambda: coopnet.grow(small(3), 2), "cannot grow 3 branches into 2; give 4 or more"),
         (lambda: coopnet.grow(small(3), "5"), "cannot grow 3 branches into '5'"),
         (lambda: coopnet.grow(small(3), 5, how="spilt"), "how 'spilt' is not known; did you mean 'split'.*zero_pad"),
-        (lambda: coopnet.grow(small(3), 5, noise=-1), "noise -1 is not 0 or more"),
+        (lambda: coopnet.grow(small(3), 5, noise=-1), "noise -1 is not a number of 0 or more"),
+        (lambda: coopnet.grow(small(3), 5, noise="0.1"), "noise '0.1' is not a number of 0 or more"),
+        (lambda: coopnet.grow(small(3), 5, noise=float("nan")), "noise nan is not a number of 0 or more"),
         (lambda: coopnet.grow(nn.Linear(1, 1), 5), "a Linear is not a cooperative network; make one with coopnet.wrap"),
         (lambda: coopnet.expand(nn.Linear(1, 1), 5), "a Linear is not a cooperative network"),
         (lambda: coopnet.merge([nn.Linear(1, 1)] * 2), "a Linear is not a cooperative network"),

@@ -23,7 +23,7 @@ ONE = "one3_to_5_split/seed0"
 def client(name: str) -> pytest.MarkDecorator:
     """Skip if a client that is not in the lock is not installed."""
     missing = importlib.util.find_spec(name) is None
-    return pytest.mark.skipif(missing, reason=f"{name} is not installed: pip install 'coopnet[{name}]'")
+    return pytest.mark.skipif(missing, reason=f"{name} is not installed: pip install '.[{name}]' in a clone")
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Training: deterministic, interruptible without any effect, and controlled by correct schedules."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from coopnet.data.augment import Images, draw_epoch
 from coopnet.files.errors import CoopNetError
 from coopnet.networks.transfer import TrainedNetwork
 from coopnet.training import engine, trainer
+from coopnet.training.device import choose
 from coopnet.training.engine import logits
 from coopnet.training.schedule import Opening
 from coopnet.training.trainer import Interrupted, train
@@ -371,3 +373,28 @@ def test_factors_are_in_the_history() -> None:
         assert row[columns[-1]] == 1
         assert all(0.1 <= row[name] <= 20 for name in columns)
     assert any(row[name] != 1 for row in history for name in columns)
+
+
+@pytest.mark.parametrize(
+    ("warning", "message"),
+    [
+        ("", "PyTorch sees no GPU here: run this on a machine with one"),
+        (
+            "The NVIDIA driver is too old\n(found version 12080)",
+            r"driver is too old \(found version 12080\); update the",
+        ),
+    ],
+)
+def test_missing_gpu_and_old_driver_have_errors_of_their_own(
+    warning: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch says in a warning only that it cannot use the GPU that is there."""
+
+    def available() -> bool:
+        if warning:
+            warnings.warn(warning, stacklevel=1)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", available)
+    with pytest.raises(CoopNetError, match=message):
+        choose("cuda")

@@ -205,7 +205,7 @@ def _write_onnx(module: nn.Module, known: Preprocessing, path: Path) -> None:
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
         raise CoopNetError(
-            f"--format onnx needs {error.name}; install it with pip install 'coopnet[export]'"
+            f"--format onnx needs {error.name}; install it with pip install '.[export]' in a clone"
         ) from error
     with _quiet():
         try:

@@ -61,7 +61,7 @@ def quality(logits: np.ndarray, labels: np.ndarray) -> Quality:
     try:
         from coopnet.evaluation.metrics import scored
     except ModuleNotFoundError as error:
-        raise CoopNetError(f"accuracy needs {error.name}; install it with pip install 'coopnet[study]'") from error
+        raise CoopNetError(f"accuracy needs {error.name}; install it with pip install '.[study]' in a clone") from error
     result = scored(logits, labels)
     low, high = wilson(int(result.correct.sum()), len(labels))
     scores = result.scores

@@ -140,7 +140,7 @@ def onnx_session(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
-        raise CoopNetError(f"{path} needs ONNX Runtime; install it with pip install 'coopnet[export]'") from error
+        raise CoopNetError(f"{path} needs ONNX Runtime; install it with pip install '.[export]' in a clone") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3

@@ -1,11 +1,15 @@
-"""Networks of the study by name."""
+"""New cooperative networks: the study's by name, and any traceable model."""
 
 import re
-from numbers import Integral
+
+import torch
+from torch import Tensor, nn
 
 from coopnet.files.errors import CoopNetError
-from coopnet.library.checks import check_seed
+from coopnet.library.checks import check_choice, check_counts, check_noise, check_seed
+from coopnet.networks.backbone import LIBRARIES, Template, library_backbone, module_backbone
 from coopnet.networks.network import Architecture, CooperativeNetwork, blocks_per_stage, build
+from coopnet.networks.transfer import perturb
 
 
 def cooperative(
@@ -44,16 +48,84 @@ def cooperative(
     family, depth = ("resnet18" if known[1] == "resnet" else "cifar_resnet"), int(known[2])
     if width is None:
         width = 64 if family == "resnet18" else 16
-    whole = all(isinstance(number, Integral) and int(number) > 0 for number in (branches, classes, width))
-    gate = gate or ("learned" if whole and branches > 1 else "none")
-    if not whole or gate not in ("learned", "mean", "none") or block not in ("basic", "bottleneck"):
-        raise CoopNetError(
-            f"branches {branches!r}, classes {classes!r}, width {width!r}, gate {gate!r} and block {block!r} do not "
-            "fit: numbers must be 1 or more, gate learned, mean or none, and block basic or bottleneck"
-        )
+    check_counts(branches=branches, classes=classes, width=width)
+    gate = gate or ("learned" if branches > 1 else "none")
+    check_choice("gate", gate, ("learned", "mean", "none"))
+    check_choice("block", block, ("basic", "bottleneck"))
     architecture = Architecture(family, depth, block, width, branches, gate, classes)
     try:
         blocks_per_stage(architecture)
         return build(architecture, seed)
     except ValueError as error:
         raise CoopNetError(str(error)) from error
+
+
+def wrap(
+    model: nn.Module | str,
+    split: str,
+    *,
+    branches: int,
+    classes: int,
+    gate: str = "learned",
+    weights: str = "fresh",
+    noise: float = 0.1,
+    seed: int = 0,
+    example: Tensor | None = None,
+    pretrained: bool = False,
+) -> CooperativeNetwork:
+    """Make any traceable model cooperative.
+
+    Args:
+        model: the model, which is not changed; or `timm/NAME` or `torchvision/NAME`, which is then created.
+        split: name of a module of the model, e.g. `layer4`. Everything computed before it is the trunk.
+        branches: number of branches B.
+        classes: number of classes C. If the model has another number, its last layer is replaced in every branch.
+        gate: `learned`, `mean`, or `none` for a single branch: the plain model.
+        weights: initial weights of the branches. `fresh`: each branch has its own new weights. `copied`: each has the
+            weights of the model, with noise from the second branch on so that they can diverge; a replaced last layer
+            is fresh. The trunk has the weights of the model in both cases.
+        noise: for `copied`, σ in units of each weight tensor's own standard deviation.
+        seed: of the fresh weights and of the noise.
+        example: a batch of at least two images, as the model's input; by default zeros of the size that the model
+            declares, or of 224×224 or 32×32 pixels with three channels.
+        pretrained: for a model given by name: whether to load its library's pretrained weights.
+
+    Returns:
+        A network with the outputs of the study's networks; `network.architecture` is a `Backbone`.
+
+    Raises:
+        CoopNetError: the model cannot be traced or cut there (the message lists splits that work), its output is not
+            logits [N, C], a library is not installed or has no such model, or an option is unknown.
+    """
+    check_choice("weights", weights, ("fresh", "copied"))
+    check_counts(branches=branches, classes=classes)
+    check_noise(noise)
+    check_seed(seed)
+    if isinstance(model, str):
+        family, _, name = model.partition("/")
+        if family not in LIBRARIES or not name:
+            raise CoopNetError(f"{model!r} names no model; give timm/NAME, torchvision/NAME, or a model itself")
+        architecture = library_backbone(
+            family, name, split, branches=branches, classes=classes, gate=gate, example=example, pretrained=pretrained
+        )
+    else:
+        architecture = module_backbone(model, split, branches=branches, classes=classes, gate=gate, example=example)
+    network = build(architecture, seed)
+    template = architecture.template
+    kept = isinstance(model, nn.Module) or pretrained
+    with torch.no_grad():
+        if kept and network.trunk is not None:
+            network.trunk.load_state_dict(template.trunk.state_dict())
+        if weights == "copied":
+            _copy_branches(network, template, noise, seed)
+    return network
+
+
+def _copy_branches(network: CooperativeNetwork, template: Template, noise: float, seed: int) -> None:
+    """Give every branch the model's weights, and add noise to all but the first."""
+    state = template.branch.state_dict()
+    if template.replaced:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(f"{template.classifier}.")}
+    for branch in network.branches:
+        branch.load_state_dict(state, strict=False)
+    perturb(list(network.branches)[1:], noise, seed)

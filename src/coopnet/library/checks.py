@@ -1,7 +1,7 @@
 """Checks of arguments: an error names the argument and what it may be."""
 
 from collections.abc import Sequence
-from numbers import Integral
+from numbers import Integral, Real
 
 from coopnet.files.errors import CoopNetError
 from coopnet.study import did_you_mean
@@ -29,6 +29,27 @@ def check_choice(option: str, value: object, known: Sequence[str]) -> None:
     if value not in known:
         hint = did_you_mean(str(value), known)
         raise CoopNetError(f"{option} {value!r} is not known{hint} (known: {', '.join(known)})")
+
+
+def check_counts(**counts: object) -> None:
+    """Refuse a number of branches, classes or channels that is not a whole number of 1 or more.
+
+    Raises:
+        CoopNetError: names the first such argument.
+    """
+    for option, count in counts.items():
+        if not isinstance(count, Integral) or isinstance(count, bool) or int(count) < 1:
+            raise CoopNetError(f"{option} {count!r} is not a whole number of 1 or more")
+
+
+def check_noise(noise: object) -> None:
+    """Refuse a standard deviation that is negative or no number.
+
+    Raises:
+        CoopNetError: names it.
+    """
+    if not isinstance(noise, Real) or not 0 <= float(noise) < float("inf"):
+        raise CoopNetError(f"noise {noise!r} is not a number of 0 or more; it is a standard deviation")
 
 
 def check_seed(seed: object) -> None:

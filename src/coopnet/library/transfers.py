@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from coopnet.files.errors import CoopNetError
-from coopnet.library.checks import check_choice, check_network, check_seed
+from coopnet.library.checks import check_choice, check_network, check_noise, check_seed
 from coopnet.library.optimizers import follow, state_of
 from coopnet.library.receipt import Receipt, batches_of, measure, tensor_origins
 from coopnet.networks import merge as merging
@@ -103,8 +103,7 @@ def grown(
     check_seed(seed)
     if not isinstance(branches, Integral) or int(branches) <= before:
         raise CoopNetError(f"cannot grow {before} branches into {branches!r}; give {before + 1} or more")
-    if not noise >= 0:  # this also refuses NaN
-        raise CoopNetError(f"noise {noise} is not 0 or more; it is a standard deviation")
+    check_noise(noise)
     options = {"donors": donors, "noise": noise} if how == "split" else {}
     if how != "split" and (donors is not None or noise):
         raise CoopNetError(f"donors and noise are for how='split', not for {how!r}; leave them out")

@@ -151,75 +151,15 @@ class Backbone:
 # From a model --------------------------------------------------------------------------------------------------------
 
 
-def wrap(
-    model: nn.Module | str,
-    split: str,
-    *,
-    branches: int,
-    classes: int,
-    gate: str = "learned",
-    weights: str = "fresh",
-    noise: float = 0.1,
-    seed: int = 0,
-    example: Tensor | None = None,
-    pretrained: bool = False,
-) -> CooperativeNetwork:
-    """Make any traceable model cooperative.
-
-    Args:
-        model: the model, which is not changed; or `timm/NAME` or `torchvision/NAME`, which is then created.
-        split: name of a module of the model, e.g. `layer4`. Everything computed before it is the trunk.
-        branches: number of branches B.
-        classes: number of classes C. If the model has another number, its last layer is replaced in every branch.
-        gate: `learned`, `mean`, or `none` for a single branch: the plain model.
-        weights: initial weights of the branches. `fresh`: each branch has its own new weights. `copied`: each has the
-            weights of the model, with noise from the second branch on so that they can diverge; a replaced last layer
-            is fresh. The trunk has the weights of the model in both cases.
-        noise: for `copied`, σ in units of each weight tensor's own standard deviation.
-        seed: of the fresh weights and of the noise.
-        example: a batch of at least two images, as the model's input; by default zeros of the size that the model
-            declares, or of 224×224 or 32×32 pixels with three channels.
-        pretrained: for a model given by name: whether to load its library's pretrained weights.
-
-    Returns:
-        A network with the outputs of the study's networks; `network.architecture` is a `Backbone`.
+def module_backbone(
+    model: nn.Module, split: str, *, branches: int, classes: int, gate: str = "learned", example: Tensor | None = None
+) -> Backbone:
+    """The architecture of a cooperative network from a model, which is not changed; `network.build` builds it.
 
     Raises:
-        CoopNetError: the model cannot be traced or cut there (the message lists splits that work), its output is not
-            logits [N, C], a library is not installed or has no such model, or an option is unknown.
+        CoopNetError: as for `coopnet.wrap`.
     """
-    if weights not in ("fresh", "copied"):
-        raise CoopNetError(f"weights {weights!r} is not known; choose fresh or copied")
-    if isinstance(model, str):
-        family, _, name = model.partition("/")
-        if family not in LIBRARIES or not name:
-            raise CoopNetError(f"{model!r} names no model; give timm/NAME, torchvision/NAME, or a model itself")
-        architecture = library_backbone(
-            family, name, split, branches=branches, classes=classes, gate=gate, example=example, pretrained=pretrained
-        )
-    else:
-        architecture = _backbone(model, OWN, _class_name(model), split, branches, gate, classes, "shared", example)
-    network = build(architecture, seed)
-    template = architecture.template
-    kept = isinstance(model, nn.Module) or pretrained
-    with torch.no_grad():
-        if kept and network.trunk is not None:
-            network.trunk.load_state_dict(template.trunk.state_dict())
-        if weights == "copied":
-            _copy_branches(network, template, noise, seed)
-    return network
-
-
-def _copy_branches(network: CooperativeNetwork, template: Template, noise: float, seed: int) -> None:
-    """Give every branch the model's weights, and add noise to all but the first."""
-    from coopnet.networks.transfer import perturb
-
-    state = template.branch.state_dict()
-    if template.replaced:
-        state = {name: tensor for name, tensor in state.items() if not name.startswith(f"{template.classifier}.")}
-    for branch in network.branches:
-        branch.load_state_dict(state, strict=False)
-    perturb(list(network.branches)[1:], noise, seed)
+    return _backbone(model, OWN, _class_name(model), split, branches, gate, classes, "shared", example)
 
 
 def _class_name(model: nn.Module) -> str:
@@ -254,7 +194,7 @@ def library_backbone(
         pretrained: whether the template has the pretrained weights; a network built from it has fresh ones.
 
     Raises:
-        CoopNetError: as for `wrap`.
+        CoopNetError: as for `coopnet.wrap`.
     """
     model = library_model(family, name, classes, pretrained=pretrained)
     if example is None and size is not None:
@@ -295,7 +235,7 @@ def library_model(family: str, name: str, classes: int, *, pretrained: bool = Fa
             raise CoopNetError(f"family {family!r} is no library of models; choose {' or '.join(LIBRARIES)}")
     except ModuleNotFoundError as error:
         raise CoopNetError(
-            f"{family} is not installed, but {name} is one of its models; pip install 'coopnet[timm]' brings it"
+            f"{family} is not installed, but {name} is one of its models; pip install '.[timm]' in a clone brings it"
         ) from error
     names = known()
     if name not in names:
@@ -350,8 +290,6 @@ def _backbone(
     fresh: Callable[[], nn.Module] | None = None,
 ) -> Backbone:
     """Cut a model and describe the resulting network."""
-    if branches < 1 or classes < 1:
-        raise CoopNetError(f"branches {branches} and classes {classes} have to be 1 or more")
     if gate not in ("learned", "mean", "none") or (gate == "none" and branches > 1):
         raise CoopNetError(f"gate {gate!r} does not go with {branches} branches; choose learned or mean")
     model = copy.deepcopy(model)

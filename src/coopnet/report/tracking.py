@@ -239,4 +239,4 @@ def send(results: Path, study: str, to: str, place: str | None) -> str:
     try:
         return CLIENTS[to](runs, study, place)
     except ModuleNotFoundError as error:
-        raise CoopNetError(f"--to {to} needs {error.name}; install it with pip install 'coopnet[{to}]'") from error
+        raise CoopNetError(f"--to {to} needs {error.name}; install it with pip install '.[{to}]' in a clone") from error

@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 import resource
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,20 @@ def choose(kind: str) -> torch.device:
     Raises:
         CoopNetError: there is no such device.
     """
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise CoopNetError(
-            "device is cuda, but PyTorch sees no GPU here: run this on a machine with one, set device: cpu in "
-            "params.yaml, or choose a study made for the CPU (--config study=mini)"
-        )
+    if kind == "cuda":
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            found = torch.cuda.is_available()
+        if not found and told:  # such as a driver that is too old for this PyTorch
+            raise CoopNetError(
+                f"device is cuda, but PyTorch cannot use the GPU: {' '.join(str(told[-1].message).split())[:300]}; "
+                "update the driver, or install a PyTorch for it, such as by `make setup TORCH=cu126`"
+            )
+        if not found:
+            raise CoopNetError(
+                "device is cuda, but PyTorch sees no GPU here: run this on a machine with one, set device: cpu in "
+                "params.yaml, or choose a study made for the CPU (--config study=mini)"
+            )
     return torch.device(kind)
 
 

@@ -219,7 +219,9 @@ class Evaluation:
     ):
         self.network, self.split, self.precision, self.teacher = network, split, precision, teacher
         device = split.labels.device
-        self.batches = torch.arange(len(split), device=device).split(evaluation_batch(split))
+        size = evaluation_batch(split)
+        self.places = torch.arange(len(split)).split(size)  # for reading from memory, which must not wait for a GPU
+        self.batches = torch.arange(len(split), device=device).split(size)
         self.meters = Meters(network.architecture.branches, device)
         self.step = GraphedStep(self._batch, device)
 
@@ -229,7 +231,7 @@ class Evaluation:
         self.network.eval()
         self.teaching = teaching
         self.meters.clear()
-        for indices, pixels in zip(self.batches, self.split.fetched(self.batches), strict=True):
+        for indices, pixels in zip(self.batches, self.split.fetched(self.places), strict=True):
             self.step(indices, *pixels)
         self.meters.images = len(self.split)
         return self.meters

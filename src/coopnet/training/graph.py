@@ -112,6 +112,12 @@ class GraphedStep:
         self.graphs[size](*batch)
 
 
+def _first(error: BaseException) -> BaseException:
+    """The error behind an error: PyTorch ends a recording even after an error, which raises another, vague one."""
+    cause = error.__cause__ or error.__context__
+    return error if cause is None else _first(cause)
+
+
 class _Graph:
     """Work on batches of one size, recorded after the first few of them."""
 
@@ -137,8 +143,8 @@ class _Graph:
         except Exception as error:
             if out_of_memory(error) is not None:  # another mode would not have more memory
                 raise
-            mode = launch_mode()
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            mode, first = launch_mode(), _first(error)
+            reason = f"{type(first).__name__}: {' '.join(str(first).split())[:200]}"
             raise RecordingFailed(reason, mode, MODES[MODES.index(mode) + 1]) from error
 
     def _work(self) -> None:
