@@ -64,9 +64,9 @@ def ledger(claims: Sequence[Claim]) -> str:
     lines = [
         "# Every claim\n",
         f"The study’s findings are in [report.md](report.md). {LEGEND} *Also after Holm* and *not after Holm* say "
-        "whether they survive Holm’s correction over the whole ledger. An estimate is in percentage points unless a "
-        "unit stands there, with its 95 % interval or the one of the level beside it, over n seeds. A claim of several "
-        "parts shows its weakest part.\n",
+        "whether they survive Holm’s correction over the whole ledger. An estimate is in percentage points, or "
+        "in the unit named, over n seeds; *images*, for top-5: those whose top-5 turned right or wrong. Its interval "
+        "is of 95 %, or of the level named. A claim of several parts shows its weakest part.\n",
         "| | claim | top-1, or decided once | top-5 |",
         "| --- | --- | --- | --- |",
     ]

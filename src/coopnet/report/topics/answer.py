@@ -50,8 +50,8 @@ ASKED: Mapping[str, tuple[str, str, str]] = {
 """The groups of differences on the first screen: the question, the kind of network, and its control."""
 SECTIONS = {"expansion": "merging", "ablation": "one"}
 """The section of a group, unless it has the group's name."""
-LOSSES = {"small": "by less", "loss": "maybe by more", "large": "by more"}
-"""Findings of a loss, from small to large: how it compares with the margin."""
+LOSSES = {"small": ("by less", "below"), "loss": ("maybe by more", "perhaps above"), "large": ("by more", "above")}
+"""Findings of a loss, from small to large: how it compares with the margin, in a sentence and in a count."""
 
 
 def decides(tables: Tables) -> bool:
@@ -113,10 +113,10 @@ def in_short(found: Sequence[Difference]) -> str:
         return ""
     times = Counter[str](one.finding for one in found)
     losses = times["small"] + times["loss"] + times["large"]
-    sizes = listing(f"{times[finding]} {words}" for finding, words in LOSSES.items() if times[finding])
+    sizes = listing(f"{times[finding]} {place}" for finding, (_, place) in LOSSES.items() if times[finding])
     parts = [
         f"{times['gain'] or 'none'} {'show' if times['gain'] > 1 else 'shows'} a gain",
-        f"{losses} a loss ({sizes} than {MARGIN:g} points)",
+        f"{losses} a loss ({sizes} {MARGIN:g} points)",
         f"{times['equal']} exclude{'s' * (times['equal'] == 1)} a loss of more than {MARGIN:g} points",
         f"{times['open']} {'is' if times['open'] == 1 else 'are'} undecided",
     ]
@@ -221,7 +221,7 @@ def against_control(found: Sequence[Difference], what: str, control: str) -> str
         clauses.append(f"{listed('gain')} {are('gain')} more accurate than {control}")
     else:
         clauses.append(f"No {what} was shown to be more accurate than {control}")
-    for finding, size in reversed(LOSSES.items()):
+    for finding, (size, _) in reversed(LOSSES.items()):
         if finding in by_finding:
             clauses.append(f"{listed(finding)} {are(finding)} less accurate, {size} than {MARGIN:g} points")
     if "equal" in by_finding:
@@ -426,8 +426,8 @@ def _daggers(found: Sequence[Difference]) -> str:
     if not any(one.survives_holm for one in found):
         return ""
     return (
-        f"A finding with {HOLM} survives Holm’s correction over the whole ledger; of a loss, that is its direction and "
-        f"not its size. A finding without {HOLM} does not survive it, or belongs to no claim with a verdict. "
+        f"A finding with {HOLM} survives Holm’s correction over the whole ledger; of a loss, only the direction is "
+        f"sure. A finding without {HOLM} does not survive it, or belongs to no claim with a verdict. "
     )
 
 

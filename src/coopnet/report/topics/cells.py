@@ -57,8 +57,8 @@ def unfolded(*pairs: tuple[str, str]) -> list[tuple[str, str]]:
 
 
 def to_control(one: Difference | None) -> Cell:
-    """A difference to the control with its interval."""
-    return DASH if one is None else _difference(one.estimate, one.interval)
+    """A difference to the control with its interval; if no claim tests it, the interval is over seeds alone."""
+    return DASH if one is None else _difference(one.estimate, one.interval, claimed=bool(one.claims))
 
 
 def gain(values: Iterable[float]) -> Cell:
@@ -67,9 +67,11 @@ def gain(values: Iterable[float]) -> Cell:
     return _difference(mean(known), seed_interval(known)) if known else DASH
 
 
-def _difference(estimate: float, ends: tuple[float, float] | None) -> Cell:
-    value = number(estimate, sign=True)
-    return Cell(f"{value} {interval(*ends)}" if ends else value, "" if ends else "fewer than 3 seeds", value=estimate)
+def _difference(estimate: float, ends: tuple[float, float] | None, *, claimed: bool = False) -> Cell:
+    value, remark = number(estimate, sign=True), "" if claimed else "over seeds alone"
+    return Cell(
+        f"{value} {interval(*ends)}" if ends else value, remark if ends else "fewer than 3 seeds", value=estimate
+    )
 
 
 def part_headings(tables: Tables, first: Sequence[tuple[str, int]]) -> dict[int, str]:

@@ -193,7 +193,7 @@ def _summary(groups: Mapping[int, Sequence[Claim]]) -> Table:
         ]
     absent = [claim.number for members in groups.values() for claim in members if claim.main.verdict == "not run"]
     caption = (
-        "The ledger. Differences in percentage points unless a unit stands there, over n seeds. Beside it stands "
+        "The ledger. Differences in percentage points, or in the unit named, over n seeds. Beside it stands "
         "whether it survives Holm’s correction, or that it was counted. Top-5 and all parts: appendix."
         + (f" Not run in this study: {', '.join(absent)}." if absent else "")
     )

@@ -72,7 +72,10 @@ TERMS = (
     ),
     ("95 % interval", "Student’s t over the seeds, with the variance from the choice of test images added"),
     ("margin", f"{MARGIN:g} points of accuracy: a loss smaller than it still counts as not worse"),
-    ("verdict", "of a claim: supported, contradicted or inconclusive, as its interval lies"),
+    (
+        "verdict",
+        "of a claim: supported, contradicted or inconclusive, as its interval lies; not decided; not run",
+    ),
     (
         "Holm’s correction",
         "p values corrected for the number of tested claims of the whole ledger; the stricter reading",
