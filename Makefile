@@ -55,7 +55,7 @@ check: $(READY)
 
 # Hashes, licences and known vulnerabilities of the dependencies; fails with Error 3 if vulnerabilities cannot be looked up.
 audit: $(READY)
-	.ci/audit
+	$(BIN)/python .ci/audit.py
 
 # Speed compared with the plain loop in benchmarks/, on the GPU if there is one; needs an otherwise idle machine.
 bench: $(READY)

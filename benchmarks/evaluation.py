@@ -25,8 +25,8 @@ import numpy as np
 import yaml
 from threadpoolctl import threadpool_limits
 
-from benchmarks import cores
 from coopnet import files, study
+from coopnet.runs.estimate import cores
 from coopnet.runs.workspace import Workspace, targets
 from coopnet.study import Run, Study
 

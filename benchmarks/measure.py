@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks import SIDES, ceiling, cores, memory, reference
+from benchmarks import SIDES, ceiling, memory, reference
 from benchmarks.loops import LAPS, LOOPS, precision, switch
 from benchmarks.watch import Laps, Stopwatch, spread
 from benchmarks.workload import EPOCH, PRICED, Arrays, Workload, one_epoch, synthetic
 from coopnet.networks import flops
 from coopnet.runs import provenance
+from coopnet.runs.estimate import cores
 from coopnet.study.settings import Experiment
 from coopnet.training.device import describe
 from coopnet.training.graph import RECORDERS

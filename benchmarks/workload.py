@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from benchmarks import cores
 from coopnet.data.datasets import DATASETS
 from coopnet.files.errors import CoopNetError
 from coopnet.networks.network import Architecture
 from coopnet.report.wording import count
+from coopnet.runs.estimate import cores
 from coopnet.study.settings import Experiment
 from coopnet.training.device import has_bf16
 
@@ -49,7 +49,7 @@ class Workload:
     images: Mapping[str, int]
     warmup: int
     repetitions: int
-    threads: int = field(default_factory=lambda: cores())
+    threads: int = field(default_factory=cores)
 
     def check(self) -> None:
         """Refuse a number of images that leaves no step to measure.

@@ -20,8 +20,6 @@ from coopnet.runs.workspace import Workspace
 
 BIN = Path(sys.executable).parent
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
-
 TINY: dict[str, Any] = {
     "title": "Tiny",
     "device": "cpu",

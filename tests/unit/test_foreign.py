@@ -652,7 +652,7 @@ def test_decoding_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = pa.table({"img": pa.StructArray.from_arrays([images], ["bytes"]), "label": np.zeros(10**6, np.uint8)})
     pq.write_table(table, tmp_path / "train-0.parquet", store_schema=False)
     with pytest.raises(CoopNetError, match="takes more than 1 s"):
-        sources.read(DATASETS["cifar10"], "train", "parquet", tmp_path)
+        sources.read_parquet(DATASETS["cifar10"], "train", tmp_path, sources.in_memory)
 
 
 @pytest.fixture(scope="module")

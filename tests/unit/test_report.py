@@ -81,12 +81,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def whole_page(whole: tuple[Path, Path]) -> "Text":
-    """The report as a reader sees it."""
-    return Text((whole[1] / "index.html").read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="module")
 def page(made: tuple[Path, Path]) -> str:
     """The source of index.html."""
     return (made[1] / "index.html").read_text(encoding="utf-8")
@@ -720,6 +714,12 @@ def test_a_table_without_a_column_is_refused_by_name(
 
 
 # Page ------------------------------------------------------------------------------------------------
+
+
+def test_the_page_says_what_the_study_is(made: tuple[Path, Path], page: str) -> None:
+    """The description in `params.yaml` or the overlay opens the section on the method."""
+    description = files.read_json(made[0] / "study.json")["description"]
+    assert description in Text(page).text
 
 
 def test_the_page_says_what_its_scale_cannot_show(page: str) -> None:

@@ -47,7 +47,8 @@ def _reference(text: Any) -> Any:
     return found
 
 
-def _several(value: Any) -> Any:
+def several(value: Any) -> Any:
+    """A single value as a list of one."""
     return value if isinstance(value, list) else [value]
 
 
@@ -73,7 +74,7 @@ class Comparison(_Strict):
 
     kind: Literal["better", "not_worse", "nothing", "about"]
     of: Referred
-    than: Annotated[list[Referred], BeforeValidator(_several), Field(min_length=1)]
+    than: Annotated[list[Referred], BeforeValidator(several), Field(min_length=1)]
     each: bool = False
     target: Annotated[list[Finite], Field(min_length=2, max_length=2)] | None = None
 
@@ -138,10 +139,7 @@ class Cost(_Strict):
 
     kind: Literal["fewer_epochs", "less_compute_to_target", "less_compute"]
     of: Referred
-    than: Annotated[list[Referred], BeforeValidator(_several), Field(min_length=1, max_length=1)]
-
-
-Part = Annotated[Comparison | Kept | Cost, Field(union_mode="left_to_right")]
+    than: Annotated[list[Referred], BeforeValidator(several), Field(min_length=1, max_length=1)]
 
 
 def _not_blank(text: str) -> str:

@@ -33,7 +33,7 @@ def prepare(dataset: Dataset, source: str, root: Path | None, out: Path, process
     Args:
         dataset: the dataset to prepare.
         source: one of `dataset.sources`.
-        root: folder that the source reads from or downloads into (see `sources.read`).
+        root: folder that the source reads from or downloads into (see `sources.read_all`).
         out: folder to write.
         processes: number of them that decode a user's own images at the same time.
 

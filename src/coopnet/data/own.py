@@ -146,7 +146,10 @@ def _decoded_shards(
     dataset: Dataset, split: str, paths: Sequence[Path], root: Path, allocate: Allocate, processes: int
 ) -> tuple[Ordered, tuple[str, ...]]:
     """Decode the images of some shards, and return the names of their classes."""
-    column, decode = dataset.label_column, shards.scaled_to(dataset.size)
+    column = dataset.label_column
+
+    def decode(encoded: bytes, place: str) -> np.ndarray:
+        return decoded(encoded, dataset.size, place)
 
     def read_outlines() -> list[bytes]:
         return [json.dumps([shards.outline(path, column) for path in paths]).encode()]

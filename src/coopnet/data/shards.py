@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from coopnet.data.arrays import Arrays
-from coopnet.data.fit import decoded
 from coopnet.files.errors import CoopNetError
 
 IMAGE_COLUMNS = ("img", "image")  # Hugging Face copies of CIFAR use either name
@@ -99,11 +98,6 @@ def exactly(size: int) -> Decode:
         raise CoopNetError(f"{place}: the image is {form}, not {size}×{size} RGB; use the original shards")
 
     return decode
-
-
-def scaled_to(size: int) -> Decode:
-    """A decoder for any image, which scales it to a size (`fit`)."""
-    return lambda encoded, place: decoded(encoded, size, place)
 
 
 @contextlib.contextmanager

@@ -43,39 +43,18 @@ def read_all(dataset: Dataset, source: str, root: Path | None, allocate: Allocat
     Raises:
         CoopNetError: there is no such source, or its content is missing, damaged or of another form.
     """
-    if dataset.own:
-        from coopnet.data import own
-
-        _check(dataset, source)
-        return own.read(dataset, source, root or Path(dataset.path), allocate, processes)
-    splits = {}
-    for split in SPLITS:
-        images, labels = read(dataset, split, source, root, allocate)
-        splits[split] = Ordered(images, labels, canonical_order(images, labels))
-    return Source(splits, dataset.class_names)
-
-
-def read(dataset: Dataset, split: str, source: str, root: Path | None, allocate: Allocate = in_memory) -> Arrays:
-    """Read one split of a dataset, in the order of the source.
-
-    Args:
-        dataset: the dataset to read.
-        split: `train` or `test`.
-        source: one of `dataset.sources`.
-        root: folder of the download (`torchvision`, `matlab`) or of the shards (`parquet`); `digits` needs none.
-        allocate: allocates the images.
-
-    Raises:
-        CoopNetError: there is no such source, or its content is missing, damaged or of another form.
-    """
-    _check(dataset, source)
-    return SOURCES[source](dataset, split, root, allocate)
-
-
-def _check(dataset: Dataset, source: str) -> None:
     if source not in dataset.sources:
         known = ", ".join(dataset.sources)
         raise CoopNetError(f"{dataset.name} has no source {source!r}; --source can be: {known}")
+    if dataset.own:
+        from coopnet.data import own
+
+        return own.read(dataset, source, root or Path(dataset.path), allocate, processes)
+    splits = {}
+    for split in SPLITS:
+        images, labels = SOURCES[source](dataset, split, root, allocate)
+        splits[split] = Ordered(images, labels, canonical_order(images, labels))
+    return Source(splits, dataset.class_names)
 
 
 def read_digits(dataset: Dataset, split: str, root: Path | None, allocate: Allocate) -> Arrays:

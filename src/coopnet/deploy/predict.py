@@ -1,5 +1,6 @@
 """Classification of image files."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -72,14 +73,8 @@ def predict(
     """
     if isinstance(paths, str | Path):
         paths = [paths]
-    chunk: list[Path] = []
-    for path in map(Path, paths):
-        chunk.append(path)
-        if len(chunk) == CHUNK:
-            yield from _classified(model, chunk, top)
-            advance(len(chunk))
-            chunk = []
-    if chunk:
+    waiting = map(Path, paths)
+    while chunk := list(itertools.islice(waiting, CHUNK)):
         yield from _classified(model, chunk, top)
         advance(len(chunk))
 

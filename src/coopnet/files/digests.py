@@ -17,8 +17,7 @@ class Digests:
     """
 
     def __init__(self, place: Path | None = None):
-        self.place = place
-        self.known: dict[str, list[int | str]] = self._remembered()
+        self.known: dict[str, list[int | str]] = {} if place is None else _remembered(place)
         self.changed = False
 
     def __call__(self, path: Path) -> str | None:
@@ -46,29 +45,24 @@ class Digests:
             self.known[str(path)] = [*self._facts(path), digest]
             self.changed = True
 
-    def save(self) -> None:
-        """Write the cache; if two processes do so at once, one of the two versions is kept."""
-        if self.place is not None and self.changed:
-            files.write_json(self.place, self.known)
-
-    def _remembered(self) -> dict[str, list[int | str]]:
-        if self.place is None:
-            return {}
-        with contextlib.suppress(CoopNetError):  # only a cache: lost digests are computed again
-            content = files.read_json(self.place)
-            if isinstance(content, dict):
-                return {path: entry for path, entry in content.items() if isinstance(entry, list)}
-        return {}
-
     @staticmethod
     def _facts(path: Path) -> list[int | str]:
         found = path.stat()
         return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
+def _remembered(place: Path) -> dict[str, list[int | str]]:
+    with contextlib.suppress(CoopNetError):  # only a cache: lost digests are computed again
+        content = files.read_json(place)
+        if isinstance(content, dict):
+            return {path: entry for path, entry in content.items() if isinstance(entry, list)}
+    return {}
+
+
 @contextlib.contextmanager
 def remembered(place: Path) -> Iterator[Digests]:
-    """A cache of digests that is written to `place` if no error occurs."""
+    """A cache of digests that is written to `place` if no error occurs; if two processes do so, one version is kept."""
     digests = Digests(place)
     yield digests
-    digests.save()
+    if digests.changed:
+        files.write_json(place, digests.known)

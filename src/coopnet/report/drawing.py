@@ -147,12 +147,11 @@ def mark(colour: str, shape: str, label: str, *, filled: bool = True, line: bool
     return Line2D([], [], color=colour, marker=shape, mfc=face, ls="-" if line else "", lw=1.4, label=label)
 
 
-def legend(figure: Figure, marks: Sequence[Line2D], columns: int = 2) -> None:
-    """A legend above everything else, which starts at the left edge."""
+def legend(figure: Figure, marks: Sequence[Line2D]) -> None:
+    """A legend of two columns above everything else, which starts at the left edge."""
     height = figure.get_size_inches()[1]
-    figure.legend(
-        handles=marks, loc="lower left", bbox_to_anchor=(0.0, 1 + 0.02 / height), ncols=min(columns, len(marks))
-    )
+    place = (0.0, 1 + 0.02 / height)
+    figure.legend(handles=marks, loc="lower left", bbox_to_anchor=place, ncols=min(2, len(marks)))
 
 
 class Rows:

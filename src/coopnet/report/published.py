@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from coopnet.claims.entries import several
 from coopnet.files.errors import CoopNetError
 from coopnet.study import check, did_you_mean, merge, read_yaml
 from coopnet.study.settings import NAME, Name, Real, Section, Whole, Words
@@ -32,10 +33,6 @@ def _known(value: Any) -> Any:
     if value is None:
         raise ValueError(f"it is empty; write what was published, or: {UNSAID}")
     return None if value == UNSAID else value
-
-
-def _several(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
 
 
 MaybeUnknown = BeforeValidator(_known)
@@ -68,7 +65,7 @@ class Figure(Section):
     ]
     split: Literal["test", "validation"]
     metric: Literal["top1", "top5"]
-    value: Annotated[list[Percent], Field(min_length=1), BeforeValidator(_several)] = Field(
+    value: Annotated[list[Percent], Field(min_length=1), BeforeValidator(several)] = Field(
         description="as published; a list: one value per run"
     )
     unit: Literal["error %", "accuracy %"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coopnet import files
-from coopnet.files.errors import CoopNetError, TrainingFailed
+from coopnet.files.errors import CoopNetError, TrainingFailed, out_of_memory
 from coopnet.runs.workspace import Workspace
 from coopnet.study import Run, Study
 
@@ -59,9 +59,7 @@ def recorded(workspace: Workspace, plan: Study, run: Run) -> Iterator[None]:
     Raises:
         TrainingFailed: the run failed.
     """
-    from coopnet.training.device import out_of_memory
-
-    clear(workspace, plan, run)
+    files.remove(workspace.failure(plan, run))
     try:
         yield
     except TrainingFailed as error:
@@ -87,15 +85,6 @@ def write(workspace: Workspace, plan: Study, run: Run, error: TrainingFailed) ->
         files.write_json(workspace.failure(plan, run), files.sealed(facts))
     except CoopNetError as unwritten:
         log.warning("%s", unwritten)
-
-
-def clear(workspace: Workspace, plan: Study, run: Run) -> None:
-    """Remove the failure record of a run.
-
-    Raises:
-        CoopNetError: the record cannot be removed.
-    """
-    files.remove(workspace.failure(plan, run))
 
 
 def unavailable(workspace: Workspace, plan: Study) -> dict[tuple[str, int], Unavailable]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from coopnet import study
+from coopnet import files, study
 from coopnet.files.digests import Digests
 from coopnet.files.errors import CoopNetError, RecordingFailed
 from coopnet.runs import failures, leases, records, sources, store
@@ -95,11 +95,11 @@ def _copy_finished(workspace: Workspace, plan: Study, run: Run, runs: Store) -> 
     if runs.restore(run.key, targets(workspace, plan, run)):
         # A process that was killed after the run was finished left its state.
         shutil.rmtree(runs.unfinished(run.key), ignore_errors=True)
-        failures.clear(workspace, plan, run)
+        files.remove(workspace.failure(plan, run))
         log.info("%s: taken from the run store, nothing to train", run.name)
         return True
     if records.check_run(workspace, plan, run, Digests()) is None:
-        failures.clear(workspace, plan, run)
+        files.remove(workspace.failure(plan, run))
         runs.add_copy(run.key, targets(workspace, plan, run))
         log.info("%s: already finished in this workspace, nothing to train", run.name)
         return True

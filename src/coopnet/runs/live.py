@@ -65,17 +65,12 @@ class Live(NamedTuple):
 
 def read(entries: Store, key: str) -> Live | None:
     """The progress of a run; None if no process trains it."""
-    content = _content(entries.unfinished(key) / NAME)
+    content = files.read_field(entries.unfinished(key) / NAME, "live")
     try:
         found = Live(**content)
         return found if found.alive else None
     except (TypeError, ValueError, OverflowError):
         return None
-
-
-def _content(path: Path) -> dict[str, Any]:
-    fields = files.read_field(path, "live")
-    return fields if isinstance(fields, dict) else {}
 
 
 class LiveWriter:

@@ -129,7 +129,8 @@ class ResumeFolder:
     def _write(self, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
         """Replace the state on disk; after a crash at any moment either the old or the new state is intact."""
         index = self.folder / INDEX
-        name = "b.safetensors" if self._last() == "a.safetensors" else "a.safetensors"
+        # If the index is missing or damaged, neither file is needed.
+        name = "b.safetensors" if files.read_field(index, "tensors") == "a.safetensors" else "a.safetensors"
         checkpoint.write_tensors(self.folder / name, tensors)
         digest = files.sha256(self.folder / name)
         content = {"identity": self.identity, "tensors": name, "sha256": digest, "facts": facts}
@@ -146,14 +147,6 @@ class ResumeFolder:
                 continue
             details = "; ".join(f"{name} there {other[name]}, here {self.identity[name]}" for name in different)
             log.warning("%s belongs to another machine or version (%s); this run starts over", index.parent, details)
-
-    def _last(self) -> str | None:
-        """The tensor file that the index names; None if the index is missing or damaged, so that neither is needed."""
-        try:
-            name: str = files.read_json(self.folder / INDEX)["tensors"]
-        except (CoopNetError, KeyError, TypeError):
-            return None
-        return name
 
 
 def _text(identity: Mapping[str, Any]) -> str:

@@ -15,8 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pydantic
-
 from coopnet import files
 from coopnet.data.datasets import USUAL_SIZE
 from coopnet.files.errors import CoopNetError
@@ -109,7 +107,7 @@ def _of_run(folder: Path) -> Speed | None:
         return Speed(
             device["type"], device_name, row["training"]["precision"], record["threads"], network.layers.flops, speed
         )
-    except (CoopNetError, OSError, KeyError, TypeError, ValueError, pydantic.ValidationError):
+    except (CoopNetError, OSError, KeyError, TypeError, ValueError):  # pydantic's errors are ValueErrors
         return None
 
 

@@ -32,8 +32,6 @@ SOURCES = {
 @functools.cache
 def fingerprint(kind: str) -> str:
     """Fingerprint of a kind of source, in hex; comments and docstrings do not count."""
-    if kind == "numerics":
-        return numerics.source_hash()
     return _source_of(*(PACKAGE / part for part in SOURCES[kind]))
 
 

@@ -126,13 +126,14 @@ class Store:
                 f"cannot read {unreadable[0]} of the run store: permission denied; let its owner make it readable, "
                 f"or set {VARIABLE} to a folder of your own"
             )
-        problem = records.check_files({name: folder / name for name in targets}, key, "this run", Digests())
+        digests = Digests()
+        problem = records.check_files({name: folder / name for name in targets}, key, "this run", digests)
         if problem:
             log.warning("the run store is damaged: %s; the run is made again", problem.text)
             self._set_aside(key)
             return False
         for name, target in sorted(targets.items(), key=lambda item: item[0].endswith(".json")):  # records come last
-            if _equal(target, folder / name):
+            if target.is_file() and digests(target) == digests(folder / name):
                 os.utime(target)  # an engine that compares dates would otherwise request it each time
             else:
                 files.copy(folder / name, target)
@@ -236,14 +237,3 @@ def acquire(lock: FileLock, name: str, seconds: float = -1) -> bool:
     except OSError as error:
         raise CoopNetError(f"cannot lock {lock.lock_file}: {files.reason(error)}, or set {VARIABLE}") from error
     return True
-
-
-def _equal(target: Path, source: Path) -> bool:
-    """Whether a file of the workspace has the content of the store's; False if it cannot be read, so it is replaced."""
-    if not target.is_file():
-        return False
-    try:
-        found = files.sha256(target)
-    except CoopNetError:
-        return False
-    return found == files.sha256(source)

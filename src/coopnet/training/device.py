@@ -42,12 +42,17 @@ def choose(kind: str) -> torch.device:
     return torch.device(kind)
 
 
+def _lines(path: Path) -> list[str]:
+    """The lines of a file of Linux; none on other systems."""
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
+
+
 def _cpu_flags() -> set[str]:
     """Instruction sets of this CPU, as Linux names them; empty on other systems."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
+    lines = _lines(Path("/proc/cpuinfo"))
     return next((set(line.split()) for line in lines if line.startswith(("flags", "Features"))), set())
 
 
@@ -92,10 +97,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
+    lines = _lines(Path("/proc/cpuinfo"))
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
@@ -112,21 +114,14 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def _available() -> list[int]:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return []
+    lines = _lines(Path("/proc/meminfo"))
     return [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
 
 
 def _control_groups() -> list[int]:
     """Free memory of each control group of this process (version 1 or 2): its limit less its unreclaimable use."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
     left = []
-    for line in lines:
+    for line in _lines(Path("/proc/self/cgroup")):
         _, kind, place = line.split(":", 2)
         root = Path("/sys/fs/cgroup") if not kind else Path("/sys/fs/cgroup/memory")
         if kind not in ("", "memory"):
@@ -153,11 +148,7 @@ def _number(path: Path) -> int | None:
 
 def _reclaimable(folder: Path) -> int:
     """Bytes of a control group's page cache, which the system can reclaim."""
-    try:
-        lines = (folder / "memory.stat").read_text().splitlines()
-    except OSError:
-        return 0
-    found = dict(line.split(maxsplit=1) for line in lines)
+    found = dict(line.split(maxsplit=1) for line in _lines(folder / "memory.stat"))
     return sum(int(found.get(name, 0)) for name in ("active_file", "inactive_file"))
 
 

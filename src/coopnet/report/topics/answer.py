@@ -92,7 +92,7 @@ def answers(tables: Tables) -> list[Answer]:
     transfer = at_transfer(tables)
     first = [Answer("Growth at transfer", transfer, "transfer")] if transfer else []
     if not decides(tables):
-        return [*_made(tables), *first, *_next(tables)]
+        return [*_made(tables), *first, *_next()]
     found = differences(tables)
     summary = in_short(found)
     shown = [*([Answer("In short", summary, "claims")] if summary else []), *first]
@@ -261,7 +261,7 @@ def _made(tables: Tables) -> list[Answer]:
     ]
 
 
-def _next(tables: Tables) -> list[Answer]:
+def _next() -> list[Answer]:
     return [
         Answer(
             "What it decides",
@@ -530,5 +530,5 @@ def draw(found: Sequence[Difference]) -> Figure:
     marks.append(Line2D([], [], color=GREY, linestyle="--", linewidth=0.9, label=f"margin: {MINUS}{MARGIN:g} points"))
     if any(one.survives_holm for one in found):
         marks.append(drawing.mark(INK, "", f"{HOLM} also after Holm’s correction"))
-    drawing.legend(rows.figure, marks, 2)
+    drawing.legend(rows.figure, marks)
     return rows.figure

@@ -121,7 +121,7 @@ def draw(tables: Tables) -> Figure:
     kinds = [
         drawing.mark(c, s, words, filled=f) for kind, (c, s, f, words) in KINDS.items() if (found["kind"] == kind).any()
     ]
-    drawing.legend(figure, kinds, 2)
+    drawing.legend(figure, kinds)
     for axes, names in zip(grid, panels.values(), strict=True):
         _line(axes, frontier(found[found["experiment"].isin(names)]))
     return figure

@@ -140,7 +140,7 @@ def draw(tables: Tables) -> Figure:
         drawing.mark(GREY, "|", "parents’ ensemble"),
         drawing.mark(INK, "|", "control"),
     ]
-    drawing.legend(rows.figure, marks, 2)
+    drawing.legend(rows.figure, marks)
     return rows.figure
 
 

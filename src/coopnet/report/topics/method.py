@@ -93,13 +93,14 @@ TERMS = (
 def section(tables: Tables) -> Section:
     """The method in half a page."""
     grown = any(row["start"] in WAYS for row in tables.experiments)
-    sentences = [
+    sentences = [tables.study["description"]] if tables.study["description"] else []
+    sentences.append(
         "A cooperative network has a shared trunk, B parallel branches and a gate that weighs the branches into an "
         f"ensemble. The ensemble teaches its branches while all of them learn together (ONE, {cite('one')}): the loss "
         "of an image is Σ CE(branch) + CE(ensemble) + r(t) · T² · Σ KL(ensemble ‖ branch), where CE is the "
         "cross-entropy with the label, T the temperature of distillation, and r(t) its ramp-up; no gradient flows into "
         "the teacher."
-    ]
+    )
     if grown:
         sentences.append(
             "A trained network with three branches is grown into one with five in four ways, and then fine-tuned. Only "

@@ -32,7 +32,7 @@ def section(tables: Tables) -> Section | None:
         f"ensemble is ahead of the mean of its branches, by {between(gains)} points of top-1."
     ]
     found = [one for one in differences(tables) if one.group in ("one", "ablation")]
-    items: list[Table | Picture] = [_table(tables, found)] if found else []
+    items: list[Table | Picture] = [_table(found)] if found else []
     items += curves.pictures(tables, "curves_scratch")
     if not tables.votes.empty:
         sentences.append(_votes(tables))
@@ -45,7 +45,7 @@ def _muted(row: dict[str, Any]) -> bool:
     return row["row"]["start"].get("opens") is False
 
 
-def _table(tables: Tables, found: Sequence[Difference]) -> Table:
+def _table(found: Sequence[Difference]) -> Table:
     columns = [
         Column("Network", numeric=False),
         Column("Control", numeric=False),
@@ -135,7 +135,7 @@ def draw(tables: Tables) -> Figure:
                 axes.plot([line["min"], line["max"]], [y, y], color=colour, linewidth=1.0)
                 axes.plot(line["mean"], y, marker=shape, color=colour, mfc=PAPER, markersize=4)
     axes.margins(x=0.04)
-    drawing.legend(rows.figure, [drawing.mark(c, s, RULES[rule], filled=False) for rule, (c, s) in MARKS.items()], 2)
+    drawing.legend(rows.figure, [drawing.mark(c, s, RULES[rule], filled=False) for rule, (c, s) in MARKS.items()])
     return rows.figure
 
 

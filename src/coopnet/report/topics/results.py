@@ -25,9 +25,8 @@ def section(tables: Tables) -> Section:
 
 def chance(row: Mapping[str, Any]) -> float:
     """The chance level of an experiment's data, in percent."""
-    data = row["row"]["data"]
     own = len(row.get("class_names") or ())  # of a dataset that params.yaml describes
-    return 100 / (data.get("classes") or own or DATASETS[data["dataset"]].classes)
+    return 100 / (own or DATASETS[row["row"]["data"]["dataset"]].classes)
 
 
 def _chance(tables: Tables) -> str:
