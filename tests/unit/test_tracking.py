@@ -124,7 +124,7 @@ def test_what_cannot_be_sent_is_refused(results: Path, tmp_path: Path, monkeypat
             patch.setitem(sys.modules, library, None)
             for name in [name for name in sys.modules if name.startswith((f"{library}.", "torch.utils.tensorboard"))]:
                 patch.delitem(sys.modules, name)
-            with pytest.raises(CoopNetError, match=rf"needs {library}.*pip install 'coopnet\[{to}\]'"):
+            with pytest.raises(CoopNetError, match=rf"needs {library}.*pip install '\.\[{to}\]'"):
                 tracking.send(results, "mini", to, str(place))
     files.write_text(results / "records.json", "{}")
     with pytest.raises(CoopNetError, match=r"damaged tables.*coopnet tables mini"):
