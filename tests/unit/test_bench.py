@@ -306,10 +306,11 @@ def test_tables_show_the_figures(report: dict[str, Any]) -> None:
     assert text == tables.markdown(json.loads(json.dumps(report)))
     for model in report["models"]:
         for loop in ("ours", "reference"):
-            lines = [line for line in text.splitlines() if line.startswith(f"| {model} | {loop} |")]
-            assert len(lines) == 3
-            assert f"{report['models'][model][loop]['images_per_second']['median']:,.0f}" in lines[0]
+            (line,) = [line for line in text.splitlines() if line.startswith(f"| {model} | {loop} |")]
+            assert f"{report['models'][model][loop]['images_per_second']['median']:,.0f}" in line
         assert f"{report['models'][model]['ratio']:.2f}" in text
+    sides = [[model, loop] for model in ("baseline", "one3") for loop in ("ours", "reference")]
+    assert [[row[:2] for row in table.rows] for table in tables.tables(report)] == [sides] * 3
 
 
 def workspace(folder: Path) -> Workspace:
@@ -341,12 +342,13 @@ def test_interruption_leaves_the_older_result(tmp_path: Path, monkeypatch: pytes
 def test_result_is_written_and_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The measurement replaces the earlier file as a whole, and `show` prints its tables."""
+    """The measurement replaces the earlier file as a whole; all its tables are printed, by `show` only the speeds."""
     monkeypatch.setattr(measure, "run", lambda *asked: report)
     place = workspace(tmp_path)
     bench.run(place, "cpu", None, None, None)
     assert json.loads((tmp_path / "results/bench/cpu.json").read_text()) == report
-    capsys.readouterr()
+    printed = capsys.readouterr().out
+    assert all(table.title in printed for table in tables.tables(report))
     bench.show(place)
     assert capsys.readouterr().out == tables.markdown(report)
 
