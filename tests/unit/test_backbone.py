@@ -373,20 +373,50 @@ def test_a_module_without_parameters_may_be_used_on_both_sides() -> None:
     assert wrap(Rectified(), "blocks", branches=2, classes=7, example=IMAGES).trunk is not None
 
 
+class Last(nn.Module):
+    """Feature maps with the channels last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.movedim(1, -1)
+
+
+MAPS, SIGNAL = nn.Conv2d(3, 8, 2, 2), nn.Conv1d(3, 8, 2, 2)
+
+
 @pytest.mark.parametrize(
-    ("shape", "channels", "over"),
+    ("trunk", "image", "channels", "over"),
     [
-        ([2, 5], 5, ()),
-        ([2, 9, 5], 5, (1,)),
-        ([2, 4, 4, 8], 8, (1, 2)),
-        ([2, 8, 4, 4], 8, (2, 3)),
-        ([2, 4, 4, 4], 4, (2, 3)),
-        ([2, 8, 4, 6], 8, (2, 3)),
+        (nn.Flatten(), (3, 4, 4), 48, ()),
+        (nn.Sequential(MAPS, nn.Flatten(2), Last()), (3, 6, 6), 8, (1,)),
+        (nn.Sequential(MAPS, Last()), (3, 8, 8), 8, (1, 2)),
+        (MAPS, (3, 8, 8), 8, (2, 3)),
+        (MAPS, (3, 16, 16), 8, (2, 3)),
+        (nn.Sequential(MAPS, Last()), (3, 16, 16), 8, (1, 2)),
+        (MAPS, (3, 16, 32), 8, (2, 3)),
+        (nn.Sequential(MAPS, Last()), (3, 8, 16), 8, (1, 2)),
+        (SIGNAL, (3, 50), 8, (2,)),
+        (nn.Sequential(SIGNAL, Last()), (3, 50), 8, (1,)),
     ],
 )
-def test_gate_reads_features_of_every_layout(shape: list[int], channels: int, over: tuple[int, ...]) -> None:
-    """Vectors, tokens, and maps with the channels last or first; a cube is taken for channels first."""
-    assert backbone._layout(torch.zeros(shape)) == (channels, over)
+def test_gate_reads_features_of_every_layout(
+    trunk: nn.Module, image: tuple[int, ...], channels: int, over: tuple[int, ...]
+) -> None:
+    """Vectors, tokens, maps and signals with the channels last or first, also as many channels as rows."""
+    example = torch.zeros(2, *image)
+    assert backbone._layout(trunk, example, trunk(example)) == (channels, over)
+
+
+def test_layout_that_cannot_be_told_is_refused() -> None:
+    """Maps as wide as they have channels, of a model that takes one size alone."""
+    trunk = nn.Sequential(nn.Conv2d(3, 8, 2, 2), nn.LayerNorm([8, 8, 8]))
+    with pytest.raises(CoopNetError, match=r"\[2, 8, 8, 8\] do not tell channels from space.*square example"):
+        wrap(
+            nn.Sequential(trunk, nn.Flatten(), nn.Linear(512, 7)),
+            "1",
+            branches=2,
+            classes=7,
+            example=torch.zeros(2, 3, 16, 16),
+        )
 
 
 def test_only_splits_into_two_parts_that_learn_are_tried() -> None:

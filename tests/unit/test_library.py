@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 from torch.utils.flop_counter import FlopCounterMode
 
 import coopnet
@@ -483,6 +484,192 @@ def test_record_of_a_later_version_is_refused(tmp_path: Path, kind: str) -> None
         coopnet.load(tmp_path, model=Convolutional())
 
 
+@pytest.mark.parametrize(
+    ("wrapped_", "said"),
+    [
+        (torch.compile, r"`\._orig_mod`"),
+        (nn.DataParallel, r"`\.module`"),
+        (torch.optim.swa_utils.AveragedModel, r"`\.module`"),
+    ],
+)
+def test_wrapper_is_refused_with_the_place_of_its_network(wrapped_: Any, said: str, tmp_path: Path) -> None:
+    """No function copies weights by the names of a wrapper, which are not those of the network."""
+    network = wrapped_(small(1))
+    attempts = [
+        lambda: coopnet.grow(network, 3),
+        lambda: coopnet.combine([network, network]),
+        lambda: coopnet.subset(network, [1]),
+        lambda: coopnet.save(network, tmp_path),
+    ]
+    for attempt in attempts:
+        with pytest.raises(CoopNetError, match=f"wraps a cooperative network.*{said}"):
+            attempt()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_networks_with_other_tensors_are_refused(own: bool, tmp_path: Path) -> None:
+    """Parametrized and pruned weights have other names, so they would not be copied; other types would be cast."""
+    parametrized, pruned, half = ((convolutional() if own else small(2)) for _ in range(3))
+    parametrizations.weight_norm(parametrized.branches[0].get_submodule("fc" if own else "classifier"))
+    convolution = next(module for module in pruned.trunk.modules() if isinstance(module, nn.Conv2d))  # type: ignore[union-attr]
+    prune.l1_unstructured(convolution, "weight", 0.5)
+    half.to(torch.bfloat16)
+    for network, said in ((parametrized, "parametrize"), (pruned, "prune"), (half, "bfloat16.*float32")):
+        for attempt in (lambda n: coopnet.grow(n, 3), lambda n: coopnet.save(n, tmp_path)):
+            with pytest.raises(CoopNetError, match=said):
+                attempt(network)
+    prune.remove(convolution, "weight")
+    assert coopnet.grow(pruned, 3, images=IMAGES).receipt.measured.exact  # type: ignore[union-attr]
+
+
+def test_what_is_frozen_stays_frozen() -> None:
+    """A trunk in eval mode without gradients is so in grown, joined and extracted networks, and in the parent."""
+    networks = [small(1), small(1, 1)]
+    for network in (three := small(3), *networks):
+        assert network.trunk is not None
+        network.train()
+        network.trunk.eval().requires_grad_(False)
+        network.branches[0].classifier.requires_grad_(False)  # type: ignore[union-attr]
+    grown = coopnet.grow(three, 5, images=IMAGES).network
+    for network in (grown, coopnet.subset(three, [2, 1]), coopnet.combine(networks).network):
+        for trunk in network.trunks or [network.trunk]:
+            assert not any(module.training for module in trunk.modules())
+            assert not any(parameter.requires_grad for parameter in trunk.parameters())
+        assert network.branches.training
+    frozen = [not branch.classifier.weight.requires_grad for branch in grown.branches]  # type: ignore[union-attr]
+    assert frozen == [True, False, False, True, False]  # branch 4 is a copy of branch 1
+    assert three.training
+    assert not any(module.training for module in three.trunk.modules())  # type: ignore[union-attr]
+
+
+def test_receipt_of_nothing_or_of_nan_is_refused() -> None:
+    """No network is called exact that gives NaN, or that was compared on no image."""
+    network = small(3)
+    with pytest.raises(CoopNetError, match="no image"):
+        coopnet.grow(network, 5, images=IMAGES[:0])
+    with torch.no_grad():
+        network.branches[0].classifier.weight.fill_(float("nan"))  # type: ignore[union-attr,operator]
+    with pytest.raises(CoopNetError, match="NaN"):
+        coopnet.grow(network, 5, images=IMAGES)
+
+
+class Curved(Convolutional):
+    """The tensors of `Convolutional`, and another activation."""
+
+    def __init__(self, activation: nn.Module):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), activation)
+
+
+def curved(activation: nn.Module, branches: int = 2) -> coopnet.CooperativeNetwork:
+    """Such a model, made cooperative."""
+    return coopnet.wrap(Curved(activation), "blocks.1", branches=branches, classes=7, example=IMAGES)
+
+
+def test_model_of_the_same_class_with_other_settings_is_refused(tmp_path: Path) -> None:
+    """Tensors of the same names and shapes do not make another model the same one."""
+    coopnet.save(curved(nn.Tanh()), tmp_path)
+    coopnet.load(tmp_path, model=Curved(nn.Tanh()))
+    with pytest.raises(CoopNetError, match="computes something else"):
+        coopnet.load(tmp_path, model=Curved(nn.ReLU()))
+    with pytest.raises(CoopNetError, match="different modules"):
+        coopnet.combine([curved(nn.Tanh(), 1), curved(nn.ReLU(), 1)])
+
+
+def test_optimiser_state_goes_to_an_optimiser_of_its_kind(tmp_path: Path) -> None:
+    """State of another kind, for another network, or of another form is refused by name."""
+    network = small(2)
+    optimizer = OPTIMIZERS["sgd"](network.parameters())
+    train(network, optimizer)
+    coopnet.save(network, tmp_path, optimizer=optimizer)
+    with pytest.raises(CoopNetError, match="state of SGD, not of AdamW"):
+        coopnet.load_optimizer(tmp_path, network, OPTIMIZERS["adamw"](network.parameters()))
+    with pytest.raises(CoopNetError, match="no parameter of the network"):
+        coopnet.load_optimizer(tmp_path, network, OPTIMIZERS["sgd"](small(2).parameters()))
+    factored = torch.optim.Adafactor(network.parameters())
+    train(network, factored)
+    with pytest.raises(CoopNetError, match="'row_var' of Adafactor"):
+        coopnet.grow(network, 3, optimizer=factored)
+
+
+def test_grown_optimiser_forgets_the_scheduler() -> None:
+    """A scheduler of the new optimiser begins with the learning rate that the optimiser has."""
+    network = small(2)
+    optimizer = OPTIMIZERS["sgd"](network.parameters())
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.1)
+    grown = coopnet.grow(network, 3, optimizer=optimizer)
+    assert grown.optimizer is not None
+    assert torch.optim.lr_scheduler.LambdaLR(grown.optimizer, lambda epoch: 1.0).get_last_lr() == [0.05 * 0.1]
+
+
+class Bare(nn.Module):
+    """A module with a parameter that no `reset_parameters` renews."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+
+def test_branches_take_new_weights_from_new_models() -> None:
+    """With `fresh` every parameter differs between branches; without it a bare parameter is that of the model."""
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 16), nn.Flatten(), Bare(), nn.Linear(8, 7))
+
+    weights = {}
+    for fresh in (None, model):
+        network = coopnet.wrap(model(), "2", branches=2, classes=7, example=IMAGES, fresh=fresh)
+        first, second = (dict(branch.named_parameters()) for branch in network.branches)
+        weights[fresh] = [torch.equal(first[name], second[name]) for name in sorted(first)]
+    assert weights == {None: [True, False, False], model: [False, False, False]}
+    for wrong in (lambda: nn.Linear(1, 1), lambda: nn.Sequential(nn.Conv2d(3, 8, 16), nn.Flatten(), Bare())):
+        with pytest.raises(CoopNetError, match="fresh= has to build the model"):
+            coopnet.wrap(model(), "2", branches=2, classes=7, example=IMAGES, fresh=wrong)
+
+
+def test_loss_takes_probabilities_and_smooths_labels() -> None:
+    """Certain probabilities are class indices; smoothing is PyTorch's; other labels are refused by their shape."""
+    outputs = small(3)(IMAGES)
+    plain_loss, certain = coopnet.CooperativeLoss(rampup=0), nn.functional.one_hot(LABELS, 5).float()
+    assert torch.allclose(plain_loss(outputs, certain), plain_loss(outputs, LABELS))
+    assert torch.equal(plain_loss(outputs, LABELS.int()), plain_loss(outputs, LABELS))
+    smooth = coopnet.CooperativeLoss(rampup=0, label_smoothing=0.1)
+    every = [*outputs.branches.unbind(1), outputs.ensemble]
+    expected = sum(nn.functional.cross_entropy(one, LABELS, label_smoothing=0.1) for one in every)
+    assert torch.allclose(smooth.parts(outputs, LABELS).cross_entropy, expected)
+    for wrong in (LABELS.unsqueeze(1), certain.long(), LABELS.bool(), LABELS[:3]):
+        with pytest.raises(CoopNetError, match=r"class indices \[6\], or probabilities \[6, 5\]"):
+            plain_loss(outputs, wrong)
+
+
+def test_loss_says_that_no_epoch_was_set(caplog: pytest.LogCaptureFixture) -> None:
+    """Once, and only if the distillation would be weak for ever; its state keeps the epoch."""
+    network, criterion = small(3), coopnet.CooperativeLoss(rampup=8)
+    for _ in range(2):
+        criterion(network(IMAGES), LABELS)
+    assert [record.message for record in caplog.records if "set_epoch" in record.message] == [caplog.messages[0]]
+    criterion.set_epoch(5)
+    resumed = coopnet.CooperativeLoss(rampup=8)
+    resumed.load_state_dict(criterion.state_dict())
+    assert resumed.weight == criterion.weight
+    caplog.clear()
+    coopnet.CooperativeLoss(rampup=0)(network(IMAGES), LABELS)
+    resumed(network(IMAGES), LABELS)
+    assert not caplog.records
+
+
+def test_mutual_learning_needs_two_branches_and_trains_no_gate() -> None:
+    """One branch would give NaN, and a learned gate would never learn."""
+    criterion = coopnet.CooperativeLoss(rampup=0, distillation="mutual")
+    assert criterion(small(2, gate="mean")(IMAGES), LABELS).isfinite()
+    for network in (small(1, gate="none"), small(2)):
+        with pytest.raises(CoopNetError, match="mutual learning needs two branches"):
+            criterion(network(IMAGES), LABELS)
+
+
 def test_what_is_no_network_of_ours_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error is one line with the remedy."""
     monkeypatch.chdir(tmp_path)
@@ -536,7 +723,7 @@ def test_what_is_no_network_of_ours_is_refused(tmp_path: Path, monkeypatch: pyte
         (lambda: coopnet.merge([nn.Linear(1, 1)] * 2), "a Linear is not a cooperative network"),
         (lambda: coopnet.branch(nn.Linear(1, 1), 1), "a Linear is not a cooperative network"),
         (lambda: coopnet.save(nn.Linear(1, 1), "nowhere"), "a Linear is not a cooperative network"),
-        (lambda: coopnet.CooperativeLoss()(torch.zeros(2, 5), torch.zeros(2, dtype=torch.long)), "not a tensor"),
+        (lambda: coopnet.CooperativeLoss()(torch.zeros(2, 5), torch.zeros(2, dtype=torch.long)), "not a Tensor"),
         (lambda: coopnet.merge([small(1)] * 2, how="frist"), "how 'frist' is not known; did you mean 'first'.*refit"),
         (lambda: coopnet.grow(small(3), 5, how="masked", noise=0.1), "for how='split'"),
         (lambda: coopnet.grow(small(3), 5, optimizer=torch.optim.SGD(small(3).parameters())), "no parameter"),
@@ -547,6 +734,18 @@ def test_what_is_no_network_of_ours_is_refused(tmp_path: Path, monkeypatch: pyte
         (lambda: coopnet.branch(small(3), 4), "from 1 to 3"),
         (lambda: coopnet.subset(small(3), [1, 1]), "from 1 to 3"),
         (lambda: coopnet.CooperativeLoss(0.0), "temperature 0.0"),
+        (lambda: coopnet.CooperativeLoss(label_smoothing=1), "label_smoothing 1 is not in"),
+        (lambda: coopnet.subset(small(3), 2), "branches 2 is not a list"),
+        (lambda: plain(small(2), [7, 9]), "from 1 to 2"),
+        (lambda: convolutional(example=(3, 16, 16)), "example is a tuple"),
+        (lambda: coopnet.grow(small(3), 5, images=torch.utils.data.TensorDataset(IMAGES)), "images is a TensorDataset"),
+        (lambda: coopnet.grow(small(3), 5, images=[{"image": IMAGES}]), "a batch of images is a dict"),
+        (lambda: coopnet.save(small(3), "x", preprocessing=([0.5] * 3, [0.2] * 3)), "not a mapping"),
+        (lambda: coopnet.save(small(3), "x", preprocessing={"mean": [0.5], "std": [0.2]}), "of 3 numbers each"),
+        (lambda: coopnet.save(small(3), "x", preprocessing={"mean": [123.0] * 3, "std": [58.0] * 3}), "pixels in 0..1"),
+        (lambda: coopnet.load_optimizer("x", nn.Linear(1, 1), torch.optim.SGD(small(1).parameters())), "a Linear"),
+        (lambda: coopnet.export(nn.Linear(1, 1), "x", preprocessing={}, format="safetensors"), "a Linear"),
+        (lambda: next(iter(coopnet.predict(small(3), []))), "what open_model or export returns"),
     ],
 )
 def test_what_cannot_be_done_is_refused(attempt: object, said: str) -> None:

@@ -20,6 +20,9 @@ ONNX, PT2 = "model.onnx", "model.pt2"
 BATCH = 250
 """Images per batch."""
 
+BATCHES = (1, 64)
+"""Batch sizes of the latencies that a card and a comparison show."""
+
 WARM_UP, REPEATS, SECONDS = 3, 50, 2.0
 """For a measurement of latency: calls before it, most calls in it, and its approximate duration."""
 
@@ -83,20 +86,23 @@ def milliseconds(call: Callable[[], object]) -> float:
     return 1000 * float(np.median(times))
 
 
-def open_model(where: str | os.PathLike[str], branches: Sequence[int] | None = None) -> Model:
+def open_model(
+    where: str | os.PathLike[str], branches: Sequence[int] | None = None, *, model: torch.nn.Module | None = None
+) -> Model:
     """Open a run (`STUDY/EXPERIMENT/seedN`), a folder that `coopnet.save` wrote, or one that `coopnet export` wrote.
 
     Args:
         where: the run or folder.
         branches: for a network: the branches to use, numbered from 1; by default the whole ensemble. The branches of
             an export are fixed.
+        model: as for `load`.
 
     Raises:
         CoopNetError: there is no such model, it is damaged, or a library that it needs is not installed.
     """
     folder = Path(where)
     if not any((folder / name).is_file() for name in (ONNX, PT2)):
-        one = saved.read(where)
+        one = saved.read(where, model=model)
         return of_network(one, branches, str(where))
     if branches is not None:
         raise CoopNetError(f"{where} is an export, whose branches are fixed; leave out --branch")

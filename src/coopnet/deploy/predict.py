@@ -37,7 +37,7 @@ class Prediction(NamedTuple):
 
 
 def found(places: Sequence[str | Path]) -> list[Path]:
-    """The given image files, and the image files in the given folders, sorted.
+    """The given image files, and the image files in the given folders, sorted, without hidden ones.
 
     Raises:
         CoopNetError: a path does not exist, or a folder has no images.
@@ -46,6 +46,7 @@ def found(places: Sequence[str | Path]) -> list[Path]:
     for place in map(Path, places):
         if place.is_dir():
             inside = sorted(path for path in place.rglob("*") if path.suffix.lower() in fit.SUFFIXES and path.is_file())
+            inside = [path for path in inside if not any(s.startswith(".") for s in path.relative_to(place).parts)]
             if not inside:
                 raise CoopNetError(f"{place} holds no image: none of its files ends in {', '.join(fit.SUFFIXES)}")
             paths += inside
@@ -67,12 +68,17 @@ def predict(
 
     Args:
         model: from `open_model`.
-        paths: of the files; or one path.
+        paths: of the files; or one path, of a file or of a folder with images.
         top: number of classes per prediction.
         advance: called with the number of files that were processed.
+
+    Raises:
+        CoopNetError: `model` is something else, or the folder does not hold an image.
     """
+    if not isinstance(model, Model):
+        raise CoopNetError(f"predict takes what open_model or export returns, not a {type(model).__name__}")
     if isinstance(paths, str | Path):
-        paths = [paths]
+        paths = found([paths]) if Path(paths).is_dir() else [paths]
     waiting = map(Path, paths)
     while chunk := list(itertools.islice(waiting, CHUNK)):
         yield from _classified(model, chunk, top)

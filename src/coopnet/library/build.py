@@ -1,6 +1,7 @@
 """New cooperative networks: the study's by name, and any traceable model."""
 
 import re
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,7 @@ def wrap(
     seed: int = 0,
     example: Tensor | None = None,
     pretrained: bool = False,
+    fresh: Callable[[], nn.Module] | None = None,
 ) -> CooperativeNetwork:
     """Make any traceable model cooperative.
 
@@ -81,14 +83,18 @@ def wrap(
         branches: number of branches B.
         classes: number of classes C. If the model has another number, its last layer is replaced in every branch.
         gate: `learned`, `mean`, or `none` for a single branch: the plain model.
-        weights: initial weights of the branches. `fresh`: each branch has its own new weights. `copied`: each has the
-            weights of the model, with noise from the second branch on so that they can diverge; a replaced last layer
-            is fresh. The trunk has the weights of the model in both cases.
+        weights: initial weights of the branches. `fresh`: each branch has its own new weights, see `fresh`. `copied`:
+            each has the weights of the model, with noise from the second branch on so that they can diverge; a replaced
+            last layer is fresh. The trunk has the weights of the model in both cases.
         noise: for `copied`, σ in units of each weight tensor's own standard deviation.
         seed: of the fresh weights and of the noise.
         example: a batch of at least two images, as the model's input; by default zeros of the size that the model
-            declares, or of 224×224 or 32×32 pixels with three channels.
+            declares, or of 224×224 or 32×32 pixels with three channels. Exports take images of this size, too.
         pretrained: for a model given by name: whether to load its library's pretrained weights.
+        fresh: for a model of your own: builds such a model, with `classes` outputs and new weights; each branch takes
+            its new weights from one. Without it every layer is initialised anew by its own `reset_parameters`,
+            convolutions by He's method (fan-out), and parameters of modules without that method keep the
+            model's values, in all branches alike.
 
     Returns:
         A network with the outputs of the study's networks; `network.architecture` is a `Backbone`.
@@ -101,6 +107,8 @@ def wrap(
     check_counts(branches=branches, classes=classes)
     check_noise(noise)
     check_seed(seed)
+    if example is not None and not isinstance(example, Tensor):
+        raise CoopNetError(f"example is a {type(example).__name__}; pass a batch of images, a tensor [N, C, H, W]")
     if isinstance(model, str):
         family, _, name = model.partition("/")
         if family not in LIBRARIES or not name:
@@ -109,7 +117,11 @@ def wrap(
             family, name, split, branches=branches, classes=classes, gate=gate, example=example, pretrained=pretrained
         )
     else:
-        architecture = module_backbone(model, split, branches=branches, classes=classes, gate=gate, example=example)
+        architecture = module_backbone(
+            model, split, branches=branches, classes=classes, gate=gate, example=example, fresh=fresh
+        )
+        if fresh is not None:
+            _check_fresh(fresh(), architecture.template, classes)
     network = build(architecture, seed)
     template = architecture.template
     kept = isinstance(model, nn.Module) or pretrained
@@ -119,6 +131,18 @@ def wrap(
         if weights == "copied":
             _copy_branches(network, template, noise, seed)
     return network
+
+
+def _check_fresh(model: nn.Module, template: Template, classes: int) -> None:
+    """Refuse new models that do not have the tensors of the model."""
+    known = template.trunk.state_dict() | template.branch.state_dict()
+    state = model.state_dict() if isinstance(model, nn.Module) else {}
+    odd = sorted(name for name, tensor in known.items() if name not in state or state[name].shape != tensor.shape)
+    if odd or template.replaced:
+        raise CoopNetError(
+            f"fresh= has to build the model that is wrapped, and both need {classes} outputs"
+            + (f"; {odd[0]} is missing or has another shape" if odd else "")
+        )
 
 
 def _copy_branches(network: CooperativeNetwork, template: Template, noise: float, seed: int) -> None:

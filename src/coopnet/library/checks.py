@@ -1,23 +1,61 @@
 """Checks of arguments: an error names the argument and what it may be."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Integral, Real
 
+import torch
+from torch import nn
+
 from coopnet.files.errors import CoopNetError
+from coopnet.networks.backbone import Backbone
+from coopnet.networks.network import CooperativeNetwork
+from coopnet.networks.tensors import ShapesAlone
 from coopnet.study import did_you_mean
+
+WRAPPERS = ("_orig_mod", "module")
+"""Where `torch.compile`, and DataParallel, DistributedDataParallel and AveragedModel, keep the network itself."""
 
 
 def check_network(network: object) -> None:
-    """Refuse what is not a cooperative network, such as a plain module.
+    """Refuse what is not a cooperative network with the tensors of its architecture in float32.
 
     Raises:
-        CoopNetError: names its type, and the functions that make cooperative networks.
+        CoopNetError: it is a plain module, a wrapper around a network (the message says where the network is), or its
+            tensors have other names, as after pruning or with parametrizations, or another type.
     """
-    if not hasattr(network, "architecture"):
+    if not isinstance(network, CooperativeNetwork):
+        kind = type(network).__name__
+        for place in WRAPPERS if isinstance(network, nn.Module) else ():
+            if isinstance(getattr(network, place, None), CooperativeNetwork):
+                raise CoopNetError(f"a {kind} wraps a cooperative network; pass the network itself, its `.{place}`")
+        raise CoopNetError(f"a {kind} is not a cooperative network; make one with coopnet.wrap or coopnet.cooperative")
+    for piece, like in _pieces(network):
+        odd = sorted(piece.state_dict().keys() ^ like.state_dict().keys())
+        if odd:
+            raise CoopNetError(
+                f"the tensors of the network are not those of its architecture ({odd[0]}); make pruned or parametrized "
+                "weights plain first, with prune.remove or parametrize.remove_parametrizations of torch.nn.utils"
+            )
+    other = next((p for p in network.parameters() if p.dtype != torch.float32), None)
+    if other is not None:
         raise CoopNetError(
-            f"a {type(network).__name__} is not a cooperative network; make one with coopnet.wrap or "
-            "coopnet.cooperative"
+            f"the network has weights of {str(other.dtype).removeprefix('torch.')}, and float32 is needed: call "
+            "network.float(); for speed, train under torch.autocast"
         )
+
+
+def _pieces(network: CooperativeNetwork) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """Each trunk and branch beside a module that has the tensors that it should have."""
+    architecture = network.architecture
+    if isinstance(architecture, Backbone):
+        trunk, branch = architecture.template.trunk, architecture.template.branch
+    else:
+        with torch.device("meta"), ShapesAlone():
+            trunk, branch = architecture.new_trunk(), architecture.new_branch()
+    for one in network.trunks if network.trunk is None else (network.trunk,):
+        yield one, trunk
+    for one in network.branches:
+        yield one, branch
 
 
 def check_choice(option: str, value: object, known: Sequence[str]) -> None:

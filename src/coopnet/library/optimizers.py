@@ -14,19 +14,33 @@ def state_of(optimizer: torch.optim.Optimizer, network: nn.Module) -> OptimizerS
     """The state that an optimiser keeps per parameter: slot (`momentum_buffer`, `exp_avg`, …) → name → tensor.
 
     Raises:
-        CoopNetError: the optimiser has no parameter of the network.
+        CoopNetError: the optimiser has no parameter of the network, or its state has another form.
     """
-    names: dict[Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
-    if not any(parameter in names for group in optimizer.param_groups for parameter in group["params"]):
-        raise CoopNetError(
-            "the optimizer has no parameter of the network; pass the one that was made with network.parameters()"
-        )
+    check_own(optimizer, network)
     state: OptimizerState = {}
-    for parameter, name in names.items():
+    for name, parameter in network.named_parameters():
         for slot, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor) and value.shape in (parameter.shape, ()):
                 state.setdefault(slot, {})[name] = value.detach()
+            elif value is not None:
+                raise CoopNetError(
+                    f"the state {slot!r} of {type(optimizer).__name__} is not a tensor of its parameter's shape, so it "
+                    "cannot be transferred or saved; leave optimizer= out"
+                )
     return state
+
+
+def check_own(optimizer: torch.optim.Optimizer, network: nn.Module) -> None:
+    """Refuse the optimiser of another network.
+
+    Raises:
+        CoopNetError: it has no parameter of this network.
+    """
+    own = set(network.parameters())
+    if not any(parameter in own for group in optimizer.param_groups for parameter in group["params"]):
+        raise CoopNetError(
+            "the optimizer has no parameter of the network; pass the one that was made with network.parameters()"
+        )
 
 
 def follow(
@@ -37,6 +51,8 @@ def follow(
     state: OptimizerState,
 ) -> torch.optim.Optimizer:
     """An optimiser of the same kind and options for another network, with the given state.
+
+    A scheduler of the first optimiser leaves its `initial_lr` behind there; the new one needs a scheduler of its own.
 
     Args:
         optimizer: not changed.
@@ -59,7 +75,8 @@ def follow(
             members[place].append(parameter)
             names[parameter] = name
     groups: list[dict[str, Any]] = [
-        {option: value for option, value in group.items() if option != "params"} | {"params": parameters}
+        {option: value for option, value in group.items() if option not in ("params", "initial_lr")}
+        | {"params": parameters}
         for group, parameters in zip(optimizer.param_groups, members, strict=True)
     ]
     try:

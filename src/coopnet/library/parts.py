@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from coopnet.files.errors import CoopNetError
-from coopnet.library.transfers import checked_branches
+from coopnet.library.transfers import checked_branches, like
 from coopnet.networks.network import CooperativeNetwork, build
 from coopnet.networks.transfer import Origin, origins, transplant
 
@@ -85,13 +85,15 @@ def subset(network: CooperativeNetwork, branches: Sequence[int]) -> CooperativeN
             plan[name] = Origin(f"trunks.{chosen[int(new)]}.{rest}")
         elif own and name.startswith("trunk."):
             plan[name] = Origin(f"trunks.{chosen[0]}.{name.removeprefix('trunk.')}")
-    device = next(network.parameters()).device
     with torch.no_grad():
         transplant(plan, network.state_dict(), part.state_dict())
         if own and part.gate is not None:  # its columns belong to the trunks, in their order
             columns = part.gate.linear.weight.unflatten(1, (len(chosen), -1))[:, chosen].flatten(1)
             part.gate.linear.weight.copy_(columns.clone())
-    return part.to(device).train(network.training)
+    trunks = [network.trunks[index] for index in chosen] if own else [network.trunk]
+    kept = zip(part.branches, (network.branches[index] for index in chosen), strict=True)
+    like(network, part, [*zip(part.trunks or [part.trunk], trunks, strict=True), (part.gate, network.gate), *kept])
+    return part
 
 
 def folded(module: nn.Module) -> nn.Module:
@@ -118,6 +120,7 @@ def plain(network: CooperativeNetwork, branches: Sequence[int] | None) -> nn.Mod
     """
     if branches is None:
         branches = range(1, len(network.branches) + 1)
+    checked_branches(network, branches)
     if len(branches) == 1:
         return branch(network, branches[0], fold=True)
     whole = copy.deepcopy(network) if len(branches) == len(network.branches) else subset(network, branches)

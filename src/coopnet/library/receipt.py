@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
+from coopnet.files.errors import CoopNetError
 from coopnet.networks.network import CooperativeNetwork
 from coopnet.networks.transfer import Origin
 
@@ -89,6 +91,7 @@ class Receipt:
             one = self.measured
             facts += [
                 ("images", f"{one.images:,}"),
+                ("exact on these images", "yes, up to rounding" if one.exact else "no"),
                 ("largest logit difference", f"{one.largest_difference:.2e}, largest logit {one.largest_logit:.3g}"),
                 ("changed predictions", f"{one.changed_predictions:,} of {one.images:,}"),
             ]
@@ -105,41 +108,70 @@ def batches_of(images: Tensor | Iterable[Any] | None) -> Batches | None:
 
     Args:
         images: normalised, [N, C, H, W]; or an iterable of such batches, with or without labels, e.g. a `DataLoader`.
+
+    Raises:
+        CoopNetError: they are none of these.
     """
     if images is None:
         return None
     if isinstance(images, Tensor):
         whole = images
         return lambda: whole.split(BATCH)
+    if isinstance(images, Dataset) or not isinstance(images, Iterable):
+        raise CoopNetError(
+            f"images is a {type(images).__name__}; pass a tensor [N, C, H, W], batches of them, or a DataLoader"
+        )
     many = list(images) if isinstance(images, Iterator) else images
-    return lambda: (batch if isinstance(batch, Tensor) else batch[0] for batch in many)
+    return lambda: map(_of_batch, many)
+
+
+def _of_batch(batch: Any) -> Tensor:
+    """The images of a batch, with or without labels."""
+    first = batch[0] if isinstance(batch, Sequence) and batch else batch
+    if not isinstance(first, Tensor):
+        raise CoopNetError(
+            f"a batch of images is a {type(batch).__name__}; it has to be a tensor [N, C, H, W], or begin with one"
+        )
+    return first
 
 
 @torch.no_grad()
 def measure(
     network: CooperativeNetwork, parents: Sequence[CooperativeNetwork], images: Batches | None
 ) -> Measured | None:
-    """Compare the ensemble of a network with the mean of its parents' ensembles."""
+    """Compare the ensemble of a network with the mean of its parents' ensembles.
+
+    Raises:
+        CoopNetError: there is no image, or a logit is not finite.
+    """
     if images is None:
         return None
     everyone: list[nn.Module] = [network, *parents]
-    modes = [one.training for one in everyone]
+    modes = [(module, module.training) for one in everyone for module in one.modules()]
     count, largest, difference, changed = 0, 0.0, 0.0, 0
     try:
         for one in everyone:
             one.eval()
         device = next(network.parameters()).device
         for batch in images():
+            if not len(batch):
+                continue
             batch = batch.to(device)
             old = torch.stack([parent(batch).ensemble for parent in parents]).mean(dim=0)
             new = network(batch).ensemble
+            if not (old.isfinite().all() and new.isfinite().all()):
+                raise CoopNetError(
+                    "the networks give logits that are NaN or infinite on these images; look for the cause"
+                )
             count += len(batch)
             largest = max(largest, old.abs().max().item())
             difference = max(difference, (new - old).abs().max().item())
             changed += int((new.argmax(1) != old.argmax(1)).sum())
     finally:
-        for one, mode in zip(everyone, modes, strict=True):
-            one.train(mode)
+        for module, mode in modes:
+            module.training = mode
+    if not count:
+        raise CoopNetError("images holds no image; pass some, or leave it out")
     return Measured(count, largest, difference, changed)
 
 

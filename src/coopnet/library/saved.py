@@ -1,5 +1,6 @@
 """Saving and loading networks as safetensors and JSON, never as a pickle."""
 
+import copy
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,8 @@ from torch import nn
 from coopnet import files
 from coopnet.files.errors import CoopNetError, Damaged
 from coopnet.library.checks import check_network
-from coopnet.library.optimizers import state_of
+from coopnet.library.optimizers import check_own, state_of
+from coopnet.networks.backbone import OWN, Backbone
 from coopnet.networks.network import CooperativeNetwork, trainable_parameters
 from coopnet.networks.transfer import OptimizerState, TrainedNetwork
 from coopnet.runs import checkpoint
@@ -27,13 +29,11 @@ class Saved(NamedTuple):
         network: in eval mode, on the CPU.
         state: of its optimiser; empty if none was saved.
         record: the JSON record beside it.
-        folder: its folder.
     """
 
     network: CooperativeNetwork
     state: OptimizerState
     record: dict[str, Any]
-    folder: Path
 
 
 def save(
@@ -60,8 +60,21 @@ def save(
     Raises:
         CoopNetError: names or constants that do not fit the network, or a folder that cannot be written.
     """
+    check_network(network)
     state = {} if optimizer is None else state_of(optimizer, network)
-    write(TrainedNetwork(network, state), Path(folder), preprocessing, class_names, sized(facts, image_size))
+    known = sized(facts, image_size) | ({} if optimizer is None else {"optimizer": type(optimizer).__name__})
+    if network.architecture.to_dict().get("family") == OWN:
+        known |= {"logits": _logits(network)}
+    write(TrainedNetwork(network, state), Path(folder), preprocessing, class_names, known)
+
+
+def _logits(network: CooperativeNetwork) -> list[float]:
+    """The ensemble's logits for one image of fixed random numbers; they tell models of one class apart."""
+    assert isinstance(network.architecture, Backbone)
+    image = torch.randn(1, *network.architecture.input, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found: list[float] = copy.deepcopy(network).cpu().eval()(image).ensemble[0].tolist()
+    return found
 
 
 def sized(facts: Mapping[str, Any] | None, image_size: int | None) -> dict[str, Any]:
@@ -100,9 +113,17 @@ def described(
         raise CoopNetError(f"{len(class_names)} class names were passed for a network of {classes} classes")
     constants = None
     if preprocessing is not None:
+        if not isinstance(preprocessing, Mapping):
+            raise CoopNetError("preprocessing is not a mapping; pass {'mean': [...], 'std': [...]}")
+        channels = network.architecture.input[0] if isinstance(network.architecture, Backbone) else 3
         constants = {name: [float(value) for value in preprocessing.get(name, ())] for name in ("mean", "std")}
-        if not constants["mean"] or len(constants["mean"]) != len(constants["std"]) or min(constants["std"]) <= 0:
-            raise CoopNetError("preprocessing needs mean and std, each with one number per channel, and std above 0")
+        mean, std = constants["mean"], constants["std"]
+        inside = all(0 <= value <= 1 for value in (*mean, *std)) and all(std)
+        if not inside or not len(mean) == len(std) == channels:
+            raise CoopNetError(
+                f"preprocessing needs mean and std of {channels} numbers each, for pixels in 0..1: mean from 0 to 1, "
+                "std above 0 and up to 1"
+            )
     data = dict(facts.get("data") or {}) | ({} if class_names is None else {"class_names": list(class_names)})
     return {
         **facts,
@@ -132,12 +153,21 @@ def load_optimizer(
 ) -> None:
     """Load the saved optimiser state of a network into an optimiser, in place.
 
+    The state is momentum and the like. Learning rate and other options stay those of `optimizer`.
+
     Raises:
-        CoopNetError: as for `load`, or no state was saved.
+        CoopNetError: as for `load`; no state was saved; or the optimiser is of another kind, or of another network.
     """
-    state = read(where, network=network).state
+    check_network(network)
+    check_own(optimizer, network)
+    saved = read(where, network=network)
+    state, kind = saved.state, saved.record.get("optimizer")
     if not state:
         raise CoopNetError(f"no optimiser state was saved in {where}")
+    if isinstance(kind, str) and kind != type(optimizer).__name__:
+        raise CoopNetError(
+            f"{where} has the state of {kind}, not of {type(optimizer).__name__}; pass such an optimiser"
+        )
     for name, parameter in network.named_parameters():
         mine = {slot: tensors[name].clone() for slot, tensors in state.items() if name in tensors}
         if mine:
@@ -159,7 +189,15 @@ def read(
         if not (Path(where) / checkpoint.SAVED).is_file():  # a run can be made again
             raise
         raise CoopNetError(f"{error.fact}; restore it from a copy, or save the network again (coopnet.save)") from error
-    return Saved(trained.network.eval(), trained.optimizer_state, record, folder)
+    network = trained.network.eval()
+    if "logits" in record and not torch.allclose(
+        torch.tensor(_logits(network)), torch.tensor(record["logits"]), rtol=1e-3, atol=1e-3
+    ):
+        raise CoopNetError(
+            f"the model that was passed has the tensors of the one in {folder}, and computes something else; pass a "
+            "model with the same settings, such as activations and strides"
+        )
+    return Saved(network, trained.optimizer_state, record)
 
 
 def _found(where: str | os.PathLike[str]) -> tuple[Path, Any]:

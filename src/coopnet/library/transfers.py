@@ -9,7 +9,7 @@ from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from coopnet.files.errors import CoopNetError
 from coopnet.library.checks import check_choice, check_network, check_noise, check_seed
@@ -17,7 +17,8 @@ from coopnet.library.optimizers import follow, state_of
 from coopnet.library.receipt import Receipt, batches_of, measure, tensor_origins
 from coopnet.networks import merge as merging
 from coopnet.networks import transfer
-from coopnet.networks.network import CooperativeNetwork
+from coopnet.networks.backbone import OWN, Backbone
+from coopnet.networks.network import Architecture, CooperativeNetwork
 from coopnet.networks.transfer import Origin, TrainedNetwork
 
 Optimizer = torch.optim.Optimizer
@@ -54,7 +55,8 @@ def grow(
     """Add branches to a trained network.
 
     Args:
-        network: with one trunk; not changed. A plain one-branch network gets a gate.
+        network: with one trunk; not changed. A network without a gate, or with the gate `mean`, gets a learned one,
+            which begins with equal weights.
         branches: B′, number of branches of the new network.
         how: initial state of the new branches. `split`: copies of trained branches, which share their donors' weight.
             `masked`: fresh, behind a log-prior of −∞, see `open_branches`. `zero_output`: fresh, with classifiers and
@@ -63,7 +65,8 @@ def grow(
         noise: for `split`: σ in units of each weight tensor's standard deviation. With 0 the growth is exact, and
             copies stay equal to their donors until dropout or noise makes them diverge.
         seed: of fresh weights and noise.
-        optimizer: of the network. A new optimiser is made, with the state of every copied tensor.
+        optimizer: of the network. A new optimiser is made, with its options and the state of every copied tensor. It
+            needs a scheduler of its own.
         images: normalised images on which old and new network are compared: a tensor [N, C, H, W], batches, or a
             DataLoader.
 
@@ -73,10 +76,13 @@ def grow(
     """
     check_network(network)
     parent = TrainedNetwork(network, {} if optimizer is None else state_of(optimizer, network))
+    said = "none was passed" if optimizer is None else f"{type(optimizer).__name__}; {CARRIED}"
     result, plan, receipt = grown(
-        parent, branches, how=how, donors=donors, noise=noise, seed=seed, optimizer=_named(optimizer), images=images
+        parent, branches, how=how, donors=donors, noise=noise, seed=seed, optimizer=said, images=images
     )
-    return Transferred(result.network, _followed(optimizer, network, result, plan), receipt)
+    if optimizer is not None:
+        optimizer = follow(optimizer, dict(network.named_parameters()), result.network, plan, result.optimizer_state)
+    return Transferred(result.network, optimizer, receipt)
 
 
 def grown(
@@ -108,10 +114,12 @@ def grown(
     if how != "split" and (donors is not None or noise):
         raise CoopNetError(f"donors and noise are for how='split', not for {how!r}; leave them out")
     result = _attempt(transfer.expand, parent, branches, kind=how, seed=seed, **options)
-    plan = transfer.origins(result.network, transfer.sources_of(how, before, branches, donors))
+    sources = transfer.sources_of(how, before, branches, donors)
+    plan = transfer.origins(result.network, sources)
     if network.gate is None:
         plan = {name: origin for name, origin in plan.items() if not name.startswith("gate.")}
-    _like(network, result.network)
+    copied = [(result.network.branches[b], network.branches[s]) for b, s in enumerate(sources) if s is not None]
+    like(network, result.network, [(result.network.trunk, network.trunk), (result.network.gate, network.gate), *copied])
     receipt = Receipt(
         how=f"grow by {how}" + (f", noise {noise:g}" if how == "split" else ""),
         before=(before,),
@@ -311,6 +319,8 @@ def checked_branches(network: CooperativeNetwork, branches: Sequence[int]) -> li
     """
     check_network(network)
     count = network.architecture.branches
+    if not isinstance(branches, Sequence):
+        raise CoopNetError(f"branches {branches!r} is not a list; give their numbers, such as [1, 2]")
     if not branches or not set(branches) <= set(range(1, count + 1)) or len(set(branches)) != len(branches):
         raise CoopNetError(f"branches {list(branches)} are not different numbers from 1 to {count}")
     return [branch - 1 for branch in branches]
@@ -333,29 +343,47 @@ def _refuse_strangers(parents: Sequence[TrainedNetwork]) -> None:
         raise CoopNetError("pass a list of two networks or more")
     for parent in parents:
         check_network(parent.network)
+    looks = {_look(parent.network.architecture) for parent in parents}
+    if len(looks) > 1:
+        raise CoopNetError(
+            "the networks were made from models with different modules, such as other activations; join networks that "
+            "were wrapped around one kind of model"
+        )
     devices = {next(parent.network.parameters()).device for parent in parents}
     if len(devices) > 1:
         raise CoopNetError(f"the networks are on {', '.join(sorted(map(str, devices)))}; move them to one device")
 
 
-def _like(parent: CooperativeNetwork, network: CooperativeNetwork) -> None:
-    """Move a new network to the device and mode of its parent."""
+def _look(architecture: Architecture | Backbone) -> str:
+    """The modules of a model of the user's own, of which an architecture names the class alone."""
+    if not isinstance(architecture, Backbone) or architecture.family != OWN:
+        return ""
+    return f"{architecture.template.trunk}{architecture.template.branch}"
+
+
+def like(
+    parent: CooperativeNetwork,
+    network: CooperativeNetwork,
+    pieces: Iterable[tuple[nn.Module | None, nn.Module | None]],
+) -> None:
+    """Move a new network to the device and mode of its (first) parent; what was frozen stays frozen.
+
+    Args:
+        parent: the (first) parent.
+        network: the new network.
+        pieces: a piece of the new network, and the piece that it was copied from; None: there is none.
+    """
     network.to(next(parent.parameters()).device).train(parent.training)
-
-
-def _followed(
-    optimizer: Optimizer | None, parent: CooperativeNetwork, grown: TrainedNetwork, plan: dict[str, Origin]
-) -> Optimizer | None:
-    if optimizer is None:
-        return None
-    return follow(optimizer, dict(parent.named_parameters()), grown.network, plan, grown.optimizer_state)
+    for new, old in pieces:
+        if new is None or old is None:
+            continue
+        for module, before in zip(new.modules(), old.modules(), strict=True):
+            module.training = before.training
+        for parameter, source in zip(new.parameters(), old.parameters(), strict=True):
+            parameter.requires_grad_(source.requires_grad)
 
 
 CARRIED = "state carried over for copied tensors and rows, none for new ones"
-
-
-def _named(optimizer: Optimizer | None) -> str:
-    return "none was passed" if optimizer is None else f"{type(optimizer).__name__}; {CARRIED}"
 
 
 def _of_growth(how: str, noise: float) -> str:
@@ -374,12 +402,11 @@ def _origins_of_growth(
     parent: CooperativeNetwork, grown: CooperativeNetwork, plan: dict[str, Origin], how: str, noise: float
 ) -> dict[str, str]:
     origins = tensor_origins(grown, plan)
-    zero = {"zero_pad": ("gate.linear.",), "zero_output": ("gate.linear.",)}.get(how, ())
     new = [f"branches.{b}." for b in range(parent.architecture.branches, grown.architecture.branches)]
     for name, tensor in grown.state_dict().items():
         if parent.gate is None and name.startswith("gate."):
             origins[name] = "of a new gate that weighs all branches alike"
-        if name.startswith(tuple(zero)) and zero:
+        if how in ("zero_pad", "zero_output") and name.startswith("gate.linear."):
             origins[name] = origins[name].replace("fresh", "zero")
         if name == "gate.log_prior":
             origins[name] += {"masked": "; −∞ for new branches", "split": "; −log k for each of k copies"}.get(how, "")
@@ -426,7 +453,9 @@ def _joined(
     images: Tensor | Iterable[Any] | None,
 ) -> tuple[TrainedNetwork, Receipt]:
     networks = [parent.network for parent in parents]
-    _like(networks[0], joined.network)
+    trunks = zip(joined.network.trunks or [joined.network.trunk], (one.trunk for one in networks), strict=False)
+    branches = zip(joined.network.branches, (one.branches[0] for one in networks), strict=True)
+    like(networks[0], joined.network, [*trunks, *branches])
     receipt = Receipt(
         how=how,
         before=tuple(network.architecture.branches for network in networks),

@@ -133,7 +133,7 @@ class Backbone:
     def _renewed(self, piece: nn.Module) -> nn.Module:
         """A copy with fresh weights: those of a new model, or of the layers' own initialisation.
 
-        Parameters of modules without `reset_parameters` keep the model's values.
+        Without a new model, parameters of modules without `reset_parameters` keep the model's values.
         """
         renewed = copy.deepcopy(piece)
         if self.template.fresh is not None:
@@ -152,14 +152,21 @@ class Backbone:
 
 
 def module_backbone(
-    model: nn.Module, split: str, *, branches: int, classes: int, gate: str = "learned", example: Tensor | None = None
+    model: nn.Module,
+    split: str,
+    *,
+    branches: int,
+    classes: int,
+    gate: str = "learned",
+    example: Tensor | None = None,
+    fresh: Callable[[], nn.Module] | None = None,
 ) -> Backbone:
     """The architecture of a cooperative network from a model, which is not changed; `network.build` builds it.
 
     Raises:
         CoopNetError: as for `coopnet.wrap`.
     """
-    return _backbone(model, OWN, _class_name(model), split, branches, gate, classes, "shared", example)
+    return _backbone(model, OWN, _class_name(model), split, branches, gate, classes, "shared", example, fresh=fresh)
 
 
 def _class_name(model: nn.Module) -> str:
@@ -209,7 +216,7 @@ def library_backbone(
         classes,
         trunk,
         example,
-        fresh=lambda: library_model(family, name, classes),
+        fresh=functools.partial(library_model, family, name, classes),
     )
 
 
@@ -272,7 +279,7 @@ def backbone_from_dict(facts: dict[str, Any], model: nn.Module | None = None) ->
     else:
         classes = facts["classes"]
         model = library_model(family, name, classes)
-        fresh = lambda: library_model(family, name, classes)  # noqa: E731
+        fresh = functools.partial(library_model, family, name, classes)
     return _backbone(model, family, name, *rest, example=_zeros(model, size), fresh=fresh)
 
 
@@ -411,7 +418,10 @@ def _trace(model: nn.Module, split: str) -> fx.Graph:
         for module, mode in modes:
             module.training = mode
     if codes[0] != codes[1]:
-        raise _NoCut("the model computes something else in training than in eval mode outside of its modules")
+        raise _NoCut(
+            "the model computes something else in training than in eval mode outside of its modules; use a module, "
+            "such as nn.Dropout instead of F.dropout(x, training=self.training)"
+        )
     assert graph is not None
     return graph
 
@@ -478,25 +488,42 @@ def _probe(
         raise _NoCut(f"it gives {list(result.shape)} for {len(example)} images, where logits [N, classes] are needed")
     if not result.is_meta and not torch.equal(result, whole):
         raise _NoCut("its two pieces together compute something else than the model")
-    channels, over = _layout(features)
+    channels, over = _layout(trunk, example, features)
     replaced, classifier = result.shape[1] != classes, _classifier(branch, result.shape[1])
     if replaced:
         _replace(branch, classifier, classes)
     return Template(trunk, branch, channels, over, classifier, replaced, None if replaced else fresh)
 
 
-def _layout(features: Tensor) -> tuple[int, tuple[int, ...]]:
-    """Number of channels, and the dimensions that the gate averages over."""
+def _layout(trunk: nn.Module, example: Tensor, features: Tensor) -> tuple[int, tuple[int, ...]]:
+    """Number of channels, and the dimensions that the gate averages over.
+
+    The features of square images are square, too. Where that does not tell channels from space, the dimensions that
+    grow with the images are those of space.
+    """
+    square = example.dim() == 4 and example.shape[2] == example.shape[3]
     match list(features.shape):
         case [_, channels]:
             return channels, ()
-        case [_, _, channels]:
+        case [_, _, channels] if square:
             return channels, (1,)
-        case [_, height, width, channels] if height == width != channels:
+        case [_, height, width, channels] if square and height == width != channels:
             return channels, (1, 2)
-        case [_, channels, _, _]:
+        case [_, channels, height, width] if square and channels != height == width:
             return channels, (2, 3)
-    raise _NoCut(f"the gate cannot average over features of shape {list(features.shape)}")
+    try:
+        with _evaluating(trunk):
+            larger = trunk(example.repeat(1, 1, *[2] * (example.dim() - 2)))
+    except Exception as error:  # any model, any error
+        raise _NoCut(
+            f"its features {list(features.shape)} do not tell channels from space, and it does not take images twice "
+            f"as large ({_first_line(error)}); pass a square example="
+        ) from error
+    over = tuple(i for i in range(1, features.dim()) if larger.shape[i] != features.shape[i])
+    kept = [i for i in range(1, features.dim()) if i not in over]
+    if len(kept) != 1:
+        raise _NoCut(f"the gate cannot average over features of shape {list(features.shape)}")
+    return features.shape[kept[0]], over
 
 
 def _classifier(branch: nn.Module, outputs: int) -> str:
@@ -586,6 +613,9 @@ def _advice(model: nn.Module) -> str:
     """Splits that would work, for an error message."""
     working = list(_splits(model, list(_names(model))))
     if not working:
-        return "no other module of it works either: its forward must be a sequence of modules that torch.fx can trace"
+        return (
+            "no other module of it works either: torch.fx has to trace the forward of the modules that contain the "
+            "split; move other code of it, such as conditions on the input, into modules of their own"
+        )
     step = math.ceil(len(working) / LISTED)
     return f"these would work: {', '.join(working[::step])}"

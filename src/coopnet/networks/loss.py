@@ -61,7 +61,7 @@ def loss(outputs: Outputs, labels: Tensor, teaching: Teaching, teacher: Tensor |
 
     Args:
         outputs: branch logits [N, B, C] and gate weights [N, B].
-        labels: [N] class indices.
+        labels: class indices [N], or probabilities of classes [N, C].
         teaching: the settings of the loss.
         teacher: for `soft_labels` and `knowledge`: the teacher's probabilities [N, C], softened by T.
     """
@@ -125,5 +125,5 @@ def soft_targets(outputs: Outputs, temperature: float) -> Tensor:
 def _cross_entropy(outputs: Outputs, labels: Tensor) -> Tensor:
     """Σ CE(branch), as the mean over images."""
     images, branches, classes = outputs.branches.shape
-    repeated = labels.repeat_interleave(branches)
+    repeated = labels.repeat_interleave(branches, dim=0)
     return F.cross_entropy(outputs.branches.reshape(-1, classes), repeated, reduction="sum") / images
