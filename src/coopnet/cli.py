@@ -16,27 +16,10 @@ from coopnet.study import checked_name
 
 LONGEST = 2_000  # characters of an error message
 
-EXTRAS = {
-    "study": [
-        "fontTools",
-        "jinja2",
-        "matplotlib",
-        "pandas",
-        "pyarrow",
-        "scipy",
-        "seaborn",
-        "sklearn",
-        "torchvision",
-        "typst",
-    ],
-    "pipeline": ["dvc", "snakemake"],
-    "export": ["onnx", "onnxruntime", "onnxscript"],
-    "timm": ["timm"],
-    "tensorboard": ["tensorboard"],
-    "trackio": ["trackio"],
-    "mlflow": ["mlflow"],
-}
-"""Optional libraries, by the extra that installs them."""
+STUDY_LIBRARIES = frozenset(
+    ("fontTools", "jinja2", "matplotlib", "pandas", "pyarrow", "scipy", "seaborn", "sklearn", "torchvision", "typst")
+)
+"""Libraries of the extra `study`. Those of other extras are asked for by name where they are imported."""
 
 A_RUN, A_STUDY, RECORDING, NETWORKS = "A run", "A study", "Recording in DVC", "Any network"
 """Groups of commands in `coopnet --help`."""
@@ -67,20 +50,11 @@ def main() -> None:
         print(f"coopnet: error: {_one_line(str(error))}", file=sys.stderr)
         sys.exit(1)
     except ModuleNotFoundError as error:
-        extra = _extra_of(error)
-        if extra is None:
-            raise
-        print(
-            f"coopnet: error: this needs {error.name}; install it with pip install '.[{extra}]' in a clone",
-            file=sys.stderr,
-        )
+        if (error.name or "").partition(".")[0] not in STUDY_LIBRARIES:
+            raise  # a bug
+        remedy = "install it with pip install '.[study]' in a clone"
+        print(f"coopnet: error: this needs {error.name}; {remedy}", file=sys.stderr)
         sys.exit(1)
-
-
-def _extra_of(error: ModuleNotFoundError) -> str | None:
-    """The extra of `pyproject.toml` that installs a library; None if no extra does, which is a bug."""
-    library = (error.name or "").partition(".")[0]
-    return next((extra for extra, libraries in EXTRAS.items() if library in libraries), None)
 
 
 def _one_line(text: str) -> str:
@@ -330,7 +304,7 @@ Network = Annotated[
     str, typer.Argument(metavar="NETWORK", help="a run (STUDY/EXPERIMENT/seedN), or a folder with a network")
 ]
 NetworksToJoin = Annotated[list[str], typer.Argument(metavar="NETWORK...", help="two or more, as for `grow`")]
-NewFolder = Annotated[Path, typer.Option(help="the folder to write; it must not exist yet")]
+NewFolder = Annotated[Path, typer.Option(help="the folder to write; it must be new or empty")]
 Images = Annotated[
     str | None, typer.Option("--data", help="a prepared dataset; default: its training dataset, if prepared here")
 ]

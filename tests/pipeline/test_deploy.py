@@ -181,6 +181,24 @@ def test_names_are_those_of_the_networks_classes(classes: int, last: str) -> Non
     assert (len(known.class_names), known.class_names[-1]) == (classes, last)
 
 
+def test_images_have_the_size_of_the_networks_data() -> None:
+    """A known dataset has its own size, another size may be stated, and a wrapped model has that of its example."""
+    network = coopnet.cooperative("cifar_resnet8", branches=1, classes=10, width=1)
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 10))
+    wrapped = coopnet.wrap(model, "1", branches=1, classes=10, gate="none", example=torch.zeros(2, 3, 24, 24))
+    sizes = [
+        preprocessing.of_record(one, {"data": data, "preprocessing": CONSTANTS}).size
+        for one, data in ((network, {"dataset": "digits16"}), (network, {}), (wrapped, {}), (wrapped, {"size": 16}))
+    ]
+    assert sizes == [16, 32, 24, 16]
+    grey = coopnet.wrap(nn.Sequential(nn.Conv2d(1, 4, 28), nn.Flatten(), nn.Linear(4, 10)), "1", **GREY)
+    with pytest.raises(CoopNetError, match=r"\[1, 28, 28\].*coopnet\.branch gives a plain module"):
+        coopnet.export(grey, "x", preprocessing={"mean": [0.5], "std": [0.2]})
+
+
+GREY = {"branches": 2, "classes": 10, "example": torch.zeros(2, 1, 28, 28)}
+
+
 def test_graph_can_normalise_by_itself(workspace: Path, tmp_path: Path) -> None:
     """`--with-preprocessing`: uint8 images give the same logits."""
     arrays = canonical.load(workspace / "data/prepared/digits", DIGITS)["test"]
@@ -243,6 +261,8 @@ def test_unreadable_images_are_named(workspace: Path, pictures: tuple[Path, list
     assert "000.png" in done.stderr
     assert "1 of 11 images could not be read" in done.stderr
     model = open_model(workspace / "three")
+    (folder / "._001.png").write_bytes(b"a hidden file")
+    assert len(list(predict(model, folder))) == 11
     one = next(iter(predict(model, found([folder / "020.png"]), top=10)))
     assert sum(one.probabilities) == pytest.approx(1, abs=1e-6)
     assert one.best == rows[1]["class1"]
@@ -335,6 +355,16 @@ def test_what_does_not_fit_is_refused(workspace: Path, command: str, said: str) 
     assert len(done.stderr.strip().splitlines()) == 1
     assert said in done.stderr
     assert sorted(path.name for path in workspace.iterdir()) == before
+
+
+def test_models_of_other_classes_are_not_compared(workspace: Path) -> None:
+    """A number of classes, or an order of their names, that is not the dataset's would give a meaningless accuracy."""
+    for name, classes, names in (("hundred", 100, None), ("turned", 10, DIGITS.class_names[::-1])):
+        network = coopnet.cooperative("cifar_resnet8", branches=1, classes=classes, width=1)
+        coopnet.save(network, workspace / name, preprocessing=CONSTANTS, class_names=names)
+    for name, said in (("hundred", "hundred has 100 classes, digits has 10"), ("turned", "in another order")):
+        assert said in run(workspace, "compare", "three", name, "--data", "digits", code=1).stderr
+        shutil.rmtree(workspace / name)
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])

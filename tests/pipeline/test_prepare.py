@@ -483,7 +483,7 @@ def test_digits_are_those_of_scikit_learn(name: str, times: int) -> None:
     """Every digit of scikit-learn is in one split; its 0..16 grey levels can be recovered from each enlarged pixel."""
     from sklearn.datasets import load_digits
 
-    splits = [read_digits(DATASETS[name], split, None, in_memory) for split in SPLITS]
+    splits = [read_digits(DATASETS[name], split, Path(), in_memory) for split in SPLITS]
     images = np.concatenate([arrays.images for arrays in splits])
     blocks = images.reshape(-1, 8, times, 8, times, 3)
     assert (blocks == blocks[:, :, :1, :, :1, :1]).all()

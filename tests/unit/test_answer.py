@@ -178,7 +178,7 @@ def test_the_comparisons_are_counted() -> None:
         "growth", "y", "y", "control", -2.0, (-2.5, -1.5), 3, ["5"], frozenset({"small", "loss", "large"})
     )
     assert answer.in_short([one("small", -0.3, reach=0.1), lost, one("equal", 0.0, reach=0.4), kept]) == (
-        "Of 4 comparisons with a control, 1 shows a gain, 2 a loss (1 below and 1 above 0.5 points) "
+        "Of 4 comparisons with a control, 1 shows a gain, 2 a loss (1 smaller than 0.5 points and 1 larger) "
         "and 1 excludes a loss of more than 0.5 points. The intervals are uncorrected. 2 of the findings "
         "survive Holm’s correction over the whole ledger: x is more accurate and y is less accurate."
     )

@@ -422,6 +422,8 @@ def read(folder: Path, content: Any) -> list[entries.Stated]:
             "only the ensemble",
         ),
         ({"parts": [{"kind": "better", "of": "one5.picked", "than": "one5"}]}, "has no validation images"),
+        ({"parts": [{"kind": "better", "of": "one3_continued@transfer", "than": "one3"}]}, "no network at transfer"),
+        ({"parts": [{"kind": "predictions_kept", "of": "one3_continued"}]}, "grows from exactly one parent"),
         ({"parts": [{"kind": "better", "of": "baseline.mean_probabilities", "than": "one5"}]}, "has one branch"),
         ({"parts": [{"kind": "better", "of": "cifar10_one3", "than": "one3"}]}, "compare networks on the same images"),
         ({"parts": [{"kind": "about", "of": "one3", "than": "one5"}]}, "required for kind `about`"),

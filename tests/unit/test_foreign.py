@@ -824,6 +824,19 @@ def test_archive_that_passes_the_check_is_still_read_with_care(
     assert [found.name for found in tmp_path.rglob("*")] == ["raw", archive_fixture.NAME]
 
 
+def test_archive_of_another_size_is_refused_for_its_size(
+    tmp_path: Path, toy: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message is that of the check alone, and does not speak of batches."""
+    archive = INSIDE["no archive"](tmp_path)
+    monkeypatch.setattr(torchvision.datasets, "TOY", archive_fixture.published(archive), raising=False)
+    (tmp_path / archive_fixture.NAME).write_bytes(archive)
+    object.__setattr__(toy, "archive_size", len(archive) + 1)
+    with pytest.raises(CoopNetError, match="has 100 bytes instead of 101") as refused:
+        canonical.prepare(toy, "torchvision", tmp_path, tmp_path / "out")
+    assert "batches" not in str(refused.value)
+
+
 # --- the confinement itself ------------------------------------------------------------------------------
 
 
@@ -841,6 +854,11 @@ def test_work_is_confined(tmp_path: Path) -> None:
     assert confined.run(write, path, **limits) == [b""]
     with pytest.raises(CoopNetError, match="was stopped by SIGKILL"):
         confined.run(lambda: os.kill(os.getpid(), signal.SIGKILL) or [], path, **limits)
+    reader = confined.Reader(lambda: [b"x" * 50 * MIB], path, memory=200 * MIB, seconds=5)
+    assert reader._receiver.poll(5)
+    os.kill(reader._child.pid or 0, signal.SIGKILL)  # in the middle of its answer
+    with pytest.raises(CoopNetError, match="was stopped by SIGKILL"):
+        reader.result()
     with pytest.raises(CoopNetError, match="needs more than 100 MiB"):  # more than tests before can have left free
         confined.run(lambda: [bytes(4 * GIB)[:1]], path, **limits)
     with pytest.raises(RuntimeError, match="failed"):

@@ -293,6 +293,18 @@ def test_folders_and_shards_are_the_same_dataset(tmp_path: Path, capsys: pytest.
     assert files.read_json(home.prepared("insects") / "manifest.json")["class_names"] == list(CLASSES)
 
 
+def test_shards_that_order_their_classes_differently_are_refused(tmp_path: Path) -> None:
+    """Otherwise every test image would have the label of another class."""
+    write_shards(tmp_path / "shards", write_folders(tmp_path / "images"))
+    features = {"kind": {"names": list(CLASSES)[::-1], "_type": "ClassLabel"}}
+    for path in (tmp_path / "shards").glob("test-*.parquet"):
+        metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+        pq.write_table(pq.read_table(path).replace_schema_metadata(metadata), path)
+    home = workspace(tmp_path, source="parquet", path="shards", label="kind")
+    with pytest.raises(CoopNetError, match="shards of test name their classes differently from those of train"):
+        command.prepare(home, "insects", None, None, tmp_path / "out", 1)
+
+
 @pytest.mark.parametrize("described", [{}, {"source": "parquet", "path": "shards", "label": "kind"}])
 def test_processes_change_nothing(tmp_path: Path, described: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Any number of processes gives the same arrays, or names the first of several images that cannot be read."""

@@ -20,8 +20,8 @@ os.environ.update(
 # Building the graph creates no garbage, and the garbage collector would take a tenth of the time.
 gc.disable()
 
-STUDY = startup.read_study(Path(workflow.basedir), config)
 WORKSPACE = Workspace(Path())
+STUDY = startup.read_study(WORKSPACE.root, config)
 LOGS = f"logs/{STUDY.name}"
 RUNS = {(run.phase, run.experiment, run.seed): run for run in STUDY.everything()}
 

@@ -15,16 +15,16 @@ rule tables:
         f"{LOGS}/tables.log",
     conda:
         "../envs/coopnet.yaml"
-    threads: 1
     params:
         study=STUDY.name,
+        step="tables",
     message:
         "{rule}: study {params.study}"
     shell:
-        "coopnet tables {params.study} > {log} 2>&1"
+        "coopnet {params.step} {params.study} > {log} 2>&1"
 
 
-rule claims:
+use rule tables as claims with:
     input:
         stamps.step_stamp(WORKSPACE, CLAIMS.name),
         CLAIMS.inputs,
@@ -32,18 +32,12 @@ rule claims:
         [update(path) for path in CLAIMS.outputs],
     log:
         f"{LOGS}/claims.log",
-    conda:
-        "../envs/coopnet.yaml"
-    threads: 1
     params:
         study=STUDY.name,
-    message:
-        "{rule}: study {params.study}"
-    shell:
-        "coopnet claims {params.study} > {log} 2>&1"
+        step="claims",
 
 
-rule report:
+use rule tables as report with:
     input:
         stamps.step_stamp(WORKSPACE, REPORT.name),
         REPORT.inputs,
@@ -51,18 +45,12 @@ rule report:
         [update(path) for path in REPORT.outputs],
     log:
         f"{LOGS}/report.log",
-    conda:
-        "../envs/coopnet.yaml"
-    threads: 1
     params:
         study=STUDY.name,
-    message:
-        "{rule}: study {params.study}"
-    shell:
-        "coopnet report {params.study} > {log} 2>&1"
+        step="report",
 
 
-rule timing:
+use rule tables as timing with:
     input:
         stamps.step_stamp(WORKSPACE, TIMING.name),
         TIMING.inputs,
@@ -70,12 +58,6 @@ rule timing:
         [update(path) for path in TIMING.outputs],
     log:
         f"{LOGS}/timing.log",
-    conda:
-        "../envs/coopnet.yaml"
-    threads: 1
     params:
         study=STUDY.name,
-    message:
-        "{rule}: study {params.study}"
-    shell:
-        "coopnet timing {params.study} > {log} 2>&1"
+        step="timing",

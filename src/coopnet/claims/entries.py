@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from coopnet import study
+from coopnet.evaluation.voting import MOST
 from coopnet.files.errors import CoopNetError
-from coopnet.study.settings import Experiment, Words
+from coopnet.study.settings import GROWING, JOINING, Experiment, Words
 
 REFERENCE = re.compile(r"(?P<experiment>\w+)(?:\.(?P<model>\w+))?(?P<transfer>@transfer)?", re.ASCII)
 PROBABILITIES = "mean of probabilities"
@@ -274,8 +275,8 @@ def _check_part(part: Comparison | Kept | Cost, experiments: Mapping[str, Experi
     if len({part.of, *part.than}) <= len(part.than):
         raise CoopNetError(f"{where} compares a network with itself, or names one twice")
     row = experiments[part.of.experiment]
-    if isinstance(part, Kept) and (len(row.parents) != 1 or row.taught):
-        raise CoopNetError(f"{where}: {part.kind} needs an experiment that starts from exactly one parent")
+    if isinstance(part, Kept) and row.start.kind not in GROWING:
+        raise CoopNetError(f"{where}: {part.kind} needs an experiment that grows from exactly one parent")
     if part.kind in ("fewer_epochs", "less_compute_to_target"):
         for name in (part.of.experiment, part.than[0].experiment):
             if not experiments[name].data.validation:
@@ -292,12 +293,14 @@ def _check_part(part: Comparison | Kept | Cost, experiments: Mapping[str, Experi
 
 def _check_model(reference: Reference, row: Experiment, where: str) -> None:
     branches = row.model.branches
-    if reference.stage == "at_transfer" and (not row.parents or row.start.kind == "random"):
+    if reference.stage == "at_transfer" and row.start.kind not in (*GROWING, *JOINING):
         raise CoopNetError(
-            f"{where}: {reference.experiment} starts from random weights, so it has no network at transfer"
+            f"{where}: {reference.experiment} starts by {row.start.kind}, so it has no network at transfer"
         )
-    if reference.model == "picked" and not (row.data.validation and branches > 1):
-        raise CoopNetError(f"{where}: {reference.experiment} has no validation images, or no branches, to pick from")
+    if reference.model == "picked" and not (row.data.validation and 1 < branches <= MOST):
+        raise CoopNetError(
+            f"{where}: {reference.experiment} has no validation images, or not 2 to {MOST} branches, to pick from"
+        )
     if reference.model == "mean_probabilities" and branches == 1:
         raise CoopNetError(f"{where}: {reference.experiment} has one branch; leave `.mean_probabilities` out")
     number = reference.model.removeprefix("branch")

@@ -1,11 +1,9 @@
 """`coopnet compare`: two models on the same test images, side by side."""
 
 from coopnet.deploy import images, measure
-from coopnet.deploy.models import open_model
+from coopnet.deploy.models import BATCHES, open_model
 from coopnet.files.errors import CoopNetError
 from coopnet.runs.workspace import Workspace
-
-BATCHES = (1, 64)
 
 
 def compare(workspace: Workspace, a: str, b: str, data: str, branches: list[int] | None) -> None:
@@ -15,20 +13,23 @@ def compare(workspace: Workspace, a: str, b: str, data: str, branches: list[int]
         CoopNetError: there is no such model or dataset, or its images or classes do not fit a model.
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     test = images.labelled(workspace, data)
     models = [open_model(name, branches) for name in (a, b)]
     for model in models:
-        classes = len(model.preprocessing.class_names)
-        if classes <= int(test.labels.max()):
-            raise CoopNetError(f"{model.name} has {classes} classes, {data} has {int(test.labels.max()) + 1}")
+        known = model.preprocessing.class_names
+        if len(known) != len(test.class_names):
+            raise CoopNetError(f"{model.name} has {len(known)} classes, {data} has {len(test.class_names)}")
+        if sorted(known) == sorted(test.class_names) and known != test.class_names:
+            raise CoopNetError(f"{model.name} has the classes of {data} in another order")
     with images.progress("classifying", 2 * len(test.images)) as advance:
         logits = [model.logits(test.images, advance) for model in models]
     qualities = [measure.quality(one, test.labels) for one in logits]
     apart = measure.difference(logits[0], logits[1], test.labels)
 
-    table = Table("on the test images of " + data, a, b)
+    table = Table(f"on the test images of {escape(data)}", escape(a), escape(b))
     table.add_row("images", *(f"{one.images:,}" for one in qualities))
     table.add_row(
         "top-1 (95 % interval)", *(f"{one.top1:.2f} % ({one.low:.2f} to {one.high:.2f})" for one in qualities)

@@ -73,7 +73,7 @@ def watch(workspace: Workspace, name: str) -> None:
                     break
                 time.sleep(EVERY)
         except KeyboardInterrupt:
-            pass
+            return
     print(_next(plan, progress))
 
 

@@ -64,6 +64,16 @@ class Dataset:
         return bool(self.path)
 
 
+def side(data: Mapping[str, Any]) -> int:
+    """Pixels of each side of the images.
+
+    Args:
+        data: of a run's record; without a size or a known dataset the usual size is meant.
+    """
+    known = DATASETS.get(str(data.get("dataset")))
+    return int(data.get("size") or (known.size if known else USUAL_SIZE))
+
+
 def class_names(data: Mapping[str, Any]) -> list[str]:
     """The class names, in the order of their labels.
 

@@ -83,7 +83,11 @@ def complete(found: Listed, classes: list[str], root: Path) -> Listed:
 
 def _images(folder: Path) -> Iterator[Path]:
     for entry in _entries(folder):
-        if entry.is_dir():
+        try:
+            inside = entry.is_dir()
+        except OSError as error:  # the folder may be listed, but not entered
+            raise CoopNetError(f"cannot read {entry}: {error.strerror}") from error
+        if inside:
             if entry.is_symlink() and folder.resolve().is_relative_to(entry.resolve()):
                 raise CoopNetError(f"{entry} is a link to a folder around it; remove it")
             yield from _images(entry)

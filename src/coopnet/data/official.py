@@ -53,6 +53,8 @@ def read(dataset: Dataset, split: str, root: Path) -> Arrays:
                 parts = [_batch(packed, f"{published.base_folder}/{name}") for name, _ in batches]
     except OSError as error:
         raise CoopNetError(f"cannot read {archive}: {error.strerror or error}") from error
+    except CoopNetError:  # another size or sum
+        raise
     except Exception as error:  # damaged bytes can raise any exception in the unpickler
         raise CoopNetError(f"{archive} does not hold the batches of {dataset.name} ({error}); {_REMEDY}") from error
     images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))

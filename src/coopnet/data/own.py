@@ -124,11 +124,16 @@ def _from_shards(dataset: Dataset, root: Path, allocate: Allocate, processes: in
     for split, some in paths.items():
         if some:
             read_[split], named = _decoded_shards(dataset, split, some, root, allocate, processes)
+            if names and named and named != names:
+                raise CoopNetError(
+                    f"{root}: the shards of {split} name their classes differently from those of train; give shards of "
+                    "one dataset"
+                )
             names = names or named
     labels = np.unique(read_["train"].labels)
-    if len(labels) and not 0 <= labels[0] <= labels[-1] < MOST_CLASSES:
+    if not 0 <= labels[0] <= labels[-1] < MOST_CLASSES:
         raise CoopNetError(f"{root}: labels {labels[0]} to {labels[-1]} are not 0 to {MOST_CLASSES - 1}; correct them")
-    names = names or tuple(str(label) for label in range(int(labels.max(initial=-1)) + 1))
+    names = names or tuple(str(label) for label in range(int(labels[-1]) + 1))
     _check_number(dataset, len(names))
     for split, part in read_.items():
         outside = np.setdiff1d(part.labels, labels)

@@ -50,14 +50,16 @@ def read_all(dataset: Dataset, source: str, root: Path | None, allocate: Allocat
         from coopnet.data import own
 
         return own.read(dataset, source, root or Path(dataset.path), allocate, processes)
+    if root is None and source != "digits":
+        raise CoopNetError(f"the source {source} needs a folder, of the download or of the shards: give --root FOLDER")
     splits = {}
     for split in SPLITS:
-        images, labels = SOURCES[source](dataset, split, root, allocate)
+        images, labels = SOURCES[source](dataset, split, root or Path(), allocate)
         splits[split] = Ordered(images, labels, canonical_order(images, labels))
     return Source(splits, dataset.class_names)
 
 
-def read_digits(dataset: Dataset, split: str, root: Path | None, allocate: Allocate) -> Arrays:
+def read_digits(dataset: Dataset, split: str, root: Path, allocate: Allocate) -> Arrays:
     """The 8×8 handwritten digits of scikit-learn, each pixel enlarged to the dataset's size, grey as RGB.
 
     Grey levels 0..16 become integers 0..255, halves rounded up. The split is a fixed rule: of the images of a class, in
@@ -82,25 +84,21 @@ def _every_fifth_of_a_class(labels: np.ndarray) -> np.ndarray:
     return mask
 
 
-def read_torchvision(dataset: Dataset, split: str, root: Path | None, allocate: Allocate) -> Arrays:
+def read_torchvision(dataset: Dataset, split: str, root: Path, allocate: Allocate) -> Arrays:
     """The official CIFAR archive, as torchvision knows it, downloaded into `root` if it is missing.
 
     Raises:
-        CoopNetError: there is no `root`, the download failed, or the archive is not the official one.
+        CoopNetError: the download failed, or the archive is not the official one.
     """
-    if root is None:
-        raise CoopNetError("the source torchvision needs a folder to download into: give --root FOLDER")
     return official.read(dataset, split, root)
 
 
-def read_matlab(dataset: Dataset, split: str, root: Path | None, allocate: Allocate) -> Arrays:
+def read_matlab(dataset: Dataset, split: str, root: Path, allocate: Allocate) -> Arrays:
     """The official files of SVHN, as torchvision knows them, downloaded into `root` if they are missing.
 
     Raises:
-        CoopNetError: there is no `root`, the download failed, or a file is not the official one.
+        CoopNetError: the download failed, or a file is not the official one.
     """
-    if root is None:
-        raise CoopNetError("the source matlab needs a folder to download into: give --root FOLDER")
     path = svhn.official_file(split, root)
     memory = MEMORY + COPIES * math.prod((dataset.counts[split], dataset.size, dataset.size, 3))
     images = allocate(dataset.counts[split], dataset.size)
@@ -117,17 +115,15 @@ def read_matlab(dataset: Dataset, split: str, root: Path | None, allocate: Alloc
     return Arrays(images, labels)
 
 
-def read_parquet(dataset: Dataset, split: str, root: Path | None, allocate: Allocate) -> Arrays:
-    """A folder of shards in the Hugging Face layout (`shards`) with lossless images, 32×32 RGB.
+def read_parquet(dataset: Dataset, split: str, root: Path, allocate: Allocate) -> Arrays:
+    """A folder of shards in the Hugging Face layout (`shards`) with lossless images of the dataset's size.
 
     They are decoded in a process whose memory is limited to what the dataset needs, and its time to `SECONDS`.
 
     Raises:
-        CoopNetError: there is no such folder or shard; a shard is damaged, lacks a column, has an image that is not
-            32×32 RGB, or needs too much memory or time.
+        CoopNetError: there is no such folder or shard; a shard is damaged, lacks a column, has an image of another
+            size or form, or needs too much memory or time.
     """
-    if root is None:
-        raise CoopNetError("the source parquet needs the folder of the shards: give --root FOLDER")
     paths, expected = shards.of_split(root, split), dataset.counts[split]
     images, labels = allocate(expected, dataset.size), []
     memory = MEMORY + COPIES * images.nbytes
@@ -153,7 +149,7 @@ def read_parquet(dataset: Dataset, split: str, root: Path | None, allocate: Allo
     return Arrays(images, np.frombuffer(content, dtype=np.int64))
 
 
-SOURCES: dict[str, Callable[[Dataset, str, Path | None, Allocate], Arrays]] = {
+SOURCES: dict[str, Callable[[Dataset, str, Path, Allocate], Arrays]] = {
     "digits": read_digits,
     "torchvision": read_torchvision,
     "matlab": read_matlab,

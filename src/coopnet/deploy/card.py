@@ -8,10 +8,7 @@ import numpy as np
 
 from coopnet import __version__
 from coopnet.deploy import measure
-from coopnet.deploy.models import Model
-
-BATCHES = (1, 64)
-"""Batch sizes of the two latencies."""
+from coopnet.deploy.models import BATCHES, Model
 
 
 class Facts(NamedTuple):

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from coopnet.deploy.models import Model
 from coopnet.deploy.preprocessing import Preprocessing, Whole
 from coopnet.files.errors import CoopNetError
 from coopnet.library import parts, saved
+from coopnet.library.checks import check_network
 from coopnet.networks.backbone import OWN
 from coopnet.networks.flops import flops_of
 from coopnet.networks.network import CooperativeNetwork
@@ -31,11 +33,12 @@ CARD = "README.md"
 
 
 class Labelled(NamedTuple):
-    """Test images uint8 [N, H, W, 3], labels [N], and the name of their dataset."""
+    """Images uint8 [N, H, W, 3], labels [N], the name of their dataset, and those of its classes if known."""
 
     images: np.ndarray
     labels: np.ndarray
     dataset: str
+    class_names: tuple[str, ...] = ()
 
 
 def export(
@@ -80,13 +83,14 @@ def export(
             folder that is not empty, a library that is not installed, or an export whose logits differ from those of
             the network.
     """
+    check_network(network)
     if format == "safetensors" and getattr(network.architecture, "family", None) == OWN:
         raise CoopNetError(
             "a network around a model of your own can be saved with coopnet.save; export it as onnx or pt2"
         )
     facts = {} if dataset is None else {"data": {"dataset": dataset}}
     record = saved.described(network, preprocessing, class_names, saved.sized(facts, image_size))
-    source = saved.Saved(copy.deepcopy(network).cpu().eval(), {}, record, Path(folder))
+    source = saved.Saved(copy.deepcopy(network).cpu().eval(), {}, record)
     return write(
         source,
         Path(folder),
@@ -152,7 +156,7 @@ def write(
             _write_network(source, branches, folder, known, name)
             made = models.of_network(saved.read(folder), None, str(out))
         else:
-            known = Preprocessing(known.size, known.mean, known.std, known.class_names, with_preprocessing)
+            known = dataclasses.replace(known, in_graph=with_preprocessing)
             graph = Whole(known, module).eval() if with_preprocessing else module
             if form == "onnx":
                 _write_onnx(graph, known, folder / models.ONNX)

@@ -26,8 +26,9 @@ def labelled(workspace: Workspace, name: str, split: str = "test") -> Labelled:
         CoopNetError: there is no such dataset, or it is not prepared.
     """
     dataset = _dataset(workspace, name)
-    arrays = canonical.load(workspace.prepared(dataset.name), dataset)[split]
-    return Labelled(arrays.images, arrays.labels, dataset.name)
+    folder = workspace.prepared(dataset.name)
+    arrays = canonical.load(folder, dataset)[split]
+    return Labelled(arrays.images, arrays.labels, dataset.name, tuple(canonical.class_names(folder, dataset)))
 
 
 def _dataset(workspace: Workspace, name: str) -> Dataset:

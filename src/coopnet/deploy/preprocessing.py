@@ -94,10 +94,14 @@ def of_record(network: CooperativeNetwork, record: Mapping[str, Any]) -> Preproc
         CoopNetError: it does not say how images were normalised, or images are not square with three channels.
     """
     architecture, data = network.architecture, record.get("data") or {}
-    side = int(data.get("size", datasets.USUAL_SIZE))
-    shape = architecture.input if isinstance(architecture, Backbone) else (3, side, side)
+    shape: tuple[int, ...] = (3, datasets.side(data), datasets.side(data))
+    if isinstance(architecture, Backbone) and "size" not in data:
+        shape = architecture.input
     if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
-        raise CoopNetError(f"the network takes images of shape {list(shape)}, not square ones with three channels")
+        raise CoopNetError(
+            f"the network takes images of shape {list(shape)}; only networks for square images of three channels can "
+            "be exported or classify files; coopnet.branch gives a plain module, for torch.onnx.export"
+        )
     constants = record.get("preprocessing")
     if not isinstance(constants, Mapping) or not {"mean", "std"} <= constants.keys():
         raise CoopNetError(

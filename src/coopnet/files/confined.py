@@ -93,7 +93,7 @@ class Reader:
         """
         parts = []
         try:
-            with contextlib.suppress(EOFError):
+            with contextlib.suppress(EOFError, OSError):  # a killed child may leave half a message
                 while True:
                     parts.append(self._receiver.recv_bytes())
         except BaseException:
@@ -102,7 +102,7 @@ class Reader:
         self._receiver.close()
         self._child.join()
         match parts:
-            case [b"done", *result]:
+            case [b"done", *result] if self._child.exitcode == 0:
                 return result
             case [b"refused", message]:
                 raise CoopNetError(message.decode())

@@ -90,7 +90,8 @@ class Difference:
 def differences(tables: Tables) -> list[Difference]:
     """Every difference to a control in the tables or the ledger, by group and in the study's order."""
     known: dict[tuple[str, str, str], Difference] = {}
-    for found in [*_from_tables(tables), *_from_ledger(tables)]:
+    own = _from_tables(tables)
+    for found in [*own, *_from_ledger(tables, own)]:
         place = (found.experiment, found.label, found.control)
         known[place] = _joined(known[place], found) if place in known else found
     order = {row["name"]: place for place, row in enumerate(tables.ordered)}
@@ -155,10 +156,13 @@ def seed_interval(values: Sequence[float]) -> tuple[float, float] | None:
     return over_seeds(values).interval() if len(values) >= FEWEST else None
 
 
-def _from_ledger(tables: Tables) -> list[Difference]:
-    """Differences that a claim tests, if the second network is a control of the first."""
+def _from_ledger(tables: Tables, own: Sequence[Difference]) -> list[Difference]:
+    """Differences that a claim tests, if the second network is a control of the first.
+
+    `own` are those of the tables.
+    """
     rows = {row["name"]: row for row in tables.experiments}
-    controls = _controls(tables)
+    controls = {(one.experiment, one.control): one.group for one in own}
     found = []
     for claim in tables.claims:
         for decision in claim.decisions:
@@ -207,10 +211,6 @@ def _after_holm(decision: Decision, part: Part) -> frozenset[Finding]:
         ("nothing", "supported"): frozenset({"equal"}),
     }
     return stands_for.get((part.kind, part.verdict), frozenset())
-
-
-def _controls(tables: Tables) -> dict[tuple[str, str], str]:
-    return {(one.experiment, one.control): one.group for one in _from_tables(tables)}
 
 
 def _group(rows: Mapping[str, Any], controls: Mapping[tuple[str, str], str], pair: ledger.Pair) -> str | None:

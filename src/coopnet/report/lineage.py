@@ -19,7 +19,7 @@ class Control(NamedTuple):
     ensemble: Run | None
 
     @property
-    def name(self) -> str | None:
+    def name(self) -> str:
         """Name of the control: the ensemble of the continued parents, or their names if the study has no ensemble."""
         singles = "; ".join(dict.fromkeys(single.experiment for single in self.singles))
         return self.ensemble.experiment if self.ensemble else singles

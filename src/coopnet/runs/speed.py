@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from coopnet import files
-from coopnet.data.datasets import USUAL_SIZE
+from coopnet.data.datasets import side
 from coopnet.files.errors import CoopNetError
 from coopnet.runs.store import Store
 from coopnet.runs.workspace import Workspace
@@ -99,7 +99,7 @@ def _of_run(folder: Path) -> Speed | None:
         data = record["data"]
         classes = record["architecture"]["classes"]
         model = Model.model_validate(row["model"])
-        network = costs.network(model, classes, data.get("size", USUAL_SIZE))
+        network = costs.network(model, classes, side(data))
         if network is None or not seconds > 0:
             return None
         speed = network.step_flops * images / seconds

@@ -22,7 +22,7 @@ TABLES = (
     *("merges.csv", "diversity.csv", "votes.csv", "votes_best.csv", "distillation.csv", "factors.csv", "history.csv"),
     *("provenance.csv", "compute.csv", "reliability.csv", "published.csv"),
 )
-"""The tables of a study. `timing.csv` beside them differs each time, and no other file depends on it."""
+"""The tables of a study. `timing.csv` beside them differs each time; only the page of timings depends on it."""
 
 GATHERED = ("records.json", "metrics.json", "scores.json", "outcomes.safetensors")
 """The files gathered from all runs: records, metrics, accuracies, and which test images each network classifies

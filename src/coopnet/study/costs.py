@@ -8,7 +8,7 @@ import functools
 import math
 from typing import NamedTuple
 
-from coopnet.data.datasets import Dataset
+from coopnet.data.datasets import USUAL_SIZE, Dataset
 from coopnet.study.plan import Run
 from coopnet.study.settings import Experiment, Model
 
@@ -77,9 +77,18 @@ def _stage(model: Model, index: int, side: int) -> Layers:
     return first + _block(model.block, each * channels, channels, side, 1).times(blocks - 1)
 
 
+class Network(NamedTuple):
+    """A network's layers, and the FLOPs of a training image: forward and backward, without the images' gradient."""
+
+    layers: Layers
+    step_flops: int
+
+
 @functools.cache
-def _network(model_json: str, classes: int, size: int) -> "Network":
-    model = Model.model_validate_json(model_json)
+def network(model: Model, classes: int, size: int) -> Network | None:
+    """A network for images of `size` pixels a side; None if it comes from another library."""
+    if model.wrapped:
+        return None
     stages = 4 if model.family == "resnet18" else 3
     sides = [math.ceil(size / 2**index) for index in range(stages)]
     trunks = 1 if model.trunk == "shared" else model.branches
@@ -93,18 +102,6 @@ def _network(model_json: str, classes: int, size: int) -> "Network":
         norm = Layers(0, 2 * model.branches, 3 * model.branches + 2, 0)  # with the log-prior
         whole += _linear(trunks * widest // 2, model.branches) + norm
     return Network(whole, 3 * whole.flops - trunks * stem.flops)
-
-
-class Network(NamedTuple):
-    """A network's layers, and the FLOPs of a training image: forward and backward, without the images' gradient."""
-
-    layers: Layers
-    step_flops: int
-
-
-def network(model: Model, classes: int, size: int) -> Network | None:
-    """A network for images of `size` pixels a side; None if it comes from another library."""
-    return None if model.wrapped else _network(model.model_dump_json(), classes, size)
 
 
 class Cost(NamedTuple):
@@ -132,7 +129,7 @@ class Cost(NamedTuple):
 
 
 TESTED = 1000
-"""Images per evaluation batch."""
+"""Images of the usual size per evaluation batch (`training.engine.evaluation_batch`)."""
 
 
 def cost(run: Run) -> Cost | None:
@@ -147,13 +144,14 @@ def cost(run: Run) -> Cost | None:
     rounds = math.ceil(training.epochs / training.test_every)
     evaluations = (rounds + 1, tested), (training.epochs + 1, validated)
     logits = (tested + validated) * (NUMBER * row.model.branches * (data.classes + 1) + 1)
+    batch = min(TESTED, max(1, TESTED * USUAL_SIZE**2 // data.size**2))
     kept = layers.parameters * (1 + SLOTS[training.optimizer.kind]) + layers.buffers
     return Cost(
         image_flops=layers.flops,
         training_flops=(own.step_flops + teacher.layers.flops) * images * training.epochs,
         testing_flops=layers.flops * sum(times * count for times, count in evaluations),
         steps=training.epochs * math.ceil(images / training.batch_size),
-        batches=sum(times * math.ceil(count / TESTED) for times, count in evaluations),
+        batches=sum(times * math.ceil(count / batch) for times, count in evaluations),
         convolutions=layers.convolutions,
         taught=teacher.layers.convolutions,
         disk=logits + NUMBER * kept,

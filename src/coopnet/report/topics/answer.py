@@ -50,7 +50,11 @@ ASKED: Mapping[str, tuple[str, str, str]] = {
 """The groups of differences on the first screen: the question, the kind of network, and its control."""
 SECTIONS = {"expansion": "merging", "ablation": "one"}
 """The section of a group, unless it has the group's name."""
-LOSSES = {"small": ("by less", "below"), "loss": ("maybe by more", "perhaps above"), "large": ("by more", "above")}
+LOSSES = {
+    "small": ("by less", "smaller"),
+    "loss": ("maybe by more", "possibly larger"),
+    "large": ("by more", "larger"),
+}
 """Findings of a loss, from small to large: how it compares with the margin, in a sentence and in a count."""
 
 
@@ -113,10 +117,10 @@ def in_short(found: Sequence[Difference]) -> str:
         return ""
     times = Counter[str](one.finding for one in found)
     losses = times["small"] + times["loss"] + times["large"]
-    sizes = listing(f"{times[finding]} {place}" for finding, (_, place) in LOSSES.items() if times[finding])
+    sizes = [f"{times[finding]} {size}" for finding, (_, size) in LOSSES.items() if times[finding]]
     parts = [
         f"{times['gain'] or 'none'} {'show' if times['gain'] > 1 else 'shows'} a gain",
-        f"{losses} a loss ({sizes} {MARGIN:g} points)",
+        f"{losses} a loss ({listing([f'{one} than {MARGIN:g} points' for one in sizes[:1]] + sizes[1:])})",
         f"{times['equal']} exclude{'s' * (times['equal'] == 1)} a loss of more than {MARGIN:g} points",
         f"{times['open']} {'is' if times['open'] == 1 else 'are'} undecided",
     ]
@@ -426,8 +430,8 @@ def _daggers(found: Sequence[Difference]) -> str:
     if not any(one.survives_holm for one in found):
         return ""
     return (
-        f"A finding with {HOLM} survives Holm’s correction over the whole ledger; of a loss, only the direction is "
-        f"sure. A finding without {HOLM} does not survive it, or belongs to no claim with a verdict. "
+        f"{HOLM} marks a finding that survives Holm’s correction over the whole ledger; of a loss it marks the "
+        f"direction and not the size. A finding without {HOLM} does not survive it, or no decided claim is about it. "
     )
 
 

@@ -61,21 +61,19 @@ def families(tables: Tables, figure: str) -> list[Family]:
 
 def _family(row: Mapping[str, Any], figure: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
     """The panel of a network; nothing if it is not in this figure."""
-    scratch, single = row["start"] == "random", len(set(row["parents"])) == 1 and len(row["parents"]) == 1
+    scratch, parents = row["start"] == "random", row["parents"]
     if figure == "curves_scratch":
-        return (
-            f"{row['backbone']}, by number of branches"
-            if scratch and row["part"] == "foundation"
-            else (f"{row['backbone']}, variants" if scratch and not row["parents"] and row["branches"] > 1 else "")
-        )
-    if scratch:
+        if scratch and row["part"] == "foundation":
+            return f"{row['backbone']}, by number of branches"
+        return f"{row['backbone']}, variants" if scratch and not parents and row["branches"] > 1 else ""
+    if scratch or not parents:
         return ""
-    branches = rows[row["parents"][0]]["branches"] if row["parents"] and row["parents"][0] in rows else 1
+    branches = rows[parents[0]]["branches"] if parents[0] in rows else 1
     if figure == "curves_growth":
-        return f"from {row['parents'][0]}" if single and branches > 1 else ""
-    if not single:
+        return f"from {parents[0]}" if len(parents) == 1 and branches > 1 else ""
+    if len(parents) > 1:
         return "several networks made one"
-    return f"expanded from {row['parents'][0]}" if branches == 1 and row["branches"] > 1 else ""
+    return f"expanded from {parents[0]}" if branches == 1 and row["branches"] > 1 else ""
 
 
 def pictures(tables: Tables, figure: str) -> list[Picture]:
