@@ -185,6 +185,16 @@ def test_pdf_and_tables_and_timing_are_there(demo: Path) -> None:
         assert not pd.read_csv(demo / f"results/demo/tables/{name}.csv").empty
 
 
+def test_a_branch_of_the_demo_is_exported_as_its_page_says(demo: Path, tmp_path: Path) -> None:
+    """The export takes images of the demo's size, and its card has the accuracy on the demo's test images."""
+    out = tmp_path / "digits"
+    command = [BIN / "coopnet", "export", "demo/one3/seed0", "--branch", "1", "--format", "pt2", "--out", out]
+    done = subprocess.run(command, cwd=demo, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((out / "preprocessing.json").read_text())["size"] == 16
+    assert "| top-1 |" in (out / "README.md").read_text()
+
+
 @pytest.mark.parametrize("name", committed())
 def test_committed_reports_follow_from_committed_tables(name: str, tmp_path: Path) -> None:
     """Every report in the repository equals, byte for byte, the report from its tables, on any machine."""

@@ -192,8 +192,9 @@ def test_images_have_the_size_of_the_networks_data() -> None:
     ]
     assert sizes == [16, 32, 24, 16]
     grey = coopnet.wrap(nn.Sequential(nn.Conv2d(1, 4, 28), nn.Flatten(), nn.Linear(4, 10)), "1", **GREY)
-    with pytest.raises(CoopNetError, match=r"\[1, 28, 28\].*coopnet\.branch gives a plain module"):
-        coopnet.export(grey, "x", preprocessing={"mean": [0.5], "std": [0.2]})
+    for size in (None, 28):
+        with pytest.raises(CoopNetError, match=r"\[1, 28, 28\].*coopnet\.branch gives a plain module"):
+            coopnet.export(grey, "x", preprocessing={"mean": [0.5], "std": [0.2]}, image_size=size)
 
 
 GREY = {"branches": 2, "classes": 10, "example": torch.zeros(2, 1, 28, 28)}

@@ -396,27 +396,27 @@ MAPS, SIGNAL = nn.Conv2d(3, 8, 2, 2), nn.Conv1d(3, 8, 2, 2)
         (nn.Sequential(MAPS, Last()), (3, 8, 16), 8, (1, 2)),
         (SIGNAL, (3, 50), 8, (2,)),
         (nn.Sequential(SIGNAL, Last()), (3, 50), 8, (1,)),
+        (nn.Linear(5, 8), (7, 5), 8, (1,)),
+        (nn.Sequential(MAPS, nn.LayerNorm([8, 8, 16])), (3, 16, 32), 8, (2, 3)),
+        (nn.Sequential(MAPS, Last(), nn.LayerNorm([8, 16, 8])), (3, 16, 32), 8, (1, 2)),
+        (nn.Sequential(MAPS, nn.AdaptiveAvgPool2d(1)), (3, 16, 32), 8, (2, 3)),
+        (nn.Sequential(MAPS, nn.AdaptiveAvgPool2d((1, None))), (3, 16, 32), 8, (2, 3)),
+        (nn.Sequential(MAPS, nn.AdaptiveAvgPool2d(8)), (3, 16, 16), 8, (2, 3)),
     ],
 )
 def test_gate_reads_features_of_every_layout(
     trunk: nn.Module, image: tuple[int, ...], channels: int, over: tuple[int, ...]
 ) -> None:
-    """Vectors, tokens, maps and signals with the channels last or first, also as many channels as rows."""
+    """Vectors, tokens, maps and signals with the channels last or first, of any height, or pooled to one size."""
     example = torch.zeros(2, *image)
     assert backbone._layout(trunk, example, trunk(example)) == (channels, over)
 
 
-def test_layout_that_cannot_be_told_is_refused() -> None:
-    """Maps as wide as they have channels, of a model that takes one size alone."""
-    trunk = nn.Sequential(nn.Conv2d(3, 8, 2, 2), nn.LayerNorm([8, 8, 8]))
-    with pytest.raises(CoopNetError, match=r"\[2, 8, 8, 8\] do not tell channels from space.*square example"):
-        wrap(
-            nn.Sequential(trunk, nn.Flatten(), nn.Linear(512, 7)),
-            "1",
-            branches=2,
-            classes=7,
-            example=torch.zeros(2, 3, 16, 16),
-        )
+def test_advice_leaves_out_the_split_that_was_refused() -> None:
+    """It names others."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Identity(), nn.Flatten(), nn.Linear(1024, 7), nn.Unflatten(1, (7, 1)))
+    with pytest.raises(CoopNetError, match=r"cannot be split at '1'.*would work: 2, 3$"):
+        wrap(model, "1", branches=2, classes=7, example=IMAGES)
 
 
 def test_only_splits_into_two_parts_that_learn_are_tried() -> None:

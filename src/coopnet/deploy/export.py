@@ -70,7 +70,8 @@ def export(
             use `save`).
         with_preprocessing: whether normalisation is part of the graph; the model then takes uint8 [N, H, W, 3].
         class_names: one name per class, in order; numbers by default.
-        image_size: pixels of each side, for networks that accept any size; 32 by default.
+        image_size: pixels of each side, for networks that accept any size; by default that of `example` of a wrapped
+            network, or of a known `dataset`, and 32 otherwise.
         name: name of the network in the model card.
         dataset: name of the data in the model card.
         test: test images uint8 [N, H, W, 3] of that size and their labels [N], for the accuracy in the model card.

@@ -94,9 +94,10 @@ def of_record(network: CooperativeNetwork, record: Mapping[str, Any]) -> Preproc
         CoopNetError: it does not say how images were normalised, or images are not square with three channels.
     """
     architecture, data = network.architecture, record.get("data") or {}
-    shape: tuple[int, ...] = (3, datasets.side(data), datasets.side(data))
-    if isinstance(architecture, Backbone) and "size" not in data:
-        shape = architecture.input
+    side = datasets.side(data)
+    shape: tuple[int, ...] = (3, side, side)
+    if isinstance(architecture, Backbone):
+        shape = architecture.input if "size" not in data else (*architecture.input[:-2], side, side)
     if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
         raise CoopNetError(
             f"the network takes images of shape {list(shape)}; only networks for square images of three channels can "

@@ -110,6 +110,8 @@ def wrap(
     if example is not None and not isinstance(example, Tensor):
         raise CoopNetError(f"example is a {type(example).__name__}; pass a batch of images, a tensor [N, C, H, W]")
     if isinstance(model, str):
+        if fresh is not None:
+            raise CoopNetError("fresh= is for a model of your own; a library's models are initialised by their library")
         family, _, name = model.partition("/")
         if family not in LIBRARIES or not name:
             raise CoopNetError(f"{model!r} names no model; give timm/NAME, torchvision/NAME, or a model itself")
@@ -117,6 +119,9 @@ def wrap(
             family, name, split, branches=branches, classes=classes, gate=gate, example=example, pretrained=pretrained
         )
     else:
+        other = next((p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype != torch.float32), None)
+        if other is not None:
+            raise CoopNetError(f"the model has weights of {other}; pass model.float(), and train under torch.autocast")
         architecture = module_backbone(
             model, split, branches=branches, classes=classes, gate=gate, example=example, fresh=fresh
         )

@@ -17,11 +17,10 @@ WRAPPERS = ("_orig_mod", "module")
 
 
 def check_network(network: object) -> None:
-    """Refuse what is not a cooperative network with the tensors of its architecture in float32.
+    """Refuse what is not a cooperative network.
 
     Raises:
-        CoopNetError: it is a plain module, a wrapper around a network (the message says where the network is), or its
-            tensors have other names, as after pruning or with parametrizations, or another type.
+        CoopNetError: it is a plain module, or a wrapper around a network; the message says where the network is.
     """
     if not isinstance(network, CooperativeNetwork):
         kind = type(network).__name__
@@ -29,6 +28,16 @@ def check_network(network: object) -> None:
             if isinstance(getattr(network, place, None), CooperativeNetwork):
                 raise CoopNetError(f"a {kind} wraps a cooperative network; pass the network itself, its `.{place}`")
         raise CoopNetError(f"a {kind} is not a cooperative network; make one with coopnet.wrap or coopnet.cooperative")
+
+
+def check_tensors(network: CooperativeNetwork) -> None:
+    """Refuse a network whose tensors would not be copied or saved.
+
+    Raises:
+        CoopNetError: they have other names than those of its architecture, as after pruning or with parametrizations,
+            or another type than float32.
+    """
+    check_network(network)
     for piece, like in _pieces(network):
         odd = sorted(piece.state_dict().keys() ^ like.state_dict().keys())
         if odd:

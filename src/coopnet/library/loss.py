@@ -23,7 +23,7 @@ class CooperativeLoss(nn.Module):
     Args:
         temperature: T.
         rampup: R, in epochs; 0 for full weight from the start. In the paper it is about a quarter of all epochs.
-            `set_epoch` sets the current epoch, which `state_dict` keeps.
+            `set_epoch` sets the current epoch.
         distillation: `on_the_fly`; `none` leaves out the KL; `mutual`: every branch teaches every other branch (Zhang
             et al., CVPR 2018, arXiv 1706.00384), for networks whose gate is a mean.
         gated: whether the ensemble learns from the labels too; False for a plain one-branch network.
@@ -53,14 +53,6 @@ class CooperativeLoss(nn.Module):
         """Set the epoch that begins, counted from 0; it determines the weight of the distillation."""
         self.epoch, self._was_set = epoch, True
 
-    def get_extra_state(self) -> dict[str, int]:
-        """The epoch, for `state_dict`."""
-        return {"epoch": self.epoch}
-
-    def set_extra_state(self, state: dict[str, int]) -> None:
-        """Set the epoch from a `state_dict`."""
-        self.set_epoch(state["epoch"])
-
     @property
     def weight(self) -> float:
         """r(t) of the current epoch."""
@@ -80,7 +72,9 @@ class CooperativeLoss(nn.Module):
             )
         if self.distillation == "mutual" and (outputs.branches.shape[1] < 2 or outputs.gate.requires_grad):
             raise CoopNetError("mutual learning needs two branches or more and trains no gate; use gate='mean'")
-        if self.rampup and not self._was_set and outputs.branches.requires_grad:
+        distils = self.distillation == "mutual" or (self.distillation == "on_the_fly" and self.gated)
+        forgotten = distils and self.rampup and not self._was_set and outputs.branches.requires_grad
+        if forgotten and not torch.compiler.is_compiling():
             self._was_set = True
             log.warning(
                 "the distillation has the weight %.3f of epoch 0 until set_epoch is called, once at the beginning of "
@@ -99,6 +93,12 @@ class CooperativeLoss(nn.Module):
                 f"labels are {labels.dtype} of shape {list(labels.shape)}; for these outputs pass class indices "
                 f"[{images}], or probabilities [{images}, {classes}] as floating-point numbers"
             )
+        if indices and labels.device.type == "cpu" and not torch.compiler.is_compiling():  # a GPU would have to wait
+            least, most = torch.aminmax(labels) if images else (0, 0)
+            if least < 0 or most >= classes:
+                raise CoopNetError(
+                    f"labels are {int(least)} to {int(most)}; those of {classes} classes are 0 to {classes - 1}"
+                )
         if indices and not self.label_smoothing:
             return labels.long()
         targets = F.one_hot(labels.long(), classes).to(outputs.branches.dtype) if indices else labels
@@ -109,7 +109,7 @@ class CooperativeLoss(nn.Module):
 
         Args:
             outputs: of a network: branch logits [N, B, C] and gate weights [N, B].
-            labels: class indices [N] from 0 (no label is ignored), or probabilities [N, C], as mixup gives.
+            labels: class indices [N] from 0 to C − 1 (checked on a CPU only), or probabilities [N, C], as mixup gives.
         """
         return self.parts(outputs, labels).total
 

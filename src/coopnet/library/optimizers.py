@@ -43,6 +43,19 @@ def check_own(optimizer: torch.optim.Optimizer, network: nn.Module) -> None:
         )
 
 
+def slots_of(optimizer: torch.optim.Optimizer) -> set[str] | None:
+    """What such an optimiser keeps of a parameter after its first step; None if that cannot be found out."""
+    parameter = nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    options = {option: value for option, value in optimizer.param_groups[0].items() if option != "params"}
+    try:
+        one = type(optimizer)([options | {"params": [parameter]}])  # type: ignore[call-arg]
+        one.step()
+    except Exception:  # any optimiser, any error: one that cannot be made from its groups, or that needs a GPU
+        return None
+    return {slot for slot, value in one.state[parameter].items() if value is not None}
+
+
 def follow(
     optimizer: torch.optim.Optimizer,
     parents: Mapping[str, nn.Parameter],

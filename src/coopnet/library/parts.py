@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from coopnet.files.errors import CoopNetError
+from coopnet.library.checks import check_tensors
 from coopnet.library.transfers import checked_branches, like
 from coopnet.networks.network import CooperativeNetwork, build
 from coopnet.networks.transfer import Origin, origins, transplant
@@ -69,6 +70,7 @@ def subset(network: CooperativeNetwork, branches: Sequence[int]) -> CooperativeN
     Raises:
         CoopNetError: there are no such branches, all of them are closed, or a learned gate reads the trunks of others.
     """
+    check_tensors(network)
     chosen = checked_branches(network, branches)
     own = network.trunk is None
     if own and network.gate is not None and len(chosen) < len(network.branches):

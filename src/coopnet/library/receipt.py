@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from coopnet.files.errors import CoopNetError
 from coopnet.networks.network import CooperativeNetwork
@@ -117,7 +117,7 @@ def batches_of(images: Tensor | Iterable[Any] | None) -> Batches | None:
     if isinstance(images, Tensor):
         whole = images
         return lambda: whole.split(BATCH)
-    if isinstance(images, Dataset) or not isinstance(images, Iterable):
+    if (isinstance(images, Dataset) and not isinstance(images, IterableDataset)) or not isinstance(images, Iterable):
         raise CoopNetError(
             f"images is a {type(images).__name__}; pass a tensor [N, C, H, W], batches of them, or a DataLoader"
         )

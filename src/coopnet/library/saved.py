@@ -1,6 +1,5 @@
 """Saving and loading networks as safetensors and JSON, never as a pickle."""
 
-import copy
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -12,9 +11,10 @@ from torch import nn
 
 from coopnet import files
 from coopnet.files.errors import CoopNetError, Damaged
-from coopnet.library.checks import check_network
-from coopnet.library.optimizers import check_own, state_of
-from coopnet.networks.backbone import OWN, Backbone
+from coopnet.library import probe
+from coopnet.library.checks import check_network, check_tensors
+from coopnet.library.optimizers import check_own, slots_of, state_of
+from coopnet.networks.backbone import Backbone
 from coopnet.networks.network import CooperativeNetwork, trainable_parameters
 from coopnet.networks.transfer import OptimizerState, TrainedNetwork
 from coopnet.runs import checkpoint
@@ -54,27 +54,17 @@ def save(
         optimizer: its state is saved too.
         preprocessing: `mean` and `std` per channel of its training images, pixels in 0..1.
         class_names: one name per class, in order.
-        image_size: pixels of each side, for networks that accept any size; 32 by default.
+        image_size: pixels of each side, for networks that accept any size; by default that of `example` of a wrapped
+            network, and 32 otherwise.
         facts: further entries of the record, plain values.
 
     Raises:
         CoopNetError: names or constants that do not fit the network, or a folder that cannot be written.
     """
-    check_network(network)
+    check_tensors(network)
     state = {} if optimizer is None else state_of(optimizer, network)
-    known = sized(facts, image_size) | ({} if optimizer is None else {"optimizer": type(optimizer).__name__})
-    if network.architecture.to_dict().get("family") == OWN:
-        known |= {"logits": _logits(network)}
+    known = sized(facts, image_size) | ({} if (found := probe.logits(network)) is None else {"logits": found})
     write(TrainedNetwork(network, state), Path(folder), preprocessing, class_names, known)
-
-
-def _logits(network: CooperativeNetwork) -> list[float]:
-    """The ensemble's logits for one image of fixed random numbers; they tell models of one class apart."""
-    assert isinstance(network.architecture, Backbone)
-    image = torch.randn(1, *network.architecture.input, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        found: list[float] = copy.deepcopy(network).cpu().eval()(image).ensemble[0].tolist()
-    return found
 
 
 def sized(facts: Mapping[str, Any] | None, image_size: int | None) -> dict[str, Any]:
@@ -140,7 +130,8 @@ def load(where: str | os.PathLike[str], *, model: nn.Module | None = None) -> Co
     Args:
         where: a folder written by `save`, `coopnet import` or a run; or a run of the workspace in the current folder,
             or of its run store: `STUDY/EXPERIMENT/seedN`.
-        model: for a network around your own model: such a model; its weights do not matter.
+        model: for a network around your own model: such a model. Its weights do not matter, but for branches that are
+            added later: parameters of modules without `reset_parameters` have its values there.
 
     Raises:
         CoopNetError: there is no such network, it is damaged, or it was not written by CoopNet.
@@ -160,13 +151,14 @@ def load_optimizer(
     """
     check_network(network)
     check_own(optimizer, network)
-    saved = read(where, network=network)
-    state, kind = saved.state, saved.record.get("optimizer")
+    state = read(where, network=network).state
     if not state:
         raise CoopNetError(f"no optimiser state was saved in {where}")
-    if isinstance(kind, str) and kind != type(optimizer).__name__:
+    slots = slots_of(optimizer)
+    if slots is not None and slots != state.keys():
         raise CoopNetError(
-            f"{where} has the state of {kind}, not of {type(optimizer).__name__}; pass such an optimiser"
+            f"{where} has an optimiser's {', '.join(sorted(state))}, and {type(optimizer).__name__} with these options "
+            f"keeps {', '.join(sorted(slots)) or 'nothing'}; pass an optimiser of the saved kind"
         )
     for name, parameter in network.named_parameters():
         mine = {slot: tensors[name].clone() for slot, tensors in state.items() if name in tensors}
@@ -190,9 +182,7 @@ def read(
             raise
         raise CoopNetError(f"{error.fact}; restore it from a copy, or save the network again (coopnet.save)") from error
     network = trained.network.eval()
-    if "logits" in record and not torch.allclose(
-        torch.tensor(_logits(network)), torch.tensor(record["logits"]), rtol=1e-3, atol=1e-3
-    ):
+    if probe.differ(record.get("logits"), probe.logits(network)):
         raise CoopNetError(
             f"the model that was passed has the tensors of the one in {folder}, and computes something else; pass a "
             "model with the same settings, such as activations and strides"

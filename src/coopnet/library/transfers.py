@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from coopnet.files.errors import CoopNetError
-from coopnet.library.checks import check_choice, check_network, check_noise, check_seed
+from coopnet.library import probe
+from coopnet.library.checks import check_choice, check_network, check_noise, check_seed, check_tensors
 from coopnet.library.optimizers import follow, state_of
 from coopnet.library.receipt import Receipt, batches_of, measure, tensor_origins
 from coopnet.networks import merge as merging
 from coopnet.networks import transfer
-from coopnet.networks.backbone import OWN, Backbone
-from coopnet.networks.network import Architecture, CooperativeNetwork
+from coopnet.networks.network import CooperativeNetwork
 from coopnet.networks.transfer import Origin, TrainedNetwork
 
 Optimizer = torch.optim.Optimizer
@@ -74,7 +74,7 @@ def grow(
         CoopNetError: fewer branches than before, an unknown `how`, donors that do not exist, negative noise, or a
             network that is not cooperative, or whose branches have their own trunks.
     """
-    check_network(network)
+    check_tensors(network)
     parent = TrainedNetwork(network, {} if optimizer is None else state_of(optimizer, network))
     said = "none was passed" if optimizer is None else f"{type(optimizer).__name__}; {CARRIED}"
     result, plan, receipt = grown(
@@ -341,24 +341,17 @@ def _attempt(work: Any, *arguments: Any, **options: Any) -> TrainedNetwork:
 def _refuse_strangers(parents: Sequence[TrainedNetwork]) -> None:
     if len(parents) < 2:
         raise CoopNetError("pass a list of two networks or more")
-    for parent in parents:
-        check_network(parent.network)
-    looks = {_look(parent.network.architecture) for parent in parents}
-    if len(looks) > 1:
-        raise CoopNetError(
-            "the networks were made from models with different modules, such as other activations; join networks that "
-            "were wrapped around one kind of model"
-        )
+    for number, parent in enumerate(parents, 1):
+        check_tensors(parent.network)
+        own, first = probe.logits(parent.network), probe.logits(parent.network, like=parents[0].network)
+        if probe.differ(own, first):
+            raise CoopNetError(
+                f"network {number} was wrapped around a model that computes something else than that of network 1 with "
+                "the same tensors, such as by other activations or strides; join networks around one kind of model"
+            )
     devices = {next(parent.network.parameters()).device for parent in parents}
     if len(devices) > 1:
         raise CoopNetError(f"the networks are on {', '.join(sorted(map(str, devices)))}; move them to one device")
-
-
-def _look(architecture: Architecture | Backbone) -> str:
-    """The modules of a model of the user's own, of which an architecture names the class alone."""
-    if not isinstance(architecture, Backbone) or architecture.family != OWN:
-        return ""
-    return f"{architecture.template.trunk}{architecture.template.branch}"
 
 
 def like(
@@ -377,10 +370,11 @@ def like(
     for new, old in pieces:
         if new is None or old is None:
             continue
-        for module, before in zip(new.modules(), old.modules(), strict=True):
-            module.training = before.training
-        for parameter, source in zip(new.parameters(), old.parameters(), strict=True):
-            parameter.requires_grad_(source.requires_grad)
+        modules, parameters = dict(old.named_modules()), dict(old.named_parameters())
+        for name, module in new.named_modules():
+            module.training = modules[name].training if name in modules else parent.training
+        for name, parameter in new.named_parameters():
+            parameter.requires_grad_(parameters[name].requires_grad)
 
 
 CARRIED = "state carried over for copied tensors and rows, none for new ones"

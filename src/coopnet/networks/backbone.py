@@ -307,7 +307,7 @@ def _backbone(
         first, second = cut(model, split)
         template = _probe(model, first, second, classes, example, fresh)
     except _NoCut as reason:
-        raise CoopNetError(f"{name} cannot be split at {split!r}: {reason}; {_advice(model)}") from reason
+        raise CoopNetError(f"{name} cannot be split at {split!r}: {reason}; {_advice(model, split)}") from reason
     size = tuple(example.shape[1:])
     return Backbone(family, name, split, branches, gate, classes, trunk, size, template=template)
 
@@ -486,7 +486,7 @@ def _probe(
             raise _NoCut(f"its {what} are a {type(value).__name__}, no tensor")
     if result.dim() != 2 or len(result) != len(example):
         raise _NoCut(f"it gives {list(result.shape)} for {len(example)} images, where logits [N, classes] are needed")
-    if not result.is_meta and not torch.equal(result, whole):
+    if not result.is_meta and not torch.allclose(result, whole, rtol=0.0, atol=0.0, equal_nan=True):
         raise _NoCut("its two pieces together compute something else than the model")
     channels, over = _layout(trunk, example, features)
     replaced, classifier = result.shape[1] != classes, _classifier(branch, result.shape[1])
@@ -498,32 +498,36 @@ def _probe(
 def _layout(trunk: nn.Module, example: Tensor, features: Tensor) -> tuple[int, tuple[int, ...]]:
     """Number of channels, and the dimensions that the gate averages over.
 
-    The features of square images are square, too. Where that does not tell channels from space, the dimensions that
-    grow with the images are those of space.
+    Maps are as high and wide as the images, in proportion. Where that does not tell channels from space, the dimensions
+    that grow with the images are those of space, if any do.
     """
-    square = example.dim() == 4 and example.shape[2] == example.shape[3]
     match list(features.shape):
         case [_, channels]:
             return channels, ()
-        case [_, _, channels] if square:
+        case [_, _, channels] if example.dim() == 4:
             return channels, (1,)
-        case [_, height, width, channels] if square and height == width != channels:
-            return channels, (1, 2)
-        case [_, channels, height, width] if square and channels != height == width:
-            return channels, (2, 3)
+        case [_, first, between, last] if example.dim() == 4:
+            high, wide = example.shape[2:]
+            ends_in_channels, begins_with_channels = first * wide == between * high, between * wide == last * high
+            if ends_in_channels != begins_with_channels:
+                return (last, (1, 2)) if ends_in_channels else (first, (2, 3))
     try:
         with _evaluating(trunk):
             larger = trunk(example.repeat(1, 1, *[2] * (example.dim() - 2)))
-    except Exception as error:  # any model, any error
-        raise _NoCut(
-            f"its features {list(features.shape)} do not tell channels from space, and it does not take images twice "
-            f"as large ({_first_line(error)}); pass a square example="
-        ) from error
+    except Exception:  # any model, any error: it takes images of one size alone
+        larger = features
     over = tuple(i for i in range(1, features.dim()) if larger.shape[i] != features.shape[i])
     kept = [i for i in range(1, features.dim()) if i not in over]
-    if len(kept) != 1:
-        raise _NoCut(f"the gate cannot average over features of shape {list(features.shape)}")
-    return features.shape[kept[0]], over
+    if len(kept) == 1:
+        return features.shape[kept[0]], over
+    match list(features.shape):  # pooled to one size
+        case [_, _, channels]:
+            return channels, (1,)
+        case [_, height, width, channels] if height == width != channels:
+            return channels, (1, 2)
+        case [_, channels, _, _]:
+            return channels, (2, 3)
+    raise _NoCut(f"the gate cannot average over features of shape {list(features.shape)}")
 
 
 def _classifier(branch: nn.Module, outputs: int) -> str:
@@ -609,9 +613,9 @@ def _splits(model: nn.Module, names: Sequence[str]) -> Iterator[str]:
             yield name
 
 
-def _advice(model: nn.Module) -> str:
+def _advice(model: nn.Module, refused: str = "") -> str:
     """Splits that would work, for an error message."""
-    working = list(_splits(model, list(_names(model))))
+    working = list(_splits(model, [name for name in _names(model) if name != refused]))
     if not working:
         return (
             "no other module of it works either: torch.fx has to trace the forward of the modules that contain the "
