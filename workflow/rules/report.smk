@@ -17,11 +17,11 @@ rule tables:
         "../envs/coopnet.yaml"
     params:
         study=STUDY.name,
-        step="tables",
+        command=f"coopnet tables {STUDY.name}",
     message:
         "{rule}: study {params.study}"
     shell:
-        "coopnet {params.step} {params.study} > {log} 2>&1"
+        "{params.command} > {log} 2>&1"
 
 
 use rule tables as claims with:
@@ -34,7 +34,7 @@ use rule tables as claims with:
         f"{LOGS}/claims.log",
     params:
         study=STUDY.name,
-        step="claims",
+        command=f"coopnet claims {STUDY.name}",
 
 
 use rule tables as report with:
@@ -47,7 +47,7 @@ use rule tables as report with:
         f"{LOGS}/report.log",
     params:
         study=STUDY.name,
-        step="report",
+        command=f"coopnet report {STUDY.name}",
 
 
 use rule tables as timing with:
@@ -60,4 +60,4 @@ use rule tables as timing with:
         f"{LOGS}/timing.log",
     params:
         study=STUDY.name,
-        step="timing",
+        command=f"coopnet timing {STUDY.name}",
