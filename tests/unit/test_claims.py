@@ -20,7 +20,7 @@ from coopnet.claims.decisions import Judged, Judgement, Outcome, Part, conjuncti
 from coopnet.claims.inference import Estimate, Source
 from coopnet.claims.pairing import pair, roots
 from coopnet.commands import claims as command
-from coopnet.evaluation import gather
+from coopnet.evaluation import gather, voting
 from coopnet.evaluation.gather import RunFolder
 from coopnet.evaluation.outcomes import pack
 from coopnet.files.errors import CoopNetError
@@ -466,6 +466,11 @@ def test_bad_claims_are_refused_by_name(tmp_path: Path, change: dict[str, Any], 
     assert message in str(error.value)
     assert str(error.value).startswith("claims.yaml: a_claim")
     assert "\n" not in str(error.value)
+
+
+def test_claims_know_how_many_branches_are_voted_on() -> None:
+    """A claim about a picked vote is accepted if and only if there will be one."""
+    assert entries.MOST == voting.MOST
 
 
 def test_a_number_is_given_once(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from coopnet import study
-from coopnet.evaluation.voting import MOST
 from coopnet.files.errors import CoopNetError
 from coopnet.study.settings import GROWING, JOINING, Experiment, Words
 
@@ -17,6 +16,8 @@ PROBABILITIES = "mean of probabilities"
 MODELS = ("ensemble", "branch_mean", "mean_probabilities", "picked")
 MARGIN = 0.5
 """Points of accuracy: the largest difference that does not count, unless a claim states another."""
+MOST = 8
+"""Most branches of which votes are counted: that of `evaluation.voting`, which needs SciPy."""
 
 
 class Reference(NamedTuple):
