@@ -412,6 +412,20 @@ def test_gate_reads_features_of_every_layout(
     assert backbone._layout(trunk, example, trunk(example)) == (channels, over)
 
 
+class Root(nn.Module):
+    """Not a number for inputs below 2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sqrt(x - 2)
+
+
+def test_model_that_gives_no_number_for_zeros_is_rebuilt() -> None:
+    """A saved network is rebuilt with images of zeros, which need not be among those that its model can take."""
+    model = nn.Sequential(Root(), nn.Flatten(), nn.Linear(768, 7))
+    network = wrap(model, "2", branches=2, classes=7, example=torch.ones_like(IMAGES) + 2)
+    assert backbone_from_dict(network.architecture.to_dict(), model) == network.architecture
+
+
 def test_advice_leaves_out_the_split_that_was_refused() -> None:
     """It names others."""
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Identity(), nn.Flatten(), nn.Linear(1024, 7), nn.Unflatten(1, (7, 1)))

@@ -23,7 +23,7 @@ from coopnet.library.transfers import combined, merged
 from coopnet.networks.loss import Teaching, loss
 from coopnet.networks.network import Architecture, build, trainable_parameters
 from coopnet.networks.transfer import TrainedNetwork
-from test_backbone import EXACT, IMAGES, Convolutional, logits, wrapped
+from test_backbone import EXACT, IMAGES, Convolutional, Root, logits, wrapped
 
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
 OPTIMIZERS = {
@@ -586,13 +586,6 @@ class Awkward(Convolutional):
     def __init__(self) -> None:
         super().__init__()
         self.stem.register_forward_hook(lambda module, _, outputs: setattr(self, "seen", outputs))
-
-
-class Root(nn.Module):
-    """Not a number for inputs below 2."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sqrt(x - 2)
 
 
 def test_awkward_model_is_saved_after_training(tmp_path: Path) -> None:
