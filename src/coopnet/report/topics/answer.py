@@ -431,7 +431,7 @@ def _daggers(found: Sequence[Difference]) -> str:
         return ""
     return (
         f"{HOLM} marks a finding that survives Holm’s correction over the whole ledger; of a loss it marks the "
-        f"direction and not the size. A finding without {HOLM} does not survive it, or no decided claim is about it. "
+        f"direction and not the size. A finding without {HOLM} does not survive it, or no claim decides it. "
     )
 
 
