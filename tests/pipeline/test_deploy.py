@@ -344,6 +344,7 @@ def test_a_card_leaves_out_what_says_nothing(classes: int, monkeypatch: pytest.M
         ("grow three --branches 5 --how spilt --out x", "how 'spilt' is not known; did you mean 'split'"),
         ("grow three --branches 5 --donors 4,1 --out x", "donors among branches 1 to 3"),
         ("merge a --out x", "two networks"),
+        ("merge a nothing --out three", "not empty"),  # before anything is computed
         ("merge a three --out x", "has 3 branches"),
         ("compare three a --data cifar10", "prepare cifar10"),
     ],

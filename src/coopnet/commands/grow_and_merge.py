@@ -39,6 +39,7 @@ def grow(
     Raises:
         CoopNetError: as `library.transfers.grow`, or there is no such network or dataset.
     """
+    files.check_new(out)
     one = saved.read(source)
     test = images.of_record(workspace, one.record, data)
     result, _, receipt = transfers.grown(
@@ -60,6 +61,7 @@ def combine(workspace: Workspace, sources: list[str], out: Path, *, gate: str, s
     Raises:
         CoopNetError: as `library.transfers.combine`, or there is no such network or dataset.
     """
+    files.check_new(out)
     many = _read(sources)
     test = images.of_record(workspace, many[0].record, data)
     inputs = None if test is None else list(images.normalised(many[0], test.images))
@@ -83,6 +85,7 @@ def merge(
     Raises:
         CoopNetError: as `library.transfers.merge`, or there is no such network or dataset.
     """
+    files.check_new(out)
     many = _read(sources)
     training = images.of_record(workspace, many[0].record, data, "train")
     if training is None and (reestimate or how == "refit"):

@@ -92,8 +92,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises:
         CoopNetError: `out` exists and is not an empty folder, or it cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CoopNetError(f"{out} exists and is not empty; choose another folder, or remove it")
+    check_new(out)
     place = out.absolute()
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +103,16 @@ def new_folder(out: Path) -> Iterator[Path]:
             made.replace(place)
     except OSError as error:
         raise CoopNetError(f"cannot write {out}: {reason(error)}") from error
+
+
+def check_new(out: Path) -> None:
+    """Refuse a folder that has content.
+
+    Raises:
+        CoopNetError: `out` exists and is not an empty folder.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CoopNetError(f"{out} exists and is not empty; choose another folder, or remove it")
 
 
 def _own_folder(parent: Path, prefix: str) -> tuple[Path, int]:
