@@ -402,6 +402,7 @@ MAPS, SIGNAL = nn.Conv2d(3, 8, 2, 2), nn.Conv1d(3, 8, 2, 2)
         (nn.Sequential(MAPS, nn.AdaptiveAvgPool2d(1)), (3, 16, 32), 8, (2, 3)),
         (nn.Sequential(MAPS, nn.AdaptiveAvgPool2d((1, None))), (3, 16, 32), 8, (2, 3)),
         (nn.Sequential(MAPS, nn.AdaptiveAvgPool2d(8)), (3, 16, 16), 8, (2, 3)),
+        (nn.Sequential(MAPS, nn.AdaptiveAvgPool2d(4), Last()), (3, 16, 32), 8, (1, 2)),
     ],
 )
 def test_gate_reads_features_of_every_layout(

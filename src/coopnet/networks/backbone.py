@@ -498,23 +498,23 @@ def _probe(
 def _layout(trunk: nn.Module, example: Tensor, features: Tensor) -> tuple[int, tuple[int, ...]]:
     """Number of channels, and the dimensions that the gate averages over.
 
-    Maps are as high and wide as the images, in proportion. Where that does not tell channels from space, the dimensions
-    that grow with the images are those of space, if any do.
+    Maps of square images are square. Otherwise the dimensions that grow with the images are those of space. A model
+    that takes one size alone gives maps as high and wide as its images, in proportion.
     """
     match list(features.shape):
         case [_, channels]:
             return channels, ()
         case [_, _, channels] if example.dim() == 4:
             return channels, (1,)
-        case [_, first, between, last] if example.dim() == 4:
-            high, wide = example.shape[2:]
-            ends_in_channels, begins_with_channels = first * wide == between * high, between * wide == last * high
-            if ends_in_channels != begins_with_channels:
-                return (last, (1, 2)) if ends_in_channels else (first, (2, 3))
+    found = _by_proportion(example, features)
+    if found and example.shape[2] == example.shape[3]:
+        return found
     try:
         with _evaluating(trunk):
             larger = trunk(example.repeat(1, 1, *[2] * (example.dim() - 2)))
     except Exception:  # any model, any error: it takes images of one size alone
+        if found:
+            return found
         larger = features
     over = tuple(i for i in range(1, features.dim()) if larger.shape[i] != features.shape[i])
     kept = [i for i in range(1, features.dim()) if i not in over]
@@ -528,6 +528,17 @@ def _layout(trunk: nn.Module, example: Tensor, features: Tensor) -> tuple[int, t
         case [_, channels, _, _]:
             return channels, (2, 3)
     raise _NoCut(f"the gate cannot average over features of shape {list(features.shape)}")
+
+
+def _by_proportion(example: Tensor, features: Tensor) -> tuple[int, tuple[int, ...]] | None:
+    """As `_layout`, for maps as high and wide as the images, in proportion; None if that does not decide."""
+    if example.dim() != 4 or features.dim() != 4:
+        return None
+    (_, _, high, wide), (_, first, between, last) = example.shape, features.shape
+    ends_in_channels, begins_with_channels = first * wide == between * high, between * wide == last * high
+    if ends_in_channels == begins_with_channels:
+        return None
+    return (last, (1, 2)) if ends_in_channels else (first, (2, 3))
 
 
 def _classifier(branch: nn.Module, outputs: int) -> str:
