@@ -68,7 +68,7 @@ def find_due(workspace: Workspace, plan: Study) -> stamps.Due:
             f"{plan.name}: {len(due.runs)} of {networks} networks to make, {len(due.evaluations)} more to evaluate",
             file=sys.stderr,
         )
-        if not dvc_stage.UNDER_DVC and (line := cost_line(workspace, plan)):
+        if due.runs and not dvc_stage.UNDER_DVC and (line := cost_line(workspace, plan)):
             print(line, file=sys.stderr)
     if dvc_stage.UNDER_DVC:
         dvc_stage.make_folders(workspace, plan)

@@ -759,7 +759,7 @@ def test_what_is_no_network_of_ours_is_refused(tmp_path: Path, monkeypatch: pyte
         (lambda: coopnet.branch(small(3), 4), "from 1 to 3"),
         (lambda: coopnet.subset(small(3), [1, 1]), "from 1 to 3"),
         (lambda: coopnet.CooperativeLoss(0.0), "temperature 0.0"),
-        (lambda: coopnet.CooperativeLoss(label_smoothing=1), "label_smoothing 1 is not in"),
+        (lambda: coopnet.CooperativeLoss(label_smoothing=1), "label_smoothing 1 must be 0 or above, and below 1"),
         (lambda: coopnet.subset(small(3), 2), "branches 2 is not a list"),
         (lambda: plain(small(2), [7, 9]), "from 1 to 2"),
         (lambda: convolutional(example=(3, 16, 16)), "example is a tuple"),

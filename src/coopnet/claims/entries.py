@@ -296,7 +296,7 @@ def _check_model(reference: Reference, row: Experiment, where: str) -> None:
     branches = row.model.branches
     if reference.stage == "at_transfer" and row.start.kind not in (*GROWING, *JOINING):
         raise CoopNetError(
-            f"{where}: {reference.experiment} starts by {row.start.kind}, so it has no network at transfer"
+            f"{where}: {reference.experiment} has the start {row.start.kind!r}, so it has no network at transfer"
         )
     if reference.model == "picked" and not (row.data.validation and 1 < branches <= MOST):
         raise CoopNetError(

@@ -23,7 +23,7 @@ def compare(workspace: Workspace, a: str, b: str, data: str, branches: list[int]
         if len(known) != len(test.class_names):
             raise CoopNetError(f"{model.name} has {len(known)} classes, {data} has {len(test.class_names)}")
         if sorted(known) == sorted(test.class_names) and known != test.class_names:
-            raise CoopNetError(f"{model.name} has the classes of {data} in another order")
+            raise CoopNetError(f"{model.name} has the classes of {data} in another order; name its own data by --data")
     with images.progress("classifying", 2 * len(test.images)) as advance:
         logits = [model.logits(test.images, advance) for model in models]
     qualities = [measure.quality(one, test.labels) for one in logits]

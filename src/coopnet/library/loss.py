@@ -44,7 +44,7 @@ class CooperativeLoss(nn.Module):
             raise CoopNetError(f"temperature {temperature} must be above 0, and rampup {rampup} 0 or above")
         check_choice("distillation", distillation, ("on_the_fly", "none", "mutual"))
         if not 0 <= label_smoothing < 1:
-            raise CoopNetError(f"label_smoothing {label_smoothing} is not in 0..1")
+            raise CoopNetError(f"label_smoothing {label_smoothing} must be 0 or above, and below 1")
         self.temperature, self.rampup = temperature, rampup
         self.distillation, self.gated, self.label_smoothing = distillation, gated, label_smoothing
         self.epoch, self._was_set = 0, False

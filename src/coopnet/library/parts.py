@@ -68,7 +68,8 @@ def subset(network: CooperativeNetwork, branches: Sequence[int]) -> CooperativeN
         branches: numbered from 1, in their new order.
 
     Raises:
-        CoopNetError: there are no such branches, all of them are closed, or a learned gate reads the trunks of others.
+        CoopNetError: there are no such branches, all of them are closed, a learned gate reads the trunks of others, or
+            weights are pruned, parametrized or not float32.
     """
     check_tensors(network)
     chosen = checked_branches(network, branches)

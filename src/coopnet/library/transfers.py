@@ -71,8 +71,9 @@ def grow(
             DataLoader.
 
     Raises:
-        CoopNetError: fewer branches than before, an unknown `how`, donors that do not exist, negative noise, or a
-            network that is not cooperative, or whose branches have their own trunks.
+        CoopNetError: fewer branches than before, an unknown `how`, donors that do not exist, negative noise, a network
+            that is not cooperative, has pruned, parametrized or other than float32 weights, or whose branches have
+            their own trunks, or images of which there are none or for which it gives NaN.
     """
     check_tensors(network)
     parent = TrainedNetwork(network, {} if optimizer is None else state_of(optimizer, network))
