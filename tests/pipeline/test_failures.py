@@ -16,7 +16,7 @@ from coopnet import files, study
 from coopnet.commands import record, transfer, watch
 from coopnet.commands import train as train_command
 from coopnet.files.digests import Digests
-from coopnet.files.errors import CoopNetError, TrainingFailed
+from coopnet.files.errors import CoopNetError, TrainingFailed, out_of_memory
 from coopnet.report import content, report, tables
 from coopnet.report.document import Report, Table
 from coopnet.report.frames import load
@@ -27,7 +27,6 @@ from coopnet.runs.store import Store
 from coopnet.runs.workspace import Workspace
 from coopnet.study import Study
 from coopnet.training import trainer
-from coopnet.training.device import out_of_memory
 from coopnet.training.trainer import train
 from test_claims import by_branches, ledger_of, made
 from tiny_fixture import make_workspace

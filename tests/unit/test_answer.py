@@ -57,8 +57,17 @@ def test_no_gain_is_said_before_losses_and_what_is_undecided() -> None:
         f"loss ({MINUS}0.60\u00a0[{MINUS}1.10,\u00a0{MINUS}0.10]) is less accurate, maybe by more than 0.5 points; "
         f"small ({MINUS}0.30\u00a0[{MINUS}0.40,\u00a0{MINUS}0.20]) is less accurate, by less than 0.5 points; "
         f"equal ({MINUS}0.02\u00a0[{MINUS}0.42,\u00a0+0.38]) is not worse by more than 0.5 points; "
-        f"undecided is open (+0.10\u00a0[{MINUS}0.60,\u00a0+0.80]); "
+        f"undecided between a gain and a loss is open (+0.10\u00a0[{MINUS}0.60,\u00a0+0.80]); "
         "on fewer than 3 seeds, and so undecided: few."
+    )
+
+
+def test_a_sentence_says_what_survives_holm_and_what_no_claim_tests() -> None:
+    """Both stand beside the number that they concern."""
+    kept = replace(one("kept", 2.0), after_holm=frozenset({"gain"}))
+    assert said(kept, replace(one("own", 1.0), claims=())) == (
+        "kept† (+2.00\u00a0[+1.50,\u00a0+2.50]) and own (+1.00\u00a0[+0.50,\u00a0+1.50] over seeds alone) are more "
+        "accurate than the control."
     )
 
 
@@ -66,7 +75,7 @@ def test_many_undecided_are_named_without_numbers() -> None:
     """Numbers of undecided differences are shown only if nothing is decided."""
     several = [one(f"open{place}", 0.1, reach=0.7) for place in range(3)]
     assert said(*several).count("[") == 3
-    assert said(*several, one("gain", 2.0)).endswith("undecided are open0, open1 and open2.")
+    assert said(*several, one("gain", 2.0)).endswith("undecided between a gain and a loss are open0, open1 and open2.")
 
 
 def test_too_few_seeds_give_no_number() -> None:
@@ -180,11 +189,9 @@ def test_the_comparisons_are_counted() -> None:
     assert answer.in_short([one("small", -0.3, reach=0.1), lost, one("equal", 0.0, reach=0.4), kept]) == (
         "Of 4 comparisons with a control, 1 shows a gain, 2 a loss (1 smaller than 0.5 points and 1 larger) "
         "and 1 excludes a loss of more than 0.5 points. The intervals are uncorrected. 2 of the findings "
-        "survive Holm’s correction over the whole ledger: x is more accurate and y is less accurate."
+        "survive Holm’s correction (†; of a loss its direction, not its size)."
     )
-    assert answer.in_short([kept]).endswith(
-        "1 of the findings survives Holm’s correction over the whole ledger: x is more accurate."
-    )
+    assert answer.in_short([kept]).endswith("1 of the findings survives Holm’s correction (†).")
     assert answer.in_short([kept, one("few", 9.0, n=1)]).startswith(
         "Of 1 comparison with a control on 3 seeds or more, 1 shows a gain. 1 more rests on fewer seeds. The"
     )
@@ -374,7 +381,7 @@ def test_plain_ensembles_of_part_3_are_compared_with_one_of_their_networks(tmp_p
         assert list(found.claims) == numbers
         report = content.compose(loaded)
         (part3,) = [own.text for own in report.answers if own.about.startswith("Part 3")]
-        assert part3.startswith("ensemble3 (+")
+        assert part3.removeprefix("ensemble3").removeprefix("†").startswith(" (+")
         sections = {section.id: section for section in report.sections}
         (row,) = [row for row in sections["results"].items[0].rows if row.cells[0].text == "ensemble3"]
         assert row.cells[-1].text in ("", "–")
@@ -421,7 +428,7 @@ def test_a_study_without_enough_seeds_is_short(study: Path, tmp_path: Path) -> N
 )
 def test_a_claim_that_survives_holm_is_named_once(survive: tuple[bool | None, ...], named: list[str]) -> None:
     """It is named with a score only if the other score does not survive."""
-    claim = next(one for one in ledger.load(ROOT / "results/mini/claims.json", "mini") if one.number == "2")
+    claim = next(one for one in ledger.load(ROOT / "results/mini/claims.json", "mini") if one.main.number == "2")
     decisions = [
         one.model_copy(update={"survives_holm": survives})
         for one, survives in zip(claim.decisions, survive, strict=True)

@@ -255,7 +255,8 @@ def test_committed_verdicts_agree_with_their_p_values_and_intervals(path: Path) 
 def test_committed_verdicts_say_how_they_were_reached(path: Path) -> None:
     """A verdict without a p value is not a test: it is counted, has too few seeds, or was not run; Holm agrees."""
     decisions = [one for claim in ledger.load(path, path.parent.name) for one in claim.decisions]
-    corrected = holm([1.0 if one.verdict == "not decided" else one.p for one in decisions])
+    waiting = [one.verdict == "not decided" or (one.basis == "too few seeds" and bool(one.region)) for one in decisions]
+    corrected = holm([1.0 if waits else one.p for one, waits in zip(decisions, waiting, strict=True)])
     for one, p in zip(decisions, corrected, strict=True):
         assert (one.p is None) == (one.basis != "tested")
         if one.p is None:
@@ -504,11 +505,11 @@ def test_every_child_is_compared_with_its_control() -> None:
         assert any("continued" in other for other in others), experiment
 
 
-def test_shorter_parents_are_named_beside_every_merge_of_them() -> None:
-    """A gain of a merge of one1 is partly due to more training, so each claim about one states the length of one1."""
+def test_shorter_parents_are_named_beside_every_network_made_of_them() -> None:
+    """A gain of a network made of one1 is partly due to more training, so claims about it state the length of one1."""
     for claim in entries.read(ROOT / "claims.yaml", ROWS):
-        joined = [part.of.experiment for part in claim.parts if len(ROWS[part.of.experiment].parents) > 1]
-        if any("one1" in ROWS[name].parents for name in joined):
+        made = [ROWS[part.of.experiment] for part in claim.parts]
+        if any("one1" in row.parents and row.start.kind != "random" for row in made):
             assert claim.claim.lengths == ["one1", "baseline"], claim.id
 
 
@@ -669,6 +670,21 @@ def test_few_seeds_conclude_nothing(tmp_path: Path, seeds: int) -> None:
         for part in entry["parts"]:  # only an interval of one network each is over images alone
             alone = any("interval is over test images alone" in words for words in part["given"])
             assert alone == (seeds == 1 and part["interval"] is not None)
+
+
+def test_claims_on_too_few_seeds_count_in_the_correction(tmp_path: Path) -> None:
+    """The third seed of other claims changes no corrected p for the worse, and a count is not a test."""
+    few = {"one3_to_5_split_exact": {"seeds": [0]}}
+    workspace, plan = made(tmp_path, lambda run, model: by_branches(run, model) + 0.02 * run.seed, experiments=few)
+    found = ledger_of(workspace)
+    assert found["split_keeps_predictions/top1"]["basis"] == "too few seeds"
+    waiting = [entry for entry in found.values() if entry["basis"] == "too few seeds" and entry["region"]]
+    tested = [entry for entry in found.values() if entry["p"] is not None]
+    assert plan.seeds("one3_to_5_split_exact") == [0]
+    assert waiting
+    assert tested
+    smallest = min(tested, key=lambda entry: entry["p"])
+    assert smallest["p_holm"] == pytest.approx(min(1.0, (len(tested) + len(waiting)) * smallest["p"]))
 
 
 def test_what_a_start_keeps_is_counted_or_tested(tmp_path: Path) -> None:

@@ -339,7 +339,7 @@ def test_the_sentences_count_what_the_ledger_holds(study: Path, tmp_path: Path) 
         "2 of them are counted exactly, in these runs and on these images: 2 supported. "
         "2 rest on fewer than 3 seeds, which say nothing about networks in general. "
         "2 not run. "
-        "2 of 6 tested verdicts for or against a claim do not survive Holm’s correction over the whole ledger. "
+        "2 of 6 tested verdicts for or against a claim do not survive Holm’s correction. "
         "No interval allows for another choice of training images: there is one choice of 12,000 training images for "
         "all seeds, and no choice can be drawn again without training again."
     )

@@ -311,6 +311,8 @@ def test_joined_networks_begin_as_the_mean_of_their_logits() -> None:
     assert combined.exact
     assert combined.measured is not None
     assert combined.measured.exact
+    once = coopnet.merge(parents, images=iter([images[:20], images[20:]])).receipt.measured  # read once, used twice
+    assert once is not None
     refit = coopnet.merge(parents, images=images)
     assert refit.receipt.tensors["branches.1.stage.0.conv1.weight"] == "solved anew on the images"
     assert refit.receipt.tensors["branches.0.stage.0.conv1.weight"].startswith("copied from parent 1")

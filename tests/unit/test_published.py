@@ -408,7 +408,7 @@ def test_the_page_shows_theirs_ours_and_what_differs(page: Text) -> None:
     """One line per figure; below ours the seeds, below the differences the unstated parts."""
     assert page.row("published-table", "ONE") == [
         "ONE | CIFAR-100, ResNet-32, test top-1; ours: one3, branch 2",
-        "73.39 ± 0.06 | n = 3",
+        "73.39 ± 0.06 | n = 3, epoch not said",
         "46.05 ± 0.35 | n = 2",
         f"{MINUS}27.34",
         "ResNet-8, not ResNet-32; 20 epochs, not 300; 2 runs, not 3"

@@ -8,13 +8,16 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
 import pytest
+from scipy import stats
 
 import report_fixture as synthetic
 from conftest import ROOT
@@ -22,6 +25,7 @@ from coopnet import files
 from coopnet.evaluation.gather import Gathered, GatheredRun
 from coopnet.files.errors import CoopNetError
 from coopnet.report import drawing, report, tables, timing
+from coopnet.report.differences import to_single
 from coopnet.report.frames import load
 from coopnet.report.lineage import Lineage
 from coopnet.report.page import Glossary
@@ -407,6 +411,25 @@ def test_students_are_compared_with_teacher_and_single(whole: tuple[Path, Path])
     assert float(ensemble["over_single"]) == pytest.approx(synthetic.PLAIN + synthetic.PROBABILITIES)
 
 
+def test_networks_without_a_common_ancestor_are_compared_as_two_groups(tmp_path: Path) -> None:
+    """Mutual learning descends from no baseline, so its interval allows for the spread of the baselines too."""
+    runs, study = synthetic.write_study(tmp_path / "runs", seeds=(0, 1, 2), rows=synthetic.ALL_PARTS)
+    tables.build(runs, study, tmp_path / "tables")
+    files.write_json(tmp_path / "claims.json", synthetic.claims())
+    loaded = load(tmp_path / "tables")
+    top1 = loaded.distillation.query("split == 'test' and score == 'top1'").set_index("experiment")
+    own, alone = top1.loc["mutual2", "value"], loaded.seeds("baseline", "ensemble", "top1")
+    assert len(alone) == 9
+    found, expected = to_single(loaded, "mutual2"), stats.ttest_ind(own, alone, equal_var=False)
+    assert found is not None
+    assert (found.estimate, found.n) == (pytest.approx(own.mean() - statistics.mean(alone)), 3)
+    assert found.interval == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    paired = to_single(loaded, "distilled")
+    assert paired is not None
+    gains = stats.ttest_1samp(top1.loc["distilled", "over_single"], 0)
+    assert paired.interval == pytest.approx(tuple(gains.confidence_interval(0.95)))
+
+
 def test_part_3_has_its_ancestors_and_every_plain_ensemble(whole: tuple[Path, Path]) -> None:
     """Rows of that part, their ancestors, ensembles of other parts, and ONE with the same protocol."""
     names = {row["experiment"] for row in rows(whole[0] / "distillation.csv")}
@@ -583,105 +606,56 @@ def test_a_run_that_was_not_given_is_refused_by_name(tmp_path: Path) -> None:
         tables.build(runs[:-1], study, tmp_path / "tables")
 
 
-def _cut_history(folder: Path) -> None:
-    lines = (folder / "history.csv").read_text().splitlines(keepends=True)
-    (folder / "history.csv").write_text("".join(lines[:-2]))
+def _in_metrics(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """Damage to the test block of `metrics.json`."""
+
+    def damage(folder: Path) -> None:
+        metrics = files.read_json(folder / "metrics.json")
+        change(metrics["final"]["test"])
+        files.write_json(folder / "metrics.json", metrics)
+
+    return damage
 
 
-def _edit_history(folder: Path) -> None:
-    text = (folder / "history.csv").read_text()
-    (folder / "history.csv").write_text(text.replace("48.1", "58.1"))
+def _in_text(name: str, pattern: str, new: str) -> Callable[[Path], None]:
+    """Damage to the first place in a file that matches a pattern."""
+
+    def damage(folder: Path) -> None:
+        text, times = re.subn(pattern, new, (folder / name).read_text(), count=1, flags=re.DOTALL)
+        assert times == 1
+        (folder / name).write_text(text)
+
+    return damage
 
 
-def _drop_score(folder: Path) -> None:
-    metrics = files.read_json(folder / "metrics.json")
-    del metrics["final"]["test"]["ensemble"]["top1"]
-    files.write_json(folder / "metrics.json", metrics)
+def _record_of(other: str) -> Callable[[Path], object]:
+    """The record of another run."""
+    return lambda folder: shutil.copy(folder / other / "run.json", folder / "run.json")
 
 
-def _impossible_score(folder: Path) -> None:
-    metrics = files.read_json(folder / "metrics.json")
-    metrics["final"]["test"]["ensemble"]["top1"] = 481.0
-    files.write_json(folder / "metrics.json", metrics)
+DAMAGES = {
+    "cut history": _in_text("history.csv", r"[^\n]*\n[^\n]*\n\Z", ""),
+    "edited history": _in_text("history.csv", r"48\.1", "58.1"),
+    "no score": _in_metrics(lambda block: block["ensemble"].pop("top1")),
+    "impossible score": _in_metrics(lambda block: block["ensemble"].update(top1=481.0)),
+    "not a number": _in_text("metrics.json", r'"nll": [\d.]+', '"nll": NaN'),
+    "no diversity": _in_metrics(lambda block: block.pop("diversity")),
+    "no votes": _in_text("votes.csv", r"\n.*", "\n"),
+    "edited vote": _in_text("votes.csv", r"gate,[\d.]+,", "gate,49.5,"),
+    "impossible vote": _in_text("votes.csv", r"gate,[\d.]+,", "gate,nan,"),
+    "no reliability": _in_metrics(lambda block: block.pop("reliability")),
+    "lost images": _in_metrics(lambda block: block["reliability"][2].update(images=0, confidence=None, accuracy=None)),
+    "edited reliability": _in_metrics(
+        lambda block: block["reliability"][14].update(accuracy=block["reliability"][14]["accuracy"] + 1)
+    ),
+    "cut metrics": _in_text("metrics.json", r"\A(.{40}).*", r"\1"),
+    "other seed": _record_of("../seed1"),
+    "other experiment": _record_of("../../one3/seed0"),
+}
 
 
-def _not_a_number(folder: Path) -> None:
-    path = folder / "metrics.json"
-    path.write_text(re.sub(r'"nll": [\d.]+', '"nll": NaN', path.read_text(), count=1))
-
-
-def _drop_diversity(folder: Path) -> None:
-    metrics = files.read_json(folder / "metrics.json")
-    del metrics["final"]["test"]["diversity"]
-    files.write_json(folder / "metrics.json", metrics)
-
-
-def _drop_votes(folder: Path) -> None:
-    files.write_text(folder / "votes.csv", "split,subset,size,rule,top1,top5\n")
-
-
-def _edit_vote(folder: Path) -> None:
-    path = folder / "votes.csv"
-    path.write_text(re.sub(r"(gate),[\d.]+,", r"\1,49.5,", path.read_text(), count=1))
-
-
-def _drop_reliability(folder: Path) -> None:
-    metrics = files.read_json(folder / "metrics.json")
-    del metrics["final"]["test"]["reliability"]
-    files.write_json(folder / "metrics.json", metrics)
-
-
-def _lose_images(folder: Path) -> None:
-    metrics = files.read_json(folder / "metrics.json")
-    metrics["final"]["test"]["reliability"][2] |= {"images": 0, "confidence": None, "accuracy": None}
-    files.write_json(folder / "metrics.json", metrics)
-
-
-def _edit_reliability(folder: Path) -> None:
-    metrics = files.read_json(folder / "metrics.json")
-    metrics["final"]["test"]["reliability"][14]["accuracy"] += 1
-    files.write_json(folder / "metrics.json", metrics)
-
-
-def _impossible_vote(folder: Path) -> None:
-    path = folder / "votes.csv"
-    path.write_text(re.sub(r"(gate),[\d.]+,", r"\1,nan,", path.read_text(), count=1))
-
-
-def _truncated_json(folder: Path) -> None:
-    path = folder / "metrics.json"
-    path.write_text(path.read_text()[:40])
-
-
-def _other_seed(folder: Path) -> None:
-    shutil.copy(folder.parent / "seed1" / "run.json", folder / "run.json")
-
-
-def _other_experiment(folder: Path) -> None:
-    shutil.copy(folder.parent.parent / "one3" / "seed0" / "run.json", folder / "run.json")
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        _cut_history,
-        _edit_history,
-        _drop_score,
-        _impossible_score,
-        _not_a_number,
-        _drop_diversity,
-        _drop_votes,
-        _edit_vote,
-        _drop_reliability,
-        _lose_images,
-        _edit_reliability,
-        _impossible_vote,
-        _truncated_json,
-        _other_seed,
-        _other_experiment,
-    ],
-)
-def test_a_damaged_run_is_refused_by_name(tmp_path: Path, damage: object) -> None:
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_run_is_refused_by_name(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     """Truncated, edited, impossible or foreign files are refused in one line that names the run."""
     runs, study = synthetic.write_study(tmp_path)
     damage(tmp_path / "one5" / "seed0")

@@ -27,7 +27,7 @@ from coopnet.data.datasets import DATASETS
 from coopnet.files.errors import CoopNetError
 from coopnet.study import numerics
 from coopnet.study.plan import plan
-from coopnet.study.settings import GROWING, JOINING, Experiment, OnTheFly
+from coopnet.study.settings import TRANSFERS, Experiment, OnTheFly
 
 OVERLAYS = sorted(path.stem for path in (ROOT / "studies").glob("*.yaml") if path.name != "dvc.yaml")
 SCALED = ("demo", "demo_all", "mini")
@@ -436,7 +436,7 @@ def plain_ensemble(members: list[str | None], row: Experiment, rows: Mapping[str
 def test_every_fine_tuned_row_has_a_control(study_name: str) -> None:
     """A control trains the parent with the same settings; for several parents it is the ensemble of such controls."""
     rows = project(study_name).experiments
-    fine_tuned = {name for name, row in rows.items() if row.start.kind in (*GROWING, *JOINING) and row.training.epochs}
+    fine_tuned = {name for name, row in rows.items() if row.start.kind in TRANSFERS and row.training.epochs}
     without = set()
     for name in fine_tuned:
         row = rows[name]

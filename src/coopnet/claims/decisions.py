@@ -57,9 +57,6 @@ Ends = Annotated[tuple[float | None, float | None], Field(strict=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 
-UNDECIDED = ("not decided", "not run")
-"""Verdicts without numbers: a needed run failed, or the study lacks an experiment."""
-
 FEWEST = 3
 """Least number of seeds for a verdict about networks in general."""
 
@@ -91,7 +88,8 @@ class Outcome(Measured):
         basis: how the verdict was reached; None if nothing was run.
         unit: unit of estimate and interval.
         n: number of replicates, of the smaller group if there are two.
-        df: effective degrees of freedom of the interval; None without an interval or without variance.
+        df: effective degrees of freedom over seeds and images; None without an interval or without variance.
+        over_images: whether the interval is the one over images alone, because that is wider than the one over both.
         p: two-sided p value; None if nothing was tested.
         paired: whether the replicates are paired; None if no replicates are compared.
         region: range of the estimate for which the claim is true; None if nothing is sampled.
@@ -104,6 +102,7 @@ class Outcome(Measured):
     unit: Unit = "points"
     n: Count = 0
     df: Annotated[float, Field(gt=0)] | None = None
+    over_images: bool = False
     p: Probability | None = None
     paired: bool | None = None
     region: Ends | None = None
@@ -113,7 +112,7 @@ class Outcome(Measured):
     @property
     def has_results(self) -> bool:
         """Whether the study has the results that the verdict needs."""
-        return self.verdict not in UNDECIDED
+        return self.verdict not in ("not decided", "not run")
 
     @property
     def decided(self) -> bool:
@@ -274,6 +273,7 @@ class Judgement:
                 "interval": ends(self.found),
                 "n": self.found.n,
                 "df": finite(self.found.freedom),
+                "over_images": self.found.over_images,
                 "p": None if few else self.p,
                 "region": tuple(finite(edge) for edge in self.region),
                 "target": target,

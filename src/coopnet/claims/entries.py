@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from coopnet import study
 from coopnet.files.errors import CoopNetError
-from coopnet.study.settings import GROWING, JOINING, Experiment, Words
+from coopnet.study.settings import GROWING, TRANSFERS, Experiment, Words
 
 REFERENCE = re.compile(r"(?P<experiment>\w+)(?:\.(?P<model>\w+))?(?P<transfer>@transfer)?", re.ASCII)
 PROBABILITIES = "mean of probabilities"
@@ -294,7 +294,7 @@ def _check_part(part: Comparison | Kept | Cost, experiments: Mapping[str, Experi
 
 def _check_model(reference: Reference, row: Experiment, where: str) -> None:
     branches = row.model.branches
-    if reference.stage == "at_transfer" and row.start.kind not in (*GROWING, *JOINING):
+    if reference.stage == "at_transfer" and row.start.kind not in TRANSFERS:
         raise CoopNetError(
             f"{where}: {reference.experiment} has the start {row.start.kind!r}, so it has no network at transfer"
         )

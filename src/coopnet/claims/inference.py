@@ -90,17 +90,24 @@ class Estimate:
 
     @property
     def freedom(self) -> float | None:
-        """Effective degrees of freedom: those of the Student's t whose quantile is the interval's critical value.
+        """Effective degrees of freedom of seeds and images: those of the Student's t with their critical value.
 
-        If the interval over images alone is the wider one, they are those of the images. None: there is no variance.
+        An interval `over_images` has those of the images instead. None: there is no variance.
         """
         if not self.known or not math.isfinite(self.half_width()) or not self.half_width():
             return None
-        tail = (1 - LEVEL) / 2
-        if _critical(tail, [self.images]) * math.sqrt(self.images.variance) >= self.half_width():
+        if not sum(source.variance for source in self.sources):
             return self.images.freedom
+        tail = (1 - LEVEL) / 2
         wanted, low, high = _critical(tail, self.sources), math.log(1e-2), math.log(1e9)
         return math.exp(_bisect(lambda log_freedom: -stdtrit(math.exp(log_freedom), tail) < wanted, low, high))
+
+    @property
+    def over_images(self) -> bool:
+        """Whether the 95 % interval is the one over images alone, because that is the wider one."""
+        tail = (1 - LEVEL) / 2
+        alone = _critical(tail, [self.images]) * math.sqrt(self.images.variance)
+        return self.n > 1 and 0 < alone >= self.half_width()
 
     def _reach(self, tail: float) -> float:
         """Half the width of the interval that leaves the probability `tail` outside at each end."""
@@ -148,17 +155,24 @@ def difference(of: np.ndarray, than: np.ndarray | None = None) -> Estimate:
     images = Source(float(profile.var(ddof=1)) / size, size - 1)
     if n == 1:
         return Estimate(value, n, (images,), images)
-    seeds = _sum([Source(float(group.mean(axis=1).var(ddof=1)) / len(group), len(group) - 1) for group in groups])
+    seeds = _over([group.mean(axis=1) for group in groups])
     common = max(0.0, images.variance - sum(_interaction(group) / (len(group) * size) for group in groups))
     return Estimate(value, n, (seeds, Source(common, size - 1)), images)
 
 
-def over_seeds(values: Sequence[float]) -> Estimate:
-    """A mean whose only source of variance is the replicates; a single replicate gives no interval."""
-    values_ = np.asarray(values, float)
-    n = len(values_)
-    sources = (Source(float(values_.var(ddof=1)) / n, n - 1),) if n > 1 else ()
-    return Estimate(float(values_.mean()), n, sources)
+def over_seeds(of: Sequence[float], than: Sequence[float] = ()) -> Estimate:
+    """A mean whose only source of variance is the replicates; a single replicate gives no interval.
+
+    With `than`, a second and unpaired group of replicates, it is the difference of both means (Welch's t).
+    """
+    groups = [np.asarray(group, float) for group in (of, than) if len(group)]
+    value, n = float(groups[0].mean() - (groups[1].mean() if len(groups) > 1 else 0)), min(map(len, groups))
+    return Estimate(value, n, (_over(groups),) if n > 1 else ())
+
+
+def _over(groups: Sequence[np.ndarray]) -> Source:
+    """The variance over replicates of a difference of means; one mean per replicate, [S]."""
+    return _sum([Source(float(means.var(ddof=1)) / len(means), len(means) - 1) for means in groups])
 
 
 def _interaction(group: np.ndarray) -> float:

@@ -109,16 +109,22 @@ class Pairing:
 def decide_all(stated: Sequence[Stated], evidence: Evidence) -> list[Decision]:
     """The ledger: one entry per claim and score, in the order of `claims.yaml`."""
     entries = [_entry(claim, score, evidence) for claim in stated for score in _scores(claim)]
-    corrected = holm([1.0 if entry["verdict"] == "not decided" else entry["p"] for entry in entries])
+    corrected = holm([1.0 if _untested(entry) else entry["p"] for entry in entries])
     return [_corrected(entry, p) for entry, p in zip(entries, corrected, strict=True)]
 
 
-def _corrected(entry: dict[str, Any], p: float | None) -> Decision:
-    """An entry with Holm's correction over the whole ledger.
+def _untested(entry: Mapping[str, Any]) -> bool:
+    """Whether a claim is still to be tested in this study, for want of seeds or because a run failed.
 
-    Claims that could not be decided still count in the correction. Otherwise a failed run would make the other claims
-    look more certain.
+    Such a claim counts in the correction with p = 1. So further seeds and repeated runs of it never take away what
+    survives the correction, and a failed run never makes the other claims look more certain.
     """
+    few = entry.get("basis") == "too few seeds" and entry["region"] is not None  # a count has no region, and is no test
+    return few or entry["verdict"] == "not decided"
+
+
+def _corrected(entry: dict[str, Any], p: float | None) -> Decision:
+    """An entry with Holm's correction over all claims that this study tests or is still to test."""
     if entry["p"] is None:
         return Decision.model_validate(entry)
     p = finite(p) or 0.0

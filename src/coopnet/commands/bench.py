@@ -6,10 +6,9 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from rich.console import Console
-
 from coopnet import files, study
 from coopnet.files.errors import CoopNetError
+from coopnet.runs import terminal
 from coopnet.runs.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ def run(
     report = measure.run(todo, device, log.info)
     path = workspace.results("bench") / ("gpu.json" if device.type == "cuda" else "cpu.json")
     files.write_json(path, report)
-    tables.show(report, _console())
+    tables.show(report, terminal.console(WIDTH))
     log.info("written to %s", path)
 
 
@@ -105,7 +104,3 @@ def _device(kind: str | None) -> Any:
     from coopnet.training.device import choose
 
     return choose(kind or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else WIDTH)

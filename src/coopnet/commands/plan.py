@@ -1,30 +1,22 @@
 """`coopnet plan`: show the cost of a study before it runs, and its finished part."""
 
-import sys
 from collections.abc import Iterator
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
 from coopnet import study
 from coopnet.files.errors import CoopNetError
 from coopnet.report.wording import count, flops
-from coopnet.runs import phase_keys, speed
+from coopnet.runs import phase_keys, speed, terminal
 from coopnet.runs.estimate import Estimate, PhaseCost, cores, duration, estimate
-from coopnet.runs.terminal import narrow
 from coopnet.runs.workspace import Workspace
 
 WIDTH = 110
 
 
 def show(workspace: Workspace, name: str, *, measure: bool = False) -> None:
-    """Print the cost of a study by phase.
-
-    Args:
-        workspace: has the study.
-        name: name of the study.
-        measure: first measure this machine on a few steps.
+    """Print the cost of a study by phase; with `measure`, first measure this machine on a few steps.
 
     Raises:
         CoopNetError: there is no such study, or none of its networks can be measured.
@@ -33,7 +25,7 @@ def show(workspace: Workspace, name: str, *, measure: bool = False) -> None:
     if measure:
         speed.measure(workspace, plan)
     found = estimate(workspace, plan)
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    console = terminal.console(WIDTH)
     console.print(_table(found))
     for line in _notes(found):
         console.print(line, highlight=False, markup=False)
@@ -52,7 +44,7 @@ def write(workspace: Workspace, name: str) -> None:
 
 
 def _table(found: Estimate) -> Table:
-    table = narrow(f"Study {found.study.name}: what is left to make")
+    table = terminal.narrow(f"Study {found.study.name}: what is left to make")
     counted = ("networks", "finished", "in\nstore", "to\nmake", "training\nFLOPs", "this\nmachine", "one\nH100", "disk")
     for column in ("phase", *counted):
         table.add_column(column, justify="left" if column == "phase" else "right", no_wrap=True)

@@ -6,10 +6,8 @@ from pathlib import Path
 
 from coopnet import study
 from coopnet.data import canonical
-from coopnet.files.errors import CoopNetError
 from coopnet.runs.estimate import cores
 from coopnet.runs.workspace import Workspace
-from coopnet.study import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +28,7 @@ def prepare(
     Raises:
         CoopNetError: the dataset or source is unknown, or the images are not those of the dataset.
     """
-    known = study.datasets(workspace.root)
-    if name not in known:
-        raise CoopNetError(
-            f"there is no dataset {name!r}{did_you_mean(name, known)} (known: {', '.join(known)}); "
-            "describe your own in params.yaml, under datasets"
-        )
-    dataset = known[name]
+    dataset = study.dataset(workspace.root, name)
     source = source or dataset.default_source
     if root is None and source in DOWNLOADED:
         root = workspace.raw(name)

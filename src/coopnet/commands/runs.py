@@ -6,7 +6,6 @@ from datetime import datetime
 from pathlib import Path
 
 from filelock import Timeout
-from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
@@ -18,7 +17,7 @@ from coopnet.runs import failures, store
 from coopnet.runs.records import RECORD
 from coopnet.runs.states import state
 from coopnet.runs.store import Store
-from coopnet.runs.terminal import STATE, narrow
+from coopnet.runs.terminal import STATE, console, narrow
 from coopnet.runs.workspace import Workspace
 from coopnet.study import Run
 
@@ -58,7 +57,7 @@ def show(workspace: Workspace, name: str) -> None:
             _made(run, record, entries),
         )
         table.add_row(*map(escape, cells))
-    _print(table)
+    console(WIDTH).print(table)
 
 
 def _made(run: Run, record: Path, entries: Store) -> str:
@@ -101,7 +100,7 @@ def collect_garbage(workspace: Workspace, *, remove: bool) -> None:
     if not table.rows:
         print(f"Nothing to remove: everything in {entries.place} is referred to")
         return
-    _print(table)
+    console(WIDTH).print(table)
     print(f"Removed {decimal(total)}" if remove else f"{decimal(total)}; `coopnet runs gc --yes` removes it")
 
 
@@ -133,8 +132,3 @@ def _remove(entries: Store, folder: Path) -> bool:
     except OSError as error:  # the lock belongs to another user
         raise CoopNetError(f"cannot lock {lock.lock_file}: {error.strerror or error}") from error
     return True
-
-
-def _print(table: Table) -> None:
-    # A pipe has no width, and a key is useful only if it is printed whole.
-    Console(width=None if sys.stdout.isatty() else WIDTH).print(table)

@@ -11,16 +11,10 @@ def train(
 ) -> int:
     """Make a run and put its files into the workspace; return the exit code.
 
-    Args:
-        workspace: has the study, and receives the files.
-        name: name of the study.
-        experiment: experiment of the run.
-        seed: seed of the run.
-        key: the key that the caller expects; an error if the run has another one.
-        max_minutes: save and stop after so many minutes.
+    After `max_minutes` it is saved and stopped.
 
     Raises:
-        CoopNetError: as `lifecycle.make`.
+        CoopNetError: the run has another key than `key`; or as for `lifecycle.make`.
     """
     plan = study.load(workspace.root, name)
     return lifecycle.make(workspace, plan, plan.run(experiment, seed), key, Stop(max_minutes))

@@ -6,7 +6,7 @@ from coopnet.runs import lifecycle
 from coopnet.runs.stop import Stop
 from coopnet.runs.workspace import Workspace
 from coopnet.study import Run
-from coopnet.study.settings import GROWING, JOINING
+from coopnet.study.settings import TRANSFERS
 
 
 def transfer(workspace: Workspace, name: str, experiment: str, seed: int, key: str | None) -> Run:
@@ -20,7 +20,7 @@ def transfer(workspace: Workspace, name: str, experiment: str, seed: int, key: s
     """
     plan = study.load(workspace.root, name)
     run = plan.run(experiment, seed)
-    if run.transfer is None and run.row.start.kind not in (*GROWING, *JOINING):
+    if run.transfer is None and run.row.start.kind not in TRANSFERS:
         raise CoopNetError(
             f"{run.name} has start {run.row.start.kind}, which transfers nothing; run `coopnet train` for it"
         )

@@ -78,14 +78,7 @@ def watch(workspace: Workspace, name: str) -> None:
 
 
 def progress_of(workspace: Workspace, plan: Study, entries: Store, known: set[str]) -> Progress:
-    """The present progress of a study.
-
-    Args:
-        workspace: has the results.
-        plan: the study.
-        entries: the run store.
-        known: keys of runs that were finished at an earlier call; newly finished ones are added.
-    """
+    """The present progress of a study. Keys of finished runs are added to `known`, and not looked up again."""
     progress = Progress([], [], [], [], [])
     unavailable = failures.unavailable(workspace, plan)
     for run in plan.everything():
@@ -105,13 +98,7 @@ def progress_of(workspace: Workspace, plan: Study, entries: Store, known: set[st
 
 
 def table(plan: Study, progress: Progress, room: int) -> Table:
-    """The table: running runs first, then failed, interrupted and waiting ones.
-
-    Args:
-        plan: the study.
-        progress: its progress.
-        room: greatest number of lines.
-    """
+    """The table, of at most `room` lines: running runs first, then failed, interrupted and waiting ones."""
     counts = [
         (len(progress.finished), "finished"),
         (len(progress.running), "running"),

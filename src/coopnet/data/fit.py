@@ -2,7 +2,6 @@
 
 import io
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -55,17 +54,15 @@ def decoded(file: bytes | Path, size: int, place: str) -> np.ndarray:
         CoopNetError: it cannot be read, has none of `FORMATS`, or has more than 8 bits per channel.
     """
     try:
-        with _opened(file) as handle, Image.open(handle, formats=FORMATS) as image:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
             return fitted(image, size)
-    except (MemoryError, CoopNetError) as error:
-        raise error if isinstance(error, MemoryError) else CoopNetError(f"{place}: {error}") from error
+    except MemoryError:
+        raise
+    except CoopNetError as error:
+        raise CoopNetError(f"{place}: {error}") from error
     except Exception as error:  # on damaged files Pillow's readers raise SyntaxError, EOFError and others
         kinds = ", ".join(FORMATS)
         raise CoopNetError(
             f"{place}: the image cannot be decoded ({' '.join(str(error).split()) or type(error).__name__}); "
             f"replace it by an image in one of the formats {kinds}, or remove it"
         ) from error
-
-
-def _opened(file: bytes | Path) -> IO[bytes]:
-    return io.BytesIO(file) if isinstance(file, bytes) else file.open("rb")

@@ -69,18 +69,6 @@ def listed(root: Path, classes: list[str]) -> Listed:
     return found
 
 
-def complete(found: Listed, classes: list[str], root: Path) -> Listed:
-    """Return the listing unchanged if every class has an image.
-
-    Raises:
-        CoopNetError: a class has no image.
-    """
-    empty = sorted(set(range(len(classes))) - set(found.labels))
-    if empty:
-        raise CoopNetError(f"{root / classes[empty[0]]} has no images to train on; add some, or remove the folder")
-    return found
-
-
 def _images(folder: Path) -> Iterator[Path]:
     for entry in _entries(folder):
         try:

@@ -41,23 +41,6 @@ MOST_CLASSES = 2**16
 REPORT_EVERY = 10.0  # seconds
 
 
-def read(dataset: Dataset, source: str, root: Path, allocate: Allocate, processes: int) -> Source:
-    """Read a user's own dataset.
-
-    Args:
-        dataset: as `params.yaml` describes it.
-        source: `folder` or `parquet`.
-        root: the folder of its images, or of its shards.
-        allocate: allocates the images, in memory shared with child processes.
-        processes: number of them that decode at the same time. The result does not depend on it.
-
-    Raises:
-        CoopNetError: there are no classes, a class of the test images has no training images, an image cannot be
-            decoded, or the data is not a dataset for another reason; one line that names file and remedy.
-    """
-    return READERS[source](dataset, root, allocate, processes)
-
-
 # Folders -------------------------------------------------------------------------------------------------------------
 
 
@@ -79,7 +62,9 @@ def _from_folders(dataset: Dataset, root: Path, allocate: Allocate, processes: i
     found = {
         split: folder.listed(tree, classes) for split, tree in trees.items()
     }  # all files are listed before any is decoded
-    folder.complete(found["train"], classes, trees["train"])
+    if empty := sorted(set(range(len(classes))) - set(found["train"].labels)):
+        first = trees["train"] / classes[empty[0]]
+        raise CoopNetError(f"{first} has no images to train on; add some, or remove the folder")
     read_ = {split: _decoded_files(dataset, split, files, allocate, processes) for split, files in found.items()}
     return Source(_split(dataset, read_), tuple(classes))
 

@@ -38,7 +38,7 @@ def read_all(dataset: Dataset, source: str, root: Path | None, allocate: Allocat
         source: one of `dataset.sources`.
         root: folder of the download or of the shards; for a user's own data by default `dataset.path`.
         allocate: allocates the images.
-        processes: number of them that decode a user's own images at the same time.
+        processes: number of them that decode a user's own images at the same time. The result does not depend on it.
 
     Raises:
         CoopNetError: there is no such source, or its content is missing, damaged or of another form.
@@ -49,7 +49,7 @@ def read_all(dataset: Dataset, source: str, root: Path | None, allocate: Allocat
     if dataset.own:
         from coopnet.data import own
 
-        return own.read(dataset, source, root or Path(dataset.path), allocate, processes)
+        return own.READERS[source](dataset, root or Path(dataset.path), allocate, processes)
     if root is None and source != "digits":
         raise CoopNetError(f"the source {source} needs a folder, of the download or of the shards: give --root FOLDER")
     splits = {}
@@ -82,15 +82,6 @@ def _every_fifth_of_a_class(labels: np.ndarray) -> np.ndarray:
     for label in np.unique(labels):
         mask[np.flatnonzero(labels == label)[4::5]] = True
     return mask
-
-
-def read_torchvision(dataset: Dataset, split: str, root: Path, allocate: Allocate) -> Arrays:
-    """The official CIFAR archive, as torchvision knows it, downloaded into `root` if it is missing.
-
-    Raises:
-        CoopNetError: the download failed, or the archive is not the official one.
-    """
-    return official.read(dataset, split, root)
 
 
 def read_matlab(dataset: Dataset, split: str, root: Path, allocate: Allocate) -> Arrays:
@@ -151,7 +142,7 @@ def read_parquet(dataset: Dataset, split: str, root: Path, allocate: Allocate) -
 
 SOURCES: dict[str, Callable[[Dataset, str, Path, Allocate], Arrays]] = {
     "digits": read_digits,
-    "torchvision": read_torchvision,
+    "torchvision": lambda dataset, split, root, allocate: official.read(dataset, split, root),
     "matlab": read_matlab,
     "parquet": read_parquet,
 }

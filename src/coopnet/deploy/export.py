@@ -127,24 +127,12 @@ def write(
     test: Labelled | None = None,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Model:
-    """Write the model, `preprocessing.json` and a model card to a folder, or nothing after an error.
+    """Like `export`, for a network with its record; returns the exported model, read back.
 
-    Args:
-        source: the network and its record.
-        out: the folder, which must not exist yet, or be empty.
-        name: name of the network in the model card.
-        branches: numbered from 1: one branch, or several with their gate; None for the whole ensemble.
-        form: `onnx`, `pt2` (torch.export) or `safetensors` (a network for `coopnet.load`).
-        with_preprocessing: whether normalisation is part of the graph; the model then takes uint8 [N, H, W, 3].
-        test: labelled images for the accuracy in the model card.
-        advance: called after every batch of test images with its size.
-
-    Returns:
-        The exported model, read back.
+    After every batch of test images `advance` is called with its size.
 
     Raises:
-        CoopNetError: an unknown form, no such branch, a folder that is not empty, a library that is not installed, or
-            an export whose logits differ from those of the network.
+        CoopNetError: as for `export`.
     """
     if form not in FORMATS:
         raise CoopNetError(f"--format {form} is not known; choose {', '.join(FORMATS)}")

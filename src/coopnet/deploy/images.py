@@ -9,14 +9,11 @@ from torch import Tensor
 
 from coopnet import study
 from coopnet.data import canonical
-from coopnet.data.datasets import Dataset
 from coopnet.deploy import preprocessing
 from coopnet.deploy.export import Labelled
-from coopnet.files.errors import CoopNetError
 from coopnet.library.receipt import BATCH
 from coopnet.library.saved import Saved
 from coopnet.runs.workspace import Workspace
-from coopnet.study import did_you_mean
 
 
 def labelled(workspace: Workspace, name: str, split: str = "test") -> Labelled:
@@ -25,17 +22,10 @@ def labelled(workspace: Workspace, name: str, split: str = "test") -> Labelled:
     Raises:
         CoopNetError: there is no such dataset, or it is not prepared.
     """
-    dataset = _dataset(workspace, name)
+    dataset = study.dataset(workspace.root, name)
     folder = workspace.prepared(dataset.name)
     arrays = canonical.load(folder, dataset)[split]
     return Labelled(arrays.images, arrays.labels, dataset.name, tuple(canonical.class_names(folder, dataset)))
-
-
-def _dataset(workspace: Workspace, name: str) -> Dataset:
-    known = study.datasets(workspace.root)
-    if name not in known:
-        raise CoopNetError(f"there is no dataset {name!r}{did_you_mean(name, known)}")
-    return known[name]
 
 
 def of_record(

@@ -15,7 +15,7 @@ from coopnet.files.errors import CoopNetError
 from coopnet.library import probe
 from coopnet.library.checks import check_choice, check_network, check_noise, check_seed, check_tensors
 from coopnet.library.optimizers import follow, state_of
-from coopnet.library.receipt import Receipt, batches_of, measure, tensor_origins
+from coopnet.library.receipt import Batches, Receipt, batches_of, measure, tensor_origins
 from coopnet.networks import merge as merging
 from coopnet.networks import transfer
 from coopnet.networks.network import CooperativeNetwork
@@ -206,7 +206,7 @@ def combined(
         if exact
         else "gate rows of different networks were never trained beside each other",
         _origins_from_parents(joined.network, gate_rows),
-        images,
+        batches_of(images),
     )
 
 
@@ -281,7 +281,7 @@ def merged(
         False,
         "branches read a trunk other than their own" + (", by layers fitted to it" if how == "refit" else ""),
         origins,
-        images,
+        batches,
     )
 
 
@@ -445,7 +445,7 @@ def _joined(
     exact: bool,
     statement: str,
     tensors: dict[str, str],
-    images: Tensor | Iterable[Any] | None,
+    batches: Batches | None,
 ) -> tuple[TrainedNetwork, Receipt]:
     networks = [parent.network for parent in parents]
     trunks = zip(joined.network.trunks or [joined.network.trunk], (one.trunk for one in networks), strict=False)
@@ -460,6 +460,6 @@ def _joined(
         reference=f"the mean of the logits of the {len(networks)} networks",
         tensors=tensors,
         optimizer=CARRIED if any(parent.optimizer_state for parent in parents) else "no state was there",
-        measured=measure(joined.network, networks, batches_of(images)),
+        measured=measure(joined.network, networks, batches),
     )
     return joined, receipt

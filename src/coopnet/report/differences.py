@@ -1,7 +1,8 @@
 """Difference of each experiment to its own control, for the first screen, its figure and the tables.
 
 If the ledger compares the same two networks, estimate and interval are the ledger's. If not, the interval is Student's
-t over the seeds' paired differences, which is about these test images alone; fewer than three seeds have no interval.
+t over the seeds' paired differences, or Welch's over two groups of seeds if the control is no ancestor of the network.
+It is about these test images alone. Fewer than three seeds have no interval.
 One rule derives the finding of a difference from its interval: the ledger's rule (`claims.decisions`) with the default
 margin of claims. So a finding never contradicts the verdict of a claim.
 """
@@ -46,8 +47,8 @@ class Difference:
         interval: its 95 % interval; None for fewer than three seeds.
         n: number of seeds.
         claims: numbers of the claims that compare the two.
-        after_holm: findings whose direction a claim supports even after Holm's correction over the whole ledger. For
-            a loss that is the loss, and not its size.
+        after_holm: findings whose direction a claim supports even after Holm's correction. For a loss that is the
+            loss, and not its size.
     """
 
     group: str
@@ -129,13 +130,30 @@ def _from_tables(tables: Tables) -> list[Difference]:
     for name, frame in tables.merges.groupby("experiment", sort=False):
         gains = frame["ensemble_over_control_ensemble_top1"]
         found += _paired("merging", str(name), frame["control"].iloc[0], gains)
-    part = tables.distillation
-    part = part[(part["split"] == "test") & (part["score"] == "top1")]
-    for name, frame in part.groupby("experiment", sort=False):
-        if str(name) in rows and rows[str(name)]["part"] == "distillation":
-            single = _member(rows[str(name)]) or frame["single"].iloc[0]
-            found += _paired("distillation", str(name), single if single in rows else None, frame["over_single"])
+    for name in dict.fromkeys(tables.distillation["experiment"]):
+        if name in rows and rows[name]["part"] == "distillation" and (one := to_single(tables, name)):
+            found += [one] if one.control in rows else []
     return found
+
+
+def to_single(tables: Tables, name: str) -> Difference | None:
+    """A network of Part 3 minus the same network trained alone; None if there is none, as for that network itself."""
+    rows = {row["name"]: row for row in tables.experiments}
+    part = tables.distillation
+    part = part[(part["experiment"] == name) & (part["split"] == "test") & (part["score"] == "top1")]
+    gains = [float(value) for value in part["over_single"].dropna()]
+    if not gains:
+        return None
+    single = str(part["single"].iloc[0])
+    paired = starts.is_plain_ensemble(rows[name]["row"]) or single in _ancestors(rows, name)
+    alone = [] if paired else tables.seeds(single, "ensemble", "top1")
+    interval = seed_interval(gains if paired else list(part["value"]), alone)
+    return Difference("distillation", name, name, _member(rows[name]) or single, mean(gains), interval, len(gains))
+
+
+def _ancestors(rows: Mapping[str, Mapping[str, Any]], name: str) -> set[str]:
+    parents = {parent for parent in rows[name]["parents"] if parent in rows}
+    return parents.union(*(_ancestors(rows, parent) for parent in parents))
 
 
 def _member(row: Mapping[str, Any]) -> str | None:
@@ -151,9 +169,10 @@ def _paired(group: str, name: str, control: object, gains: Any) -> list[Differen
     return [Difference(group, name, name, control, mean(values), seed_interval(values), len(values))]
 
 
-def seed_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % interval of a mean over seeds alone; None for fewer than three seeds."""
-    return over_seeds(values).interval() if len(values) >= FEWEST else None
+def seed_interval(of: Sequence[float], than: Sequence[float] = ()) -> tuple[float, float] | None:
+    """The 95 % interval of a mean, or of the difference of two, over seeds alone; None for fewer than three seeds."""
+    enough = len(of) >= FEWEST and (not len(than) or len(than) >= FEWEST)
+    return over_seeds(of, than).interval() if enough else None
 
 
 def _from_ledger(tables: Tables, own: Sequence[Difference]) -> list[Difference]:
@@ -183,7 +202,7 @@ def _from_ledger(tables: Tables, own: Sequence[Difference]) -> list[Difference]:
                             *(group, pair.of, label, pair.than, part.estimate),
                             (low, high) if sure else None,  # type: ignore[arg-type]
                             part.n,
-                            [claim.number],
+                            [claim.main.number],
                             _after_holm(decision, part),
                         )
                     )

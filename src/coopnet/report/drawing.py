@@ -8,6 +8,7 @@ shape, fill or dash repeats the information.
 
 import base64
 import functools
+import html
 import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -100,9 +101,7 @@ def save(draw: Draw, path: Path) -> None:
 
 def letters(svgs: Iterable[str]) -> str:
     """Every letter in the text of some figures, sorted, and those that any text may need."""
-    text = "".join(piece for svg in svgs for piece in re.findall(r">([^<>]+)</(?:text|tspan)>", svg))
-    for name, letter in (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&amp;", "&")):
-        text = text.replace(name, letter)
+    text = html.unescape("".join(piece for svg in svgs for piece in re.findall(r">([^<>]+)</(?:text|tspan)>", svg)))
     return "".join(sorted({letter for letter in text if not letter.isspace()} | {" "}))
 
 

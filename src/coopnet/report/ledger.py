@@ -47,34 +47,14 @@ class Claim:
     decisions: list[Decision]
 
     @property
-    def number(self) -> str:
-        """Its number in the list of claims."""
-        return self.decisions[0].number
-
-    @property
-    def text(self) -> str:
-        """The claim as a sentence."""
-        return self.decisions[0].text
-
-    @property
-    def source(self) -> str:
-        """Who claims it."""
-        return self.decisions[0].source
-
-    @property
-    def section(self) -> str:
-        """The id of the report's section with the evidence."""
-        return self.decisions[0].section
-
-    @property
     def main(self) -> Decision:
-        """The decision that stands for the claim: the one for top-1, or the only one."""
+        """The decision that stands for the claim: the one for top-1, or the only one. All have its number and text."""
         return next((one for one in self.decisions if one.score != "top5"), self.decisions[0])
 
     @property
     def question(self) -> int:
         """The number of the question that the claim answers: the leading digits of its own number."""
-        digits = re.match(r"\d+", self.number)
+        digits = re.match(r"\d+", self.main.number)
         return int(digits[0]) if digits else 0
 
 

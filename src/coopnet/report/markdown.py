@@ -48,7 +48,7 @@ def report(report: Report) -> str:
         lines = [f"| {escaped(item.title)} | {' '.join(word for word, _ in item.counts)} |\n" for item in questions]
         parts.append(
             f"## The ledger, by question\n\nClaims per question: {LEGEND} *Holm* counts the tested ✓ and ✗ that "
-            "survive Holm’s correction over the whole ledger.\n\n"
+            "survive Holm’s correction.\n\n"
             f"| question | claims |\n| --- | --- |\n{''.join(lines)}"
         )
     sections = "".join(f"- {escaped(section.title)}\n" for section in report.sections)
@@ -64,9 +64,9 @@ def ledger(claims: Sequence[Claim]) -> str:
     lines = [
         "# Every claim\n",
         f"The study’s findings are in [report.md](report.md). {LEGEND} *Also after Holm* and *not after Holm* say "
-        "whether they survive Holm’s correction over the whole ledger. An estimate is in percentage points, or "
-        "in the unit named, over n seeds; *images*, for top-5: those whose top-5 turned right or wrong. Its interval "
-        "is of 95 %, or of the level named. A claim of several parts shows its weakest part.\n",
+        "whether they survive Holm’s correction. An estimate is in percentage points, or in the unit named, over n "
+        "seeds; *images*, for top-5: those whose top-5 turned right or wrong. Its interval is of 95 %, or of the level "
+        "named. A claim of several parts shows its weakest part.\n",
         "| | claim | top-1, or decided once | top-5 |",
         "| --- | --- | --- | --- |",
     ]

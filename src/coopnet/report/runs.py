@@ -11,12 +11,10 @@ from coopnet.evaluation.gather import RunFolder, RunResults
 from coopnet.files.errors import CoopNetError
 from coopnet.report import starts
 from coopnet.report.published import Published
+from coopnet.study.settings import TRANSFERS
 
 SCORES = ("top1", "top5", "nll", "ece")
 """Top-1 and top-5 accuracy (%), negative log-likelihood (nats), expected calibration error (%, 15 bins)."""
-
-UNCHANGED = ("random", "continue", "imported")
-"""Starts without a transfer: random weights, or unchanged weights of a parent or a checkpoint."""
 
 Scores = dict[str, float]
 
@@ -111,7 +109,7 @@ class Run:
     @property
     def transferred(self) -> bool:
         """Whether it began with a transfer."""
-        return self.start not in UNCHANGED
+        return self.start in TRANSFERS
 
     @property
     def plain_ensemble(self) -> bool:

@@ -21,15 +21,7 @@ def state(
     digests: Digests,
     unavailable: Unavailable | None = None,
 ) -> str:
-    """State of a run, in words.
-
-    Args:
-        workspace: has the run's files.
-        plan: the study.
-        run: the run.
-        entries: the run store.
-        digests: computes digests of files.
-        unavailable: the run's failure, or that of an ancestor.
+    """State of a run, in words. `unavailable` is its failure, or that of an ancestor.
 
     Returns:
         `finished`; `damaged: …`; `incomplete: …`; `in the store`; `failed: …`; `waiting for` a failed run;

@@ -3,10 +3,16 @@
 import sys
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 STATE = 11
 """Least width of a column of states, so that no word of theirs is broken."""
+
+
+def console(width: int) -> Console:
+    """A console as wide as the terminal. A pipe has no width, and gets this one, so that no cell is cut."""
+    return Console(width=None if sys.stdout.isatty() else width)
 
 
 def narrow(title: str) -> Table:

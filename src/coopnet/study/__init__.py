@@ -3,7 +3,7 @@
 This package imports no torch and reads no results, so a workflow engine can import it while it parses its rules.
 """
 
-from coopnet.study.load import FULL, checked_name, datasets, load, names, read_yaml, rows
+from coopnet.study.load import FULL, checked_name, dataset, datasets, load, names, read_yaml, rows
 from coopnet.study.messages import check, did_you_mean
 from coopnet.study.plan import Run, Study, imported_record, run_key
 from coopnet.study.rows import flatten, merge, scale
@@ -14,6 +14,7 @@ __all__ = [
     "Study",
     "check",
     "checked_name",
+    "dataset",
     "datasets",
     "did_you_mean",
     "flatten",

@@ -62,6 +62,21 @@ def datasets(root: Path) -> dict[str, Dataset]:
     return known_datasets(check(Parameters, read_yaml(path), path.name))
 
 
+def dataset(root: Path, name: str) -> Dataset:
+    """A dataset of a workspace.
+
+    Raises:
+        CoopNetError: there is none of that name.
+    """
+    known = datasets(root)
+    if name not in known:
+        raise CoopNetError(
+            f"there is no dataset {name!r}{did_you_mean(name, known)} (known: {', '.join(known)}); "
+            "describe your own in params.yaml, under datasets"
+        )
+    return known[name]
+
+
 def rows(root: Path) -> dict[str, Experiment]:
     """All rows of `params.yaml`, including those that no study uses.
 

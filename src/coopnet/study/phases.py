@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from coopnet.study.settings import GROWING, JOINING, Experiment, Masked
+from coopnet.study.settings import GROWING, TRANSFERS, Experiment, Masked
 
 TRAINING = ("train_baseline", "train_one", "transfer", "expand", "merge", "ensemble", "distil", "finetune")
 """The phases that make networks, in their usual order. A row may start from any network, so correctness does not
@@ -17,7 +17,7 @@ def of_run(row: Experiment, parents: Sequence[Experiment]) -> str:
         if taught:
             return "distil"
         return "train_baseline" if row.model.gate == "none" else "train_one"
-    if row.training.epochs == 0 and kind in (*GROWING, *JOINING):
+    if row.training.epochs == 0 and kind in TRANSFERS:
         return of_transfer(row, parents)
     return "finetune"
 
@@ -32,7 +32,7 @@ def of_transfer(row: Experiment, parents: Sequence[Experiment]) -> str:
 
 def begins_with_transfer(row: Experiment) -> bool:
     """Whether a run of this row trains a network that was built by a transfer."""
-    return row.start.kind in (*GROWING, *JOINING) and row.training.epochs > 0
+    return row.start.kind in TRANSFERS and row.training.epochs > 0
 
 
 def untrained(row: Experiment) -> Experiment:

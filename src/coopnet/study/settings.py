@@ -362,6 +362,8 @@ GROWING = ("zero_pad", "zero_output", "masked", "split")
 """Transfers that add branches to one network."""
 JOINING = ("combine", "merge")
 """Transfers that make one network from several."""
+TRANSFERS = GROWING + JOINING
+"""Starts that build a network's first weights out of trained ones."""
 
 
 class SGD(Section):

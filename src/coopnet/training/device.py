@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from coopnet.files.errors import CoopNetError
-from coopnet.files.errors import out_of_memory as out_of_memory
 
 log = logging.getLogger(__name__)
 

@@ -10,12 +10,7 @@ KEPT = "The state before this epoch is kept."
 def divergence(name: str, value: float, epoch: int, step: int | None, steps: int) -> TrainingFailed:
     """The error for a value that is not finite.
 
-    Args:
-        name: of the value.
-        value: the value.
-        epoch: from 0.
-        step: of the epoch, from 1; None if the value belongs to the whole epoch.
-        steps: of an epoch.
+    Epochs count from 0, and steps from 1 in each epoch; `step` is None if the value belongs to the whole epoch.
     """
     where = f", step {step} of {steps}" if step else ""
     return TrainingFailed(
@@ -28,15 +23,7 @@ def divergence(name: str, value: float, epoch: int, step: int | None, steps: int
 
 
 def memory_exhausted(where: device, reason: str, epoch: int, step: int | None, steps: int) -> TrainingFailed:
-    """The error for a device without free memory.
-
-    Args:
-        where: the device.
-        reason: what it reported.
-        epoch: from 0.
-        step: of the epoch, from 1; None during its evaluation.
-        steps: of an epoch.
-    """
+    """The error for a device without free memory; `step` is None during the evaluation of the epoch."""
     place = f"step {step} of {steps}" if step else "while it was evaluated"
     return TrainingFailed(
         f"no memory left on {where} in epoch {epoch}, {place}: lower training.batch_size or model.width, or let fewer "

@@ -19,9 +19,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from coopnet.files.errors import RecordingFailed
+from coopnet.files.errors import RecordingFailed, out_of_memory
 from coopnet.networks.streams import MODES, launch_mode
-from coopnet.training.device import out_of_memory
 
 WARM_UP = 3
 """Batches that run as single operations before the recording, so that libraries create handles and workspaces first."""

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from coopnet.data.augment import Images, draw_epoch
+from coopnet.files.errors import out_of_memory
 from coopnet.networks.kernels import avoid_broken_kernels
 from coopnet.networks.network import CooperativeNetwork
 from coopnet.networks.transfer import OptimizerState, TrainedNetwork
 from coopnet.study.settings import Training
-from coopnet.training.device import out_of_memory
 from coopnet.training.engine import Evaluation, Meters, batches, train_step
 from coopnet.training.failures import divergence, memory_exhausted
 from coopnet.training.graph import GraphedStep

@@ -22,7 +22,7 @@ from coopnet.report.differences import GROUPS, Difference, differences
 from coopnet.report.document import Answer, Picture
 from coopnet.report.drawing import BLUE, GREEN, GREY, INK, ORANGE, PAPER
 from coopnet.report.frames import Tables, records
-from coopnet.report.topics import failed
+from coopnet.report.topics import failed, growth
 from coopnet.report.topics.cells import FEW
 from coopnet.report.wording import MINUS, count, interval, listing, number, span, spans
 
@@ -104,7 +104,7 @@ def answers(tables: Tables) -> list[Answer]:
         sentence = against_control([one for one in found if one.group == group], what, control)
         if sentence:
             shown.append(Answer(about, sentence, SECTIONS.get(group, group)))
-        elif group == "distillation" and _not_run(tables, "distillation"):
+        elif group == "distillation" and _not_distilled(tables):
             text = "Independent ensembles, distillation and self-distillation were not run in this study."
             shown.append(Answer(about, text, "claims"))
     return shown or _made(tables)
@@ -129,21 +129,18 @@ def in_short(found: Sequence[Difference]) -> str:
         f"Of {count(len(found), 'comparison')} with a control{f' on {FEWEST} seeds or more' if few else ''}, "
         f"{listing(part for part, there in zip(parts, wanted, strict=True) if there)}. "
         + (f"{few} more {'rests' if few == 1 else 'rest'} on fewer seeds. " if few else "")
-        + f"The intervals are uncorrected. {_left([one for one in found if one.survives_holm])}"
+        + f"The intervals are uncorrected. {_left(found)}"
     )
 
 
 def _left(found: Sequence[Difference]) -> str:
-    """The findings that survive Holm's correction. Of a loss that is the loss, and not its size."""
-    kinds = (
-        (("gain",), "more accurate"),
-        (("small", "loss", "large"), "less accurate"),
-        (("equal",), f"not worse by more than {MARGIN:g} points"),
+    """The number of findings that survive Holm's correction, and their sign."""
+    left = [one.finding for one in found if one.survives_holm]
+    of_losses = "; of a loss its direction, not its size" if {*left} & {*LOSSES} else ""
+    sign = f" ({HOLM}{of_losses})" if left else ""
+    return (
+        f"{len(left) or 'None'} of the findings {'survives' if len(left) < 2 else 'survive'} Holm’s correction{sign}."
     )
-    named = {words: [one.name for one in found if one.finding in findings] for findings, words in kinds}
-    left = listing(f"{listing(names)} {'is' if len(names) == 1 else 'are'} {w}" for w, names in named.items() if names)
-    kept = f"{len(found) or 'None'} of the findings {'survives' if len(found) < 2 else 'survive'}"
-    return f"{kept} Holm’s correction over the whole ledger{left and f': {left}'}."
 
 
 def at_transfer(tables: Tables) -> str:
@@ -209,7 +206,8 @@ def against_control(found: Sequence[Difference], what: str, control: str) -> str
 
     def listed(finding: str, *, measured: bool = True) -> str:
         return listing(
-            f"{one.name} ({number(one.estimate, sign=True)}\u00a0{interval(*one.interval)})"
+            f"{one.name}{HOLM * one.survives_holm} ({number(one.estimate, sign=True)}\u00a0{interval(*one.interval)}"
+            f"{'' if one.claims else ' over seeds alone'})"
             if measured and one.interval
             else one.name
             for one in by_finding[finding]
@@ -232,15 +230,15 @@ def against_control(found: Sequence[Difference], what: str, control: str) -> str
         clauses.append(f"{listed('equal')} {are('equal')} not worse by more than {MARGIN:g} points")
     if "open" in by_finding:
         measured = len(by_finding["open"]) <= 2 or list(by_finding) == ["open"]
-        clauses.append(f"undecided {are('open')} {listed('open', measured=measured)}")
+        clauses.append(f"undecided between a gain and a loss {are('open')} {listed('open', measured=measured)}")
     if few:
         which = listing(one.name for one in few) if len(few) <= FEW else count(len(few), "comparison")
         clauses.append(f"on fewer than {FEWEST} seeds, and so undecided: {which}")
     return "; ".join(clauses) + "."
 
 
-def _not_run(tables: Tables, section: str) -> bool:
-    own = [claim for claim in tables.claims if claim.section == section]
+def _not_distilled(tables: Tables) -> bool:
+    own = [claim for claim in tables.claims if claim.main.section == "distillation"]
     return bool(own) and not any(claim.main.has_results for claim in own)
 
 
@@ -312,8 +310,8 @@ def sure(tables: Tables) -> list[str]:
         tally = listing(f"{kinds[kind]} {names.get(kind, kind)}" for kind in order if kinds[kind])
         sentences.append(
             f"The ledger has {count(len(decisions), 'verdict')}: {tally}. The tests decide {len(decided)}, and "
-            f"{kept or 'none'} of these {'survives' if kept == 1 else 'survive'} Holm’s correction over the whole "
-            f"ledger{figure}{': rely on these, and take the others as indications' if 0 < kept < len(decided) else ''}."
+            f"{kept or 'none'} of these {'survives' if kept == 1 else 'survive'} Holm’s correction{figure}"
+            f"{': rely on these, and take the others as indications' if 0 < kept < len(decided) else ''}."
         )
     rest = [f"{undecided} by intervals that are too wide" if undecided else ""]
     rest += [f"{few} for want of seeds (fewer than {FEWEST})" if few else ""]
@@ -352,7 +350,7 @@ def limits(tables: Tables) -> list[str]:
         sentences.append(
             f"From scratch, {'; '.join(shorter)}. Nothing here says how accurate fully trained networks would be."
         )
-    sentences.append(_sampling_error(tables))
+    sentences += [*growth.behind(tables), _sampling_error(tables)]
     single = [row["name"] for row in rows if len(row["seeds"]) == 1]
     if len(single) == len(rows):
         sentences.append(
@@ -430,8 +428,8 @@ def _daggers(found: Sequence[Difference]) -> str:
     if not any(one.survives_holm for one in found):
         return ""
     return (
-        f"{HOLM} marks a finding that survives Holm’s correction over the whole ledger; of a loss it marks the "
-        f"direction and not the size. A finding without {HOLM} does not survive it, or no claim decides it. "
+        f"{HOLM} marks a finding that survives Holm’s correction; of a loss it marks the direction and not the size. "
+        f"A finding without {HOLM} does not survive it, or no claim decides it. "
     )
 
 

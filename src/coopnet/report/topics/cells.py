@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from coopnet.report import starts
-from coopnet.report.differences import Difference, seed_interval
+from coopnet.report.differences import Difference
 from coopnet.report.document import Cell
 from coopnet.report.frames import PARTS, Tables
 from coopnet.report.runs import mean, std
@@ -58,19 +58,12 @@ def unfolded(*pairs: tuple[str, str]) -> list[tuple[str, str]]:
 
 def to_control(one: Difference | None) -> Cell:
     """A difference to the control with its interval; if no claim tests it, the interval is over seeds alone."""
-    return DASH if one is None else _difference(one.estimate, one.interval, claimed=bool(one.claims))
-
-
-def gain(values: Iterable[float]) -> Cell:
-    """The mean of differences that no claim tests, with its interval over seeds; a dash if there are none."""
-    known = [float(value) for value in values if not math.isnan(value)]
-    return _difference(mean(known), seed_interval(known)) if known else DASH
-
-
-def _difference(estimate: float, ends: tuple[float, float] | None, *, claimed: bool = False) -> Cell:
-    value, remark = number(estimate, sign=True), "" if claimed else "over seeds alone"
+    if one is None:
+        return DASH
+    value, remark = number(one.estimate, sign=True), "" if one.claims else "over seeds alone"
+    ends = one.interval
     return Cell(
-        f"{value} {interval(*ends)}" if ends else value, remark if ends else "fewer than 3 seeds", value=estimate
+        f"{value} {interval(*ends)}" if ends else value, remark if ends else "fewer than 3 seeds", value=one.estimate
     )
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from coopnet.claims.decisions import FEWEST, UNDECIDED, Decision, Measured, Outcome, Part
+from coopnet.claims.decisions import FEWEST, Decision, Measured, Outcome, Part
 from coopnet.claims.inference import LEVEL
 from coopnet.report.document import Cell, Column, Row, Section, Table
 from coopnet.report.frames import Tables
@@ -51,12 +51,7 @@ QUESTIONS = {
 
 
 def section(tables: Tables, titles: Mapping[str, str]) -> Section | None:
-    """The ledger, its counts, and every part of every claim.
-
-    Args:
-        tables: the study's tables.
-        titles: titles of the report's other sections, by id.
-    """
+    """The ledger, its counts, and every part of every claim; `titles` are those of the other sections, by id."""
     claims = tables.claims
     if not claims:
         return None
@@ -77,7 +72,7 @@ def by_question(claims: Sequence[Claim]) -> dict[int, list[Claim]]:
 
 def anchor(claim: Claim) -> str:
     """The id of a claim's row."""
-    return f"claim-{claim.number}"
+    return f"claim-{claim.main.number}"
 
 
 # Sentences -----------------------------------------------------------------------------------------
@@ -114,7 +109,7 @@ def _certainty(decisions: Sequence[Decision]) -> list[str]:
         verb = "survive" if not lost else "does not survive" if lost == 1 else "do not survive"
         sentences.append(
             f"{lost or 'All'} of {count(len(decided), 'tested verdict')} for or against a claim {verb} Holm’s "
-            "correction over the whole ledger."
+            "correction."
         )
     shared = dict.fromkeys(words for one in decisions if one.has_results for words in one.given if "all seeds" in words)
     if shared:
@@ -129,7 +124,7 @@ def _certainty(decisions: Sequence[Decision]) -> list[str]:
 
 
 def _asked(number: int, members: Sequence[Claim]) -> str:
-    return QUESTIONS.get(number, members[0].text)
+    return QUESTIONS.get(number, members[0].main.text)
 
 
 def _counts(members: Sequence[Claim]) -> list[tuple[str, str]]:
@@ -188,10 +183,10 @@ def _summary(groups: Mapping[int, Sequence[Claim]]) -> Table:
         if shown:
             headings[len(rows)] = _asked(asked, members)
         rows += [
-            Row([Cell(claim.number), Cell(claim.text, _remark(claim.main)), *map(_inline, _outcome(claim.main))])
-            for claim in shown
+            Row([Cell(one.number), Cell(one.text, _remark(one)), *map(_inline, _outcome(one))])
+            for one in (claim.main for claim in shown)
         ]
-    absent = [claim.number for members in groups.values() for claim in members if claim.main.verdict == "not run"]
+    absent = [claim.main.number for members in groups.values() for claim in members if claim.main.verdict == "not run"]
     caption = (
         "The ledger. Differences in percentage points, or in the unit named, over n seeds. Beside it stands "
         "whether it survives Holm’s correction, or that it was counted. Top-5 and all parts: appendix."
@@ -213,15 +208,15 @@ def line(claim: Claim, titles: Mapping[str, str], names: Sequence[str] = ()) -> 
     by_score = {decision.score: decision for decision in claim.decisions}
     first = by_score.get("top1") or by_score.get(None)
     rests = Cell("–")
-    place = SECTIONS.get(claim.section, claim.section)
+    place = SECTIONS.get(claim.main.section, claim.main.section)
     compared = {word for part in claim.main.parts for word in re.findall(r"\w+", part.text)}
     links = [(titles[place].split(":")[0], place)] if place in titles else []
     links += [(name, cells.anchor(name)) for name in names if name in compared and claim.main.has_results]
     if links:
         rests = Cell("", links=links)
     return [
-        Cell(claim.number),
-        Cell(claim.text, DOT.join([claim.source, *remarks(claim.decisions)])),
+        Cell(claim.main.number),
+        Cell(claim.main.text, DOT.join([claim.main.source, *remarks(claim.decisions)])),
         *_outcome(first),
         *_outcome(by_score.get("top5")),
         rests,
@@ -263,7 +258,7 @@ def _verdict(statement: Outcome, detail: str = "") -> Cell:
 
 def _estimate(measured: Outcome, more: str = "") -> Cell:
     """A value with its interval below it; a dash where nothing was measured, or the value is infinite."""
-    if measured.verdict in UNDECIDED:
+    if not measured.has_results:
         return Cell("–")
     value = "–" if measured.estimate is None else _amount(measured.estimate, measured.unit)
     return Cell(value, ", ".join(words for words in (_interval(measured, measured.unit), more) if words))
@@ -319,10 +314,12 @@ def _parts(decisions: Sequence[Decision]) -> Table:
         lines[0][8] = Cell(_probability(decision.p_holm))
         rows += [Row(lines[0]), *(Row([Cell(""), *line]) for line in lines[1:])]
     caption = (
-        "How each claim was decided. What is compared, where its 95 % interval has to lie, and where it lies. df: the "
-        "interval's effective degrees of freedom. p is two-sided, and at most 0.05 exactly where a verdict is decided. "
+        "How each claim was decided. What is compared, where its 95 % interval has to lie, and where it lies. df: "
+        "effective degrees of freedom over seeds and images; with “interval: images”, the interval over images alone "
+        "is the wider one, and is shown. p is two-sided, and at most 0.05 exactly where a verdict is decided. "
         "A claim of several parts holds when every part does, and reports its weakest part; where each of them could "
-        "refute it, p and interval of all together allow for that. p (Holm) is corrected over the ledger."
+        "refute it, p and interval of all together allow for that. p (Holm) is corrected for all claims that have "
+        "results."
     )
     return Table("claims-parts", caption, columns, rows, SOURCE, title="How each was decided", where="appendix")
 
@@ -335,7 +332,7 @@ def _together(decision: Decision) -> list[Cell]:
         _verdict(decision, decision.qualifier),
         _estimate(decision, _level(decision)),
         Cell(str(decision.n) if decision.n else "–"),
-        Cell(_freedom(decision)),
+        _freedom(decision),
         Cell(_probability(decision.p)),
         Cell(""),
         Cell(""),
@@ -357,15 +354,16 @@ def _part(part: Part) -> list[Cell]:
         _verdict(part, part.basis or ""),
         _estimate(part),
         Cell(str(part.n) if part.n else "–", "paired" if part.paired else ""),
-        Cell(_freedom(part)),
+        _freedom(part),
         Cell(_probability(part.p)),
         Cell(""),
         Cell("; ".join(beside)),
     ]
 
 
-def _freedom(found: Outcome) -> str:
-    return "–" if found.df is None else number(found.df, 1 if found.df < LARGE else 0)
+def _freedom(found: Outcome) -> Cell:
+    freedom = "–" if found.df is None else number(found.df, 1 if found.df < LARGE else 0)
+    return Cell(freedom, "interval: images" if found.over_images else "")
 
 
 def _rule(part: Part) -> str:

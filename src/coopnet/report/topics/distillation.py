@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from coopnet.report import starts
-from coopnet.report.differences import of_ensembles
+from coopnet.report.differences import of_ensembles, to_single
 from coopnet.report.document import Cell, Column, Row, Section, Table
 from coopnet.report.frames import Tables, dataset
 from coopnet.report.topics import cells
@@ -107,7 +107,7 @@ def _row(tables: Tables, frame: pd.DataFrame) -> Row:
         cells.counted(tables, name, len(test)),
         *(cells.over_seeds(test[column]) for column in ("network", "probabilities", "logits")),
         cells.over_seeds(test["over_teacher"], sign=True),
-        cells.to_control(against) if against and against.group == "distillation" else cells.gain(test["over_single"]),
+        cells.to_control(against if against and against.group == "distillation" else to_single(tables, name)),
     ]
     more = cells.unfolded(
         ("teacher", head["teacher"] if isinstance(head["teacher"], str) else ""),

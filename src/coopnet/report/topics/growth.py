@@ -7,9 +7,13 @@ from typing import Any
 from coopnet.report.differences import of_ensembles
 from coopnet.report.document import Column, Row, Section, Table
 from coopnet.report.frames import Tables, records
+from coopnet.report.runs import mean
 from coopnet.report.topics import cells, curves
 from coopnet.report.topics.cells import Cell
-from coopnet.report.wording import between, count, listing, spread
+from coopnet.report.wording import between, count, listing, number, spans, spread
+
+FRESH = ("zero_pad", "zero_output", "masked")
+"""The ways to grow whose new branches begin with random weights."""
 
 
 def section(tables: Tables) -> Section | None:
@@ -17,7 +21,7 @@ def section(tables: Tables) -> Section | None:
     rows = grown(tables)
     if not rows:
         return None
-    return Section("growth", "Growth after fine-tuning", [_sentence(tables, rows)], [
+    return Section("growth", "Growth after fine-tuning", [_sentence(tables, rows), *behind(tables)], [
         table(tables, rows, "growth-table", "After fine-tuning."),
         *curves.pictures(tables, "curves_growth"),
     ])  # fmt: skip
@@ -47,6 +51,27 @@ def _sentence(tables: Tables, rows: list[dict[str, Any]]) -> str:
         f"Of {count(len(against), 'network')} with a control, {above or 'none'} {verb} above it; the "
         f"differences are {between([one.estimate for one in against])} points of top-1."
     )
+
+
+def behind(tables: Tables) -> list[str]:
+    """How far new branches that began with random weights are behind the old ones; empty if none is."""
+    rows = {row["name"]: row for row in tables.experiments}
+    gaps, epochs, ways = list[float](), list[int](), list[str]()
+    for row in grown(tables):
+        if row["start"] in FRESH:
+            own = [tables.final(f"branch{place + 1}")[row["name"]] for place in range(row["branches"])]
+            before = rows[row["parents"][0]]["branches"]
+            gaps.append(mean(own[:before]) - mean(own[before:]))
+            epochs.append(row["epochs"])
+            ways.append(row["start"])
+    if not gaps or min(gaps) <= 0:
+        return []
+    size = " to ".join(dict.fromkeys(number(of(gaps), 1) for of in (min, max)))
+    return [
+        f"New branches of {listing(dict.fromkeys(ways))} begin with random weights. After {spans(epochs, 'epoch')} of "
+        f"fine-tuning they are {size} points of top-1 behind the old ones, so longer fine-tuning may change how these "
+        "networks compare."
+    ]
 
 
 def table(tables: Tables, rows: list[dict[str, Any]], name: str, title: str) -> Table:

@@ -29,23 +29,23 @@ def section(tables: Tables) -> Section | None:
             "at transfer that of its parents, after fine-tuning that of their continued-training "
             f"controls. {_starts(tables)}".strip()
         )
-        sentences += lengths(tables.ordered, tables.merges["experiment"])
         items += [picture(tables), _table(tables)]
     if expanded:
         sentences.append(
             "Expansion makes several branches out of one; its control is that one branch, trained for as long."
         )
         items.append(growth.table(tables, expanded, "expansion-table", "Expansion, after fine-tuning."))
+    sentences += lengths(tables.ordered, [*tables.merges["experiment"], *(row["name"] for row in expanded)])
     items += curves.pictures(tables, "curves_merging")
     return Section("merging", "Merging and expanding", sentences, items)
 
 
 def lengths(experiments: Sequence[Mapping[str, Any]], merges: Iterable[str]) -> list[str]:
-    """The epochs of the merged networks and of the plain network, if they differ: a gain may be one of more epochs.
+    """The epochs of the parents and of the plain network, if they differ: a gain may be one of more epochs.
 
     Args:
         experiments: the study's experiments.
-        merges: names of the experiments with several parents.
+        merges: names of the merged and expanded experiments.
     """
     rows = {row["name"]: row for row in experiments}
     parents = dict.fromkeys(parent for name in merges for parent in rows[name]["parents"] if parent in rows)
@@ -58,7 +58,7 @@ def lengths(experiments: Sequence[Mapping[str, Any]], merges: Iterable[str]) -> 
     named = listing(f"{name} has {count(number_of, 'epoch')}" for name, number_of in epochs.items())
     shorter = listing(name for name, number_of in epochs.items() if number_of < max(epochs.values()))
     return [
-        f"The merged networks and the plain network were not all trained equally long: {named}. So a gain over "
+        f"The parents and the plain network were not all trained equally long: {named}. So a gain over "
         f"{shorter} alone is partly due to more epochs. A difference to a control is not, as the control continues the "
         "same networks."
     ]

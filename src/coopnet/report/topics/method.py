@@ -70,7 +70,11 @@ TERMS = (
         "control",
         "what a network is compared with, so that the difference has one cause; each group of rows names its own",
     ),
-    ("95 % interval", "Student’s t over the seeds, with the variance from the choice of test images added"),
+    (
+        "95 % interval",
+        "Student’s t over the seeds, with the variance from the choice of test images added; its critical value is "
+        "that of Cochran and Cox",
+    ),
     ("margin", f"{MARGIN:g} points of accuracy: a loss smaller than it still counts as not worse"),
     (
         "verdict",
@@ -78,7 +82,8 @@ TERMS = (
     ),
     (
         "Holm’s correction",
-        "p values corrected for the number of tested claims of the whole ledger; the stricter reading",
+        "p values corrected for the number of claims; those on too few seeds, or with a failed run, count as if their "
+        "p value were 1; the stricter reading",
     ),
     *WAYS.items(),
     ("exact", "the largest difference of logits is at most 10⁻⁶ of the largest logit (float32, evaluation mode)"),
@@ -110,7 +115,7 @@ def section(tables: Tables) -> Section:
     sentences.append(
         f"Networks are residual networks {cite('resnet')}, for images like those of CIFAR {cite('cifar')}. Intervals "
         f"combine the spread over seeds with the choice of test images {cite('readers', 'cochran')}; each verdict says "
-        f"whether it survives Holm’s correction over the whole ledger {cite('holm')}."
+        f"whether it survives Holm’s correction {cite('holm')}."
     )
     items = [figure for figure, _ in figures(tables).values()]
     return Section("method", "Method", sentences, list(items), TERMS)

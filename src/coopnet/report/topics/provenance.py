@@ -30,7 +30,10 @@ def _again(tables: Tables) -> list[tuple[str, str]]:
     """Commands that reproduce a number."""
     name = tables.study["name"]
     row = next((row for row in tables.ordered if row["parents"]), tables.ordered[0])
+    limits = [("first, on a CPU with AVX512", "export ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2")]
+    narrow = all("capability AVX2" in run["device"] for run in tables.records_of_runs)
     return [
+        *(limits if narrow else []),
         ("one run", f"coopnet train {name} {row['name']} {row['seeds'][0]}"),
         ("all runs, tables, ledger and report", f"snakemake --cores 2 --config study={name}"),
         ("this report from its tables alone", f"coopnet report {name}"),
@@ -74,9 +77,15 @@ def _each(values: Any) -> str:
 
 
 def _machine(device: str) -> str:
-    """Kind and name, with the instructions that PyTorch used or the GPU's capability: `cpu: AMD EPYC, AVX2`."""
+    """Kind and name, with the instructions that PyTorch used or the GPU's capability: `cpu: AMD EPYC, AVX2`.
+
+    A CPU that has wider instructions than PyTorch used is named with them.
+    """
     name, *more = device.split("; ")
-    return ", ".join([name, *(part.removeprefix("capability ") for part in more if part.startswith("capability "))])
+    known = dict(part.split(" ", 1) for part in more)
+    limited = known.get("capability") == "AVX2" and "avx512f" in known.get("instructions", "")
+    words = f"{known['capability']}{', though it has AVX512' * limited}" if "capability" in known else ""
+    return ", ".join(filter(None, [name, words]))
 
 
 def _libraries(text: str) -> str:

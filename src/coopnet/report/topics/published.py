@@ -122,6 +122,8 @@ def _table(rows: Sequence[Mapping[str, Any]], alike: bool) -> Table:
         "the runs that are listed, and of ours over n seeds. “Best epoch, selected on test” is optimistic. How sure we "
         f"are of the source: {words}."
     )
+    if not alike:  # the section's text has them otherwise
+        caption = " ".join([caption, *_remarks(rows)])
     cells = [Row(_row(row, alike)) for row in rows]
     title, where = ("", "all") if alike else ("Published figures, side by side", "appendix")
     return Table("published-table", caption, columns, cells, "published.csv", headings, title, where=where)
@@ -161,10 +163,10 @@ def _score(row: Mapping[str, Any]) -> str:
 
 
 def _circumstances(row: Mapping[str, Any], side: str) -> str:
-    """The number of runs, and how the reported epoch was selected, if it was."""
+    """The number of runs, and how the reported epoch was selected, unless it is the last."""
     runs, epoch = row[f"runs_{side}"], row[f"epoch_{side}"]
     words = [f"n = {runs}"] if isinstance(runs, str) else []
-    words += [_own("epoch", epoch)] if isinstance(epoch, str) and epoch != "last" else []
+    words += [_own("epoch", epoch) if isinstance(epoch, str) else f"epoch {UNSAID}"] if epoch != "last" else []
     return ", ".join(words)
 
 
