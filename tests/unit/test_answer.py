@@ -17,7 +17,7 @@ from coopnet.claims.decisions import Part
 from coopnet.report import content, differences, drawing, ledger, tables
 from coopnet.report.differences import Difference
 from coopnet.report.frames import Tables, load
-from coopnet.report.topics import answer, cells, claims, failed
+from coopnet.report.topics import answer, cells, claims, failed, growth
 from coopnet.report.wording import MINUS
 from coopnet.study import read_yaml
 
@@ -189,9 +189,9 @@ def test_the_comparisons_are_counted() -> None:
     assert answer.in_short([one("small", -0.3, reach=0.1), lost, one("equal", 0.0, reach=0.4), kept]) == (
         "Of 4 comparisons with a control, 1 shows a gain, 2 a loss (1 smaller than 0.5 points and 1 larger) "
         "and 1 excludes a loss of more than 0.5 points. The intervals are uncorrected. 2 of the findings "
-        "survive Holm’s correction (†; of a loss its direction, not its size)."
+        "survive Holm’s correction and are marked †. For a loss this confirms the direction, not the size."
     )
-    assert answer.in_short([kept]).endswith("1 of the findings survives Holm’s correction (†).")
+    assert answer.in_short([kept]).endswith("1 of the findings survives Holm’s correction and is marked †.")
     assert answer.in_short([kept, one("few", 9.0, n=1)]).startswith(
         "Of 1 comparison with a control on 3 seeds or more, 1 shows a gain. 1 more rests on fewer seeds. The"
     )
@@ -296,6 +296,31 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     part = entry["parts"][0] | {"text": "one3_to_5_split − one3_continued"}
     files.write_json(root / "claims.json", [entry | {"parts": [part]}])
     return root / "tables"
+
+
+def test_untrained_branches_that_stay_behind_are_said_to(study: Path) -> None:
+    """Only networks whose new branches are a point or more behind count, and copies never do."""
+    tables = load(study)
+    assert growth.behind(tables) == []  # by half a point
+
+    def lowered(name: str, points: float) -> None:
+        tables.accuracy.loc[
+            (tables.accuracy["experiment"] == name) & tables.accuracy["model"].isin(["branch4", "branch5"]), "top1_mean"
+        ] -= points
+
+    lowered("one3_to_5_split", 20)
+    assert growth.behind(tables) == []
+    lowered("one3_to_5_masked", 9.5)
+    (sentence,) = growth.behind(tables)
+    epochs = next(row["epochs"] for row in tables.experiments if row["name"] == "one3_to_5_masked")
+    assert sentence.startswith(
+        f"The new branches of masked begin untrained. After {epochs} epochs of fine-tuning they are 10.0 points of"
+    )
+    assert sentence in answer.limits(tables)
+    lowered("one3_to_5_zero_pad", 4.5)
+    (sentence,) = growth.behind(tables)
+    assert "of zero_pad and masked begin" in sentence
+    assert "they are 5.0 to 10.0 points of" in sentence
 
 
 def test_the_ledger_s_numbers_win_and_others_are_student_s_t(study: Path) -> None:

@@ -142,6 +142,10 @@ def test_conjunction_is_refuted_at_the_price_of_all_parts() -> None:
     assert p is not None
     assert (found["verdict"], found["p"], found["level"]) == ("contradicted", pytest.approx(4 * p), 0.9875)
     assert found["interval"] == pytest.approx(parts[3][1].found.interval(0.9875))  # type: ignore[union-attr]
+    images = Estimate(-5.0, 3, (Source(1.0, 2),), Source(7.0, 9999))  # at 95 %: 4.3 by seeds, 5.2 by images
+    wide = Judgement(images, "better")
+    both = conjunction([(wide.part(""), wide), *parts[:2]])  # at 98.3 % seeds have 7.6, and images 6.3
+    assert (wide.part("").over_images, both["over_images"], both["level"]) == (True, False, pytest.approx(1 - 0.05 / 3))
     parts[3] = better(-2, -0.1)  # which alone would be contradicted
     found = conjunction(parts)
     assert parts[3][0].verdict == "contradicted"
@@ -169,7 +173,9 @@ def test_conjunction_with_too_few_seeds() -> None:
         "inconclusive",
         "too few seeds",
     )
-    assert concluded([better(-3, -2), few]).verdict == "contradicted"
+    outside = better(-3, -2)
+    refuted = concluded([outside, few])  # the other part may refute it too, once it has its seeds
+    assert (refuted.verdict, refuted.p) == ("contradicted", pytest.approx(2 * (outside[0].p or 0.0)))
     for outside in (better(-4, -3, n=1), better(-1, 0.5, n=2)):  # the weakest part is shown, wherever it stands
         assert concluded([few, better(0.5, 1, n=2), outside]).estimate == outside[0].estimate
     assert concluded([few, better(-0.5, 1, n=1), better(3, 9, n=1)]).estimate == 0.25
@@ -506,10 +512,12 @@ def test_every_child_is_compared_with_its_control() -> None:
 
 
 def test_shorter_parents_are_named_beside_every_network_made_of_them() -> None:
-    """A gain of a network made of one1 is partly due to more training, so claims about it state the length of one1."""
+    """A gain is partly due to more training: of each merge of one1, and of each expansion over one1 itself."""
     for claim in entries.read(ROOT / "claims.yaml", ROWS):
-        made = [ROWS[part.of.experiment] for part in claim.parts]
-        if any("one1" in row.parents and row.start.kind != "random" for row in made):
+        parents = [ROWS[part.of.experiment].parents for part in claim.parts]
+        merged = any("one1" in names and len(names) > 1 for names in parents)
+        over = any("one1" in map(str, part.than) for part in claim.parts) and any("one1" in names for names in parents)
+        if merged or over:
             assert claim.claim.lengths == ["one1", "baseline"], claim.id
 
 
@@ -673,16 +681,24 @@ def test_few_seeds_conclude_nothing(tmp_path: Path, seeds: int) -> None:
 
 
 def test_claims_on_too_few_seeds_count_in_the_correction(tmp_path: Path) -> None:
-    """The third seed of other claims changes no corrected p for the worse, and a count is not a test."""
-    few = {"one3_to_5_split": {"seeds": [0]}}
-    workspace, _ = made(tmp_path, lambda run, model: by_branches(run, model) + 0.02 * run.seed, experiments=few)
+    """Seven verdicts on one seed count as p = 1, and a count does not; with three seeds, no other p is larger."""
+
+    def share(run: Run, model: str) -> float:
+        return by_branches(run, model) + 0.02 * run.seed
+
+    (tmp_path / "few").mkdir()
+    workspace, _ = made(tmp_path / "few", share, experiments={"one3_to_5_split": {"seeds": [0]}})
     found = ledger_of(workspace)
     assert found["noisy_split_keeps_predictions/top1"]["basis"] == "too few seeds"
-    tested = [entry["p"] for entry in found.values() if entry["p"] is not None]
+    tested = {name: entry["p"] for name, entry in found.items() if entry["p"] is not None}
     waiting = [entry for entry in found.values() if entry["basis"] == "too few seeds" and entry["region"]]
     assert len(waiting) == 7
-    expected = holm([*tested, *(1.0 for _ in waiting)])[: len(tested)]
-    assert [entry["p_holm"] for entry in found.values() if entry["p"] is not None] == pytest.approx(expected)
+    expected = holm([*tested.values(), *(1.0 for _ in waiting)])[: len(tested)]
+    assert [found[name]["p_holm"] for name in tested] == pytest.approx(expected)
+    (tmp_path / "all").mkdir()
+    complete = ledger_of(made(tmp_path / "all", share)[0])
+    assert all(complete[name]["p_holm"] <= found[name]["p_holm"] for name, p in tested.items())
+    assert all(complete[name]["p"] == p for name, p in tested.items())
 
 
 def test_what_a_start_keeps_is_counted_or_tested(tmp_path: Path) -> None:

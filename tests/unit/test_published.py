@@ -411,8 +411,7 @@ def test_the_page_shows_theirs_ours_and_what_differs(page: Text) -> None:
         "73.39 ± 0.06 | n = 3, epoch not said",
         "46.05 ± 0.35 | n = 2",
         f"{MINUS}27.34",
-        "ResNet-8, not ResNet-32; 20 epochs, not 300; 2 runs, not 3"
-        " | 12,000 training images, last epoch: not said there",
+        "ResNet-8, not ResNet-32; 20 epochs, not 300; 2 runs, not 3 | 12,000 training images: not said there",
         "secondary source",
     ]
     assert page.row("published-table", "Not in the study")[2:5] == ["not run", "–", "–"]

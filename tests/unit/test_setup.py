@@ -261,7 +261,7 @@ def produced(planned: Run, folder: Path, ancestors: Sequence[Any] = ()) -> tuple
 
 
 def test_a_cpu_is_described_with_what_limits_its_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Variables that are not set are not in the record; those that are set are in its table and in the report."""
+    """Variables that are not set are not in the record; those that are set are in its table, and the report says so."""
     for name in device.INSTRUCTION_LIMITS:
         monkeypatch.delenv(name, raising=False)
     free = device.describe(CPU)
@@ -270,7 +270,23 @@ def test_a_cpu_is_described_with_what_limits_its_instructions(monkeypatch: pytes
     assert device.describe(CPU) == free | {"limits": ["ONEDNN_MAX_CPU_ISA=AVX2"]}
     shown = origins._device(device.describe(CPU))
     assert shown.endswith("; limits ONEDNN_MAX_CPU_ISA=AVX2")
-    assert topic._machine(shown) == f"cpu: {free['name']}, {free['capability']}"
+    assert topic._machine(shown) == f"cpu: {free['name']}, {free['capability']}, limited"
+
+
+@pytest.mark.parametrize(
+    ("known", "shown"),
+    [
+        ("cpu: A; capability AVX2; instructions avx2", "cpu: A, AVX2"),
+        ("cpu: A; capability AVX2; instructions avx2, avx512f", "cpu: A, AVX2, limited"),
+        ("cpu: A; capability AVX512; instructions avx2, avx512f", "cpu: A, AVX512"),
+        ("cpu: A; capability AVX512; limits ONEDNN_MAX_CPU_ISA=AVX2", "cpu: A, AVX512, limited"),
+        ("cuda: H100; capability 9.0; cuda 12.8; cudnn 91002", "cuda: H100, 9.0"),
+        ("cpu: A; B", "cpu: A"),
+    ],
+)
+def test_a_report_says_which_cpus_were_limited(known: str, shown: str) -> None:
+    """A CPU that used AVX2 although it has AVX512 was limited, even if an old record does not say how."""
+    assert topic._machine(known) == shown
 
 
 def test_files_of_a_run_are_those_of_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

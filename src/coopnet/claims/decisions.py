@@ -89,7 +89,7 @@ class Outcome(Measured):
         unit: unit of estimate and interval.
         n: number of replicates, of the smaller group if there are two.
         df: effective degrees of freedom over seeds and images; None without an interval or without variance.
-        over_images: whether the interval is the one over images alone, because that is wider than the one over both.
+        over_images: whether the interval is the one over images alone, because that is the wider or the only one.
         p: two-sided p value; None if nothing was tested.
         paired: whether the replicates are paired; None if no replicates are compared.
         region: range of the estimate for which the claim is true; None if nothing is sampled.
@@ -172,7 +172,8 @@ class Decision(Outcome):
         section: id of the report's section with the evidence.
         score: `top1` or `top5`; None if the claim is decided once.
         level: level of the interval. It is above 95 % if each of several parts could have refuted the claim.
-        p_holm: p corrected for all tested claims of the ledger (Holm); None if p is None.
+        p_holm: p after Holm's correction for all verdicts of the ledger that are tested or still to be tested; None if
+            p is None.
         survives_holm: whether a tested, decided verdict is still decided after the correction; None for all others.
         caution: a caveat beside the claim's numbers.
         missing: experiments that the study does not have.
@@ -273,7 +274,7 @@ class Judgement:
                 "interval": ends(self.found),
                 "n": self.found.n,
                 "df": finite(self.found.freedom),
-                "over_images": self.found.over_images,
+                "over_images": self.found.over_images(),
                 "p": None if few else self.p,
                 "region": tuple(finite(edge) for edge in self.region),
                 "target": target,
@@ -312,7 +313,7 @@ def conjunction(parts: Sequence[Judged]) -> dict[str, object]:
 
     The claim is supported if all parts are. The least certain part gives the p value, without any correction (Berger,
     Technometrics 24(4), 1982). One part that fails refutes the claim. Each part could fail by chance, so the p value is
-    multiplied by the number of tested parts (Bonferroni), and the interval has the corresponding level. A counted part
+    multiplied by the number of sampled parts (Bonferroni), and the interval has the corresponding level. A counted part
     decides without a p value if it refutes the claim or if no part was tested.
 
     Returns:
@@ -330,12 +331,13 @@ def conjunction(parts: Sequence[Judged]) -> dict[str, object]:
     refuted = [(by.p, part, by) for part, by in tested if not by.inside]
     if refuted:
         p, part, by = min(refuted, key=lambda one: one[0])
-        p = finite(min(1.0, len(tested) * p)) or 0.0
+        sampled = sum(by is not None for _, by in parts)  # also those on too few seeds: they may refute the claim later
+        p = finite(min(1.0, sampled * p)) or 0.0
         if p <= ALPHA or len(tested) == len(parts) - len(counted):
-            level = 1 - ALPHA / len(tested)
+            level = 1 - ALPHA / sampled
             verdict = "contradicted" if p <= ALPHA else "inconclusive"
             changed = {"verdict": verdict, "p": p, "interval": ends(by.found, level), "level": finite(level)}
-            return _numbers(part) | changed
+            return _numbers(part) | changed | {"over_images": by.found.over_images(level)}
     few = [one for one in parts if one[0].basis != "tested" and not one[0].decided]
     if few:
         return _numbers(min(few, key=_certainty)[0])

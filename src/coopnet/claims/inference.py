@@ -92,7 +92,7 @@ class Estimate:
     def freedom(self) -> float | None:
         """Effective degrees of freedom of seeds and images: those of the Student's t with their critical value.
 
-        An interval `over_images` has those of the images instead. None: there is no variance.
+        They are not those of an interval `over_images`, unless there is nothing but images. None: there is no variance.
         """
         if not self.known or not math.isfinite(self.half_width()) or not self.half_width():
             return None
@@ -102,12 +102,10 @@ class Estimate:
         wanted, low, high = _critical(tail, self.sources), math.log(1e-2), math.log(1e9)
         return math.exp(_bisect(lambda log_freedom: -stdtrit(math.exp(log_freedom), tail) < wanted, low, high))
 
-    @property
-    def over_images(self) -> bool:
-        """Whether the 95 % interval is the one over images alone, because that is the wider one."""
-        tail = (1 - LEVEL) / 2
-        alone = _critical(tail, [self.images]) * math.sqrt(self.images.variance)
-        return self.n > 1 and 0 < alone >= self.half_width()
+    def over_images(self, level: float = LEVEL) -> bool:
+        """Whether the interval of a level is the one over images alone, because that is the wider or the only one."""
+        alone = _critical((1 - level) / 2, [self.images]) * math.sqrt(self.images.variance)
+        return 0 < alone >= self.half_width(level)
 
     def _reach(self, tail: float) -> float:
         """Half the width of the interval that leaves the probability `tail` outside at each end."""
@@ -160,12 +158,12 @@ def difference(of: np.ndarray, than: np.ndarray | None = None) -> Estimate:
     return Estimate(value, n, (seeds, Source(common, size - 1)), images)
 
 
-def over_seeds(of: Sequence[float], than: Sequence[float] = ()) -> Estimate:
+def over_seeds(of: Sequence[float], than: Sequence[float] | None = None) -> Estimate:
     """A mean whose only source of variance is the replicates; a single replicate gives no interval.
 
     With `than`, a second and unpaired group of replicates, it is the difference of both means (Welch's t).
     """
-    groups = [np.asarray(group, float) for group in (of, than) if len(group)]
+    groups = [np.asarray(group, float) for group in (of, than) if group is not None]
     value, n = float(groups[0].mean() - (groups[1].mean() if len(groups) > 1 else 0)), min(map(len, groups))
     return Estimate(value, n, (_over(groups),) if n > 1 else ())
 

@@ -114,17 +114,17 @@ def decide_all(stated: Sequence[Stated], evidence: Evidence) -> list[Decision]:
 
 
 def _untested(entry: Mapping[str, Any]) -> bool:
-    """Whether a claim is still to be tested in this study, for want of seeds or because a run failed.
+    """Whether a verdict is still to be tested in this study, for want of seeds or because a run failed.
 
-    Such a claim counts in the correction with p = 1. So further seeds and repeated runs of it never take away what
-    survives the correction, and a failed run never makes the other claims look more certain.
+    It counts in the correction with p = 1. So its further seeds or repeated runs never take the correction away from
+    other verdicts, and a failed run never makes them look more certain.
     """
     few = entry.get("basis") == "too few seeds" and entry["region"] is not None  # a count has no region, and is no test
     return few or entry["verdict"] == "not decided"
 
 
 def _corrected(entry: dict[str, Any], p: float | None) -> Decision:
-    """An entry with Holm's correction over all claims that this study tests or is still to test."""
+    """An entry with Holm's correction over all verdicts that this study tests or is still to test."""
     if entry["p"] is None:
         return Decision.model_validate(entry)
     p = finite(p) or 0.0

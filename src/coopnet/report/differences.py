@@ -45,7 +45,7 @@ class Difference:
         control: the row of the control.
         estimate: the difference of means.
         interval: its 95 % interval; None for fewer than three seeds.
-        n: number of seeds.
+        n: number of seeds, of the smaller group if there are two.
         claims: numbers of the claims that compare the two.
         after_holm: findings whose direction a claim supports even after Holm's correction. For a loss that is the
             loss, and not its size.
@@ -145,10 +145,12 @@ def to_single(tables: Tables, name: str) -> Difference | None:
     if not gains:
         return None
     single = str(part["single"].iloc[0])
-    paired = starts.is_plain_ensemble(rows[name]["row"]) or single in _ancestors(rows, name)
-    alone = [] if paired else tables.seeds(single, "ensemble", "top1")
-    interval = seed_interval(gains if paired else list(part["value"]), alone)
-    return Difference("distillation", name, name, _member(rows[name]) or single, mean(gains), interval, len(gains))
+    if starts.is_plain_ensemble(rows[name]["row"]) or single in _ancestors(rows, name):
+        interval, n = seed_interval(gains), len(gains)
+    else:
+        alone = tables.seeds(single, "ensemble", "top1")
+        interval, n = seed_interval(list(part["value"]), alone), min(len(gains), len(alone))
+    return Difference("distillation", name, name, _member(rows[name]) or single, mean(gains), interval, n)
 
 
 def _ancestors(rows: Mapping[str, Mapping[str, Any]], name: str) -> set[str]:
@@ -169,9 +171,9 @@ def _paired(group: str, name: str, control: object, gains: Any) -> list[Differen
     return [Difference(group, name, name, control, mean(values), seed_interval(values), len(values))]
 
 
-def seed_interval(of: Sequence[float], than: Sequence[float] = ()) -> tuple[float, float] | None:
+def seed_interval(of: Sequence[float], than: Sequence[float] | None = None) -> tuple[float, float] | None:
     """The 95 % interval of a mean, or of the difference of two, over seeds alone; None for fewer than three seeds."""
-    enough = len(of) >= FEWEST and (not len(than) or len(than) >= FEWEST)
+    enough = len(of) >= FEWEST and (than is None or len(than) >= FEWEST)
     return over_seeds(of, than).interval() if enough else None
 
 

@@ -111,7 +111,7 @@ def answers(tables: Tables) -> list[Answer]:
 
 
 def in_short(found: Sequence[Difference]) -> str:
-    """The number of comparisons with each finding, and which findings survive Holm's correction."""
+    """The number of comparisons with each finding, and of findings that survive Holm's correction."""
     few, found = sum(not one.interval for one in found), [one for one in found if one.interval]
     if not found:
         return ""
@@ -136,11 +136,11 @@ def in_short(found: Sequence[Difference]) -> str:
 def _left(found: Sequence[Difference]) -> str:
     """The number of findings that survive Holm's correction, and their sign."""
     left = [one.finding for one in found if one.survives_holm]
-    of_losses = "; of a loss its direction, not its size" if {*left} & {*LOSSES} else ""
-    sign = f" ({HOLM}{of_losses})" if left else ""
-    return (
-        f"{len(left) or 'None'} of the findings {'survives' if len(left) < 2 else 'survive'} Holm’s correction{sign}."
-    )
+    if not left:
+        return "None of the findings survives Holm’s correction."
+    verbs = "survives Holm’s correction and is" if len(left) == 1 else "survive Holm’s correction and are"
+    of_losses = " For a loss this confirms the direction, not the size." if {*left} & {*LOSSES} else ""
+    return f"{len(left)} of the findings {verbs} marked {HOLM}.{of_losses}"
 
 
 def at_transfer(tables: Tables) -> str:

@@ -315,11 +315,11 @@ def _parts(decisions: Sequence[Decision]) -> Table:
         rows += [Row(lines[0]), *(Row([Cell(""), *line]) for line in lines[1:])]
     caption = (
         "How each claim was decided. What is compared, where its 95 % interval has to lie, and where it lies. df: "
-        "effective degrees of freedom over seeds and images; with “interval: images”, the interval over images alone "
-        "is the wider one, and is shown. p is two-sided, and at most 0.05 exactly where a verdict is decided. "
-        "A claim of several parts holds when every part does, and reports its weakest part; where each of them could "
-        "refute it, p and interval of all together allow for that. p (Holm) is corrected for all claims that have "
-        "results."
+        "effective degrees of freedom over seeds and images; with “interval: images”, the interval is the one over "
+        "images alone, because that is the wider or the only one. p is two-sided, and at most 0.05 exactly where a "
+        "verdict is decided. A claim of several parts holds when every part does, and reports its weakest part; where "
+        "each of them could refute it, p and interval of all together allow for that. p (Holm) is corrected for the "
+        "number of verdicts; those on too few seeds, or with a failed run, count as if their p were 1."
     )
     return Table("claims-parts", caption, columns, rows, SOURCE, title="How each was decided", where="appendix")
 

@@ -13,7 +13,9 @@ from coopnet.report.topics.cells import Cell
 from coopnet.report.wording import between, count, listing, number, spans, spread
 
 FRESH = ("zero_pad", "zero_output", "masked")
-"""The ways to grow whose new branches begin with random weights."""
+"""The ways to grow whose new branches begin untrained."""
+BEHIND = 1.0
+"""Least difference of the branches’ top-1, in points, that is worth a sentence."""
 
 
 def section(tables: Tables) -> Section | None:
@@ -21,7 +23,7 @@ def section(tables: Tables) -> Section | None:
     rows = grown(tables)
     if not rows:
         return None
-    return Section("growth", "Growth after fine-tuning", [_sentence(tables, rows), *behind(tables)], [
+    return Section("growth", "Growth after fine-tuning", [_sentence(tables, rows)], [
         table(tables, rows, "growth-table", "After fine-tuning."),
         *curves.pictures(tables, "curves_growth"),
     ])  # fmt: skip
@@ -54,23 +56,23 @@ def _sentence(tables: Tables, rows: list[dict[str, Any]]) -> str:
 
 
 def behind(tables: Tables) -> list[str]:
-    """How far new branches that began with random weights are behind the old ones; empty if none is."""
+    """How far new branches that began untrained are behind the old ones after fine-tuning; empty if none is."""
     rows = {row["name"]: row for row in tables.experiments}
-    gaps, epochs, ways = list[float](), list[int](), list[str]()
+    gaps: dict[str, float] = {}
     for row in grown(tables):
         if row["start"] in FRESH:
             own = [tables.final(f"branch{place + 1}")[row["name"]] for place in range(row["branches"])]
             before = rows[row["parents"][0]]["branches"]
-            gaps.append(mean(own[:before]) - mean(own[before:]))
-            epochs.append(row["epochs"])
-            ways.append(row["start"])
-    if not gaps or min(gaps) <= 0:
+            gap = mean(own[:before]) - mean(own[before:])
+            gaps |= {row["name"]: gap} if gap >= BEHIND else {}
+    if not gaps:
         return []
-    size = " to ".join(dict.fromkeys(number(of(gaps), 1) for of in (min, max)))
+    size = " to ".join(dict.fromkeys(number(of(gaps.values()), 1) for of in (min, max)))
+    ways = listing(dict.fromkeys(rows[name]["start"] for name in gaps))
     return [
-        f"New branches of {listing(dict.fromkeys(ways))} begin with random weights. After {spans(epochs, 'epoch')} of "
-        f"fine-tuning they are {size} points of top-1 behind the old ones, so longer fine-tuning may change how these "
-        "networks compare."
+        f"The new branches of {ways} begin untrained. After {spans((rows[name]['epochs'] for name in gaps), 'epoch')} "
+        f"of fine-tuning they are {size} points of top-1 behind the old ones, so longer fine-tuning may change how "
+        "these networks compare."
     ]
 
 

@@ -72,8 +72,8 @@ TERMS = (
     ),
     (
         "95 % interval",
-        "Student’s t over the seeds, with the variance from the choice of test images added; its critical value is "
-        "that of Cochran and Cox",
+        "Student’s t over the seeds, with the variance from the choice of test images added; networks without a common "
+        "ancestor are two groups of seeds (Welch); never narrower than the interval over images alone",
     ),
     ("margin", f"{MARGIN:g} points of accuracy: a loss smaller than it still counts as not worse"),
     (
@@ -82,8 +82,8 @@ TERMS = (
     ),
     (
         "Holm’s correction",
-        "p values corrected for the number of claims; those on too few seeds, or with a failed run, count as if their "
-        "p value were 1; the stricter reading",
+        "p values corrected for the number of verdicts (top-1 and top-5 apart), the stricter reading; those on too few "
+        "seeds, or with a failed run, count as if their p were 1",
     ),
     *WAYS.items(),
     ("exact", "the largest difference of logits is at most 10⁻⁶ of the largest logit (float32, evaluation mode)"),

@@ -31,7 +31,9 @@ def _again(tables: Tables) -> list[tuple[str, str]]:
     name = tables.study["name"]
     row = next((row for row in tables.ordered if row["parents"]), tables.ordered[0])
     limits = [("first, on a CPU with AVX512", "export ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2")]
-    narrow = all("capability AVX2" in run["device"] for run in tables.records_of_runs)
+    narrow = any(
+        "capability AVX2" in run["device"] for run in tables.records_of_runs if run["experiment"] == row["name"]
+    )
     return [
         *(limits if narrow else []),
         ("one run", f"coopnet train {name} {row['name']} {row['seeds'][0]}"),
@@ -79,13 +81,13 @@ def _each(values: Any) -> str:
 def _machine(device: str) -> str:
     """Kind and name, with the instructions that PyTorch used or the GPU's capability: `cpu: AMD EPYC, AVX2`.
 
-    A CPU that has wider instructions than PyTorch used is named with them.
+    A CPU is *limited* if it was kept from instructions that it has.
     """
     name, *more = device.split("; ")
-    known = dict(part.split(" ", 1) for part in more)
-    limited = known.get("capability") == "AVX2" and "avx512f" in known.get("instructions", "")
-    words = f"{known['capability']}{', though it has AVX512' * limited}" if "capability" in known else ""
-    return ", ".join(filter(None, [name, words]))
+    known = dict(part.partition(" ")[::2] for part in more)
+    capability = known.get("capability", "")
+    limited = "limits" in known or (capability == "AVX2" and "avx512f" in known.get("instructions", ""))
+    return ", ".join(filter(None, [name, capability, "limited" * limited]))
 
 
 def _libraries(text: str) -> str:

@@ -177,12 +177,12 @@ def _ours(row: Mapping[str, Any]) -> Cell:
 
 
 def _differences(row: Mapping[str, Any]) -> Cell:
-    """The differences, ours first; below them the unknown parts of their protocol."""
+    """The differences, ours first; below them the unknown parts of their protocol, but the epoch: it has its cell."""
     if row["state"] != "measured":
         return Cell("–")
     differs = [_difference(name, row[f"{name}_ours"], row[f"{name}_theirs"]) for name in _listed(row["differs"])]
-    unsaid = [_own(name, row[f"{name}_ours"]) for name in _listed(row["unsaid"])]
-    words = "; ".join(differs) or ("no difference" if not unsaid else "no known difference")
+    unsaid = [_own(name, row[f"{name}_ours"]) for name in _listed(row["unsaid"]) if name != "epoch"]
+    words = "; ".join(differs) or ("no known difference" if _listed(row["unsaid"]) else "no difference")
     return Cell(words, f"{', '.join(unsaid)}: {UNSAID} there" if unsaid else "")
 
 
