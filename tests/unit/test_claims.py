@@ -4,7 +4,8 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from scipy.stats import norm
 
 from coopnet import files, study
 from coopnet.claims import costs, entries
+from coopnet.claims import ledger as verdicts
 from coopnet.claims.costs import Curves
 from coopnet.claims.decisions import Judged, Judgement, Outcome, Part, conjunction, holm
 from coopnet.claims.inference import Estimate, Source
+from coopnet.claims.ledger import Evidence, Pairing
 from coopnet.claims.pairing import pair, roots
 from coopnet.commands import claims as command
 from coopnet.evaluation import gather, voting
@@ -651,6 +654,60 @@ def test_better_than_each_is_better_than_the_best(tmp_path: Path, seeds: int, ba
     assert (mean["estimate"], mean["parts"][0]["paired"]) == (pytest.approx(8), True)
     if seeds == 3:
         assert (each["verdict"], mean["verdict"]) == ("contradicted", "supported")
+
+
+def test_a_comparison_needs_the_runs_that_it_compares(tmp_path: Path) -> None:
+    """A failed parent that has no child in the comparison is not missed; any run of a cost is."""
+    few = {"one3_to_5_split": {"seeds": [0, 2]}}
+    _, plan = made(tmp_path, by_branches, experiments=few)
+    lost = {("one3", seed): f"one3/seed{seed} diverged" for seed in (0, 1)}
+    lost |= {("one5", 2): "one5/seed2 diverged"}
+    evidence = Evidence(plan, cast(Any, None), {}, lost)
+    parts = {
+        "better": {"kind": "better", "of": "one3_to_5_split", "than": "one3"},
+        "unpaired": {"kind": "better", "of": "one3_to_5_split", "than": "baseline"},
+        "cost": {"kind": "less_compute", "of": "one3_to_5_split", "than": "one3"},
+        "of": {"kind": "better", "of": "one5", "than": "baseline"},
+    }
+    content = {
+        name: GOOD | {"number": str(place), "parts": [part]} for place, (name, part) in enumerate(parts.items(), 1)
+    }
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump(content))
+    stated = {claim.id: claim.parts[0] for claim in entries.read(tmp_path / "claims.yaml", plan.experiments)}
+    found = {name: evidence.without(part) for name, part in stated.items()}
+    assert found == {
+        "better": ("one3/seed0 diverged",),
+        "unpaired": (),
+        "cost": ("one3/seed0 diverged", "one3/seed1 diverged"),
+        "of": ("one5/seed2 diverged",),
+    }
+    assert Evidence(plan, cast(Any, None), {}).without(stated["better"]) == ()
+
+
+@pytest.mark.parametrize(
+    ("basis", "region", "verdict", "waits"),
+    [
+        ("too few seeds", (0.0, None), "inconclusive", True),
+        ("too few seeds", None, "inconclusive", False),
+        ("tested", (0.0, None), "supported", False),
+        ("counted", None, "supported", False),
+        (None, None, "not decided", True),
+        (None, None, "not run", False),
+    ],
+)
+def test_what_waits_for_a_test(basis: str | None, region: Any, verdict: str, waits: bool) -> None:
+    """A sample on too few seeds, and what lacks a failed run; but no count, and nothing that the study lacks."""
+    assert verdicts._untested({"basis": basis, "region": region, "verdict": verdict}) == waits
+
+
+@pytest.mark.parametrize(
+    ("each", "sizes", "best"), [(True, (1, 1), 0), (True, (1, 2), 2), (True, (3,), 3), (False, (3,), 0)]
+)
+def test_a_comparison_with_the_best_of_several_says_so(each: bool, sizes: tuple[int, ...], best: int) -> None:
+    """Only if a replicate has several other networks, of which the best one counts."""
+    replicates = SimpleNamespace(than=[[None] * size for size in sizes])
+    one = Pairing(cast(Any, SimpleNamespace(each=each)), cast(Any, "a"), cast(Any, "b"), cast(Any, replicates))
+    assert one.text == "a \N{MINUS SIGN} b" + f" (the best of {best} on the test images)" * bool(best)
 
 
 def test_missing_experiments_are_not_run(tmp_path: Path) -> None:

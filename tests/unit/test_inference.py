@@ -138,6 +138,9 @@ def test_seeds_alone_are_student_s_t() -> None:
     assert found.p(0.5) == pytest.approx(expected.pvalue, rel=1e-9)
     assert found.interval() == pytest.approx(tuple(expected.confidence_interval(LEVEL)))
     assert found.freedom == pytest.approx(2)
+    assert found.images.variance == 0
+    two = stats.ttest_1samp(values[:2], 0)
+    assert over_seeds(values[:2]).interval() == pytest.approx(tuple(two.confidence_interval(LEVEL)))
 
 
 def test_two_groups_of_seeds_alone_are_welch_s_t() -> None:
@@ -175,6 +178,34 @@ def test_variance_has_the_parts_that_it_was_made_of(seeds: int, size: int, withi
     by_seeds, by_images = difference(of).sources
     assert by_seeds.variance == pytest.approx(4 / seeds + 25 / (seeds * size), rel=within)
     assert by_images.variance == pytest.approx(9 / size, rel=0.1)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("shared", [0.0, 0.3])
+def test_sources_are_the_mean_squares_of_an_analysis_of_variance(groups: int, shared: float) -> None:
+    """Seeds by images, one value each: the interaction's mean square is taken off that of the images, down to 0."""
+    generator = np.random.default_rng([groups, int(10 * shared)])
+    images = shared * generator.normal(size=7)
+    samples = [0.1 * images * sign + 0.1 * generator.normal(size=(4 + sign, 7)) for sign in (1, -1)][:groups]
+    found, seeds, interaction = difference(*samples), 0.0, 0.0
+    for sample in samples:
+        by_seed, by_image = sample.mean(axis=1, keepdims=True), sample.mean(axis=0, keepdims=True)
+        rest = sample - by_seed - by_image + sample.mean()
+        freedom = (len(sample) - 1) * 6
+        interaction += (rest**2).sum() / freedom / (len(sample) * 7)
+        seeds += by_seed.var(ddof=1) / len(sample)
+    profile = samples[0].mean(axis=0) - (samples[1].mean(axis=0) if groups == 2 else 0)
+    common = profile.var(ddof=1) / 7 - interaction
+    assert found.sources[0].variance == pytest.approx(seeds)
+    assert found.sources[1] == (pytest.approx(max(0.0, common)), 6)
+    assert found.images == (pytest.approx(profile.var(ddof=1) / 7), 6)
+
+
+def test_effective_freedom_gives_the_interval() -> None:
+    """Student's t with the effective degrees of freedom has the interval's critical value at 95 %."""
+    found = Estimate(0.0, 3, (Source(2.0, 2), Source(1.0, 999)))
+    assert found.freedom is not None
+    assert stats.t.ppf(0.975, found.freedom) * math.sqrt(3) == pytest.approx(found.half_width())
 
 
 def test_seeds_that_agree_by_chance_leave_the_doubt_of_images() -> None:
