@@ -21,6 +21,7 @@ from coopnet.claims.costs import Curves
 from coopnet.claims.decisions import Judged, Judgement, Outcome, Part, conjunction, holm
 from coopnet.claims.inference import Estimate, Source
 from coopnet.claims.ledger import Evidence, Pairing
+from coopnet.claims.outcomes import Outcomes
 from coopnet.claims.pairing import pair, roots
 from coopnet.commands import claims as command
 from coopnet.evaluation import gather, voting
@@ -590,6 +591,11 @@ def write_run(folder: Path, run: Run, share: Callable[[Run, str], float]) -> Non
     files.write_json(folder / "run.json", {"row": run.row.decisive(), "files": listed})
 
 
+def compute_of(workspace: Workspace) -> Path:
+    """The table of counted FLOPs."""
+    return workspace.tables("tiny") / "compute.csv"
+
+
 def ledger_of(workspace: Workspace) -> dict[str, dict[str, Any]]:
     """The entries of a new `claims.json` by id."""
     command.claims(workspace, "tiny")
@@ -698,6 +704,101 @@ def test_a_comparison_needs_the_runs_that_it_compares(tmp_path: Path) -> None:
 def test_what_waits_for_a_test(basis: str | None, region: Any, verdict: str, waits: bool) -> None:
     """A sample on too few seeds, and what lacks a failed run; but no count, and nothing that the study lacks."""
     assert verdicts._untested({"basis": basis, "region": region, "verdict": verdict}) == waits
+
+
+def test_a_claim_that_lacks_a_failed_run_is_not_decided(tmp_path: Path) -> None:
+    """It names the run, and what was to be compared; a claim about an experiment that is not there is not run."""
+    workspace, plan = made(tmp_path, by_branches)
+    stated = entries.read(ROOT / "claims.yaml", study.rows(ROOT), plan.experiments)
+    lost = {("one3", 1): "one3/seed1 diverged", ("one3_to_5_masked", 0): "one3_to_5_masked/seed0 diverged"}
+    outcomes, compute = Outcomes(workspace.results(plan.name)), costs.read_compute(compute_of(workspace), plan.name)
+    found = {one.id: one for one in verdicts.decide_all(stated, Evidence(plan, outcomes, compute, lost))}
+    ensemble, growth = found["one_ensemble_over_baseline/top1"], found["masked_over_parent/top5"]
+    assert (ensemble.verdict, ensemble.note) == ("not decided", "one3/seed1 diverged")
+    assert ensemble.parts[0].text == "one3 \N{MINUS SIGN} baseline"
+    assert growth.parts[0].lost == ["one3/seed1 diverged", "one3_to_5_masked/seed0 diverged"]
+    kept = found["masked_keeps_predictions/top1"].parts[0]
+    assert (kept.text, kept.lost) == ("one3_to_5_masked", ["one3_to_5_masked/seed0 diverged"])
+    assert found["split_keeps_predictions/top1"].verdict == "contradicted"
+    absent = found["two_stages_as_accurate/top1"]
+    assert (absent.verdict, absent.parts[0].lost) == ("not run", [])
+
+
+def test_what_is_exactly_at_the_level_survives(tmp_path: Path) -> None:
+    """A verdict survives Holm's correction up to p = 0.05."""
+    workspace, _ = made(tmp_path, by_branches)
+    entry = ledger_of(workspace)["split_over_parent/top1"]
+    assert entry["verdict"] == "supported"
+    assert verdicts._corrected(entry, 0.05).survives_holm is True
+    assert verdicts._corrected(entry, 0.0500001).survives_holm is False
+
+
+@pytest.mark.parametrize(
+    ("lengths", "shown"),
+    [
+        (["a", "b"], "a has 11 epochs, b has 1,020 epochs"),
+        (["a", "b", "c"], "a has 11 epochs, b has 1,020 epochs, c has 20 epochs"),
+        (["a", "d"], ""),
+        (["a", "missing"], ""),
+        ([], ""),
+    ],
+)
+def test_epochs_are_named_where_they_differ(lengths: list[str], shown: str) -> None:
+    """Equal lengths need no words, and without one of the experiments there is nothing to compare."""
+    epochs = {"a": 11, "b": 1020, "c": 20, "d": 11}
+    rows = {name: SimpleNamespace(training=SimpleNamespace(epochs=number)) for name, number in epochs.items()}
+    assert verdicts._lengths(lengths, cast(Any, SimpleNamespace(experiments=rows))) == shown
+
+
+@pytest.mark.parametrize(
+    ("kinds", "scores"),
+    [
+        (["calibration_kept"], 1),
+        (["less_compute", "calibration_kept"], 1),
+        (["better", "less_compute"], 2),
+        (["fewer_epochs"], 2),
+    ],
+)
+def test_a_claim_about_accuracy_is_decided_for_top_1_and_top_5(kinds: list[str], scores: int) -> None:
+    """One part about accuracy is enough."""
+    claim = SimpleNamespace(parts=[SimpleNamespace(kind=kind) for kind in kinds])
+    assert len(verdicts._scores(cast(Any, claim))) == scores
+
+
+def test_epochs_to_a_target_are_those_of_the_score(tmp_path: Path) -> None:
+    """A claim for top-5 reads the curves of top-5."""
+    _, plan = made(tmp_path, by_branches)
+    stated = entries.read(ROOT / "claims.yaml", study.rows(ROOT), plan.experiments)
+    (claim,) = [one for one in stated if one.id == "two_stages_fewer_epochs"]
+    part = claim.parts[0].model_copy(update={"of": entries.Reference("one3"), "than": [entries.Reference("one5")]})
+    read = set[str]()
+
+    def curve(run: Run, score: str) -> np.ndarray:
+        read.add(score)
+        return np.linspace(1, 50, run.row.training.epochs)
+
+    compute = {name: costs.Compute(100, 100) for name in plan.experiments}
+    evidence = Evidence(plan, cast(Any, SimpleNamespace(validation_curve=curve)), compute)
+    for score in ("top1", "top5"):
+        read.clear()
+        list(verdicts._judged(claim, part, score, evidence))
+        assert read == {score}
+
+
+def test_an_interval_names_what_all_seeds_share() -> None:
+    """One choice of training images, and one division into training and validation images, where there are any."""
+
+    def run(subset: int, validation: int) -> Any:
+        return SimpleNamespace(row=SimpleNamespace(data=SimpleNamespace(training_subset=subset, validation=validation)))
+
+    assert verdicts._given([run(0, 0), run(0, 0)]) == []
+    assert verdicts._given([run(0, 0), run(0, 500)]) == [
+        "one division into training and validation images for all seeds"
+    ]
+    assert verdicts._given([run(8000, 0), run(0, 0), run(400, 0)]) == [
+        "one choice of 400 training images for all seeds",
+        "one choice of 8,000 training images for all seeds",
+    ]
 
 
 @pytest.mark.parametrize(

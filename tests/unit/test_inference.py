@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from coopnet.claims.inference import ALPHA, LEVEL, Estimate, Source, difference, over_seeds
+from coopnet.claims.inference import LEVEL, Estimate, Source, difference, over_seeds
 
 IMAGES = 400
 SPREADS = (0.0, 0.1, 0.2, 0.3, 0.5, 1.5)
@@ -244,7 +244,7 @@ def test_interval_and_p_value_agree(value: float, parts: list[Source], images: S
     low, high = found.interval()
     p = found.p(edge)
     if abs(abs(value - edge) - found.half_width()) > 1e-9 * (1 + abs(edge)):
-        assert (p <= ALPHA) == (not low <= edge <= high)
+        assert (p <= 0.05) == (not low <= edge <= high)
     if 1e-9 < p < 0.9:
         assert found.half_width(1 - p) == pytest.approx(abs(value - edge), rel=1e-3, abs=1e-9)
     assert found.freedom is not None

@@ -133,9 +133,7 @@ def _corrected(entry: dict[str, Any], p: float | None) -> Decision:
 
 
 def _pairings(part: Comparison, evidence: Evidence) -> Iterator[Pairing]:
-    """Every pair of networks that a part compares; none if an experiment or a needed run is missing."""
-    if evidence.missing(part) or evidence.without(part):
-        return
+    """Every pair of networks that a part compares, if all their runs are there."""
     for than in part.than:
         runs = pair(evidence.runs[part.of.experiment], evidence.runs[than.experiment])
         if part.each and not runs.paired:
