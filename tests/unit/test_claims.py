@@ -19,7 +19,7 @@ from coopnet.claims import costs, entries
 from coopnet.claims import ledger as verdicts
 from coopnet.claims.costs import Curves
 from coopnet.claims.decisions import Judged, Judgement, Outcome, Part, conjunction, holm
-from coopnet.claims.inference import Estimate, Source
+from coopnet.claims.inference import Estimate, Source, difference
 from coopnet.claims.ledger import Evidence, Pairing
 from coopnet.claims.outcomes import Outcomes
 from coopnet.claims.pairing import pair, roots
@@ -629,6 +629,21 @@ def test_ledger_of_known_networks(tmp_path: Path) -> None:
     assert found["one_branch_over_baseline/top5"]["verdict"] == "inconclusive"  # all are right in top-5
 
 
+def test_one_lineage_is_compared_seed_by_seed_and_others_as_two_groups(tmp_path: Path) -> None:
+    """Seeds differ by 5 points. A parent and its child share that, and a baseline and a network of ONE do not."""
+    workspace, plan = made(tmp_path, lambda run, model: by_branches(run, model) + 0.05 * run.seed)
+    found, outcomes = ledger_of(workspace), Outcomes(workspace.results(plan.name))
+    bits = {
+        name: np.stack([outcomes.accuracy(plan.run(name, seed), entries.Reference(name))[0] for seed in range(3)])
+        for name in ("baseline", "one3", "one3_to_5_split")
+    }
+    paired, unpaired = found["split_over_parent/top1"], found["one_ensemble_over_baseline/top1"]
+    assert paired["interval"] == pytest.approx(difference(bits["one3_to_5_split"] - bits["one3"]).interval())
+    assert unpaired["interval"] == pytest.approx(difference(bits["one3"], bits["baseline"]).interval())
+    widths = [entry["interval"][1] - entry["interval"][0] for entry in (paired, unpaired)]
+    assert widths[1] > 1.5 * widths[0]
+
+
 def test_ledger_of_the_opposite(tmp_path: Path) -> None:
     """If fewer branches are better, claims to the contrary are contradicted."""
     workspace, _ = made(tmp_path, lambda run, model: 1 - by_branches(run, model))
@@ -785,6 +800,58 @@ def test_epochs_to_a_target_are_those_of_the_score(tmp_path: Path) -> None:
         assert read == {score}
 
 
+def costly(kind: str, of: Sequence[float], than: Sequence[float], seeds: tuple[int, int] = (3, 3)) -> Part:
+    """Decide a claim about costs from the accuracies by epoch of both; an epoch costs 6 FLOPs, and one of `than` 2."""
+    data = SimpleNamespace(training_subset=0, validation=500)
+    curves, price = {"a": list(of), "b": list(than)}, {"a": 6, "b": 2}
+
+    def run(name: str, seed: int) -> Any:
+        row = SimpleNamespace(training=SimpleNamespace(epochs=len(curves[name])), data=data)
+        return SimpleNamespace(experiment=name, seed=seed, parents=(), row=row, key=f"{name}{seed}")
+
+    runs = [run(name, seed) for name, number in zip("ab", seeds, strict=True) for seed in range(number)]
+    plan = SimpleNamespace(runs={one.key: one for one in runs}, experiments={})
+    outcomes = SimpleNamespace(validation_curve=lambda one, score: np.array(curves[one.experiment], float))
+    compute = {
+        name: costs.Compute(price[name] * len(curve), price[name] * len(curve)) for name, curve in curves.items()
+    }
+    part = entries.Cost.model_validate({"kind": kind, "of": "a", "than": "b"})
+    evidence = Evidence(cast(Any, plan), cast(Any, outcomes), compute)
+    (found,) = verdicts._judged(cast(Any, None), part, "top1", evidence)
+    return found[0]
+
+
+def test_costs_until_a_target_are_those_of_the_network_that_is_claimed_to_cost_less() -> None:
+    """It reaches 50 after 2 of 4 epochs, the other one after 8: 6 epochs less, and 12 FLOPs against 16."""
+    fast, slow = [20, 50, 55, 60], [10, 20, 25, 30, 35, 40, 45, 50]
+    fewer, cheaper = costly("fewer_epochs", fast, slow), costly("less_compute_to_target", fast, slow)
+    assert (fewer.verdict, fewer.estimate, fewer.unit, fewer.note) == ("supported", -6, "epochs", "")
+    assert (cheaper.estimate, cheaper.unit, cheaper.n) == (pytest.approx(12 / 16 - 1), "change", 3)
+    assert cheaper.text == "training FLOPs until the target, a / b \N{MINUS SIGN} 1"
+    assert fewer.paired is False
+    split = "one division into training and validation images for all seeds"
+    assert fewer.given == ["these validation images", split]
+    assert costly("fewer_epochs", fast, slow, (2, 3)).given == ["these validation images", split]
+    assert costly("fewer_epochs", fast, slow, (1, 3)).given == ["these validation images", "these networks"]
+    never = costly("fewer_epochs", slow, fast)
+    assert (never.verdict, never.estimate) == ("contradicted", 8 - 4)
+    assert never.note == "a never reaches the final accuracy of b, so it costs at least this"
+
+
+@pytest.mark.parametrize(
+    ("epochs", "verdict"), [(2, "supported"), (3, "contradicted"), (4, "contradicted"), (7, "contradicted")]
+)
+def test_all_training_is_counted(epochs: int, verdict: str) -> None:
+    """Nine epochs of 2 FLOPs cost as much as three of 6, which is not less."""
+    found = costly("less_compute", [50] * epochs, [50] * 9, (2, 5))
+    assert (found.verdict, found.estimate, found.basis, found.n) == (
+        verdict,
+        pytest.approx(epochs / 3 - 1),
+        "counted",
+        2,
+    )
+
+
 def test_an_interval_names_what_all_seeds_share() -> None:
     """One choice of training images, and one division into training and validation images, where there are any."""
 
@@ -871,6 +938,12 @@ def test_what_a_start_keeps_is_counted_or_tested(tmp_path: Path) -> None:
     assert (nll["verdict"], nll["estimate"], nll["unit"]) == ("contradicted", pytest.approx(0.01), "nats")
     assert [part["verdict"] for part in nll["parts"]] == ["contradicted", "supported"]  # ECE is what it was
     assert nll["region"] == [None, 0.001]
+    assert [(part["paired"], part["given"]) for part in nll["parts"]] == [(True, ["these test images"])] * 2
+    (counts,) = changed["parts"]
+    assert counts["text"] == "one3_to_5_masked at transfer, changed predictions"
+    (counts,) = found["masked_keeps_predictions/top5"]["parts"]
+    assert counts["text"] == "one3_to_5_masked at transfer, changed images right or wrong in top-5"
+    assert counts["beside"]["change of nll"]["estimate"] == pytest.approx(0.01)
     path = workspace.results(plan.name) / "metrics.json"
     metrics = files.read_json(path)
     for seed in range(3):

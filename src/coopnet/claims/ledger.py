@@ -311,6 +311,6 @@ def _curves(experiment: str, score: str, evidence: Evidence, *, epochs: bool) ->
     """Validation curves of an experiment after those of its ancestors; an epoch costs 1 or its FLOPs."""
     lines = [costs.stages(run) for run in evidence.runs[experiment]]
     # The first stage may be an imported checkpoint, which has no epochs here.
-    own = [evidence.compute[run.experiment].own / max(1, run.row.training.epochs) for run in lines[0]]
+    own = [evidence.compute[run.experiment].own / (run.row.training.epochs or 1) for run in lines[0]]
     prices = [1.0] * len(own) if epochs else own
     return costs.curves([[evidence.outcomes.validation_curve(run, score) for run in line] for line in lines], prices)
