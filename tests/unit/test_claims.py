@@ -903,6 +903,8 @@ def test_few_seeds_conclude_nothing(tmp_path: Path, seeds: int) -> None:
         for part in entry["parts"]:  # only an interval of one network each is over images alone
             alone = any("interval is over test images alone" in words for words in part["given"])
             assert alone == (seeds == 1 and part["interval"] is not None)
+            if part["kind"] == "calibration_kept":
+                assert ("these networks" in part["given"]) == (seeds == 1)
 
 
 def test_claims_on_too_few_seeds_count_in_the_correction(tmp_path: Path) -> None:
