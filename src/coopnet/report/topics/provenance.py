@@ -46,9 +46,10 @@ def _card(tables: Tables) -> Table:
     runs = tables.records_of_runs
     codes = Counter(str(run["code"]) for run in runs)
     digests = {run["dataset"]: str(run["data_digest"]) for run in runs}
+    machines = _each(_machine(str(run["device"])) for run in runs)
     facts = [
         ("Runs", f"{count(len(runs), 'run')} of {count(len(tables.experiments), 'experiment')}"),
-        ("Machines", _each(_machine(str(run["device"])) for run in runs)),
+        ("Machines", machines),
         ("Threads per run", span(int(run["threads"]) for run in runs if run["threads"] == run["threads"])),
         ("Libraries", _each(_libraries(str(run["libraries"])) for run in runs)),
         ("Source", _each(_code(code) for code in codes.elements())),
@@ -60,6 +61,7 @@ def _card(tables: Tables) -> Table:
     columns = [Column("", numeric=False), Column("Value", numeric=False, wide=True)]
     rows = [Row([Cell(label), Cell(value)]) for label, value in facts]
     caption = "Provenance. Digests are cut short; the file has every run in full."
+    caption += " A limited CPU was kept from instructions that it has." * (", limited" in machines)
     return Table("provenance-table", caption, columns, rows, "provenance.csv")
 
 
