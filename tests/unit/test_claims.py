@@ -591,11 +591,6 @@ def write_run(folder: Path, run: Run, share: Callable[[Run, str], float]) -> Non
     files.write_json(folder / "run.json", {"row": run.row.decisive(), "files": listed})
 
 
-def compute_of(workspace: Workspace) -> Path:
-    """The table of counted FLOPs."""
-    return workspace.tables("tiny") / "compute.csv"
-
-
 def ledger_of(workspace: Workspace) -> dict[str, dict[str, Any]]:
     """The entries of a new `claims.json` by id."""
     command.claims(workspace, "tiny")
@@ -726,7 +721,8 @@ def test_a_claim_that_lacks_a_failed_run_is_not_decided(tmp_path: Path) -> None:
     workspace, plan = made(tmp_path, by_branches)
     stated = entries.read(ROOT / "claims.yaml", study.rows(ROOT), plan.experiments)
     lost = {("one3", 1): "one3/seed1 diverged", ("one3_to_5_masked", 0): "one3_to_5_masked/seed0 diverged"}
-    outcomes, compute = Outcomes(workspace.results(plan.name)), costs.read_compute(compute_of(workspace), plan.name)
+    outcomes = Outcomes(workspace.results(plan.name))
+    compute = costs.read_compute(workspace.tables(plan.name) / "compute.csv", plan.name)
     found = {one.id: one for one in verdicts.decide_all(stated, Evidence(plan, outcomes, compute, lost))}
     ensemble, growth = found["one_ensemble_over_baseline/top1"], found["masked_over_parent/top5"]
     assert (ensemble.verdict, ensemble.note) == ("not decided", "one3/seed1 diverged")

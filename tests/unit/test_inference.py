@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from coopnet.claims.inference import LEVEL, Estimate, Source, difference, over_seeds
+from coopnet.claims.inference import ALPHA, LEVEL, Estimate, Source, difference, over_seeds
 
 IMAGES = 400
 SPREADS = (0.0, 0.1, 0.2, 0.3, 0.5, 1.5)
@@ -217,6 +217,11 @@ def test_seeds_that_agree_by_chance_leave_the_doubt_of_images() -> None:
     assert found.over_images()
     assert found.interval() == pytest.approx(tuple(alone.confidence_interval(LEVEL)))
     assert (found.p(0), found.freedom) == (pytest.approx(alone.pvalue), pytest.approx(8))
+
+
+def test_a_claim_is_decided_at_the_level_of_the_interval() -> None:
+    """Otherwise interval and verdict could disagree."""
+    assert pytest.approx(1 - LEVEL) == ALPHA
 
 
 def test_nothing_varies() -> None:
