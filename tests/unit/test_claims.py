@@ -157,6 +157,20 @@ def test_conjunction_is_refuted_at_the_price_of_all_parts() -> None:
     assert found["interval"][1] > 0  # type: ignore[index]
 
 
+def test_the_surest_refutation_decides_a_conjunction() -> None:
+    """Of two parts below 0 the one with the smaller p is shown, wherever it stands."""
+    surest, other = better(-3, -2), better(-2, -0.5)
+    for parts in ([surest, other], [other, surest]):
+        assert concluded(parts).estimate == surest[0].estimate
+
+
+def test_a_count_changes_nothing_about_what_was_tested_beside_it() -> None:
+    """A part that is not surely below 0 has the p value and the interval of all tested parts together."""
+    tested = [better(-2, -0.1), better(1, 2)]
+    assert conjunction([counted("supported"), *tested]) == conjunction(tested)
+    assert conjunction(tested)["level"] == 0.975
+
+
 def test_conjunction_with_what_was_counted() -> None:
     """A count alone can refute; it supports only beside a tested part, and it has no p value."""
     tested = better(0.1, 2)
