@@ -137,6 +137,9 @@ def test_conjunction_is_supported_by_its_weakest_part() -> None:
     maybe = better(-0.5, 2)
     assert concluded([sure, maybe, less]).verdict == "inconclusive"
     assert concluded([sure, maybe, less]).estimate == maybe[0].estimate
+    certain = Judgement(Estimate(1.0, 3, (Source(0.0, 2),)), "better")
+    assert certain.p == 0
+    assert concluded([(certain.part(""), certain), less]).estimate == less[0].estimate
 
 
 def test_conjunction_is_refuted_at_the_price_of_all_parts() -> None:
@@ -197,6 +200,8 @@ def test_conjunction_with_too_few_seeds() -> None:
     for outside in (better(-4, -3, n=1), better(-1, 0.5, n=2)):  # the weakest part is shown, wherever it stands
         assert concluded([few, better(0.5, 1, n=2), outside]).estimate == outside[0].estimate
     assert concluded([few, better(-0.5, 1, n=1), better(3, 9, n=1)]).estimate == 0.25
+    unknown = counted("inconclusive")  # a cost that cannot be known: seeds do not settle it
+    assert concluded([better(-4, -3, n=1), few, unknown]).basis == "counted"
 
 
 def test_conjunction_of_what_has_not_run() -> None:
@@ -339,6 +344,8 @@ def test_half_related_networks_are_refused(full: Study) -> None:
     for first, second in (("one1", "merge3_refit"), ("combine3", "combine3_with_baseline")):
         with pytest.raises(CoopNetError, match="neither paired nor independent"):
             pair(of(full, first), of(full, second))
+    with pytest.raises(CoopNetError, match="neither paired nor independent"):  # one replicate lacks its parent
+        pair(of(full, "one3_to_5_split"), of(full, "one3")[:2])
 
 
 @pytest.mark.parametrize(
@@ -371,12 +378,14 @@ def curves(ends: Sequence[float], epochs: int, price: float = 1.0) -> Curves:
 def test_two_stages_against_one() -> None:
     """Two stages that reach 20 in their 3rd epoch; one stage needs 5: two epochs fewer, and 6 / 15 of the cost."""
     two = Curves(np.tile([5.0, 10, 20, 30], (3, 1)), np.array([2.0, 2, 2, 3]))
-    one = Curves(np.tile([4.0, 8, 12, 16, 20], (3, 1)), np.full(5, 3.0))
+    one = Curves(np.tile([4.0, 8, 12, 16, 20], (3, 1)), np.array([2.0, 3, 3, 3, 4]))
     epochs = costs.to_target(two._replace(price=np.ones(4)), one._replace(price=np.ones(5)), ratio=False)
     assert (epochs.value, epochs.n) == (-2, 3)
     assert epochs.half_width() == pytest.approx(norm.ppf(0.975) * math.sqrt(2 / 12))  # seeds agree; epochs are rounded
     cheaper = costs.to_target(two, one, ratio=True)
     assert cheaper.value == pytest.approx(6 / 15 - 1)
+    rounding = ((1 / 15 * 3) ** 2 + (6 / 15**2 * 4) ** 2) / 12  # each slope times the price of the dearest epoch
+    assert cheaper.sources == (Source(0.0, 2), Source(pytest.approx(rounding), math.inf))  # type: ignore[arg-type]
     assert (
         Judgement(epochs, "fewer_epochs").verdict == Judgement(cheaper, "less_compute_to_target").verdict == "supported"
     )
@@ -391,10 +400,25 @@ def test_cost_varies_with_every_seed() -> None:
     assert found.sources[0] == (pytest.approx(2 * np.var([40, 30, 24])), 2)
 
 
+def test_stages_are_the_chain_of_single_parents() -> None:
+    """A child's stages begin with its first ancestor; those of a child of a merged network begin with the merge."""
+
+    def child(*parents: Any) -> Any:
+        return SimpleNamespace(parents=parents)
+
+    first = child()
+    second = child(first)
+    merged = child(first, second)
+    third, after = child(second), child(merged)
+    assert costs.stages(third) == [first, second, third]
+    assert costs.stages(after) == [merged, after]
+
+
 def test_target_that_is_never_reached() -> None:
     """A target that is never reached costs at least all epochs: more refute lower cost, fewer do not support it."""
     slow, target = curves([8.0, 8.0, 8.0], 20), curves([10.0, 10.0, 10.0], 15)
-    assert Judgement(costs.to_target(slow, target, ratio=False), "fewer_epochs").verdict == "contradicted"
+    for ratio in (False, True):  # 5 epochs more, or a third
+        assert Judgement(costs.to_target(slow, target, ratio=ratio), "fewer_epochs").verdict == "contradicted"
     short = costs.to_target(curves([8.0, 8.0, 8.0], 5), target, ratio=False)
     assert (short.value, Judgement(short, "fewer_epochs").verdict) == (-10, "inconclusive")
     one_seed_decides = costs.to_target(curves([20.0, 8.0, 8.0], 5), target, ratio=False)

@@ -179,7 +179,7 @@ def test_full_study_has_every_part() -> None:
 
 
 def test_seeds_of_each_study() -> None:
-    """Three replicates in full; in mini five of Step 1, one of merging; else one. Parents have what children need."""
+    """Three replicates in full; in mini five of Step 1, three of merging; else one. Parents have what children need."""
     assert all(row.seeds is None for row in ROWS.values())
     assert project().seeds("one3_to_5_split") == [0, 1, 2]
     assert project().seeds("one1") == list(range(9))
@@ -187,10 +187,10 @@ def test_seeds_of_each_study() -> None:
     assert project().seeds("resnet18_single") == list(range(15))
     for name in SCALED:
         assert project(name).seeds("one3_to_5_split") == list(range(5 if name == "mini" else 1))
-    for name, replicates in (("demo", 1), ("demo_all", 1), ("mini_next", 3)):
+    for name, replicates in (("demo", 1), ("demo_all", 1), ("mini", 3), ("mini_next", 3)):
         assert project(name).seeds("one1") == list(range(3 * replicates))
-    assert project("mini").seeds("merge3_refit") == [0]
-    assert project("mini").seeds("one1") == project("mini").seeds("resnet18_ensemble5") == [0, 1, 2]
+    assert project("mini").seeds("merge3_refit") == project("mini").seeds("resnet18_ensemble5") == [0, 1, 2]
+    assert project("mini").seeds("baseline") == list(range(9))
     assert project("mini").seeds("resnet18_single") == list(range(15))
 
 

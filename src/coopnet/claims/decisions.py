@@ -345,7 +345,10 @@ def conjunction(parts: Sequence[Judged]) -> dict[str, object]:
 
 
 def _certainty(one: Judged) -> tuple[bool, float]:
-    """The order of parts without a verdict: outside of its region with the smallest p first, inside with it last."""
+    """The order of parts without a verdict: what was not sampled, then parts outside of their region, then inside.
+
+    Outside of its region the part with the smallest p comes first, and inside of it last.
+    """
     _, by = one
     return (False, -1.0) if by is None else (by.inside, -by.p if by.inside else by.p)
 
