@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -33,6 +34,7 @@ from coopnet.report.content import TOPICS
 from coopnet.report.topics import claims as topic
 from coopnet.runs.workspace import Workspace
 from coopnet.study import Run, Study
+from coopnet.study.settings import Experiment
 
 ROOT = Path(__file__).parents[2]
 IMAGES = 200
@@ -454,6 +456,7 @@ def read(folder: Path, content: Any) -> list[entries.Stated]:
         ({"number": "0x"}, 'number: "0x" is not valid'),
         ({"text": "  "}, "it must not be empty"),
         ({"margin": 0.0}, "margin: 0.0 is not valid"),
+        ({"margin": "0.5"}, 'margin: "0.5" is not valid'),
         ({"parts": []}, "parts: [] is not valid"),
         ({"section": "grwoth"}, "did you mean 'growth'?"),
         ({"parts": [{"kind": "better", "of": "one3", "than": "one5", "margin": 1.0}]}, "write it beside `parts`"),
@@ -517,9 +520,43 @@ def test_bad_claims_are_refused_by_name(tmp_path: Path, change: dict[str, Any], 
     assert "\n" not in str(error.value)
 
 
-def test_claims_know_how_many_branches_are_voted_on() -> None:
-    """A claim about a picked vote is accepted if and only if there will be one."""
+def row_with(name: str, **changes: Any) -> Experiment:
+    """A row of params.yaml with other settings of its own or of its network."""
+    row = ROWS[name]
+    model = row.model.model_copy(update={key: changes.pop(key) for key in ("branches",) if key in changes})
+    return row.model_copy(update={**changes, "model": model})
+
+
+def test_claims_know_how_many_branches_are_voted_on(tmp_path: Path) -> None:
+    """A claim about a picked vote is accepted if and only if there will be one: for 2 to 8 branches."""
     assert entries.MOST == voting.MOST
+    picked = GOOD | {"parts": [{"kind": "better", "of": "one5_holdout.picked", "than": "one5_holdout.branch1"}]}
+    read(tmp_path, {"a_claim": picked})
+    for branches, accepted in ((1, False), (2, True), (8, True), (9, False)):
+        own = ROWS | {"one5_holdout": row_with("one5_holdout", branches=branches)}
+        with nullcontext() if accepted else pytest.raises(CoopNetError, match="to pick from"):
+            entries.read(tmp_path / "claims.yaml", own)
+
+
+def test_claims_are_checked_against_the_rows_of_the_study(tmp_path: Path) -> None:
+    """A study may give a row fewer branches; a claim about the third is then refused, if the study has both rows."""
+    third = GOOD | {"parts": [{"kind": "better", "of": "one3.branch3", "than": "baseline"}]}
+    read(tmp_path, {"a_claim": third})
+    own = {"one3": row_with("one3", branches=2)}
+    entries.read(tmp_path / "claims.yaml", ROWS, own)
+    with pytest.raises(CoopNetError, match="one3 has 2 branches, so no branch3"):
+        entries.read(tmp_path / "claims.yaml", ROWS, own | {"baseline": ROWS["baseline"]})
+
+
+def test_epochs_of_two_parents_are_not_added_up(tmp_path: Path) -> None:
+    """A network of two parents has no single line of epochs."""
+    fewer = {"kind": "fewer_epochs", "of": "one3_holdout", "than": "one5_holdout"}
+    read(tmp_path, {"a_claim": GOOD | {"parts": [fewer]}})
+    changes = {"parents": ["one1", "one1"], "start": ROWS["merge3_refit"].start}
+    merged = ROWS | {"one3_holdout": row_with("one3_holdout", **changes)}
+    assert not merged["one3_holdout"].taught
+    with pytest.raises(CoopNetError, match="one3_holdout has several parents"):
+        entries.read(tmp_path / "claims.yaml", merged)
 
 
 def test_a_number_is_given_once(tmp_path: Path) -> None:
