@@ -520,11 +520,10 @@ def test_bad_claims_are_refused_by_name(tmp_path: Path, change: dict[str, Any], 
     assert "\n" not in str(error.value)
 
 
-def row_with(name: str, **changes: Any) -> Experiment:
-    """A row of params.yaml with other settings of its own or of its network."""
+def with_branches(name: str, branches: int) -> Experiment:
+    """A row of params.yaml with another number of branches."""
     row = ROWS[name]
-    model = row.model.model_copy(update={key: changes.pop(key) for key in ("branches",) if key in changes})
-    return row.model_copy(update={**changes, "model": model})
+    return row.model_copy(update={"model": row.model.model_copy(update={"branches": branches})})
 
 
 def test_claims_know_how_many_branches_are_voted_on(tmp_path: Path) -> None:
@@ -533,7 +532,7 @@ def test_claims_know_how_many_branches_are_voted_on(tmp_path: Path) -> None:
     picked = GOOD | {"parts": [{"kind": "better", "of": "one5_holdout.picked", "than": "one5_holdout.branch1"}]}
     read(tmp_path, {"a_claim": picked})
     for branches, accepted in ((1, False), (2, True), (8, True), (9, False)):
-        own = ROWS | {"one5_holdout": row_with("one5_holdout", branches=branches)}
+        own = ROWS | {"one5_holdout": with_branches("one5_holdout", branches)}
         with nullcontext() if accepted else pytest.raises(CoopNetError, match="to pick from"):
             entries.read(tmp_path / "claims.yaml", own)
 
@@ -542,7 +541,7 @@ def test_claims_are_checked_against_the_rows_of_the_study(tmp_path: Path) -> Non
     """A study may give a row fewer branches; a claim about the third is then refused, if the study has both rows."""
     third = GOOD | {"parts": [{"kind": "better", "of": "one3.branch3", "than": "baseline"}]}
     read(tmp_path, {"a_claim": third})
-    own = {"one3": row_with("one3", branches=2)}
+    own = {"one3": with_branches("one3", 2)}
     entries.read(tmp_path / "claims.yaml", ROWS, own)
     with pytest.raises(CoopNetError, match="one3 has 2 branches, so no branch3"):
         entries.read(tmp_path / "claims.yaml", ROWS, own | {"baseline": ROWS["baseline"]})
@@ -553,7 +552,7 @@ def test_epochs_of_two_parents_are_not_added_up(tmp_path: Path) -> None:
     fewer = {"kind": "fewer_epochs", "of": "one3_holdout", "than": "one5_holdout"}
     read(tmp_path, {"a_claim": GOOD | {"parts": [fewer]}})
     changes = {"parents": ["one1", "one1"], "start": ROWS["merge3_refit"].start}
-    merged = ROWS | {"one3_holdout": row_with("one3_holdout", **changes)}
+    merged = ROWS | {"one3_holdout": ROWS["one3_holdout"].model_copy(update=changes)}
     assert not merged["one3_holdout"].taught
     with pytest.raises(CoopNetError, match="one3_holdout has several parents"):
         entries.read(tmp_path / "claims.yaml", merged)
