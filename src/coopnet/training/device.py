@@ -14,7 +14,7 @@ from coopnet.files.errors import CoopNetError
 
 log = logging.getLogger(__name__)
 
-INSTRUCTION_LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+INSTRUCTION_LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
 """Environment variables that keep PyTorch, oneDNN and MKL from instructions that the CPU has. They change the bits."""
 
 
