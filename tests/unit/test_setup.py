@@ -260,16 +260,17 @@ def produced(planned: Run, folder: Path, ancestors: Sequence[Any] = ()) -> tuple
     return made, files.read_sealed(made / "run.json")
 
 
-def test_a_cpu_is_described_with_what_limits_its_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limit", ["ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR"])
+def test_a_cpu_is_described_with_what_limits_its_instructions(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     """Variables that are not set are not in the record; those that are set are in its table, and the report says so."""
     for name in device.INSTRUCTION_LIMITS:
         monkeypatch.delenv(name, raising=False)
     free = device.describe(CPU)
     assert "limits" not in free
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    assert device.describe(CPU) == free | {"limits": ["ONEDNN_MAX_CPU_ISA=AVX2"]}
+    monkeypatch.setenv(limit, "AVX2")
+    assert device.describe(CPU) == free | {"limits": [f"{limit}=AVX2"]}
     shown = origins._device(device.describe(CPU))
-    assert shown.endswith("; limits ONEDNN_MAX_CPU_ISA=AVX2")
+    assert shown.endswith(f"; limits {limit}=AVX2")
     assert topic._machine(shown) == f"cpu: {free['name']}, {free['capability']}, limited"
 
 

@@ -179,7 +179,7 @@ def test_full_study_has_every_part() -> None:
 
 
 def test_seeds_of_each_study() -> None:
-    """Three replicates in full; in mini five of Step 1, three of merging; else one. Parents have what children need."""
+    """Three replicates in full; in mini five of Step 1, three of Step 2; else one. Parents have what children need."""
     assert all(row.seeds is None for row in ROWS.values())
     assert project().seeds("one3_to_5_split") == [0, 1, 2]
     assert project().seeds("one1") == list(range(9))
