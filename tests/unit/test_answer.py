@@ -18,6 +18,7 @@ from coopnet.report import content, differences, drawing, ledger, tables
 from coopnet.report.differences import Difference
 from coopnet.report.frames import Tables, load
 from coopnet.report.topics import answer, cells, claims, failed, growth
+from coopnet.report.topics.one import section as one_section
 from coopnet.report.wording import MINUS
 from coopnet.study import read_yaml
 
@@ -370,6 +371,20 @@ def test_each_group_has_a_scale_of_its_own() -> None:
     assert {text.get_text() for text in part3.texts} >= {differences.GROUPS["distillation"], "ensemble5"}
     assert growth.get_xlim()[1] < 0.1 < 8.5 <= part3.get_xlim()[1]
     assert (growth.get_xlabel(), part3.get_xlabel()) == ("", "difference of test top-1 (points)")
+
+
+def test_an_ablation_says_how_often_branches_disagree() -> None:
+    """The section on ONE has the share with all parts and without one: the mean over pairs of branches and seeds."""
+    measured = files.read_json(ROOT / "results/mini/metrics.json")
+    section = one_section(load(ROOT / "results/mini/tables"))
+    assert section is not None
+    for name, seeds in (("one3", 5), ("one3_no_distillation", 3)):
+        pairs = [
+            pair["disagreement"]
+            for seed in range(seeds)
+            for pair in measured[f"{name}/seed{seed}"]["final"]["test"]["diversity"]["pairs"].values()
+        ]
+        assert f"{statistics.fmean(pairs):.1f} % in {name}" in section.sentences[1]
 
 
 def test_each_ablation_has_a_row_of_its_own() -> None:

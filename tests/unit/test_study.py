@@ -151,6 +151,16 @@ def test_studies_of_this_project_have_whole_parts(name: str, parts: set[str]) ->
     assert whole == list(project(name).experiments)
 
 
+def test_the_row_that_the_readme_adds_is_accepted(tmp_path: Path) -> None:
+    """It is a new row, and its network has what the row says and, beyond that, the defaults."""
+    (added,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    ((name, row),) = yaml.safe_load(added).items()
+    assert name not in PARAMS["experiments"]
+    loaded = study.load(write(tmp_path, {f"experiments.{name}": row})).experiments[name]
+    assert (loaded.model.branches, loaded.training.epochs) == (4, PARAMS["defaults"]["training"]["epochs"])
+    assert loaded.training.distillation.temperature == 5  # type: ignore[union-attr]
+
+
 def test_full_study_has_every_part() -> None:
     """The foundation has nine rows, and every other part has the rows that the study requires by name."""
     parts = defaultdict(set)
@@ -190,6 +200,7 @@ def test_seeds_of_each_study() -> None:
     for name, replicates in (("demo", 1), ("demo_all", 1), ("mini", 3), ("mini_next", 3)):
         assert project(name).seeds("one1") == list(range(3 * replicates))
     assert project("mini").seeds("merge3_refit") == project("mini").seeds("resnet18_ensemble5") == [0, 1, 2]
+    assert project("mini").seeds("one3_no_distillation") == [0, 1, 2]
     assert project("mini").seeds("expand1to3_split") == project("mini").seeds("one1_continued_expand") == [3, 4, 5]
     assert project("mini").seeds("baseline") == list(range(9))
     assert project("mini").seeds("resnet18_single") == list(range(15))

@@ -28,7 +28,7 @@ from coopnet.report.wording import MINUS, count, interval, listing, number, span
 
 PUBLISHED_EPOCHS, PART_3_EPOCHS = 300, 100
 """Epochs of the published training from scratch: ONE paper, section 4, and Part 3's. Shorter studies mention them."""
-ROWS = 24
+ROWS = 32
 """Most rows of the first figure. If there are more, only experiments named by a claim are drawn."""
 
 ASKED: Mapping[str, tuple[str, str, str]] = {
@@ -44,7 +44,7 @@ ASKED: Mapping[str, tuple[str, str, str]] = {
     "distillation": (
         "Part 3: ensembles and distillation",
         "ensemble or student",
-        "a single network (a member of the ensemble, or the student’s network without a teacher)",
+        "a single network (a member of the ensemble, or the student without a teacher)",
     ),
 }
 """The groups of differences on the first screen: the question, the kind of network, and its control."""

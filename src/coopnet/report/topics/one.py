@@ -33,11 +33,23 @@ def section(tables: Tables) -> Section | None:
     ]
     found = [one for one in differences(tables) if one.group in ("one", "ablation")]
     items: list[Table | Picture] = [_table(found)] if found else []
+    sentences += _disagreement(tables, [one for one in found if one.group == "ablation"])
     items += curves.pictures(tables, "curves_scratch")
     if not tables.votes.empty:
         sentences.append(_votes(tables))
         items += [_picture(tables), *([_best(tables)] if not tables.votes_best.empty else []), _every(tables)]
     return Section("one", "ONE, its parts, and votes", sentences, items)
+
+
+def _disagreement(tables: Tables, ablations: Sequence[Difference]) -> list[str]:
+    """How often branches disagree, with all parts of ONE and without one: what an ensemble can gain from."""
+    test = tables.diversity[(tables.diversity["split"] == "test") & (tables.diversity["stage"] == "final")]
+    means = test.groupby("experiment")["disagreement"].mean()
+    names = dict.fromkeys(name for one in ablations for name in (one.experiment, one.control) if name in means)
+    if len(names) < 2:
+        return []
+    shares = listing(f"{number(means[name], 1)} % in {name}" for name in names)
+    return [f"Two branches of a network disagree on this share of test images (mean over pairs and seeds): {shares}."]
 
 
 def _muted(row: dict[str, Any]) -> bool:
