@@ -374,17 +374,27 @@ def test_each_group_has_a_scale_of_its_own() -> None:
 
 
 def test_an_ablation_says_how_often_branches_disagree() -> None:
-    """The section on ONE has the share with all parts and without one: the mean over pairs of branches and seeds."""
+    """The section on ONE has the mean over pairs and seeds, with all parts and without one; docs/one.md agrees."""
     measured = files.read_json(ROOT / "results/mini/metrics.json")
     section = one_section(load(ROOT / "results/mini/tables"))
     assert section is not None
-    for name, seeds in (("one3", 5), ("one3_no_distillation", 3)):
+    shares = {}
+    for name, seeds in (("one3", 5), ("one3_no_distillation", 3), ("one3_no_gate", 3)):
         pairs = [
             pair["disagreement"]
             for seed in range(seeds)
             for pair in measured[f"{name}/seed{seed}"]["final"]["test"]["diversity"]["pairs"].values()
         ]
-        assert f"{statistics.fmean(pairs):.1f} % in {name}" in section.sentences[1]
+        shares[name] = statistics.fmean(pairs)
+        assert f"{shares[name]:.1f} % in {name}" in section.sentences[1]
+    assert "more accurate *without* distillation" in (ROOT / "docs/one.md").read_text(encoding="utf-8")
+    (compared,) = (
+        found
+        for found in differences.differences(load(ROOT / "results/mini/tables"))
+        if found.label == "one3" and found.control == "one3_no_distillation"
+    )
+    assert compared.finding in ("loss", "large")
+    assert shares["one3_no_distillation"] > shares["one3"]
 
 
 def test_each_ablation_has_a_row_of_its_own() -> None:

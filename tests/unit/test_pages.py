@@ -262,7 +262,7 @@ def test_nothing_sticks_out_and_every_letter_is_legible(report: Path, width: int
 @browser
 @pytest.mark.parametrize("width", [390, 1400])
 def test_long_tables_are_folded_on_a_telephone_alone(report: Path, width: int, tmp_path: Path) -> None:
-    """On a phone each is one line, so the report has at most 25 screens; on a desktop they are open."""
+    """On a phone each with two rows or more is one line, for at most 25 screens in all; on a desktop they are open."""
     found = measured(report, width, tmp_path)
     folded, unfolded = int(str(found["folded"])), int(str(found["unfolded"]))
     assert folded + unfolded > 0

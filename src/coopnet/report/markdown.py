@@ -33,6 +33,7 @@ def report(report: Report) -> str:
     """The first screen of a report, its questions, and where the rest is."""
     parts = [f"# {escaped(report.title)}\n\n{escaped(report.run)}\n", f"## What was found\n\n{findings(report)}"]
     if report.overview:
+        # The findings stand right above, so the figure's own text, which lists them once more, is left out.
         alt = "Difference to the control, 95 % intervals; the sentences above say what was found"
         parts.append(f"![{alt}](figures/overview.png)\n\n{escaped(report.overview.caption)}\n")
     for title, sentences in (("How sure", report.sure), ("What this scale cannot show", report.limits)):

@@ -1,7 +1,7 @@
 "use strict";
 // Without this script everything is readable. With it, long tables can be sorted and filtered, and a link to a row that
 // is folded away unfolds it.
-// On a telephone long tables begin folded.
+// On a telephone tables of two rows or more begin folded.
 if (matchMedia("screen and (max-width: 40rem)").matches) {
   for (const box of document.querySelectorAll("details.long")) box.open = false;
 }
