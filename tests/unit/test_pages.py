@@ -215,8 +215,8 @@ frame.addEventListener("load", () => {
   document.body.textContent = "MEASURED" + JSON.stringify({
     page: page.documentElement.scrollWidth, wide: wide.slice(0, 5), smallest: Math.min(...letters),
     tables: tables.map((node) => node.querySelector("table").id), height: page.documentElement.scrollHeight,
-    folded: page.querySelectorAll("details.long:not([open])").length,
-    unfolded: page.querySelectorAll("details.long[open]").length,
+    folded: page.querySelectorAll("details.folds:not([open])").length,
+    unfolded: page.querySelectorAll("details.folds[open]").length, terms: page.querySelector("#terms").open,
     paper: colours(page.body, "backgroundColor"), ink: colours(page.body, "color"),
     text: colours(page.querySelector("svg text"), "fill"), buttons: page.querySelectorAll("thead button").length,
   }) + "END";
@@ -226,9 +226,10 @@ frame.src = "ADDRESS";
 """A page that measures another one in a frame of a given width."""
 
 
-def measured(report: Path, width: int, folder: Path, *flags: str) -> dict[str, object]:
+def measured(report: Path, width: int, folder: Path, *flags: str, place: str = "") -> dict[str, object]:
     """The layout of a report in a browser at a width: sizes in CSS pixels, colours, and overflowing elements."""
-    script = MEASURE.replace("WIDTH", str(width)).replace("ADDRESS", (report / "index.html").as_uri())
+    address = (report / "index.html").as_uri() + place
+    script = MEASURE.replace("WIDTH", str(width)).replace("ADDRESS", address)
     frame = f'<iframe style="border:0;width:{width}px;height:900px"></iframe>'
     (folder / "frame.html").write_text(f"<body>{frame}<script>{script}</script>", encoding="utf-8")
     done = subprocess.run(
@@ -262,12 +263,21 @@ def test_nothing_sticks_out_and_every_letter_is_legible(report: Path, width: int
 @browser
 @pytest.mark.parametrize("width", [390, 1400])
 def test_long_tables_are_folded_on_a_telephone_alone(report: Path, width: int, tmp_path: Path) -> None:
-    """On a phone each with two rows or more is one line, for at most 25 screens in all; on a desktop they are open."""
+    """On a phone the terms, and tables of two rows or more, are a line each, for at most 24 screens in all."""
     found = measured(report, width, tmp_path)
     folded, unfolded = int(str(found["folded"])), int(str(found["unfolded"]))
     assert folded + unfolded > 0
     assert (unfolded if width == 390 else folded) == 0
-    assert width > 390 or int(str(found["height"])) <= 25 * 844
+    assert found["terms"] is (width > 390)
+    assert width > 390 or int(str(found["height"])) <= 24 * 844
+
+
+@browser
+def test_a_link_to_a_folded_term_unfolds_it(report: Path, tmp_path: Path) -> None:
+    """Terms are folded on a phone; whoever follows a link to one sees it."""
+    link = re.search(r'class="term" href="(#term-[^"]+)"', (report / "index.html").read_text(encoding="utf-8"))
+    assert link
+    assert measured(report, 390, tmp_path, place=link[1])["terms"] is True
 
 
 @browser

@@ -1,12 +1,12 @@
 "use strict";
 // Without this script everything is readable. With it, long tables can be sorted and filtered, and a link to a row that
 // is folded away unfolds it.
-// On a telephone tables of two rows or more begin folded.
+// On a telephone the terms, and tables of two rows or more, begin folded.
 if (matchMedia("screen and (max-width: 40rem)").matches) {
-  for (const box of document.querySelectorAll("details.long")) box.open = false;
+  for (const box of document.querySelectorAll("details.folds")) box.open = false;
 }
 addEventListener("beforeprint", () => {
-  for (const box of document.querySelectorAll("details.long")) box.open = true;
+  for (const box of document.querySelectorAll("details.folds")) box.open = true;
 });
 const unfold = () => {
   const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
