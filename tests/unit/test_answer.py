@@ -58,7 +58,7 @@ def test_no_gain_is_said_before_losses_and_what_is_undecided() -> None:
         f"loss ({MINUS}0.60\u00a0[{MINUS}1.10,\u00a0{MINUS}0.10]) is less accurate, maybe by more than 0.5 points; "
         f"small ({MINUS}0.30\u00a0[{MINUS}0.40,\u00a0{MINUS}0.20]) is less accurate, by less than 0.5 points; "
         f"equal ({MINUS}0.02\u00a0[{MINUS}0.42,\u00a0+0.38]) is not worse by more than 0.5 points; "
-        f"undecided between a gain and a loss is open (+0.10\u00a0[{MINUS}0.60,\u00a0+0.80]); "
+        f"undecided is open (+0.10\u00a0[{MINUS}0.60,\u00a0+0.80]); "
         "on fewer than 3 seeds, and so undecided: few."
     )
 
@@ -76,7 +76,7 @@ def test_many_undecided_are_named_without_numbers() -> None:
     """Numbers of undecided differences are shown only if nothing is decided."""
     several = [one(f"open{place}", 0.1, reach=0.7) for place in range(3)]
     assert said(*several).count("[") == 3
-    assert said(*several, one("gain", 2.0)).endswith("undecided between a gain and a loss are open0, open1 and open2.")
+    assert said(*several, one("gain", 2.0)).endswith("undecided are open0, open1 and open2.")
 
 
 def test_too_few_seeds_give_no_number() -> None:
@@ -408,8 +408,8 @@ def test_each_ablation_has_a_row_of_its_own() -> None:
     heights = [line.get_ydata()[0] for line in axes.lines if line.get_marker() == "o"]
     assert len(set(heights)) == 4
     words = {text.get_text() for text in axes.texts}
-    assert {"one3 vs no_gate", "one3, branch 1 vs no_sharing"} <= words
-    assert "one3 vs no_gate (+0.20" in said(*found)
+    assert {"one3 with gate", "one3, branch 1 with sharing"} <= words
+    assert "one3 with gate (+0.20" in said(*found)
     assert one("one3", 1.0).name == "one3"
 
 

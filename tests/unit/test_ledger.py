@@ -251,6 +251,17 @@ def test_every_link_of_the_pdf_leads_somewhere(composed: Report, out: Path) -> N
     assert (out / "report.pdf").read_bytes().count(b"/Subtype/Link") > 0
 
 
+def test_the_appendix_has_what_the_page_unfolds(composed: Report) -> None:
+    """Below each row of the appendix stands all that a reader of the page can unfold there."""
+    kept = [row.more for section in composed.sections for item in section.items for row in getattr(item, "rows", ())]
+    wanted = [text for more in kept for _, text in more]
+    tables = [table for section in pdf.appendix(composed)["sections"] for table in section["items"]]
+    below = [row["below"] for table in tables for row in table["rows"]]
+    assert wanted
+    assert all(any(text in shown for shown in below) for text in wanted)
+    assert below.count("") == len(below) - sum(map(bool, kept))
+
+
 def test_hostile_words_are_text(source: str, page: Page) -> None:
     """Markup, templates and typst code in a claim are shown as they are."""
     assert "img" not in page.elements

@@ -117,6 +117,13 @@ def test_the_first_screen_leads_to_definitions(report: Path) -> None:
     assert len(defined) == len(set(defined)) == len(method.TERMS)
 
 
+def test_no_number_has_digits_that_nobody_measured(report: Path) -> None:
+    """A rounding error of binary numbers, such as 5.333335999999999 epochs, is not shown."""
+    shown = re.sub(r"<(style|script|svg).*?</\1>|<[^>]*>", " ", source_of(report), flags=re.DOTALL)
+    assert len(re.findall(r"\d\.\d", shown)) > 100
+    assert not re.findall(r"\d\.\d{11,}", shown)
+
+
 def test_style_and_script_are_those_that_the_policy_knows(report: Path) -> None:
     """There is one style and one script, with the policy's digests; the policy allows nothing else."""
     source = source_of(report)

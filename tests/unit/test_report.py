@@ -32,7 +32,7 @@ from coopnet.report.page import Glossary
 from coopnet.report.runs import read
 from coopnet.report.tables import histories
 from coopnet.report.tables.rows import difference
-from coopnet.report.topics import cost, curves, merging, results
+from coopnet.report.topics import calibration, cost, curves, merging, results
 from coopnet.report.wording import MINUS, number, scientific, spread
 
 HOSTILE = "<script>alert('1')</script> & #let $x$ \\evil"
@@ -733,6 +733,33 @@ def test_picked_epochs_are_named_from_the_earliest_to_the_latest(tmp_path: Path)
     files.write_json(tmp_path / "claims.json", synthetic.claims())
     row = results.section(load(tmp_path / "tables")).items[0].rows[0]
     assert row.cells[5].detail == "epochs 12 to 20 of 20, best validation"
+
+
+def test_a_dot_plot_that_lacks_rows_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The captions of calibration and diversity name how many of the networks are drawn, unless that is all of them."""
+    tables = load(ROOT / "results/mini/tables")
+    all_of = {"calibration": set(tables.reliability["experiment"]), "diversity": set(tables.diversity["experiment"])}
+    for most in (calibration.ROWS, 5, 100):
+        monkeypatch.setattr(calibration, "ROWS", most)
+        for item in calibration.section(tables).items:
+            if item.kind == "figure":
+                texts = [
+                    text.get_text() for axes in calibration.figures(tables)[item.name]().axes for text in axes.texts
+                ]
+                drawn, whole = len(all_of[item.name] & set(texts)), len(all_of[item.name])
+                assert drawn == min(most, whole)
+                assert (f" The first {drawn} of {whole};" in item.caption) == (drawn < whole), item.name
+
+
+def test_the_most_overconfident_is_also_named_among_trained_networks() -> None:
+    """A merge that nobody trained does not stand for the study's networks."""
+    tables = load(ROOT / "results/mini/tables")
+    gaps, epochs = calibration.excess(tables), {row["name"]: row["epochs"] for row in tables.experiments}
+    trained = max(gap for name, gap in gaps.items() if epochs[name] or "ensemble" in name)
+    assert (
+        f"to +{max(gaps.values()):.2f} points (at most +{trained:.2f} without"
+        in calibration.section(tables).sentences[0]
+    )
 
 
 def test_curves_of_many_networks_fit_on_a_phone(whole: tuple[Path, Path]) -> None:

@@ -20,13 +20,16 @@ from coopnet.report.runs import mean
 
 GROUPS = {
     "one": "ONE: against the plain network",
-    "ablation": "ONE: against ONE without one of its parts",
+    "ablation": "ONE: against the same network without one part",
     "growth": "Growth: against the continued-training control",
     "merging": "Merging: against the plain ensemble of the controls",
     "expansion": "Expansion: against the continued-training control",
     "distillation": "Part 3: against a single network",
 }
 """Groups of experiments by the kind of their control, in the order in which a report shows them."""
+
+WITHOUT = "_no_"
+"""What stands between the name of a network and that of the part which its ablation lacks: `one3_no_gate`."""
 
 Finding = Literal["gain", "equal", "small", "loss", "large", "open", "few"]
 """Where the interval lies: `gain`, above 0; `equal`, around 0 and above −margin; `small`, between −margin and 0;
@@ -63,10 +66,10 @@ class Difference:
 
     @property
     def name(self) -> str:
-        """The label; in an ablation with what the control lacks, as one network has several such controls."""
+        """The label; in an ablation with the part that the control lacks, as one network has several such controls."""
         if self.group != "ablation":
             return self.label
-        return f"{self.label} vs {self.control.removeprefix(f'{self.experiment}_')}"
+        return f"{self.label} with {self.control.removeprefix(f'{self.experiment}{WITHOUT}')}"
 
     @property
     def finding(self) -> Finding:
@@ -247,6 +250,6 @@ def _group(rows: Mapping[str, Any], controls: Mapping[tuple[str, str], str], pai
         return None
     if of["branches"] > 1 and than["branches"] == 1:
         return "one"
-    if of["branches"] == than["branches"] and than["name"].startswith(f"{of['name']}_"):
+    if of["branches"] == than["branches"] and than["name"].startswith(f"{of['name']}{WITHOUT}"):
         return "ablation"
     return None

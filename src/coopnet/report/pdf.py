@@ -70,11 +70,7 @@ def appendix(report: Report) -> dict[str, Any]:
 
 def _unfolded(table: dict[str, Any]) -> dict[str, Any]:
     for row in table["rows"]:
-        more = "; ".join(f"{name}: {text}" if name else text for name, text in row["more"])
-        first = row["cells"][0]
-        first["detail"] = "; ".join(filter(None, [first["detail"], more]))
-    if any(row["more"] for row in table["rows"]):
-        table["columns"][0]["wide"] = True
+        row["below"] = "; ".join(f"{name}: {text}" if name else text for name, text in row["more"])
     return table
 
 

@@ -40,11 +40,11 @@ ASKED: Mapping[str, tuple[str, str, str]] = {
     ),
     "expansion": ("Expansion", "expanded network", "the continued-training control"),
     "one": ("ONE against the baseline", "network of ONE", "the plain network"),
-    "ablation": ("Parts of ONE", "network of ONE", "ONE without one of its parts"),
+    "ablation": ("Parts of ONE", "network with a part of ONE", "the same network without it"),
     "distillation": (
         "Part 3: ensembles and distillation",
         "ensemble or student",
-        "a single network (a member of the ensemble, or the student without a teacher)",
+        "a single network (a member, or the student without a teacher)",
     ),
 }
 """The groups of differences on the first screen: the question, the kind of network, and its control."""
@@ -230,7 +230,7 @@ def against_control(found: Sequence[Difference], what: str, control: str) -> str
         clauses.append(f"{listed('equal')} {are('equal')} not worse by more than {MARGIN:g} points")
     if "open" in by_finding:
         measured = len(by_finding["open"]) <= 2 or list(by_finding) == ["open"]
-        clauses.append(f"undecided between a gain and a loss {are('open')} {listed('open', measured=measured)}")
+        clauses.append(f"undecided {are('open')} {listed('open', measured=measured)}")
     if few:
         which = listing(one.name for one in few) if len(few) <= FEW else count(len(few), "comparison")
         clauses.append(f"on fewer than {FEWEST} seeds, and so undecided: {which}")
@@ -429,7 +429,7 @@ def _daggers(found: Sequence[Difference]) -> str:
         return ""
     return (
         f"{HOLM} marks a finding that survives Holm’s correction; of a loss it marks the direction and not the size. "
-        f"A finding without {HOLM} does not survive it, or no claim decides it. "
+        f"A finding without {HOLM} does not survive it, or no claim tests its direction. "
     )
 
 

@@ -20,12 +20,12 @@ ROWS = 26
 
 def section(tables: Tables) -> Section:
     """The dot plots; every score is in the table of branches."""
-    gaps = list(excess(tables).values())
-    over = sum(gap > 0 for gap in gaps)
+    gaps = excess(tables)
+    over = sum(gap > 0 for gap in gaps.values())
     sentences = [
         f"A calibrated network is right as often as it is confident {cite('ece')}. At the end {over} of "
-        f"{count(len(gaps), 'ensemble')} {'is' if over == 1 else 'are'} overconfident on the test images; mean "
-        f"confidence minus accuracy is {between(gaps)} points.",
+        f"{count(len(gaps), 'network')} {'is' if over == 1 else 'are'} overconfident on the test images; mean "
+        f"confidence minus accuracy is {between(list(gaps.values()))} points{_untrained(tables, gaps)}.",
         *_apart(tables),
     ]
     items: list[Table | Picture] = [_confidence(tables)]
@@ -53,6 +53,21 @@ def shown(tables: Tables, names: set[str]) -> dict[str, list[str]]:
             groups[PARTS.get(part, part) if len(tables.parts) > 1 else ""] = own
             room -= len(own)
     return groups
+
+
+def _part(tables: Tables, names: set[str]) -> str:
+    """What a caption says if a dot plot lacks rows."""
+    drawn = sum(map(len, shown(tables, names).values()))
+    return f" The first {drawn} of {len(names)}; a table in the appendix has all." if drawn < len(names) else ""
+
+
+def _untrained(tables: Tables, gaps: Mapping[str, float]) -> str:
+    """The most overconfident network among the others, if the first was never trained after its transfer."""
+    untrained = {row["name"] for row in tables.experiments if not row["epochs"] and row["start"] == "merge"}
+    trained = [gap for name, gap in gaps.items() if name not in untrained]
+    if len(trained) in (0, len(gaps)) or max(trained) == max(gaps.values()):
+        return ""
+    return f" (at most {number(max(trained), sign=True)} without the merges that are not trained)"
 
 
 def _means(tables: Tables) -> dict[tuple[str, str], Mapping[str, Any]]:
@@ -88,7 +103,8 @@ def _confidence(tables: Tables) -> Picture:
     return Picture(
         "calibration",
         "Calibration. Left, expected calibration error of the ensemble at the end; right, mean confidence minus "
-        "accuracy: to the right of the line a network is overconfident.",
+        "accuracy: to the right of the line a network is overconfident."
+        f"{_part(tables, {*gaps})}",
         f"Farthest from calibrated is {most}, {number(gaps[most], sign=True)} points.",
         "reliability.csv",
     )
@@ -101,7 +117,8 @@ def _differing(tables: Tables) -> Picture:
     return Picture(
         "diversity",
         "Diversity of the branches. Test images on which two branches predict another class, mean over pairs and "
-        "seeds: at transfer (open), and at the end (filled).",
+        "seeds: at transfer (open), and at the end (filled)."
+        f"{_part(tables, {name for name, _ in means})}",
         f"At the end from {number(ends[low], 1)} % ({low}) to {number(ends[high], 1)} % ({high}).",
         "diversity.csv",
     )

@@ -18,7 +18,7 @@ from coopnet.report.topics.results import chance
 from coopnet.report.wording import TIMES, flops, listing, number, power
 
 KINDS = {
-    "scratch": (ORANGE, "o", False, "trained from scratch"),
+    "scratch": (ORANGE, "o", False, "from random weights"),
     "descended": (BLUE, "D", True, "made of trained networks"),
     "together": (GREEN, "s", False, "plain ensemble"),
 }
@@ -80,7 +80,8 @@ def _picture(tables: Tables) -> Picture:
         "cost",
         "Cost against accuracy. Test top-1 of the ensemble, mean over seeds, against the operations of its training "
         "and of all its ancestors. The line joins the networks that are more accurate than every cheaper one. They are "
-        "selected on test images, so the line is optimistic.",
+        "selected on test images, so the line is optimistic. Merges that are not "
+        "trained after the transfer are left out.",
         f"More accurate than every cheaper network: {finding}.",
         "compute.csv",
     )

@@ -83,7 +83,11 @@ def pictures(tables: Tables, figure: str) -> list[Picture]:
         return []
     final = tables.final("ensemble")
     ends = listing(f"{name} {number(final[name], 1)} %" for family in found[:1] for name in family.names)
-    dotted = ", the parent’s final accuracy as a dotted line" if any(family.parent for family in found) else ""
+    dotted = (
+        ", the final accuracy of a panel’s one parent as a dotted line"
+        if any(family.parent for family in found)
+        else ""
+    )
     caption = (
         f"{FIGURES[figure]} Ensemble top-1, means over seeds: lines are the training images’ running accuracy of every "
         f"epoch, with all seeds as a band, marks the test images{dotted}."

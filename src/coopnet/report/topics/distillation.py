@@ -43,8 +43,8 @@ def _gains(tables: Tables) -> list[str]:
     if len(ensembles):
         gains = _mean(ensembles, "over_single")
         sentences.append(
-            f"{count(len(gains), 'plain ensemble')} against the mean of {'its' if len(gains) == 1 else 'their'} "
-            f"networks: {between(gains)} points of top-1."
+            f"{count(len(gains), 'plain ensemble')} of Part 3 against the mean of "
+            f"{'its' if len(gains) == 1 else 'their'} networks: {between(gains)} points of top-1."
         )
     if alone := _mean(students, "over_single"):
         sentences.append(
@@ -92,7 +92,9 @@ def _table(tables: Tables) -> Table:
         rows += [_row(tables, frame[frame["experiment"] == row["name"]]) for row in members]
     caption = (
         "Ensembles and students. Test top-1, mean ± standard deviation over n seeds. Alone: the same network trained "
-        "alone, mean over its seeds; of a plain ensemble, the mean of its members."
+        "alone, mean over its seeds; for a student, over those that its teacher consists of; for a plain ensemble, "
+        "over its members. The last two columns take a plain ensemble by its mean of probabilities, and other networks "
+        "by the column “one network”."
     )
     return Table("distillation-table", caption, columns, rows, "distillation.csv", headings)
 

@@ -36,8 +36,7 @@ def section(tables: Tables) -> Section:
         f"{count(first, 'experiment')} {'starts' if first == 1 else 'start'} from random weights or an imported "
         f"checkpoint; {born} {'starts' if born == 1 else 'start'} from trained networks or "
         f"{'learns' if born == 1 else 'learn'} from them, and each seed has parents of its own. "
-        f"{count(len(alone), 'experiment')} without descendants {'appears' if len(alone) == 1 else 'appear'} only in "
-        "the table of all results."
+        f"{count(len(alone), 'experiment')} without descendants {'is' if len(alone) == 1 else 'are'} not in this table."
     )
     table = Table("lineage-table", caption, columns, rows, "study.json")
     return Section("lineage", "Lineage of the runs", [sentence], [table] if born else [])

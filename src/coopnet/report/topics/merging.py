@@ -104,8 +104,8 @@ def picture(tables: Tables) -> Picture:
     return Picture(
         "merging",
         "From transfer to the end. Test top-1 of each ensemble at transfer (open) and after fine-tuning (filled), "
-        "beside the plain logit ensemble of its parents (short line), and that of the controls (long "
-        f"line); {_replicates(tables.merges)}.",
+        "beside the plain logit ensemble of its parents (cross), and that of the controls "
+        f"(line); {_replicates(tables.merges)}.",
         f"Against the control after fine-tuning: {finding or 'not trained'}.",
         "merges.csv",
     )
@@ -125,11 +125,9 @@ def draw(tables: Tables) -> Figure:
     for (_, name), y in rows.y.items():
         own = frames[name]
         start, end = own[f"{START}_ensemble_top1"], own["final_ensemble_top1"]
-        for value, tall, colour in (
-            (own["parents_ensemble_top1"], 0.06, GREY),
-            (own["control_ensemble_top1"], 0.1, INK),
-        ):
-            axes.plot([value, value], [y - tall, y + tall], color=colour, linewidth=1.8)
+        axes.plot(own["parents_ensemble_top1"], y, marker="x", color=GREY)
+        control = own["control_ensemble_top1"]
+        axes.plot([control, control], [y - 0.1, y + 0.1], color=INK, linewidth=1.8)
         axes.plot([start, end], [y, y], color=BLUE, linewidth=1.1)
         axes.plot(start, y, marker="o", color=ORANGE, mfc=PAPER)
         axes.plot(end, y, marker="D", color=BLUE)
@@ -137,7 +135,7 @@ def draw(tables: Tables) -> Figure:
     marks = [
         drawing.mark(ORANGE, "o", "at transfer", filled=False),
         drawing.mark(BLUE, "D", "after fine-tuning"),
-        drawing.mark(GREY, "|", "parents’ ensemble"),
+        drawing.mark(GREY, "x", "parents’ ensemble"),
         drawing.mark(INK, "|", "control"),
     ]
     drawing.legend(rows.figure, marks)

@@ -51,7 +51,12 @@ TERMS = (
     ("ONE", "On-the-Fly Native Ensemble (Lan, Zhu, Gong, 2018): branches that learn from their own ensemble"),
     ("trunk", "all layers before the split: the stem and all stages but the last"),
     ("branch", "the last stage with its own pooling and linear classifier; a network has B of them"),
-    ("gate", "a linear layer on the pooled trunk features, then softmax: one weight per branch and image"),
+    (
+        "gate",
+        "one weight per branch and image, from the trunk’s pooled features: linear, BatchNorm, ReLU, plus a log-prior, "
+        "softmax",
+    ),
+    ("log-prior", "a number per branch, added before the gate’s softmax; −∞ switches the branch off"),
     ("ensemble", "the gate-weighted sum of the branches’ logits; it is the teacher while all learn"),
     (
         "plain ensemble",

@@ -28,8 +28,8 @@ def section(tables: Tables) -> Section | None:
     final, branches = tables.final("ensemble"), tables.final("branch_mean")
     gains = [final[row["name"]] - branches[row["name"]] for row in several]
     sentences = [
-        f"In {sum(gain > 0 for gain in gains)} of {count(len(gains), 'network')} trained with several branches the "
-        f"ensemble is ahead of the mean of its branches, by {between(gains)} points of top-1."
+        f"In {sum(gain > 0 for gain in gains)} of {count(len(gains), 'network')} trained from scratch with several "
+        f"branches the ensemble is ahead of the mean of its branches, by {between(gains)} points of top-1."
     ]
     found = [one for one in differences(tables) if one.group in ("one", "ablation")]
     items: list[Table | Picture] = [_table(found)] if found else []

@@ -7,6 +7,7 @@ from typing import Any
 
 from coopnet.report.document import Cell, Column, Row, Section, Table
 from coopnet.report.frames import Tables, dataset
+from coopnet.report.runs import digits
 from coopnet.report.topics import cells
 from coopnet.report.wording import DOT, count, listing, span
 from coopnet.study import flatten
@@ -153,10 +154,13 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 def _as_text(settings: Mapping[str, Any]) -> dict[str, str]:
     """Nested settings as `training.lr` → text; lists and plain values as JSON without quotes."""
-    return {
-        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for key, value in flatten(settings).items()
-    }
+
+    def written(value: Any) -> str:
+        # Lengths that were scaled, such as 5.333335999999999 epochs, are not exact in binary.
+        rounded = json.loads(json.dumps(value), parse_float=lambda text: digits(float(text)))
+        return json.dumps(rounded, ensure_ascii=False)
+
+    return {key: value if isinstance(value, str) else written(value) for key, value in flatten(settings).items()}
 
 
 def _settings(tables: Tables) -> tuple[dict[str, str], dict[str, dict[str, str]]]:

@@ -19,7 +19,10 @@ def section(tables: Tables) -> Section:
     sentences = [f"{_selection(tables)} {_chance(tables)}"]
     plain = [row["name"] for row in tables.experiments if starts.is_plain_ensemble(row["row"])]
     if plain:
-        sentences.append("A plain ensemble is the mean of its networks’ logits here, as everywhere but in Part 3.")
+        sentences.append(
+            "A plain ensemble is the mean of its networks’ logits here, in each of its rows. Where Part 3 compares "
+            "plain ensembles, they are the mean of probabilities."
+        )
     return Section("results", "All results", sentences, [_table(tables), _branches(tables)])
 
 
