@@ -8,6 +8,11 @@ READY = .venv/ready
 
 .PHONY: setup demo demo-all test test-slow mutants check audit bench same-bits report docs schemas lock clean
 
+# Naming other wheels installs them, also into an environment that is there.
+ifneq (,$(and $(filter setup,$(MAKECMDGOALS)),$(filter command,$(origin TORCH))))
+.PHONY: $(READY)
+endif
+
 setup: $(READY)
 
 # uv installs exactly the versions in the lock, checked by hash, from the index that pip and uv are configured for. Python

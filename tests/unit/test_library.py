@@ -323,6 +323,13 @@ def test_joined_networks_begin_as_the_mean_of_their_logits() -> None:
     assert mean.measured is None
 
 
+def test_matching_without_scipy_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pip install .` brings no SciPy; the error names it and the remedy."""
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    with pytest.raises(coopnet.CoopNetError, match=r"needs scipy.*pip install '\.\[study\]'"):
+        coopnet.merge([small(1), small(1)], how="matched")
+
+
 @settings(max_examples=8, deadline=None)
 @given(
     kind=st.sampled_from(["study", "convolutional", "tokens"]),

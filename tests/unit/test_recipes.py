@@ -1,7 +1,9 @@
 """The recipes for a forge and a container use existing targets."""
 
 import re
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -43,6 +45,20 @@ def test_the_workflows_keep_what_they_make() -> None:
     ]
     assert kept == ["reports/demo", "build/docs"]
     assert "-d build/doctrees docs build/docs" in MAKEFILE
+
+
+def test_other_wheels_of_pytorch_replace_those_that_are_there(tmp_path: Path) -> None:
+    """In an environment that is ready `make setup` does nothing, and `make setup TORCH=cu126` installs other wheels."""
+    for name in ("Makefile", "requirements.lock", "pyproject.toml", ".venv/ready"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / "Makefile", tmp_path / name)
+
+    def planned(*words: str) -> str:
+        return subprocess.run(["make", "-n", *words], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    assert "Nothing to be done" in planned("setup")
+    assert "--torch-backend cu126" in planned("setup", "TORCH=cu126")
+    assert "--torch-backend" not in planned("test", "TORCH=cu126")
 
 
 def test_other_wheels_of_pytorch_leave_the_rest_of_the_lock_as_it_is() -> None:

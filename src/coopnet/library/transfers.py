@@ -226,7 +226,7 @@ def merge(
         networks: of the same architecture, except for their gates; not changed.
         how: source of the trunk. `refit`: the first network's; in the other branches the convolutions that read it are
             solved again on `images`. `first`: the first network's. `mean`: the mean of all. `matched`: the mean after
-            permuting channels (Git Re-Basin); only for this project's residual networks.
+            permuting channels (Git Re-Basin, by SciPy); only for this project's residual networks.
         images: normalised training images: a tensor [N, C, H, W], batches, or a DataLoader. `refit` and `reestimate`
             need them; the receipt compares the networks on them.
         reestimate: whether to measure the statistics of BatchNorm again; `refit` always does.
@@ -236,7 +236,7 @@ def merge(
 
     Raises:
         CoopNetError: fewer than two networks, networks that do not fit together, no images although they are needed, or
-            an unknown option.
+            an unknown option; `matched` without SciPy.
     """
     parents = [TrainedNetwork(network, {}) for network in networks]
     result, receipt = merged(
@@ -331,11 +331,13 @@ def checked_branches(network: CooperativeNetwork, branches: Sequence[int]) -> li
 
 
 def _attempt(work: Any, *arguments: Any, **options: Any) -> TrainedNetwork:
-    """Do a transfer, and turn its ValueError into an error for the user."""
+    """Do a transfer, and turn its ValueError, or a library that is not there, into an error for the user."""
     try:
         result: TrainedNetwork = work(*arguments, **options)
     except ValueError as error:
         raise CoopNetError(str(error)) from error
+    except ModuleNotFoundError as error:
+        raise CoopNetError(f"this needs {error.name}; install it with pip install '.[study]' in a clone") from error
     return result
 
 
