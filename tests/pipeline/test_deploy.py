@@ -133,6 +133,20 @@ def test_export_computes_what_the_network_computes(
     assert re.search(r"latency, batch 64 \| \d+\.\d\d ms", card)
 
 
+def test_test_images_of_other_classes_are_refused(workspace: Path, tmp_path: Path) -> None:
+    """No card has the accuracy on data whose classes the network does not know."""
+    source, images = saved.read(workspace / "three"), np.zeros((4, 8, 8, 3), dtype=np.uint8)
+    names = preprocessing.of_record(source.network, source.record).class_names
+    for others, said in (
+        (names[:5], "has 10 classes, birds has 5"),
+        (names[::-1], "classes of birds in another order"),
+    ):
+        test = Labelled(images, np.zeros(4, dtype=np.int64), "birds", tuple(others))
+        with pytest.raises(CoopNetError, match=said):
+            exporting.write(source, tmp_path / "out", name="three", branches=None, form="pt2", test=test)
+    assert not (tmp_path / "out").exists()
+
+
 def test_network_around_ones_own_model_is_exported_in_python(
     workspace: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1099,6 +1099,26 @@ def test_epochs_until_the_target_are_read_from_histories(tmp_path: Path, seeds: 
         assert entry["interval"] == (pytest.approx([-rounding, rounding]) if seeds == 3 else None)
 
 
+def test_epochs_of_an_imported_ancestor_are_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The claim is inconclusive, and the others are decided; an ancestor that is not trained has no epochs."""
+    workspace, plan = made(tmp_path, by_branches, 1)
+    parts = [{"kind": "fewer_epochs", "of": "one3_holdout", "than": "one5_holdout"}]
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"fast": GOOD | {"parts": parts}}))
+    known = costs.stages
+
+    def imported(run: Run) -> list[Run]:
+        start = SimpleNamespace(kind="imported")
+        return [SimpleNamespace(row=SimpleNamespace(start=start)), *known(run)]  # type: ignore[list-item]
+
+    monkeypatch.setattr(costs, "stages", imported)
+    for entry in ledger_of(workspace).values():
+        assert (entry["verdict"], entry["estimate"]) == ("inconclusive", None)
+        assert entry["note"] == "the training of an imported checkpoint is unknown"
+    untrained = SimpleNamespace(row=SimpleNamespace(training=SimpleNamespace(epochs=0)))
+    results = Outcomes(workspace.results(plan.name))
+    assert results.validation_curve(untrained, "top1").shape == (0,)  # type: ignore[arg-type]
+
+
 def test_less_compute_is_counted(tmp_path: Path) -> None:
     """A ratio of counted FLOPs, including all ancestors, decides without sampling, for any number of seeds."""
     workspace, plan = made(tmp_path, by_branches, seeds=1)

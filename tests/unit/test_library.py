@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,7 +20,9 @@ from coopnet import files
 from coopnet.files.errors import CoopNetError
 from coopnet.library.optimizers import state_of
 from coopnet.library.parts import plain
+from coopnet.library.receipt import batches_of
 from coopnet.library.transfers import combined, merged
+from coopnet.networks import merge as merging
 from coopnet.networks.loss import Teaching, loss
 from coopnet.networks.network import Architecture, build, trainable_parameters
 from coopnet.networks.transfer import TrainedNetwork
@@ -323,6 +326,60 @@ def test_joined_networks_begin_as_the_mean_of_their_logits() -> None:
     assert mean.measured is None
 
 
+def test_any_number_of_images_will_do_and_they_go_to_the_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No batch is left with a single image, which has no variance; every batch goes to the device of the networks."""
+    parents = [small(1, seed) for seed in range(2)]
+    for count in (1, 499, 501, 1001):
+        sizes = [len(batch) for batch in batches_of(torch.zeros(count, 1, 1, 1))()]  # type: ignore[misc]
+        assert sum(sizes) == count
+        assert min(sizes) > 1 or count == 1
+        assert max(sizes) <= 501
+    coopnet.merge(parents, images=torch.randn(501, 3, 8, 8))
+    seen: list[Tensor] = []
+
+    def fail(*_: object, images: Any, **__: object) -> None:
+        seen.extend(images())
+        raise ValueError("seen")
+
+    monkeypatch.setattr(merging, "merge", fail)
+    with pytest.raises(CoopNetError, match="seen"):
+        coopnet.merge([one.to("meta") for one in parents], images=[torch.randn(4, 3, 8, 8)])
+    assert [one.device.type for one in seen] == ["meta"]
+
+
+@pytest.mark.parametrize("how", ["refit", "mean"])
+def test_networks_without_running_statistics_are_merged(how: str) -> None:
+    """BatchNorm that keeps no statistics has none to measure anew."""
+
+    def plain_one() -> coopnet.CooperativeNetwork:
+        layers = [nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU()]
+        model = nn.Sequential(
+            *layers, nn.Conv2d(4, 4, 3, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+        )
+        return coopnet.wrap(model, "3", branches=1, classes=5, gate="none", example=torch.zeros(2, 3, 8, 8))
+
+    images = torch.randn(16, 3, 8, 8)
+    joined = coopnet.merge([plain_one(), plain_one()], how=how, reestimate=True, images=images)
+    assert joined.network(images).ensemble.isfinite().all()
+
+
+def test_a_wrapped_model_keeps_its_device() -> None:
+    """The new gate is where the model is."""
+    network = coopnet.wrap(Convolutional().to("meta"), "blocks.1", branches=2, classes=7, example=IMAGES.to("meta"))
+    assert {tensor.device.type for tensor in network.state_dict().values()} == {"meta"}
+
+
+def test_numbers_may_be_those_of_numpy(tmp_path: Path) -> None:
+    """A number of classes that was computed from an array can be saved."""
+    two, five = np.int64(2), np.int64(5)
+    network = coopnet.cooperative("cifar_resnet8", branches=two, classes=five, width=np.int64(4))
+    coopnet.save(network, tmp_path / "a")
+    coopnet.save(coopnet.grow(network, np.int64(3)).network, tmp_path / "b")
+    own = coopnet.wrap(Convolutional(), "blocks.1", branches=two, classes=np.int64(7), example=IMAGES)
+    coopnet.save(own, tmp_path / "c")
+    assert coopnet.load(tmp_path / "b").architecture.branches == 3
+
+
 def test_matching_without_scipy_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """`pip install .` brings no SciPy; the error names it and the remedy."""
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
@@ -624,6 +681,25 @@ def test_optimiser_state_goes_to_an_optimiser_of_its_kind(tmp_path: Path) -> Non
     train(network, factored)
     with pytest.raises(CoopNetError, match="'row_var' of Adafactor"):
         coopnet.grow(network, 3, optimizer=factored)
+
+
+@pytest.mark.parametrize(
+    ("options", "device"), [({}, "cpu"), ({"capturable": True}, "meta"), ({"fused": True}, "meta")]
+)
+def test_the_step_of_an_optimiser_goes_where_pytorch_keeps_it(
+    options: dict[str, bool], device: str, tmp_path: Path
+) -> None:
+    """Adam counts its steps on the CPU, unless it is fused or capturable."""
+    network = small(2)
+    optimizer = torch.optim.Adam(network.parameters())
+    train(network, optimizer)
+    coopnet.save(network, tmp_path, optimizer=optimizer)
+    elsewhere = small(2).to("meta")
+    fresh = torch.optim.Adam(elsewhere.parameters())
+    for group in fresh.param_groups:
+        group.update(options)
+    coopnet.load_optimizer(tmp_path, elsewhere, fresh)
+    assert {state["step"].device.type for state in fresh.state.values()} == {device}
 
 
 def test_grown_optimiser_forgets_the_scheduler() -> None:

@@ -144,6 +144,14 @@ def test_same_seed_same_bits_other_seed_other_bits() -> None:
     assert not torch.equal(first["trunk.stem.0.weight"], other["trunk.stem.0.weight"])
 
 
+def test_building_seeds_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The generators of the GPUs, from which the user's dropout draws, are left as they are."""
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    build(architecture(), 1)
+    assert seeded == []
+
+
 @pytest.mark.parametrize(("block", "depth"), [("basic", 8), ("bottleneck", 11)])
 def test_initialisation_is_he_fan_out(block: str, depth: int) -> None:
     """Convolutions have standard deviation √(2 / (k² · out channels)); BatchNorm is at 1 and 0."""

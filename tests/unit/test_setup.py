@@ -363,3 +363,19 @@ def test_record_names_parents_and_the_network_at_transfer() -> None:
         "parents": named,
         "transfer": {"key": "t", "digest": "digest of t"},
     }
+
+
+def test_memory_is_limited_by_every_control_group_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job's limit holds in its steps and tasks, however deep these are, and so do tighter ones below."""
+    root, limits = Path("/sys/fs/cgroup"), {"job_7": 6_000, "job_7/step_0": 4_000}
+
+    def lines(path: Path) -> list[str]:
+        return ["0::/job_7/step_0/user/task_0"] if path == Path("/proc/self/cgroup") else []
+
+    def number(path: Path) -> int | None:
+        folder = str(path.parent.relative_to(root))
+        return {"memory.max": limits.get(folder), "memory.current": 1_000}[path.name]
+
+    monkeypatch.setattr(device, "_lines", lines)
+    monkeypatch.setattr(device, "_number", number)
+    assert sorted(device._control_groups()) == [3_000, 5_000]

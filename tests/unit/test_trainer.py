@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from coopnet.data.augment import Images, draw_epoch
 from coopnet.files.errors import CoopNetError
@@ -45,6 +45,27 @@ def test_interrupted_after_every_step_gives_the_same_bits(start: str, changes: d
         except Interrupted:
             pass
     assert result(continued) == undisturbed
+
+
+def test_dropout_has_the_same_draws_after_every_interruption() -> None:
+    """They follow from seed and step: whatever else drew from PyTorch's generator changes no bit."""
+
+    def dropping(seed: int = 0) -> trainer.Task:
+        made = task(settings(), seed)
+        made.initial.network.trunk = nn.Sequential(made.initial.network.trunk, nn.Dropout(0.5))
+        torch.rand(int(torch.randint(1, 9, ())))
+        return made
+
+    undisturbed = result(train(dropping(), Ram(), Silence(), never))
+    memory = Ram()
+    for _ in range(100):
+        try:
+            continued = train(dropping(), memory, Silence(), lambda: "now")
+            break
+        except Interrupted:
+            pass
+    assert result(continued) == undisturbed
+    assert undisturbed["tensors"] != result(train(task(settings()), Ram(), Silence(), never))["tensors"]
 
 
 def test_same_seed_same_bits_other_seed_other_bits() -> None:

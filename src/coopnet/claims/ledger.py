@@ -279,6 +279,8 @@ def _cost(part: Cost, score: str, evidence: Evidence) -> Judged:
     if part.kind == "less_compute":
         return _counted(part, of, than, evidence), None
     per_flop = part.kind == "less_compute_to_target"
+    if any(run.row.start.kind == "imported" for name in (of, than) for run in costs.stages(evidence.runs[name][0])):
+        return _unknown(part, of, than, evidence, per_flop), None
     curves = [_curves(name, score, evidence, epochs=not per_flop) for name in (of, than)]
     reached = costs.compare(curves[0], curves[1], ratio=per_flop).reached
     tested = Judgement(costs.to_target(curves[0], curves[1], ratio=per_flop), part.kind)
@@ -289,6 +291,19 @@ def _cost(part: Cost, score: str, evidence: Evidence) -> Judged:
     shared = _given([*evidence.runs[of], *evidence.runs[than]]) if tested.found.n > 1 else [THESE_NETWORKS]
     unit = "change" if per_flop else "epochs"
     return tested.part(text, unit=unit, paired=False, given=["these validation images", *shared], note=note), tested
+
+
+def _unknown(part: Cost, of: str, than: str, evidence: Evidence, per_flop: bool) -> Part:
+    """Costs that began before the study, with an imported checkpoint."""
+    return Part(
+        text=f"{'training FLOPs' if per_flop else 'epochs'} until the target, {of} and {than}",
+        kind=part.kind,
+        verdict="inconclusive",
+        basis="counted",
+        unit="change" if per_flop else "epochs",
+        n=min(len(evidence.runs[name]) for name in (of, than)),
+        note="the training of an imported checkpoint is unknown",
+    )
 
 
 def _counted(part: Cost, of: str, than: str, evidence: Evidence) -> Part:

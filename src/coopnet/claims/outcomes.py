@@ -44,11 +44,13 @@ class Outcomes:
         return content
 
     def validation_curve(self, run: Run, score: str) -> np.ndarray:
-        """Accuracy of the ensemble on validation images after each epoch, percent, [E].
+        """Accuracy of the ensemble on validation images after each epoch, percent, [E]; [0] of an untrained run.
 
         Raises:
             CoopNetError: the accuracy was not measured after every epoch.
         """
+        if not run.row.training.epochs:
+            return np.array([])
         try:
             return np.array(self.metrics(run)["validation_curve"][score], dtype=float)
         except (KeyError, TypeError, ValueError) as error:

@@ -2,7 +2,6 @@
 
 from coopnet.deploy import images, measure
 from coopnet.deploy.models import BATCHES, open_model
-from coopnet.files.errors import CoopNetError
 from coopnet.runs.workspace import Workspace
 
 
@@ -19,11 +18,7 @@ def compare(workspace: Workspace, a: str, b: str, data: str, branches: list[int]
     test = images.labelled(workspace, data)
     models = [open_model(name, branches) for name in (a, b)]
     for model in models:
-        known = model.preprocessing.class_names
-        if len(known) != len(test.class_names):
-            raise CoopNetError(f"{model.name} has {len(known)} classes, {data} has {len(test.class_names)}")
-        if sorted(known) == sorted(test.class_names) and known != test.class_names:
-            raise CoopNetError(f"{model.name} has the classes of {data} in another order; name its own data by --data")
+        model.preprocessing.check_classes(model.name, data, test.class_names)
     with images.progress("classifying", 2 * len(test.images)) as advance:
         logits = [model.logits(test.images, advance) for model in models]
     qualities = [measure.quality(one, test.labels) for one in logits]

@@ -132,13 +132,15 @@ def write(
     After every batch of test images `advance` is called with its size.
 
     Raises:
-        CoopNetError: as for `export`.
+        CoopNetError: as for `export`; or the test images are of other classes.
     """
     if form not in FORMATS:
         raise CoopNetError(f"--format {form} is not known; choose {', '.join(FORMATS)}")
     if with_preprocessing and form == "safetensors":
         raise CoopNetError("safetensors has no graph that could include preprocessing; leave out --with-preprocessing")
     known = preprocessing.of_record(source.network, source.record)
+    if test is not None and test.class_names:
+        known.check_classes(name, test.dataset, test.class_names)
     module = parts.plain(source.network, branches)
     with files.new_folder(out) as folder:
         if form == "safetensors":

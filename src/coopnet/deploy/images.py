@@ -1,5 +1,6 @@
 """Prepared images of a workspace, for commands about networks outside of a study."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -49,8 +50,8 @@ def of_record(
 def normalised(one: Saved, images: np.ndarray) -> Iterable[Tensor]:
     """Images, normalised as the network was trained, batch by batch."""
     known = preprocessing.of_record(one.network, one.record)
-    for first in range(0, len(images), BATCH):
-        yield known.normalised(images[first : first + BATCH])
+    for some in np.array_split(images, max(1, math.ceil(len(images) / BATCH))):  # none of a single image
+        yield known.normalised(some)
 
 
 @contextmanager

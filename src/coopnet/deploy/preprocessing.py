@@ -1,6 +1,6 @@
 """The preprocessing of a network's images, and the names of its classes: `preprocessing.json`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -51,6 +51,18 @@ class Preprocessing:
         numbers = {name: tuple(float(value) for value in facts[name]) for name in ("mean", "std")}
         names = tuple(str(name) for name in facts["class_names"])
         return cls(int(facts["size"]), numbers["mean"], numbers["std"], names, bool(facts["in_graph"]))
+
+    def check_classes(self, model: str, data: str, names: Sequence[str]) -> None:
+        """Refuse data whose classes are not those of a model.
+
+        Raises:
+            CoopNetError: the data have another number of classes, or the same ones in another order.
+        """
+        known = self.class_names
+        if len(known) != len(names):
+            raise CoopNetError(f"{model} has {len(known)} classes, {data} has {len(names)}")
+        if sorted(known) == sorted(names) and known != tuple(names):
+            raise CoopNetError(f"{model} has the classes of {data} in another order; name its own data by --data")
 
     def normalised(self, images: np.ndarray) -> Tensor:
         """Images uint8 [N, H, W, 3] → float32 [N, 3, H, W], as in training."""

@@ -50,6 +50,7 @@ def cooperative(
     if width is None:
         width = 64 if family == "resnet18" else 16
     check_counts(branches=branches, classes=classes, width=width)
+    branches, classes, width = int(branches), int(classes), int(width)  # they may be NumPy's
     gate = gate or ("learned" if branches > 1 else "none")
     check_choice("gate", gate, ("learned", "mean", "none"))
     check_choice("block", block, ("basic", "bottleneck"))
@@ -105,6 +106,7 @@ def wrap(
     """
     check_choice("weights", weights, ("fresh", "copied"))
     check_counts(branches=branches, classes=classes)
+    branches, classes = int(branches), int(classes)  # they may be NumPy's
     check_noise(noise)
     check_seed(seed)
     if example is not None and not isinstance(example, Tensor):
@@ -128,6 +130,8 @@ def wrap(
         if fresh is not None:
             _check_fresh(fresh(), architecture.template, classes)
     network = build(architecture, seed)
+    if isinstance(model, nn.Module) and (own := next(model.parameters(), None)) is not None:
+        network.to(own.device)  # a new gate is made on the CPU
     template = architecture.template
     kept = isinstance(model, nn.Module) or pretrained
     with torch.no_grad():

@@ -26,7 +26,8 @@ class CooperativeLoss(nn.Module):
             `set_epoch` sets the current epoch.
         distillation: `on_the_fly`; `none` leaves out the KL; `mutual`: every branch teaches every other branch (Zhang
             et al., CVPR 2018, arXiv 1706.00384), for networks whose gate is a mean.
-        gated: whether the ensemble learns from the labels too; False for a plain one-branch network.
+        gated: whether there is an ensemble that learns from the labels, and teaches; False for a plain one-branch
+            network. `mutual` has none.
         label_smoothing: ε, as for `torch.nn.CrossEntropyLoss`.
     """
 

@@ -1,5 +1,6 @@
 """Receipts of parameter transfers: the origin of each tensor, what is exact, and what changed on given images."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -116,7 +117,8 @@ def batches_of(images: Tensor | Iterable[Any] | None) -> Batches | None:
         return None
     if isinstance(images, Tensor):
         whole = images
-        return lambda: whole.split(BATCH)
+        # Batches of about equal size: a last one of a single image would have no variance.
+        return lambda: whole.tensor_split(max(1, math.ceil(len(whole) / BATCH)))
     if (isinstance(images, Dataset) and not isinstance(images, IterableDataset)) or not isinstance(images, Iterable):
         raise CoopNetError(
             f"images is a {type(images).__name__}; pass a tensor [N, C, H, W], batches of them, or a DataLoader"

@@ -100,7 +100,9 @@ def described(
     check_network(network)
     classes = network.architecture.classes
     if class_names is not None and (len(class_names) != classes or not all(isinstance(n, str) for n in class_names)):
-        raise CoopNetError(f"{len(class_names)} class names were passed for a network of {classes} classes")
+        raise CoopNetError(
+            f"{len(class_names)} class names were passed for a network of {classes} classes; pass {classes} strings"
+        )
     constants = None
     if preprocessing is not None:
         if not isinstance(preprocessing, Mapping):
@@ -160,11 +162,19 @@ def load_optimizer(
             f"{where} has an optimiser's {', '.join(sorted(state))}, and {type(optimizer).__name__} with these options "
             f"keeps {', '.join(sorted(slots)) or 'nothing'}; pass an optimiser of the saved kind"
         )
+    # PyTorch keeps the number of steps, a scalar, on the CPU unless the optimiser is fused or capturable.
+    beside = {
+        parameter
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if group.get("fused") or group.get("capturable")
+    }
     for name, parameter in network.named_parameters():
         mine = {slot: tensors[name].clone() for slot, tensors in state.items() if name in tensors}
         if mine:
             optimizer.state[parameter] = {
-                slot: tensor.to(parameter.device) if tensor.dim() else tensor for slot, tensor in mine.items()
+                slot: tensor.to(parameter.device) if tensor.dim() or parameter in beside else tensor
+                for slot, tensor in mine.items()
             }
 
 

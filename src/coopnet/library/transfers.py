@@ -56,7 +56,7 @@ def grow(
 
     Args:
         network: with one trunk; not changed. A network without a gate, or with the gate `mean`, gets a learned one,
-            which begins with equal weights.
+            which gives the branches that were there equal weights.
         branches: B′, number of branches of the new network.
         how: initial state of the new branches. `split`: copies of trained branches, which share their donors' weight.
             `masked`: fresh, behind a log-prior of −∞, see `open_branches`. `zero_output`: fresh, with classifiers and
@@ -110,6 +110,7 @@ def grown(
     check_seed(seed)
     if not isinstance(branches, Integral) or int(branches) <= before:
         raise CoopNetError(f"cannot grow {before} branches into {branches!r}; give {before + 1} or more")
+    branches = int(branches)  # it may be NumPy's
     check_noise(noise)
     options = {"donors": donors, "noise": noise} if how == "split" else {}
     if how != "split" and (donors is not None or noise):
@@ -269,7 +270,7 @@ def merged(
         reestimate=reestimate,
         gate_rows=gate_rows,
         seed=seed,
-        images=batches or list,
+        images=_beside(parents[0].network, batches) if batches else list,
         ridge=ridge,
     )
     origins = _origins_from_parents(result.network, gate_rows)
@@ -328,6 +329,12 @@ def checked_branches(network: CooperativeNetwork, branches: Sequence[int]) -> li
 
 
 # Shared by all -------------------------------------------------------------------------------------------------------
+
+
+def _beside(network: CooperativeNetwork, batches: Batches) -> Batches:
+    """The batches on the network's device."""
+    device = next(network.parameters()).device
+    return lambda: (batch.to(device) for batch in batches())
 
 
 def _attempt(work: Any, *arguments: Any, **options: Any) -> TrainedNetwork:
@@ -402,7 +409,7 @@ def _origins_of_growth(
     new = [f"branches.{b}." for b in range(parent.architecture.branches, grown.architecture.branches)]
     for name, tensor in grown.state_dict().items():
         if parent.gate is None and name.startswith("gate."):
-            origins[name] = "of a new gate that weighs all branches alike"
+            origins[name] = "of a new gate that weighs the branches of the parent alike"
         if how in ("zero_pad", "zero_output") and name.startswith("gate.linear."):
             origins[name] = origins[name].replace("fresh", "zero")
         if name == "gate.log_prior":

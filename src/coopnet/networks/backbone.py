@@ -596,7 +596,7 @@ def _entry_graph(branch: nn.Module) -> fx.Graph:
 
 
 def splits(model: nn.Module) -> list[str]:
-    """Names of modules at which a model can be split, in the order in which they are called.
+    """Names of modules at which a model can be split, in the order in which the model has them.
 
     Modules three levels deep are tried; others may work too.
     """

@@ -462,16 +462,22 @@ def _features_and_targets(
 def reestimate_statistics(network: nn.Module, images: Batches) -> None:
     """Replace BatchNorm's running statistics by their means over one pass through `images`, in place.
 
-    Every batch has the same weight. Weights, momentum, mode and `num_batches_tracked` are unchanged.
+    Every batch has the same weight. Weights, momentum, mode and `num_batches_tracked` are unchanged. Dropout is off, as
+    it is where the statistics are used.
 
     Raises:
         ValueError: no images.
     """
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    norms = [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.num_batches_tracked is not None
+    ]
     kept = [(norm.momentum, _counter(norm).clone()) for norm in norms]
     mode = network.training
-    network.train()
+    network.eval()
     for norm in norms:
+        norm.train()
         norm.reset_running_stats()
         norm.momentum = None  # the cumulative average
     for batch in images():

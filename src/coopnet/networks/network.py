@@ -292,7 +292,7 @@ def initialise_convolutions(network: nn.Module) -> None:
 def build(architecture: "Architecture | Backbone", seed: int) -> CooperativeNetwork:
     """A freshly initialised network, with the same bits for the same seed on every device (it is built on the CPU)."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed every GPU
         return CooperativeNetwork(architecture)
 
 

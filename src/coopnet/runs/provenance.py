@@ -45,10 +45,12 @@ def code() -> dict[str, Any]:
         CoopNetError: `COOPNET_COMMIT` is not a full commit hash.
     """
     source = Path(__file__).parent.parent
-    commit = _git(source, "rev-parse", "HEAD") or os.environ.get(COMMIT)
+    # Inside another project's repository, as in its .venv, git knows that project and not this source.
+    ours = _git(source, "ls-files", "--error-unmatch", "__init__.py") is not None
+    commit = (_git(source, "rev-parse", "HEAD") if ours else None) or os.environ.get(COMMIT)
     if commit and not re.fullmatch(r"[0-9a-f]{40}([0-9a-f]{24})?", commit):
         raise CoopNetError(f"{COMMIT} is {commit[:100]!r}; set it to the full hexadecimal hash of a commit")
-    changes = _git(source, "status", "--porcelain", "--", ".")
+    changes = _git(source, "status", "--porcelain", "--", ".") if ours else None
     return {
         "version": __version__,
         "numerics": numerics.source_hash(),

@@ -231,7 +231,7 @@ class Model(Section):
     depth: Whole = Field(32, le=10_000, description="6n+2 with basic blocks, 9n+2 with bottlenecks, 18 for resnet18")
     block: Literal["basic", "bottleneck"] = Field("basic", description="kind of residual block")
     width: Whole = Field(16, ge=1, le=10_000, description="channels of the first stage")
-    branches: Whole = Field(1, ge=1, le=1_000, description="number of branches B")
+    branches: Whole = Field(1, ge=1, le=100, description="number of branches B")
     gate: Literal["learned", "mean", "none"] = Field(
         "learned", description="mean: all branches have the same weight; none: a plain network with one branch"
     )

@@ -118,18 +118,22 @@ def _available() -> list[int]:
 
 
 def _control_groups() -> list[int]:
-    """Free memory of each control group of this process (version 1 or 2): its limit less its unreclaimable use."""
+    """Free memory of this process's control groups and of those around them (version 1 or 2).
+
+    That is a limit less the unreclaimable use.
+    """
     left = []
     for line in _lines(Path("/proc/self/cgroup")):
         _, kind, place = line.split(":", 2)
         root = Path("/sys/fs/cgroup") if not kind else Path("/sys/fs/cgroup/memory")
         if kind not in ("", "memory"):
             continue
-        folders = [root / place.strip("/"), root]  # in a container the second is the group's own folder
-        for folder in folders:
+        own = root / place.strip("/")  # in a container the root is the group's own folder
+        for folder in [own, *own.parents]:  # the limit of a group holds for the groups in it
             limit, used = (_number(folder / name[bool(kind)]) for name in LIMITS)
             if limit is not None:
                 left.append(max(0, limit - (used or 0) + _reclaimable(folder)))
+            if folder == root:
                 break
     return left
 

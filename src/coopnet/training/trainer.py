@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from coopnet.data.augment import Images, draw_epoch
+from coopnet.data.seeding import derive
 from coopnet.files.errors import out_of_memory
 from coopnet.networks.kernels import avoid_broken_kernels
 from coopnet.networks.network import CooperativeNetwork
@@ -67,7 +68,7 @@ class Task:
         training: the settings.
         splits: `training`, `test` and, if there is one, `validation`, on `device`.
         augment: whether training images are cropped and flipped.
-        seed: of the order and the augmentation of the images.
+        seed: of the order and the augmentation of the images, and of dropout.
         opening: how the log-prior of new branches opens; None if it is constant.
         teacher: the external teacher of the loss, on `device`; None if it needs none.
     """
@@ -232,6 +233,8 @@ class Trainer:
             its_pixels = next(pixels)
             if self.log_priors is not None:
                 self._set_log_prior(position.epoch * self.steps + position.step)
+            # Dropout and stochastic depth draw from PyTorch's own generators, whose state is not saved.
+            torch.manual_seed(derive(self.task.seed, "step", position.epoch, position.step))
             self.step(*batch, *its_pixels)
             self.losses[position.step].copy_(self.loss)
             position.step += 1
