@@ -483,6 +483,15 @@ def test_damaged_everywhere_is_trained_again_to_the_same_bytes(study_made: Home,
     assert home.promised() == study_made.promised()
 
 
+def test_timing_is_taken_from_the_store_again(home: Home) -> None:
+    """It has no digest; what is no table is noticed, and the store has it."""
+    path = home.workspace.run(home.plan(), home.run()) / ALONE
+    before = path.read_bytes()
+    path.write_text("")
+    adopt(home)
+    assert path.read_bytes() == before
+
+
 @pytest.mark.slow
 def test_interrupted_run_with_damaged_state_ends_in_the_same_bytes(home: Home) -> None:
     """One run continues from its state, the other starts again without it: the results are equal."""

@@ -207,6 +207,17 @@ def test_committed_reports_follow_from_committed_tables(name: str, tmp_path: Pat
             assert made.read_bytes() == path.read_bytes(), path.name
 
 
+@pytest.mark.parametrize("name", committed())
+def test_committed_ledgers_follow_from_committed_outcomes(name: str, tmp_path: Path) -> None:
+    """Every ledger in the repository equals, byte for byte, the one that is decided anew from its outcomes."""
+    shutil.copytree(ROOT / "results" / name, begin(tmp_path) / "results" / name)
+    (tmp_path / "results" / name / "claims.json").unlink()
+    subprocess.run([BIN / "coopnet", "claims", name], cwd=tmp_path, check=True)
+    for file in ("claims.json", "claims.record.json"):
+        made, ours = (folder / "results" / name / file for folder in (tmp_path, ROOT))
+        assert made.read_bytes() == ours.read_bytes()
+
+
 @pytest.mark.slow
 def test_the_workflow_makes_the_same_demo(demo: Path, tmp_path: Path) -> None:
     """`make demo`: Snakemake makes every file of the demo with the bytes that its commands give one after the other."""

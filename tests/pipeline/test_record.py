@@ -147,6 +147,7 @@ def test_images_that_dvc_does_not_list_are_left_out(
 
 def test_recording_waits_for_another_dvc(tmp_path: Path) -> None:
     """While another DVC holds the lock, `dvc commit` is tried again; any other error has DVC's own words."""
+    assert dvc.PATIENCE == 600
     for command in (["git", "init", "--quiet"], [sys.executable, "-m", "dvc", "init", "--quiet"]):
         subprocess.run(command, cwd=tmp_path, check=True)
     (tmp_path / "dvc.yaml").write_text("stages: {make: {cmd: echo made > made, outs: [made]}}\n")

@@ -207,7 +207,15 @@ def test_damaged_file_of_a_run_is_named(workspace: Workspace, plan: Study, run: 
 
 
 @pytest.mark.parametrize(
-    "damaged", ["", "epoch,train_seconds", TIMING[:-3], TIMING.replace("tion", "tinn"), "0,1,1,1\n"]
+    "damaged",
+    [
+        "",
+        "epoch,train_seconds",
+        TIMING[:-3],
+        TIMING.replace("tion", "tinn"),
+        TIMING.replace("1.368", "soon"),
+        "0,1,1,1\n",
+    ],
 )
 def test_timing_that_is_no_table_is_damaged(workspace: Workspace, plan: Study, run: Run, damaged: str) -> None:
     """It has no digest, but a file that the tables cannot read is damaged."""

@@ -42,7 +42,7 @@ import yaml
 
 import archive_fixture
 from coopnet import cli, files
-from coopnet.data import canonical, official, sources
+from coopnet.data import canonical, official, shards, sources
 from coopnet.data.arrays import Arrays
 from coopnet.data.datasets import DATASETS, Dataset
 from coopnet.files import confined
@@ -925,3 +925,10 @@ def test_prepared_arrays_of_another_form_are_refused(tmp_path: Path, toy: Datase
     )
     with pytest.raises(CoopNetError, match=r"test\.safetensors"):
         canonical.load(tmp_path / "out", toy)
+
+
+def test_limits_are_those_that_are_promised() -> None:
+    """docs/guarantees.md names these numbers and formats."""
+    assert (lan2018.MEMORY, lan2018.COPIES, lan2018.SECONDS) == (512 * MIB, 8, 120)
+    assert (sources.MEMORY, sources.COPIES, sources.SECONDS) == (GIB, 6, 600)
+    assert shards.LOSSLESS == ("PNG", "BMP", "WEBP")

@@ -219,12 +219,13 @@ def test_a_value_of_another_type_is_named_with_its_key(folder: Path, field: Any,
         Experiment.model_validate(study.merge(BASE["defaults"], row))
     except ValueError:
         assert "experiments.one3: " in message
-        assert path[0] in message
+        # A start that the value has made complete may lack its parent, which is found later.
+        assert ".".join(path) in message or "parent" in message
 
 
 NUMBERS = {
     ("model", "width"): (1, 10_000),
-    ("model", "branches"): (1, 1_000),
+    ("model", "branches"): (1, 100),
     ("training", "epochs"): (0, 1_000_000),
     ("training", "batch_size"): (2, 2**31 - 1),
     ("training", "test_every"): (1, 2**31 - 1),

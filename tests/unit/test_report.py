@@ -638,6 +638,7 @@ DAMAGES = {
     "edited history": _in_text("history.csv", r"48\.1", "58.1"),
     "no score": _in_metrics(lambda block: block["ensemble"].pop("top1")),
     "impossible score": _in_metrics(lambda block: block["ensemble"].update(top1=481.0)),
+    "not a time": _in_text("timing.csv", r"10\.5", "nan"),
     "not a number": _in_text("metrics.json", r'"nll": [\d.]+', '"nll": NaN'),
     "no diversity": _in_metrics(lambda block: block.pop("diversity")),
     "no votes": _in_text("votes.csv", r"\n.*", "\n"),

@@ -23,9 +23,9 @@ def fitted(image: Image.Image, size: int) -> np.ndarray:
 
     It is turned upright by its EXIF orientation; grey, palette and transparent images become RGB by Pillow's
     `convert("RGB")` (transparency is dropped). Then the largest centred square is scaled to the size, bicubic with
-    antialiasing: the same as torchvision's `Resize(size)` and `CenterCrop(size)`, up to rounding. An image that already
-    has the size keeps its pixels. Pillow computes in integers, so one version of it gives the same bytes on every
-    machine; for JPEG files the version of its decoder matters too.
+    antialiasing, which for a square image is torchvision's `Resize(size)`. (Of another one torchvision scales the whole
+    and crops whole pixels.) An image that already has the size keeps its pixels. Pillow computes in integers, so one
+    version of it gives the same bytes on every machine; for JPEG files the version of its decoder matters too.
 
     Raises:
         CoopNetError: the image has more than 8 bits per channel.
