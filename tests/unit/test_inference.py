@@ -112,7 +112,7 @@ def test_interval_covers_a_little_less_in_three_kinds_of_study(cell: Cell) -> No
 
 @pytest.mark.parametrize("cell", MUCH_LESS, ids=str)
 def test_interval_covers_much_less_where_the_smaller_group_spreads(cell: Cell) -> None:
-    """Between two groups the few seeds of one can spread so much that Welch's interval is too narrow; the page says so."""
+    """The few seeds of one group can spread so much that Welch’s interval is too narrow; the page says so."""
     assert 0.83 <= coverage(cell, 2000) < 0.94
 
 
