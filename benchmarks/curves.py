@@ -57,7 +57,8 @@ def check(run: Run) -> None:
     """Refuse a row that the reference cannot train.
 
     Raises:
-        CoopNetError: it starts from other weights, has an external teacher, or needs more than plain SGD.
+        CoopNetError: it starts from other weights, has an external teacher, needs more than plain SGD, or has a network
+            of another library or other data than CIFAR's.
     """
     training = run.row.training
     if (
@@ -66,10 +67,12 @@ def check(run: Run) -> None:
         or training.optimizer.kind != "sgd"
         or training.distillation.kind not in ("on_the_fly", "none")
         or training.schedule.gradient_ratio is not None
+        or run.row.model.wrapped
+        or run.row.data.dataset not in ("cifar10", "cifar100")
     ):
         raise CoopNetError(
-            f"{run.experiment} is not possible with the reference, which trains by SGD from random weights and without "
-            "an external teacher; choose a row such as baseline, one3 or one5"
+            f"{run.experiment} is not possible with the reference, which trains the study's networks by SGD on CIFAR, "
+            "from random weights and without an external teacher; choose a row such as baseline, one3 or one5"
         )
 
 

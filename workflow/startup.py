@@ -17,7 +17,7 @@ from coopnet import study
 from coopnet.claims import entries
 from coopnet.files.errors import CoopNetError
 from coopnet.report import published
-from coopnet.report.wording import flops
+from coopnet.report.wording import count, flops
 from coopnet.runs.estimate import duration, estimate
 from coopnet.runs.workspace import Workspace
 from coopnet.study import Study
@@ -81,10 +81,14 @@ def cost_line(workspace: Workspace, plan: Study) -> str:
     total = found.total
     if not total.left:
         return ""
+    others = f"{count(total.uncounted, 'network')} of other libraries, whose operations are not counted"
+    if not total.training_flops:
+        return f"{plan.name}: {others}." if total.uncounted else ""
     here = f"{duration(total.seconds)} on this machine, " if found.speeds else ""
     return (
         f"{plan.name}: {flops(total.training_flops)} FLOPs of training; {here}{duration(total.h100)} on one H100 "
-        f"(estimated), run after run; {decimal(total.disk)} of files. `coopnet plan {plan.name}` has it by phase."
+        f"(estimated), run after run; {decimal(total.disk)} of files{f', without {others}' * bool(total.uncounted)}. "
+        f"`coopnet plan {plan.name}` has it by phase."
     )
 
 

@@ -291,7 +291,7 @@ def record(
     if if_possible:
         try:
             dvc.check_repository(_workspace().root, study)
-        except CoopNetError as error:
+        except dvc.Unknown as error:
             logging.getLogger(__name__).info("not recorded: %s", error)
             return
     command.record(_workspace(), study)

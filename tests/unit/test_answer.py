@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,8 @@ from coopnet.claims.decisions import Part
 from coopnet.report import content, differences, drawing, ledger, tables
 from coopnet.report.differences import Difference
 from coopnet.report.frames import Tables, load
-from coopnet.report.topics import answer, cells, claims, failed, growth
+from coopnet.report.tables import growth as growth_tables
+from coopnet.report.topics import answer, cells, claims, failed, growth, method
 from coopnet.report.topics.one import section as one_section
 from coopnet.report.wording import MINUS
 from coopnet.study import read_yaml
@@ -395,6 +397,57 @@ def test_an_ablation_says_how_often_branches_disagree() -> None:
     )
     assert compared.finding in ("loss", "large")
     assert shares["one3_no_distillation"] > shares["one3"]
+
+
+def test_a_control_that_lacks_seeds_is_still_the_control() -> None:
+    """The seeds that have a control are compared with it; no mean is split, and the number of its seeds is right."""
+    loaded = load(ROOT / "results/mini/tables")
+    loaded.growth.loc[loaded.growth["seed"] == 0, ["control", "control_value", "over_control"]] = None
+    merged = loaded.merges["seed"] == 0
+    loaded.merges.loc[merged, "control"] = "one1_continued_merge; baseline_continued_merge"
+    loaded.merges.loc[merged, "ensemble_over_control_ensemble_top1"] = None
+    found = {one.experiment: (one.control, one.n) for one in differences._from_tables(loaded)}
+    assert found["one3_to_5_masked"] == ("one3_continued", 4)
+    assert found["combine3"] == ("one1_continued_ensemble3", 2)
+
+    class Line:
+        def parents(self, run: SimpleNamespace) -> list[SimpleNamespace]:
+            return [SimpleNamespace(experiment="one3", seed=run.seed, final=scores(40.0))]
+
+        def control(self, run: SimpleNamespace) -> SimpleNamespace | None:
+            control = SimpleNamespace(final=scores(41.0))
+            return SimpleNamespace(name="longer", ensemble=control) if run.seed else None
+
+    def scores(value: float) -> Callable[[str], dict[str, dict[str, float]]]:
+        of = dict.fromkeys(("top1", "top5", "nll", "ece"), value)
+        return lambda split: dict.fromkeys(("ensemble", "branch_mean", "branch1"), of)
+
+    runs = [SimpleNamespace(experiment="x", start="split", seed=s, final=scores(42.0 + s)) for s in range(3)]
+    means = growth_tables.tables(runs, None, Line())["growth_mean"][1]  # type: ignore[arg-type]
+    rows = [row for row in means if (row["model"], row["metric"]) == ("ensemble", "top1")]
+    assert [(row["n"], row["control"], row["child_mean"], row["over_control_mean"]) for row in rows] == [
+        (3, "longer", 43.0, 2.5)
+    ]
+
+
+def test_findings_that_no_claim_tests_are_not_said_to_fail_the_correction() -> None:
+    """There is no p value that could be corrected."""
+    words = answer.in_short([Difference("growth", "x", "x", "control", 2.0, (1.5, 2.5), 3)])
+    assert words.endswith("No claim tests these findings, so none is corrected.")
+
+
+def test_the_method_says_how_many_ways_this_study_has() -> None:
+    """And from how many branches to how many; networks of other libraries are not called residual networks."""
+    loaded = load(ROOT / "results/mini/tables")
+    rows = [row for row in loaded.study["experiments"] if row["start"] not in ("masked", "zero_pad", "zero_output")]
+    fewer = replace(loaded, study=loaded.study | {"experiments": rows})
+    words = " ".join(method.section(fewer).sentences)
+    assert "with 3 branches is grown into one with 5 in 1 way, and" in words
+    assert "in 4 ways, and" in " ".join(method.section(loaded).sentences)
+    assert "residual networks" in words
+    other = rows[0] | {"row": rows[0]["row"] | {"model": rows[0]["row"]["model"] | {"split": "layer4"}}}
+    mixed = replace(loaded, study=loaded.study | {"experiments": [*rows, other]})
+    assert "residual networks" not in " ".join(method.section(mixed).sentences)
 
 
 def test_each_ablation_has_a_row_of_its_own() -> None:

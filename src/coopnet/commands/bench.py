@@ -51,6 +51,8 @@ def curves(
     plan = study.load(workspace.root, name)
     runs = [plan.run(experiment, seed) for seed in plan.seeds(experiment)]
     runs = runs or [plan.run(experiment, 0)]  # raises an error that names the experiment
+    if len(runs) < 2:
+        raise CoopNetError(f"{experiment} has a single seed in {name}, and no standard deviation; choose another study")
     suite.check(runs[0])
     if precision is None:
         ours = {run.seed: suite.history(workspace.run(plan, run) / "history.csv", run) for run in runs}

@@ -91,7 +91,7 @@ def merge(
     if training is None and (reestimate or how == "refit"):
         raise CoopNetError(
             f"--how {how}{' with --reestimate' if reestimate else ''} needs training images, and those of the "
-            "networks are not prepared here; name a dataset by --data, or choose --how first"
+            "networks are not prepared here; name a dataset by --data, or choose --how first without --reestimate"
         )
     inputs = None if training is None else list(images.normalised(many[0], _some(training, count, seed)))
     result, receipt = transfers.merged(_trained(many), how=how, reestimate=reestimate, seed=seed, images=inputs)

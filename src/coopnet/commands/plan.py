@@ -81,7 +81,7 @@ def _notes(found: Estimate) -> Iterator[str]:
         if found.at_once > 1 and total.seconds:
             least = duration(total.seconds / found.at_once)
             yield f"The {cores()} cores of this process take {found.at_once} runs at once: {least} at best."
-    else:
+    elif total.training_flops:
         yield (
             f"This machine: not known, since it has finished no run on this kind of device ({plan.device}). "
             f"`coopnet plan {plan.name} --measure` trains for a few steps and tells."

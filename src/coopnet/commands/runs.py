@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rich.table import Table
 from coopnet import files, study
 from coopnet.files.digests import remembered
 from coopnet.files.errors import CoopNetError
+from coopnet.report.wording import count
 from coopnet.runs import failures, store
 from coopnet.runs.records import RECORD
 from coopnet.runs.states import state
@@ -88,20 +90,34 @@ def collect_garbage(workspace: Workspace, *, remove: bool) -> None:
     table = Table(title=f"Not referred to by any study or result of this clone: {entries.place}", title_justify="left")
     for column in ("run", "key", "state", "size"):
         table.add_column(column, no_wrap=True)
-    total = 0
+    total = busy = 0
     for kind, folder in entries.folders():
         if kind != "damaged" and folder.name in known:
             continue
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        size = _size(folder)
         what = _described(folder / RECORD)
         if not remove or _remove(entries, folder):
             total += size
             table.add_row(what, folder.name, kind, decimal(size))
-    if not table.rows:
+        else:
+            busy += 1
+    if busy:
+        print(f"Kept {count(busy, 'run')} that other processes are making")
+    if not table.rows and not busy:
         print(f"Nothing to remove: everything in {entries.place} is referred to")
+    if not table.rows:
         return
     console(WIDTH).print(table)
     print(f"Removed {decimal(total)}" if remove else f"{decimal(total)}; `coopnet runs gc --yes` removes it")
+
+
+def _size(folder: Path) -> int:
+    """Bytes of its files; a process that makes the run may remove some meanwhile."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size * path.is_file()
+    return total
 
 
 def _described(record: Path) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import pandas as pd
+
 from coopnet.claims.decisions import FEWEST, Decision, Part
 from coopnet.claims.entries import MARGIN, PROBABILITIES
 from coopnet.claims.inference import over_seeds
@@ -129,10 +131,9 @@ def _from_tables(tables: Tables) -> list[Difference]:
     for name, frame in growth.groupby("experiment", sort=False):
         several = rows[str(frame["parent"].iloc[0])]["branches"] > 1
         group = "growth" if several else "expansion"
-        found += _paired(group, str(name), frame["control"].iloc[0], frame["over_control"])
+        found += _paired(group, str(name), frame, "over_control")
     for name, frame in tables.merges.groupby("experiment", sort=False):
-        gains = frame["ensemble_over_control_ensemble_top1"]
-        found += _paired("merging", str(name), frame["control"].iloc[0], gains)
+        found += _paired("merging", str(name), frame, "ensemble_over_control_ensemble_top1")
     for name in dict.fromkeys(tables.distillation["experiment"]):
         if name in rows and rows[name]["part"] == "distillation" and (one := to_single(tables, name)):
             found += [one] if one.control in rows else []
@@ -167,11 +168,19 @@ def _member(row: Mapping[str, Any]) -> str | None:
     return parents.pop() if starts.is_plain_ensemble(row["row"]) and len(parents) == 1 else None
 
 
-def _paired(group: str, name: str, control: object, gains: Any) -> list[Difference]:
-    values = [float(value) for value in gains.dropna()]
-    if not values or not isinstance(control, str):
+def _paired(group: str, name: str, frame: pd.DataFrame, gain: str) -> list[Difference]:
+    own = frame[frame[gain].notna()]
+    control = control_of(own)
+    if control is None:
         return []
+    values = [float(value) for value in own[gain]]
     return [Difference(group, name, name, control, mean(values), seed_interval(values), len(values))]
+
+
+def control_of(frame: pd.DataFrame) -> str | None:
+    """The control in the rows of an experiment, of which some may lack it."""
+    known = frame["control"].dropna()
+    return None if known.empty else str(known.iloc[0])
 
 
 def seed_interval(of: Sequence[float], than: Sequence[float] | None = None) -> tuple[float, float] | None:

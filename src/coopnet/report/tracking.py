@@ -158,6 +158,7 @@ def mlflow(runs: Sequence[Tracked], study: str, place: str | None) -> str:
         experiment = client.create_experiment(name) if known is None else known.experiment_id
         for run in runs:
             there = client.search_runs([experiment], f"tags.`coopnet.key` = '{run.key}'")
+            there = [one for one in there if one.info.run_name == run.name]  # equal rows have the same key
             if any(one.info.status == "FINISHED" for one in there):
                 continue
             for one in there:
@@ -199,9 +200,9 @@ def trackio(runs: Sequence[Tracked], study: str, place: str | None) -> str:
                 if one.name.endswith(UNFINISHED):
                     one.delete()
                 else:
-                    sent.add((one.config or {}).get("coopnet.key"))
+                    sent.add((one.name, (one.config or {}).get("coopnet.key")))
         for run in runs:
-            if run.key in sent:
+            if (run.name, run.key) in sent:
                 continue
             made = client.init(
                 project=project,

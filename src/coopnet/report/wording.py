@@ -59,6 +59,11 @@ def spans(values: Iterable[int], noun: str) -> str:
     return f"{text} {noun}" if text == "1" else f"{text} {noun}s"
 
 
+def first_of(shown: int, whole: int, where: str = "the table has all") -> str:
+    """` The first 3 of 8; the table has all.`; nothing if all are shown."""
+    return f" The first {shown:,} of {whole:,}; {where}." if shown < whole else ""
+
+
 def between(values: Sequence[float]) -> str:
     """`+0.20 to +1.10`: the lowest and the highest of signed values."""
     low, high = number(min(values), sign=True), number(max(values), sign=True)

@@ -23,17 +23,22 @@ BUSY = ("Unable to acquire lock", "is busy")
 """DVC's error messages if another DVC process holds its locks."""
 
 
+class Unknown(CoopNetError):
+    """DVC does not know the folder, or the study."""
+
+
 def check_repository(root: Path, study: str) -> None:
     """Refuse a folder in which DVC cannot work, and a study that has no stages there.
 
     Raises:
-        CoopNetError: it is not a repository of DVC and git, or has no stages for this study.
+        Unknown: it is not a repository of DVC and git, or has no stages for this study.
+        CoopNetError: `studies/dvc.yaml` cannot be read.
     """
     for folder, remedy in ((".dvc", "dvc init"), (".git", "git init")):
         if not (root / folder).exists():
-            raise CoopNetError(f"{root.absolute()} has no {folder}, so DVC cannot record here; `{remedy}`")
+            raise Unknown(f"{root.absolute()} has no {folder}, so DVC cannot record here; `{remedy}`")
     if study != FULL and study not in _stages(root / "studies" / "dvc.yaml", "plan"):
-        raise CoopNetError(
+        raise Unknown(
             f"DVC has no stages for the study {study}; add its name to the list at the top of studies/dvc.yaml, then "
             f"`coopnet record {study}`"
         )

@@ -7,6 +7,8 @@ from coopnet.report.runs import SCORES, Run, StudyInfo
 from coopnet.report.tables.rows import Row, Tables, averaged, difference
 
 LINEAGE = ("experiment", "start", "parent", "control", "model", "metric")
+AVERAGED = ("experiment", "start", "parent", "model", "metric")
+"""What the seeds of a mean agree in; a seed may lack its control."""
 VALUES = ("child", "parent_value", "control_value", "over_parent", "over_control")
 
 
@@ -14,7 +16,11 @@ def tables(runs: Sequence[Run], study: StudyInfo, lineage: Lineage) -> Tables:
     """Tables `growth` and `growth_mean`."""
     rows = list(_rows(runs, lineage))
     header = (*LINEAGE, "seed", "parent_seed", *VALUES)
-    return {"growth": (header, rows), "growth_mean": averaged(rows, LINEAGE, VALUES)}
+    _, means = averaged(rows, AVERAGED, VALUES)
+    controls = {row["experiment"]: row["control"] for row in rows if row["control"]}
+    means = [row | {"control": controls.get(row["experiment"])} for row in means]
+    statistics = [f"{column}_{suffix}" for column in VALUES for suffix in ("mean", "std")]
+    return {"growth": (header, rows), "growth_mean": ((*LINEAGE, "n", *statistics), means)}
 
 
 def _rows(runs: Sequence[Run], lineage: Lineage) -> Iterable[Row]:

@@ -22,13 +22,22 @@ const number = (cell) => {
 };
 const compare = (a, b) => {
   const [first, second] = [number(a), number(b)];
-  if (isNaN(first) && isNaN(second)) return a.textContent.localeCompare(b.textContent);
+  if (isNaN(first) && isNaN(second)) return b.textContent.localeCompare(a.textContent);
   return isNaN(first) ? 1 : isNaN(second) ? -1 : second - first;
 };
 for (const table of document.querySelectorAll("table")) {
   const rows = table.querySelectorAll("tbody tr:not(.part)");
   if (rows.length < 6) continue;
-  for (const head of table.querySelectorAll("th[data-column]")) {
+  // A row without a name goes on with the row above. Such rows are found by that name, and never sorted away from it.
+  const words = new Map();
+  let name = "", whole = true;
+  for (const row of rows) {
+    const own = row.cells[0].textContent.trim();
+    if (!own) whole = false;
+    name = own || name;
+    words.set(row, `${name} ${row.textContent}`.toLowerCase());
+  }
+  for (const head of whole ? table.querySelectorAll("th[data-column]") : []) {
     const button = document.createElement("button");
     button.type = "button";
     button.title = "Sort by this column";
@@ -55,6 +64,6 @@ for (const table of document.querySelectorAll("table")) {
   table.parentElement.before(label);
   input.addEventListener("input", () => {
     const wanted = input.value.toLowerCase();
-    for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
+    for (const row of rows) row.hidden = !words.get(row).includes(wanted);
   });
 }

@@ -136,6 +136,8 @@ def in_short(found: Sequence[Difference]) -> str:
 def _left(found: Sequence[Difference]) -> str:
     """The number of findings that survive Holm's correction, and their sign."""
     left = [one.finding for one in found if one.survives_holm]
+    if not any(one.claims for one in found):
+        return "No claim tests these findings, so none is corrected."
     if not left:
         return "None of the findings survives Holm’s correction."
     verbs = "survives Holm’s correction and is" if len(left) == 1 else "survive Holm’s correction and are"
@@ -161,8 +163,10 @@ def at_transfer(tables: Tables) -> str:
         for name, one in counts.items()
         if one.estimate
     ]
+    pairs = {(rows[rows[name]["parents"][0]]["branches"], rows[name]["branches"]) for name in counts}
+    ((before, after),) = pairs if len(pairs) == 1 else [(0, 0)]
+    sizes = f"{before} branches into {after}" if after else "a network"
     first = next(iter(counts))
-    sizes = f"{rows[rows[first]['parents'][0]]['branches']} branches into {rows[first]['branches']}"
     words = f"Growing {sizes} by {listing(kept)} changes no prediction" if kept else ""
     if changed:
         words += f"; {listing(changed)} of them" if kept else f"Growing {sizes} by {listing(changed)} of predictions"
@@ -254,7 +258,8 @@ def _made(tables: Tables) -> list[Answer]:
     made = listing(f"{len(of)} {words}" for words, of in kinds if of)
     made = made.replace(" ", " networks ", 1) if made[:2] != "1 " else made.replace(" ", " network ", 1)
     runs = count(tables.study["runs"], "run")
-    works = f"The pipeline works: {runs} of {count(len(rows), 'experiment')} were trained, evaluated and compared."
+    verb = "was" if tables.study["runs"] == 1 else "were"
+    works = f"The pipeline works: {runs} of {count(len(rows), 'experiment')} {verb} trained, evaluated and compared."
     if tables.missing_runs:
         works = failed.summary(tables)
     return [

@@ -12,7 +12,7 @@ from coopnet.report.drawing import BLUE, INK, ORANGE, PAPER
 from coopnet.report.frames import PARTS, START, Tables, records
 from coopnet.report.topics import cells
 from coopnet.report.topics.method import cite
-from coopnet.report.wording import between, count, number
+from coopnet.report.wording import between, count, first_of, number
 
 ROWS = 26
 """Most rows of a dot plot; the tables have all rows."""
@@ -57,8 +57,7 @@ def shown(tables: Tables, names: set[str]) -> dict[str, list[str]]:
 
 def _part(tables: Tables, names: set[str]) -> str:
     """What a caption says if a dot plot lacks rows."""
-    drawn = sum(map(len, shown(tables, names).values()))
-    return f" The first {drawn} of {len(names)}; a table in the appendix has all." if drawn < len(names) else ""
+    return first_of(sum(map(len, shown(tables, names).values())), len(names), "a table in the appendix has all")
 
 
 def _untrained(tables: Tables, gaps: Mapping[str, float]) -> str:

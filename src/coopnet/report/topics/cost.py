@@ -74,14 +74,15 @@ def section(tables: Tables) -> Section:
 def _picture(tables: Tables) -> Picture:
     found = points(tables)
     groups = tables.by_dataset(found["experiment"])
+    dropped = len(found) < len(tables.experiments)
     best = {data: frontier(found[found["experiment"].isin(names)]) for data, names in groups.items()}
     finding = "; ".join(f"on {data} {listing(frame['experiment'])}" for data, frame in best.items())
     return Picture(
         "cost",
         "Cost against accuracy. Test top-1 of the ensemble, mean over seeds, against the operations of its training "
         "and of all its ancestors. The line joins the networks that are more accurate than every cheaper one. They are "
-        "selected on test images, so the line is optimistic. Merges that are not "
-        "trained after the transfer are left out.",
+        "selected on test images, so the line is optimistic."
+        f"{' Networks without a training of their own, or with an imported ancestor, are left out.' * dropped}",
         f"More accurate than every cheaper network: {finding}.",
         "compute.csv",
     )

@@ -14,7 +14,7 @@ from coopnet.report import drawing
 from coopnet.report.document import Picture
 from coopnet.report.drawing import BLUE, GREEN, GREY, INK, ORANGE, PAPER, PURPLE
 from coopnet.report.frames import Tables
-from coopnet.report.wording import listing, number
+from coopnet.report.wording import first_of, listing, number
 
 SOLID: tuple[float, ...] = ()
 DASHED = (3.0, 1.5)
@@ -76,6 +76,12 @@ def _family(row: Mapping[str, Any], figure: str, rows: Mapping[str, Mapping[str,
     return f"expanded from {parents[0]}" if branches == 1 and row["branches"] > 1 else ""
 
 
+def _whole(tables: Tables, figure: str) -> int:
+    """Number of networks that the figure would show if it had room, and one scale for all data."""
+    rows = {row["name"]: row for row in tables.experiments}
+    return sum(bool(row["epochs"] and _family(row, figure, rows)) for row in rows.values())
+
+
 def pictures(tables: Tables, figure: str) -> list[Picture]:
     """The figure's caption, if it has any panel."""
     found = families(tables, figure)
@@ -91,6 +97,7 @@ def pictures(tables: Tables, figure: str) -> list[Picture]:
     caption = (
         f"{FIGURES[figure]} Ensemble top-1, means over seeds: lines are the training images’ running accuracy of every "
         f"epoch, with all seeds as a band, marks the test images{dotted}."
+        f"{first_of(sum(len(family.names) for family in found), _whole(tables, figure), 'the file has all')}"
     )
     return [Picture(figure, caption, f"Final test top-1: {ends}.", "history.csv")]
 

@@ -34,12 +34,17 @@ def section(tables: Tables) -> Section:
     first = len(generations) - born
     sentence = (
         f"{count(first, 'experiment')} {'starts' if first == 1 else 'start'} from random weights or an imported "
-        f"checkpoint; {born} {'starts' if born == 1 else 'start'} from trained networks or "
-        f"{'learns' if born == 1 else 'learn'} from them, and each seed has parents of its own. "
-        f"{count(len(alone), 'experiment')} without descendants {'is' if len(alone) == 1 else 'are'} not in this table."
+        "checkpoint; "
+    )
+    if not born:
+        return Section("lineage", "Lineage of the runs", [f"{sentence}none starts from trained networks."], [])
+    sentence += (
+        f"{born} {'starts' if born == 1 else 'start'} from trained networks or {'learns' if born == 1 else 'learn'} "
+        f"from them, and each seed has parents of its own. {count(len(alone), 'experiment')} without descendants "
+        f"{'is' if len(alone) == 1 else 'are'} not in this table."
     )
     table = Table("lineage-table", caption, columns, rows, "study.json")
-    return Section("lineage", "Lineage of the runs", [sentence], [table] if born else [])
+    return Section("lineage", "Lineage of the runs", [sentence], [table])
 
 
 def generation(tables: Tables) -> dict[str, int]:

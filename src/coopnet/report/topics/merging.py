@@ -8,12 +8,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from coopnet.report import drawing
-from coopnet.report.differences import of_ensembles
+from coopnet.report.differences import control_of, of_ensembles
 from coopnet.report.document import Cell, Column, Picture, Row, Section, Table
 from coopnet.report.drawing import BLUE, GREY, INK, ORANGE, PAPER
 from coopnet.report.frames import START, Tables, dataset
 from coopnet.report.topics import cells, curves, growth
-from coopnet.report.wording import between, count, listing, number, span
+from coopnet.report.wording import between, count, first_of, listing, number, span
 
 
 def section(tables: Tables) -> Section | None:
@@ -105,7 +105,7 @@ def picture(tables: Tables) -> Picture:
         "merging",
         "From transfer to the end. Test top-1 of each ensemble at transfer (open) and after fine-tuning (filled), "
         "beside the plain logit ensemble of its parents (cross), and that of the controls "
-        f"(line); {_replicates(tables.merges)}.",
+        f"(line); {_replicates(tables.merges)}.{first_of(len(_largest(tables)[1]), len(_experiments(tables)))}",
         f"Against the control after fine-tuning: {finding or 'not trained'}.",
         "merges.csv",
     )
@@ -168,9 +168,9 @@ def _table(tables: Tables) -> Table:
             cells.to_control(against.get(name)),
             cells.over_seeds(frame["branch_mean_over_control_mean_top1"], sign=True),
         ]
-        control = frame["control"].iloc[0]
+        control = control_of(frame[frame["ensemble_over_control_ensemble_top1"].notna()])
         more = cells.unfolded(
-            ("control", control if isinstance(control, str) else ""),
+            ("control", control or ""),
             ("at transfer", cells.seeds(frame[f"{START}_ensemble_top1"])),
             ("branches at transfer", _branches(frame)),
             ("fine-tuned", cells.seeds(frame["final_ensemble_top1"])),

@@ -11,6 +11,7 @@ from coopnet.report import drawing
 from coopnet.report.document import Picture, Section
 from coopnet.report.drawing import BLUE, FRAME, GREEN, GREY, INK, LINE, ORANGE, PAPER, WIDTH
 from coopnet.report.frames import Tables
+from coopnet.report.wording import count
 
 REFERENCES = {
     "one": "X. Lan, X. Zhu, S. Gong. Knowledge Distillation by On-the-Fly Native Ensemble. NeurIPS 2018, "
@@ -102,7 +103,7 @@ TERMS = (
 
 def section(tables: Tables) -> Section:
     """The method in half a page."""
-    grown = any(row["start"] in WAYS for row in tables.experiments)
+    sizes, ways = _grown(tables)
     sentences = [tables.study["description"]] if tables.study["description"] else []
     sentences.append(
         "A cooperative network has a shared trunk, B parallel branches and a gate that weighs the branches into an "
@@ -111,19 +112,40 @@ def section(tables: Tables) -> Section:
         "cross-entropy with the label, T the temperature of distillation, and r(t) its ramp-up; no gradient flows into "
         "the teacher."
     )
-    if grown:
+    if sizes:
+        before, after = next(iter(sizes))
+        how = f"in {count(len(ways), 'way')}, and then fine-tuned"
         sentences.append(
-            "A trained network with three branches is grown into one with five in four ways, and then fine-tuned. Only "
-            "a gain over the continued-training control, the parent trained for as long without growth, is a gain by "
-            "growth."
+            (
+                f"A trained network with {before} branches is grown into one with {after} {how}. "
+                if len(sizes) == 1
+                else f"Trained networks are grown by branches {how}. "
+            )
+            + "Only a gain over the continued-training control, the parent trained for as long without growth, is a "
+            "gain by growth."
         )
+    residual = not any(row["row"]["model"].get("split") for row in tables.experiments)
     sentences.append(
-        f"Networks are residual networks {cite('resnet')}, for images like those of CIFAR {cite('cifar')}. Intervals "
-        f"combine the spread over seeds with the choice of test images {cite('readers', 'cochran')}; each verdict says "
-        f"whether it survives Holm’s correction {cite('holm')}."
+        f"Networks are residual networks {cite('resnet')}, for images like those of CIFAR {cite('cifar')}. "
+        * residual
+        + "Intervals combine the spread over seeds with the choice of test images "
+        f"{cite('readers', 'cochran')}; each verdict says whether it survives Holm’s correction {cite('holm')}."
     )
     items = [figure for figure, _ in figures(tables).values()]
     return Section("method", "Method", sentences, list(items), TERMS)
+
+
+def _grown(tables: Tables) -> tuple[dict[tuple[int, int], None], list[str]]:
+    """Numbers of branches before and after the growth of networks with several, and the ways in which they grew."""
+    rows = {row["name"]: row for row in tables.experiments}
+    sizes: dict[tuple[int, int], None] = {}
+    ways: set[str] = set()
+    for row in rows.values():
+        before = rows[row["parents"][0]]["branches"] if len(row["parents"]) == 1 and row["parents"][0] in rows else 0
+        if row["start"] in WAYS and before > 1:
+            sizes[before, row["branches"]] = None
+            ways.add(row["start"])
+    return sizes, [way for way in WAYS if way in ways]
 
 
 def figures(tables: Tables) -> dict[str, tuple[Picture, Callable[[], Figure]]]:
@@ -136,8 +158,8 @@ def figures(tables: Tables) -> dict[str, tuple[Picture, Callable[[], Figure]]]:
         "teaches the branches.",
     )
     drawn: dict[str, tuple[Picture, Callable[[], Figure]]] = {"method": (network, draw_network)}
-    ways = [way for way in WAYS if any(row["start"] == way and row["branches"] > 3 for row in tables.experiments)]
-    if ways:
+    sizes, ways = _grown(tables)
+    if (3, 5) in sizes:
         picture = Picture(
             "ways",
             "Ways to grow three branches into five, as the network stands at transfer. Filled branches are the "

@@ -12,7 +12,7 @@ from coopnet.report.document import Cell, Column, Picture, Row, Section, Table
 from coopnet.report.drawing import BLUE, GREEN, ORANGE, PAPER
 from coopnet.report.frames import Tables
 from coopnet.report.topics import cells, curves
-from coopnet.report.wording import between, count, listing, number
+from coopnet.report.wording import between, count, first_of, listing, number
 
 RULES = {"gate": "gate-weighted logits", "mean": "mean of probabilities", "majority": "majority vote"}
 VOTERS = 3
@@ -109,7 +109,7 @@ def _picture(tables: Tables) -> Picture:
     return Picture(
         "votes",
         "Votes of fewer branches. Test top-1, mean over all subsets of a size and over seeds, with the lowest and the "
-        "highest subset as a line.",
+        f"highest subset as a line.{first_of(VOTERS, tables.votes['experiment'].nunique())}",
         "; ".join(
             f"{name}: {listing(number(v, 1) + ' %' for v in frame['mean'])} for 1 to {len(frame)} branches by the gate"
             for name, frame in _by_size(tables, "gate").items()

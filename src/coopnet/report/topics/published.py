@@ -44,7 +44,8 @@ def section(tables: Tables) -> Section | None:
         sentences = [_coverage(rows), *_scale(rows), *_gains(rows), *_remarks(rows)]
     else:
         sentences = [
-            f"{count(len(rows), 'published figure')} are in the appendix, beside this study’s if it measures the same. "
+            f"{count(len(rows), 'published figure')} {'is' if len(rows) == 1 else 'are'} in the appendix, beside this "
+            "study’s if it measures the same. "
             "No network here was trained for the published number of epochs, so no difference is shown.",
             *_gains(rows),
         ]

@@ -22,7 +22,8 @@ def section(tables: Tables) -> Section | None:
     kept = [row["experiment"] for row in rows if row["exact"] == "no" and row["changed_predictions"] == 0]
     one = len(kept) == 1
     sentences = [
-        f"{exact} of {count(len(rows), 'network')} compute exactly what the parent computes before any training."
+        f"{exact} of {count(len(rows), 'network')} compute{'s' * (exact == 1)} exactly what the parent computes before "
+        "any training."
         + (
             f" {listing(kept)} change{'s' * one} no prediction, but move{'s' * one} the logits and so calibration."
             if kept
@@ -40,7 +41,7 @@ def picture(tables: Tables) -> Picture:
         "transfer",
         "Growth at transfer. Left, predictions on the test images that differ from the parent’s; right, how far the "
         "calibration error moved. Squares are exact starts.",
-        f"Changed predictions: {listing(changed) or 'none'}; all others change none.",
+        f"Changed predictions: {listing(changed) + '; all others change none' if changed else 'none'}.",
         "transfer_mean.csv",
     )
 
