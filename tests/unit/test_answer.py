@@ -381,7 +381,7 @@ def test_an_ablation_says_how_often_branches_disagree() -> None:
     section = one_section(load(ROOT / "results/mini/tables"))
     assert section is not None
     shares = {}
-    for name, seeds in (("one3", 5), ("one3_no_distillation", 3), ("one3_no_gate", 3)):
+    for name, seeds in (("one3", 5), ("one3_no_distillation", 3), ("one3_no_gate", 3), ("one3_no_rampup", 3)):
         pairs = [
             pair["disagreement"]
             for seed in range(seeds)

@@ -876,7 +876,8 @@ def costly(kind: str, of: Sequence[float], than: Sequence[float], seeds: tuple[i
     curves, price = {"a": list(of), "b": list(than)}, {"a": 6, "b": 2}
 
     def run(name: str, seed: int) -> Any:
-        row = SimpleNamespace(training=SimpleNamespace(epochs=len(curves[name])), data=data)
+        training, start = SimpleNamespace(epochs=len(curves[name])), SimpleNamespace(kind="random")
+        row = SimpleNamespace(training=training, start=start, data=data)
         return SimpleNamespace(experiment=name, seed=seed, parents=(), row=row, key=f"{name}{seed}")
 
     runs = [run(name, seed) for name, number in zip("ab", seeds, strict=True) for seed in range(number)]
