@@ -133,6 +133,12 @@ def test_export_computes_what_the_network_computes(
     assert re.search(r"latency, batch 64 \| \d+\.\d\d ms", card)
 
 
+def test_a_path_that_is_not_there_is_no_damaged_image(workspace: Path, tmp_path: Path) -> None:
+    """The error does not ask for another format."""
+    (one,) = predict(open_model(workspace / "three"), tmp_path / "nowhere.png")
+    assert one.error == f"{tmp_path / 'nowhere.png'} does not exist; give an image or a folder of images"
+
+
 def test_test_images_of_other_classes_are_refused(workspace: Path, tmp_path: Path) -> None:
     """No card has the accuracy on data whose classes the network does not know."""
     source, images = saved.read(workspace / "three"), np.zeros((4, 8, 8, 3), dtype=np.uint8)

@@ -846,8 +846,9 @@ def test_epochs_are_named_where_they_differ(lengths: list[str], shown: str) -> N
 )
 def test_a_claim_about_accuracy_is_decided_for_top_1_and_top_5(kinds: list[str], scores: int) -> None:
     """One part about accuracy is enough."""
-    claim = SimpleNamespace(parts=[SimpleNamespace(kind=kind) for kind in kinds])
-    assert len(verdicts._scores(cast(Any, claim))) == scores
+    of, plan = SimpleNamespace(experiment="a"), SimpleNamespace(experiments={})
+    claim = SimpleNamespace(parts=[SimpleNamespace(kind=kind, of=of) for kind in kinds])
+    assert len(verdicts._scores(cast(Any, claim), cast(Any, SimpleNamespace(plan=plan)))) == scores
 
 
 def test_epochs_to_a_target_are_those_of_the_score(tmp_path: Path) -> None:
@@ -1118,6 +1119,18 @@ def test_epochs_of_an_imported_ancestor_are_unknown(tmp_path: Path, monkeypatch:
     untrained = SimpleNamespace(row=SimpleNamespace(training=SimpleNamespace(epochs=0)))
     results = Outcomes(workspace.results(plan.name))
     assert results.validation_curve(untrained, "top1").shape == (0,)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("classes", "scores"), [(5, ("top1",)), (6, ("top1", "top5"))])
+def test_five_classes_have_no_top5(classes: int, scores: tuple[str, ...], tmp_path: Path) -> None:
+    """Every image is right in top-5 there, so a verdict on it would say nothing."""
+    _, plan = made(tmp_path, by_branches, 1)
+    parts = [{"kind": "better", "of": "one5", "than": "one3"}]
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump({"more": GOOD | {"parts": parts}}))
+    (stated,) = entries.read(tmp_path / "claims.yaml", plan.experiments)
+    name = plan.experiments["one5"].data.dataset
+    data = SimpleNamespace(experiments=plan.experiments, data={name: SimpleNamespace(classes=classes)})
+    assert tuple(verdicts._scores(stated, cast(Any, SimpleNamespace(plan=data)))) == scores
 
 
 def test_less_compute_is_counted(tmp_path: Path) -> None:

@@ -380,6 +380,15 @@ def test_numbers_may_be_those_of_numpy(tmp_path: Path) -> None:
     assert coopnet.load(tmp_path / "b").architecture.branches == 3
 
 
+def test_gate_rows_come_from_gates() -> None:
+    """A network without a gate has no row to copy, and no receipt says so."""
+    parents = [small(1), small(1, gate="none")]
+    with pytest.raises(CoopNetError, match="network 2 has no gate"):
+        coopnet.combine(parents, gate_rows="parents")
+    with pytest.raises(CoopNetError, match="use gate_rows='uniform'"):
+        coopnet.merge(parents, how="first", gate_rows="parents")
+
+
 def test_matching_without_scipy_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """`pip install .` brings no SciPy; the error names it and the remedy."""
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)

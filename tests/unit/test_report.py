@@ -818,10 +818,13 @@ def test_latency_is_shown_where_it_was_measured(made: tuple[Path, Path], tmp_pat
     tables = copied(made[0], tmp_path)
     timing.render(tables, tmp_path)
     assert "latency" not in (tmp_path / "timing.html").read_text(encoding="utf-8")
-    (tables / "latency.csv").write_text("experiment,batch_1_ms,batch_64_ms,machine\nbaseline,2.5,64,A box\n")
+    size = {row["experiment"]: row["parameters"] for row in csv.DictReader((tables / "compute.csv").open())}
+    measured = f"baseline,{size['baseline']},2.5,64,A box\nremoved,1,2.5,64,A box\none3,{size['one3']}1,2.5,64,A box\n"
+    (tables / "latency.csv").write_text(f"experiment,parameters,batch_1_ms,batch_64_ms,machine\n{measured}")
     timing.render(tables, tmp_path)
     text = Text((tmp_path / "timing.html").read_text(encoding="utf-8"))
     assert text.tables["latency-table"][-1] == ["baseline", "2.50", "64.00", "1,000"]
+    assert not {"removed", "one3"} & {row[0] for row in text.tables["latency-table"]}  # one3 has another size now
     assert "Latency of each network on A box" in text.text
 
 

@@ -108,7 +108,7 @@ class Pairing:
 
 def decide_all(stated: Sequence[Stated], evidence: Evidence) -> list[Decision]:
     """The ledger: one entry per claim and score, in the order of `claims.yaml`."""
-    entries = [_entry(claim, score, evidence) for claim in stated for score in _scores(claim)]
+    entries = [_entry(claim, score, evidence) for claim in stated for score in _scores(claim, evidence)]
     corrected = holm([1.0 if _untested(entry) else entry["p"] for entry in entries])
     return [_corrected(entry, p) for entry, p in zip(entries, corrected, strict=True)]
 
@@ -142,10 +142,13 @@ def _pairings(part: Comparison, evidence: Evidence) -> Iterator[Pairing]:
         yield Pairing(part, part.of, than, runs)
 
 
-def _scores(claim: Stated) -> Sequence[str | None]:
-    """Top-1 and top-5; a single None if no part is about accuracy."""
-    once = all(part.kind in ("calibration_kept", "less_compute") for part in claim.parts)
-    return (None,) if once else SCORES
+def _scores(claim: Stated, evidence: Evidence) -> Sequence[str | None]:
+    """Top-1, and top-5 where there are more than five classes; a single None if no part is about accuracy."""
+    if all(part.kind in ("calibration_kept", "less_compute") for part in claim.parts):
+        return (None,)
+    row = evidence.plan.experiments.get(claim.parts[0].of.experiment)
+    few = row is not None and evidence.plan.data[row.data.dataset].classes <= 5
+    return SCORES[:1] if few else SCORES
 
 
 def _entry(claim: Stated, score: str | None, evidence: Evidence) -> dict[str, Any]:

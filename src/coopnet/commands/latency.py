@@ -12,7 +12,7 @@ from coopnet.runs.workspace import LATENCY, Workspace
 from coopnet.study import Study
 
 BATCHES = (1, 64)
-COLUMNS = ("experiment", *(f"batch_{batch}_ms" for batch in BATCHES), "machine")
+COLUMNS = ("experiment", "parameters", *(f"batch_{batch}_ms" for batch in BATCHES), "machine")
 
 
 def measure(workspace: Workspace, name: str) -> None:
@@ -40,7 +40,7 @@ def _rows(plan: Study) -> Iterator[dict[str, Any]]:
         kind = (row.model.model_dump_json(), dataset.classes, dataset.size)
         if kind not in known:
             network = build(architecture_of(row.model, dataset), seed=0).eval().to(memory_format=torch.channels_last)
-            known[kind] = {}
+            known[kind] = {"parameters": sum(parameter.numel() for parameter in network.parameters())}
             for batch in BATCHES:
                 images = torch.zeros(batch, 3, dataset.size, dataset.size).to(memory_format=torch.channels_last)
                 with torch.inference_mode():

@@ -89,6 +89,9 @@ def _classified(model: Model, paths: Sequence[Path], top: int) -> Iterator[Predi
     images: dict[Path, np.ndarray] = {}
     errors: dict[Path, str] = {}
     for path in paths:
+        if not path.exists():
+            errors[path] = f"{path} does not exist; give an image or a folder of images"
+            continue
         try:
             images[path] = fit.decoded(path, model.preprocessing.size, str(path))
         except CoopNetError as error:

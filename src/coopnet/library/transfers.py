@@ -193,7 +193,7 @@ def combined(
     images: Tensor | Iterable[Any] | None = None,
 ) -> tuple[TrainedNetwork, Receipt]:
     """Like `combine`, for networks and their optimisers' state by name."""
-    _refuse_strangers(parents)
+    _refuse_strangers(parents, gate_rows)
     check_choice("gate", gate, merging.GATES)
     check_seed(seed)
     joined = _attempt(merging.combine, parents, gate=gate, gate_rows=gate_rows, seed=seed)
@@ -257,7 +257,7 @@ def merged(
     ridge: float = 1e-4,
 ) -> tuple[TrainedNetwork, Receipt]:
     """Like `merge`, for networks and their optimisers' state by name."""
-    _refuse_strangers(parents)
+    _refuse_strangers(parents, gate_rows)
     check_choice("how", how, merging.TRUNKS)
     check_seed(seed)
     batches = batches_of(images)
@@ -348,10 +348,12 @@ def _attempt(work: Any, *arguments: Any, **options: Any) -> TrainedNetwork:
     return result
 
 
-def _refuse_strangers(parents: Sequence[TrainedNetwork]) -> None:
+def _refuse_strangers(parents: Sequence[TrainedNetwork], gate_rows: str) -> None:
     if len(parents) < 2:
         raise CoopNetError("pass a list of two networks or more")
     for number, parent in enumerate(parents, 1):
+        if gate_rows == "parents" and parent.network.gate is None:
+            raise CoopNetError(f"network {number} has no gate whose row could be copied; use gate_rows='uniform'")
         check_tensors(parent.network)
         own, first = probe.logits(parent.network), probe.logits(parent.network, like=parents[0].network)
         if probe.differ(own, first):

@@ -24,8 +24,17 @@ def render(tables: Path, out: Path) -> None:
     """
     study = files.read_json(tables / "study.json")
     measured = tables / "latency.csv"
-    latency = read_table(measured, study["name"]) if measured.is_file() else None
+    latency = _of_this_study(read_table(measured, study["name"]), tables, study["name"]) if measured.is_file() else None
     files.write_text(out / "timing.html", html(study, read_table(tables / "timing.csv", study["name"]), latency))
+
+
+def _of_this_study(latency: pd.DataFrame, tables: Path, name: str) -> pd.DataFrame | None:
+    """The latencies of networks that are still as they were measured; None if there are none."""
+    if "parameters" not in latency:
+        return None
+    now = read_table(tables / "compute.csv", name).set_index("experiment")["parameters"]
+    kept = latency[latency["experiment"].map(now) == latency["parameters"]]
+    return None if kept.empty else kept
 
 
 def html(study: dict[str, Any], times: pd.DataFrame, latency: pd.DataFrame | None = None) -> str:

@@ -34,7 +34,7 @@ def load(root: Path, name: str = FULL) -> Study:
     return Study(
         name=name,
         title=overlay.title or parameters.title,
-        description=overlay.description if overlay.description is not None else parameters.description,
+        description=parameters.description if name == FULL else overlay.description or "",
         device=overlay.device or parameters.device,
         threads=overlay.threads or parameters.threads,
         experiments=experiments,

@@ -592,9 +592,11 @@ class Parameters(Section):
 class Overlay(Section):
     """`studies/<name>.yaml`: another study, as its differences from `params.yaml`."""
 
-    title: Words | None = Field(None, description="title of the report; null, here and below: as in params.yaml")
-    description: Words | None = Field(None, description="a few sentences for the report")
-    device: Literal["cpu", "cuda"] | None = Field(None, description="device of all runs")
+    title: Words | None = Field(None, description="title of the report; null: as in params.yaml")
+    description: Words | None = Field(None, description="a few sentences for the report; null: none")
+    device: Literal["cpu", "cuda"] | None = Field(
+        None, description="device of all runs; null, here and below: as in params.yaml"
+    )
     threads: Whole | None = Field(None, ge=1, le=1_024, description="CPU threads of each run")
     seeds: Seeds | None = Field(None, description="seeds of experiments without their own")
     time_scale: Real = Field(1.0, gt=0, le=1000, description="multiplies epochs, milestones and ramp-up together")

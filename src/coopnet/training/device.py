@@ -35,8 +35,9 @@ def choose(kind: str) -> torch.device:
             )
         if not found:
             raise CoopNetError(
-                "device is cuda, but PyTorch sees no GPU here: run this on a machine with one, set device: cpu in "
-                "params.yaml, or choose a study made for the CPU (--config study=mini)"
+                "device is cuda, but PyTorch sees no GPU here: run this on a machine with one, set device: cpu in the "
+                "study's own file (studies/NAME.yaml, or params.yaml for the full study), or choose a study made for "
+                "the CPU (--config study=mini)"
             )
     return torch.device(kind)
 

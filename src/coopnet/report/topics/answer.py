@@ -278,7 +278,8 @@ def _next() -> list[Answer]:
         Answer(
             "What to do next",
             "Change a row of params.yaml or of this study's overlay and run it again: only what the change concerns is "
-            "trained. A study with several seeds is made with snakemake --cores 2 --config study=mini.",
+            f"trained. With {FEWEST} seeds or more (the key seeds) a study decides its claims. One that does is "
+            "made with snakemake --cores 2 --config study=mini.",
             "provenance",
         ),
     ]
