@@ -145,6 +145,18 @@ def test_images_that_dvc_does_not_list_are_left_out(
     assert "prepare@cifar100" in committed
 
 
+def test_stages_that_cannot_be_read_are_no_unknown_study(tmp_path: Path) -> None:
+    """`coopnet record --if-possible` passes over what DVC does not know, and not over a broken file."""
+    for folder in (".dvc", ".git", "studies"):
+        (tmp_path / folder).mkdir()
+    with pytest.raises(dvc.Unknown, match="no stages for the study demo"):
+        dvc.check_repository(tmp_path, "demo")
+    (tmp_path / "studies/dvc.yaml").write_text("stages: {}\n")
+    with pytest.raises(CoopNetError, match="no stage plan") as refused:
+        dvc.check_repository(tmp_path, "demo")
+    assert not isinstance(refused.value, dvc.Unknown)
+
+
 def test_recording_waits_for_another_dvc(tmp_path: Path) -> None:
     """While another DVC holds the lock, `dvc commit` is tried again; any other error has DVC's own words."""
     assert dvc.PATIENCE == 600

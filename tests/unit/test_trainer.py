@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,15 @@ from coopnet.training.trainer import Interrupted, train
 from training_fixture import CPU, Ram, Silence, never, result, settings, task
 
 
+def interrupted(make: Callable[[], trainer.Task]) -> dict[str, Any]:
+    """All bits of a run that is stopped and continued after each step."""
+    memory = Ram()
+    for _ in range(100):
+        with suppress(Interrupted):
+            return result(train(make(), memory, Silence(), lambda: "now"))
+    raise AssertionError("the run never ends")
+
+
 @pytest.mark.parametrize(
     ("start", "changes"),
     [
@@ -37,14 +47,7 @@ def test_interrupted_after_every_step_gives_the_same_bits(start: str, changes: d
     """A run that is stopped and continued after each step equals an uninterrupted one bit for bit."""
     training = settings(**changes)
     undisturbed = result(train(task(training, start=start), Ram(), Silence(), never))
-    memory = Ram()
-    for _ in range(100):
-        try:
-            continued = train(task(training, start=start), memory, Silence(), lambda: "now")
-            break
-        except Interrupted:
-            pass
-    assert result(continued) == undisturbed
+    assert interrupted(lambda: task(training, start=start)) == undisturbed
 
 
 def test_dropout_has_the_same_draws_after_every_interruption() -> None:
@@ -57,14 +60,7 @@ def test_dropout_has_the_same_draws_after_every_interruption() -> None:
         return made
 
     undisturbed = result(train(dropping(), Ram(), Silence(), never))
-    memory = Ram()
-    for _ in range(100):
-        try:
-            continued = train(dropping(), memory, Silence(), lambda: "now")
-            break
-        except Interrupted:
-            pass
-    assert result(continued) == undisturbed
+    assert interrupted(dropping) == undisturbed
     assert undisturbed["tensors"] != result(train(task(settings()), Ram(), Silence(), never))["tensors"]
 
 

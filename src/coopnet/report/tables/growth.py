@@ -16,11 +16,10 @@ def tables(runs: Sequence[Run], study: StudyInfo, lineage: Lineage) -> Tables:
     """Tables `growth` and `growth_mean`."""
     rows = list(_rows(runs, lineage))
     header = (*LINEAGE, "seed", "parent_seed", *VALUES)
-    _, means = averaged(rows, AVERAGED, VALUES)
+    statistics, means = averaged(rows, AVERAGED, VALUES)
     controls = {row["experiment"]: row["control"] for row in rows if row["control"]}
     means = [row | {"control": controls.get(row["experiment"])} for row in means]
-    statistics = [f"{column}_{suffix}" for column in VALUES for suffix in ("mean", "std")]
-    return {"growth": (header, rows), "growth_mean": ((*LINEAGE, "n", *statistics), means)}
+    return {"growth": (header, rows), "growth_mean": ((*LINEAGE, *statistics[len(AVERAGED) :]), means)}
 
 
 def _rows(runs: Sequence[Run], lineage: Lineage) -> Iterable[Row]:

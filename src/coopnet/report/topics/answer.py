@@ -164,8 +164,7 @@ def at_transfer(tables: Tables) -> str:
         if one.estimate
     ]
     pairs = {(rows[rows[name]["parents"][0]]["branches"], rows[name]["branches"]) for name in counts}
-    ((before, after),) = pairs if len(pairs) == 1 else [(0, 0)]
-    sizes = f"{before} branches into {after}" if after else "a network"
+    sizes = " and ".join(f"{before} branch{'es' * (before > 1)} into {after}" for before, after in sorted(pairs))
     first = next(iter(counts))
     words = f"Growing {sizes} by {listing(kept)} changes no prediction" if kept else ""
     if changed:

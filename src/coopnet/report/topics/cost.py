@@ -82,7 +82,7 @@ def _picture(tables: Tables) -> Picture:
         "Cost against accuracy. Test top-1 of the ensemble, mean over seeds, against the operations of its training "
         "and of all its ancestors. The line joins the networks that are more accurate than every cheaper one. They are "
         "selected on test images, so the line is optimistic."
-        f"{' Networks without a training of their own, or with an imported ancestor, are left out.' * dropped}",
+        f"{' Transfers that were not trained, and descendants of an imported checkpoint, are left out.' * dropped}",
         f"More accurate than every cheaper network: {finding}.",
         "compute.csv",
     )
