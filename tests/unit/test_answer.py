@@ -437,7 +437,7 @@ def test_findings_that_no_claim_tests_are_not_said_to_fail_the_correction() -> N
 
 
 def test_the_method_says_how_many_ways_this_study_has() -> None:
-    """And from how many branches to how many; networks of other libraries are not called residual networks."""
+    """And from how many branches to how many; residual networks, and test images of CIFAR, only where they are."""
     loaded = load(ROOT / "results/mini/tables")
     rows = [row for row in loaded.study["experiments"] if row["start"] not in ("masked", "zero_pad", "zero_output")]
     fewer = replace(loaded, study=loaded.study | {"experiments": rows})
@@ -448,6 +448,10 @@ def test_the_method_says_how_many_ways_this_study_has() -> None:
     other = rows[0] | {"row": rows[0]["row"] | {"model": rows[0]["row"]["model"] | {"split": "layer4"}}}
     mixed = replace(loaded, study=loaded.study | {"experiments": [*rows, other]})
     assert "residual networks" not in " ".join(method.section(mixed).sentences)
+    assert "have a near-copy among the training images" in words
+    digits = [row | {"row": row["row"] | {"data": row["row"]["data"] | {"dataset": "digits"}}} for row in rows]
+    elsewhere = replace(loaded, study=loaded.study | {"experiments": digits})
+    assert "near-copy" not in " ".join(method.section(elsewhere).sentences)
 
 
 def test_each_ablation_has_a_row_of_its_own() -> None:

@@ -429,9 +429,9 @@ def test_model_that_gives_no_number_for_zeros_is_rebuilt() -> None:
 
 def test_advice_leaves_out_the_split_that_was_refused() -> None:
     """It names others."""
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Identity(), nn.Flatten(), nn.Linear(1024, 7), nn.Unflatten(1, (7, 1)))
-    with pytest.raises(CoopNetError, match=r"cannot be split at '1'.*would work: 2, 3$"):
-        wrap(model, "1", branches=2, classes=7, example=IMAGES)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Unflatten(1, (2, 2)), nn.Flatten(), nn.Linear(1024, 7))
+    with pytest.raises(CoopNetError, match=r"cannot be split at '2': .* shape \[6, 2, 2, 16, 16\]; .* work: 1, 3$"):
+        wrap(model, "2", branches=2, classes=7, example=IMAGES)
 
 
 def test_only_splits_into_two_parts_that_learn_are_tried() -> None:
@@ -486,6 +486,11 @@ class Noisy(Convolutional):
         return self.fc(self.blocks(torch.randn_like(self.stem(x))).mean((2, 3)))
 
 
+class Proxied(Convolutional):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if isinstance(x, Tensor) else 2 * x)  # another thing while it is traced
+
+
 class Silent(Convolutional):
     def forward(self, x: Tensor) -> Tensor:
         raise ValueError
@@ -527,16 +532,17 @@ def test_a_last_layer_of_another_kind_cannot_be_replaced(layer: dict[str, int]) 
         (Convolutional(), "layer9", "no module 'layer9'"),
         (Convolutional(), "stem", "no trunk"),
         (Branching(), "blocks.1", "torch.fx cannot trace"),
-        (Pair(), "blocks.1", "several outputs"),
+        (Pair(), "blocks.1", r"Pair gives a tuple for 6 images, where logits \[N, classes\] are needed$"),
         (Moody(), "blocks.1", "in training than in eval mode"),
         (Backwards(), "blocks.1", "not called"),
         (Idle(), "stem", "no trunk"),
-        (Noisy(), "blocks.1", "compute something else"),
-        (Silent(), "blocks.1", r"cannot trace the model \(ValueError\)"),
+        (Noisy(), "blocks.1", r"Noisy gives other logits .* even in eval mode; .* such as nn\.Dropout$"),
+        (Proxied(), "blocks.1", "its two pieces together compute something else than the model; these would work"),
+        (Silent(), "blocks.1", r"Silent does not take images of \[3, 16, 16\] \(ValueError\); pass example="),
         (Folded(), "blocks.1", "no linear or convolutional layer after it makes the 7 logits"),
         (Again(), "blocks", "stem is used both before and after"),
-        (Map(), "blocks.1", r"it gives \[6, 16, 7\] for 6 images"),
-        (First(), "blocks.1", r"it gives \[1, 7\] for 6 images"),
+        (Map(), "blocks.1", r"Map gives \[6, 16, 7\] for 6 images, where logits"),
+        (First(), "blocks.1", r"First gives \[1, 7\] for 6 images, where logits"),
     ],
 )
 def test_what_cannot_be_cut_is_refused(model: nn.Module, split: str, said: str) -> None:
@@ -594,5 +600,9 @@ def test_record_of_a_wrapped_model_needs_the_same_model() -> None:
     assert backbone_from_dict(facts, Convolutional()) == architecture
     with pytest.raises(CoopNetError, match=r"wrapped around a \S+Convolutional, not a \S+Tokens; pass such a model"):
         backbone_from_dict(facts, Tokens())
+    script = {**facts, "name": "__main__.Convolutional"}  # saved by the script that defines the class
+    assert backbone_from_dict(script, Convolutional()).to_dict() == script
+    with pytest.raises(CoopNetError, match=r"wrapped around a __main__\.MyConvolutional, not a"):
+        backbone_from_dict({**facts, "name": "__main__.MyConvolutional"}, Convolutional())
     with pytest.raises(CoopNetError, match=r"only its own code can build; load it in Python"):
         backbone_from_dict(facts)

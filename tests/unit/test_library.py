@@ -579,6 +579,8 @@ def test_wrapper_is_refused_with_the_place_of_its_network(wrapped_: Any, said: s
     for attempt in attempts:
         with pytest.raises(CoopNetError, match=f"wraps a cooperative network.*{said}"):
             attempt()
+    with pytest.raises(CoopNetError, match=f"wraps the model; pass the model itself, its {said}"):
+        coopnet.wrap(wrapped_(Convolutional()), "blocks.1", branches=2, classes=7, example=IMAGES)
 
 
 @pytest.mark.parametrize("own", [False, True])
@@ -686,6 +688,12 @@ def test_optimiser_state_goes_to_an_optimiser_of_its_kind(tmp_path: Path) -> Non
         coopnet.load_optimizer(tmp_path, network, OPTIMIZERS["adamw"](network.parameters()))
     with pytest.raises(CoopNetError, match="no parameter of the network"):
         coopnet.load_optimizer(tmp_path, network, OPTIMIZERS["sgd"](small(2).parameters()))
+    for other, said in (
+        (small(3), "with branches 2, not 3"),
+        (coopnet.cooperative("cifar_resnet14", branches=2, classes=5, width=4), "with depth 8, not 14"),
+    ):
+        with pytest.raises(CoopNetError, match=f"{said}; pass the network that was saved"):
+            coopnet.load_optimizer(tmp_path, other, OPTIMIZERS["sgd"](other.parameters()))
     factored = torch.optim.Adafactor(network.parameters())
     train(network, factored)
     with pytest.raises(CoopNetError, match="'row_var' of Adafactor"):
@@ -849,6 +857,22 @@ def test_what_is_no_network_of_ours_is_refused(tmp_path: Path, monkeypatch: pyte
         (lambda: coopnet.expand(small(3), 5), "use grow"),
         (lambda: coopnet.merge([small(1)]), "two networks"),
         (lambda: coopnet.merge([small(1), small(1)]), "pass images="),
+        (lambda: coopnet.merge(small(1)), "networks is a CooperativeNetwork; pass a list"),
+        (lambda: coopnet.combine(small(1)), "networks is a CooperativeNetwork; pass a list"),
+        (lambda: coopnet.grow(small(3), 5, images=IMAGES.double()), r"images are torch\.float64; .*torch\.float32"),
+        (lambda: coopnet.grow(small(3), 5, images=[IMAGES.byte()]), r"images are torch\.uint8; normalise them"),
+        (
+            lambda: coopnet.wrap(Convolutional, "fc", branches=2, classes=7),
+            "the model is the class Convolutional; pass",
+        ),
+        (lambda: coopnet.wrap(None, "fc", branches=2, classes=7), "the model is a NoneType; pass"),
+        (lambda: coopnet.save(small(3), "x", preprocessing={"mean": 0.5, "std": 0.2}), "of 3 numbers each"),
+        (lambda: coopnet.save(small(3), "x", image_size=0), "image_size 0 is not a whole number of 1 or more"),
+        (
+            lambda: coopnet.export(small(3), "x", preprocessing={"mean": [0.5] * 3, "std": [0.2] * 3}, format="onx"),
+            "^format onx is not known; choose",
+        ),
+        (lambda: coopnet.CooperativeLoss()(small(3)(IMAGES), np.zeros(6)), "labels are a ndarray; pass a tensor"),
         (lambda: coopnet.merge([small(1), small(2)], how="first"), "has 2 branches"),
         (lambda: coopnet.branch(small(3), 4), "from 1 to 3"),
         (lambda: coopnet.subset(small(3), [1, 1]), "from 1 to 3"),

@@ -5,6 +5,8 @@ import hashlib
 import io
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -291,6 +293,56 @@ def test_folders_and_shards_are_the_same_dataset(tmp_path: Path, capsys: pytest.
     home = workspace(tmp_path, source="parquet", path="shards", label="kind")
     assert pinned(home, capsys) == first
     assert files.read_json(home.prepared("insects") / "manifest.json")["class_names"] == list(CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("described", "place"),
+    [
+        ({}, r"The first: \S+/images/test/bee/9\.jpg is \S+/images/train/ant/0\.jpg"),
+        ({"source": "parquet", "path": "shards", "label": "kind"}, r"image \d of the test shards is image \d of the"),
+        ({"path": "images/train", "test": {"fraction": 0.4}}, r"The first: \S+/images/train/ant/\S+ is \S+/train/ant/"),
+    ],
+)
+def test_test_images_that_are_trained_on_are_counted(
+    described: dict[str, Any],
+    place: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Copies are found across classes and file names, also those that were held back; the first is named."""
+    tree = write_folders(tmp_path / "images")
+    for first in sorted((tree / "train" / "ant").iterdir()):
+        shutil.copy(first, tree / "train" / "ant" / f"copy_{first.name}")
+    if described.get("source") == "parquet":
+        write_shards(tmp_path / "shards", tree)
+    home = workspace(tmp_path, **described)
+    pinned(home, capsys)
+    assert bool(caplog.records) == ("test" in described)  # copies within the training images are no matter
+    if "test" not in described:
+        first = min((tree / "train" / "ant").iterdir())
+        shutil.copy(first, tree / "test" / "bee" / f"9{first.suffix}")
+        shutil.rmtree(tmp_path / "shards", ignore_errors=True)
+        write_shards(tmp_path / "shards", tree)
+        pinned(workspace(tmp_path, **described), capsys)
+    (warning,) = [record.getMessage() for record in caplog.records]
+    count, of = map(int, re.match(r"warning: insects: (\d+) of (\d+) test images are", warning).groups())  # type: ignore
+    assert (count, of) == (1, 7) if "test" not in described else (0 < count <= 4 and of == 8)
+    assert re.search(place, warning)
+
+
+@pytest.mark.parametrize("held_back", [False, True])
+def test_classes_without_test_images_are_counted(
+    held_back: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A class folder of test images may be missing, and a small share may hold back no image of a class."""
+    tree = write_folders(tmp_path / "images")
+    shutil.rmtree(tree / "test" / "ant")
+    described: dict[str, Any] = {"path": "images/train", "test": {"fraction": 0.13}} if held_back else {}
+    pinned(workspace(tmp_path, **described), capsys)
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert re.match(r"warning: insects: 1 of 3 classes have no test images", warning)
+    assert warning.endswith("The first: cat" if held_back else "The first: ant")
 
 
 def test_shards_that_order_their_classes_differently_are_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import logging
 import mmap
 import time
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,10 @@ def _from_folders(dataset: Dataset, root: Path, allocate: Allocate, processes: i
         first = trees["train"] / classes[empty[0]]
         raise CoopNetError(f"{first} has no images to train on; add some, or remove the folder")
     read_ = {split: _decoded_files(dataset, split, files, allocate, processes) for split, files in found.items()}
-    return Source(_split(dataset, read_), tuple(classes))
+    listed = {split: found["train" if dataset.held_back else split].files for split in SPLITS}
+    return _with_warnings(
+        dataset, Source(_split(dataset, read_), tuple(classes)), lambda split, number: str(listed[split][number])
+    )
 
 
 def _decoded_files(dataset: Dataset, split: str, found: folder.Listed, allocate: Allocate, processes: int) -> Ordered:
@@ -129,7 +133,9 @@ def _from_shards(dataset: Dataset, root: Path, allocate: Allocate, processes: in
         raise CoopNetError(f"{root}: class {names[lacking[0]]!r} has no training images; add some, or renumber labels")
     if labels[-1] >= len(names):
         raise CoopNetError(f"{root}: label {labels[-1]} has no name among the {len(names)} in its shards; correct them")
-    return Source(_split(dataset, read_), names)
+    return _with_warnings(
+        dataset, Source(_split(dataset, read_), names), lambda split, number: f"image {number} of the {split} shards"
+    )
 
 
 def _decoded_shards(
@@ -203,6 +209,34 @@ def _split(dataset: Dataset, read_: dict[str, Ordered]) -> dict[str, Ordered]:
             f"datasets.{dataset.name}.test.fraction {dataset.held_back} of {len(order)} images {reason}; choose another"
         )
     return {"train": Ordered(images, labels, order[rest]), "test": Ordered(images, labels, order[chosen])}
+
+
+def _with_warnings(dataset: Dataset, source: Source, place: Callable[[str, int], str]) -> Source:
+    """Warn of test images that are training images too, and of classes without test images. Return the source.
+
+    Args:
+        dataset: the dataset.
+        source: its images.
+        place: where the image of a split and an index comes from.
+    """
+    train, test = (source.splits[split] for split in SPLITS)
+    trained = {sha256(train.images[number]).digest(): number for number in reversed(train.order.tolist())}
+    digests = {number: sha256(test.images[number]).digest() for number in test.order.tolist()}
+    shared = [number for number, digest in digests.items() if digest in trained]
+    if shared:
+        log.warning(
+            "warning: %s: %d of %d test images are training images, too; remove them, or no accuracy is that on new "
+            "images. The first: %s is %s",
+            *(dataset.name, len(shared), len(digests), place("test", shared[0])),
+            place("train", trained[digests[shared[0]]]),
+        )
+    lacking = np.setdiff1d(np.arange(len(source.class_names)), test.labels[test.order])
+    if lacking.size:
+        log.warning(
+            "warning: %s: %d of %d classes have no test images, so no accuracy covers them. The first: %s",
+            *(dataset.name, lacking.size, len(source.class_names), source.class_names[lacking[0]]),
+        )
+    return source
 
 
 def _check_number(dataset: Dataset, classes: int) -> None:

@@ -135,9 +135,9 @@ def write(
         CoopNetError: as for `export`; or the test images are of other classes.
     """
     if form not in FORMATS:
-        raise CoopNetError(f"--format {form} is not known; choose {', '.join(FORMATS)}")
+        raise CoopNetError(f"format {form} is not known; choose {', '.join(FORMATS)}")
     if with_preprocessing and form == "safetensors":
-        raise CoopNetError("safetensors has no graph that could include preprocessing; leave out --with-preprocessing")
+        raise CoopNetError("safetensors has no graph that could include preprocessing; choose onnx or pt2")
     known = preprocessing.of_record(source.network, source.record)
     if test is not None and test.class_names:
         known.check_classes(name, test.dataset, test.class_names)
@@ -200,7 +200,7 @@ def _write_onnx(module: nn.Module, known: Preprocessing, path: Path) -> None:
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
         raise CoopNetError(
-            f"--format onnx needs {error.name}; install it with pip install '.[export]' in a clone"
+            f"the format onnx needs {error.name}; install it with pip install '.[export]' in a clone"
         ) from error
     with _quiet():
         try:

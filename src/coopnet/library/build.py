@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from coopnet.files.errors import CoopNetError
-from coopnet.library.checks import check_choice, check_counts, check_noise, check_seed
+from coopnet.library.checks import check_choice, check_counts, check_model, check_noise, check_seed
 from coopnet.networks.backbone import LIBRARIES, Template, library_backbone, module_backbone
 from coopnet.networks.network import Architecture, CooperativeNetwork, blocks_per_stage, build
 from coopnet.networks.transfer import perturb
@@ -121,6 +121,7 @@ def wrap(
             family, name, split, branches=branches, classes=classes, gate=gate, example=example, pretrained=pretrained
         )
     else:
+        check_model(model)
         other = next((p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype != torch.float32), None)
         if other is not None:
             raise CoopNetError(f"the model has weights of {other}; pass model.float(), and train under torch.autocast")

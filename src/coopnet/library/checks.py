@@ -13,7 +13,10 @@ from coopnet.networks.tensors import ShapesAlone
 from coopnet.study import did_you_mean
 
 WRAPPERS = ("_orig_mod", "module")
-"""Where `torch.compile`, and DataParallel, DistributedDataParallel and AveragedModel, keep the network itself."""
+"""Where the classes of `WRAPPING` keep the network itself."""
+
+WRAPPING = ("OptimizedModule", "DataParallel", "DistributedDataParallel", "AveragedModel")
+"""What `torch.compile`, parallel training and averaging of weights make of a network."""
 
 
 def check_network(network: object) -> None:
@@ -28,6 +31,20 @@ def check_network(network: object) -> None:
             if isinstance(getattr(network, place, None), CooperativeNetwork):
                 raise CoopNetError(f"a {kind} wraps a cooperative network; pass the network itself, its `.{place}`")
         raise CoopNetError(f"a {kind} is not a cooperative network; make one with coopnet.wrap or coopnet.cooperative")
+
+
+def check_model(model: object) -> None:
+    """Refuse what is not a model, and wrappers around one.
+
+    Raises:
+        CoopNetError: says what to pass instead.
+    """
+    if not isinstance(model, nn.Module):
+        kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise CoopNetError(f"the model is {kind}; pass a torch.nn.Module, or timm/NAME or torchvision/NAME")
+    if type(model).__name__ in WRAPPING:
+        place = next(place for place in WRAPPERS if hasattr(model, place))
+        raise CoopNetError(f"a {type(model).__name__} wraps the model; pass the model itself, its `.{place}`")
 
 
 def check_tensors(network: CooperativeNetwork) -> None:

@@ -87,6 +87,8 @@ class CooperativeLoss(nn.Module):
 
     def _targets(self, outputs: Outputs, labels: Tensor) -> Tensor:
         """Class indices [N], or probabilities [N, C] if they were passed or are smoothed."""
+        if not isinstance(labels, Tensor):
+            raise CoopNetError(f"labels are a {type(labels).__name__}; pass a tensor, as torch.as_tensor makes it")
         images, _, classes = outputs.branches.shape
         indices = labels.shape == (images,) and labels.dtype != torch.bool and not labels.is_floating_point()
         if not indices and not (labels.shape == (images, classes) and labels.is_floating_point()):

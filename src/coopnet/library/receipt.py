@@ -116,7 +116,7 @@ def batches_of(images: Tensor | Iterable[Any] | None) -> Batches | None:
     if images is None:
         return None
     if isinstance(images, Tensor):
-        whole = images
+        whole = _of_batch(images)
         # Batches of about equal size: a last one of a single image would have no variance.
         return lambda: whole.tensor_split(max(1, math.ceil(len(whole) / BATCH)))
     if (isinstance(images, Dataset) and not isinstance(images, IterableDataset)) or not isinstance(images, Iterable):
@@ -134,6 +134,8 @@ def _of_batch(batch: Any) -> Tensor:
         raise CoopNetError(
             f"a batch of images is a {type(batch).__name__}; it has to be a tensor [N, C, H, W], or begin with one"
         )
+    if first.dtype in (torch.uint8, torch.float64):
+        raise CoopNetError(f"images are {first.dtype}; normalise them as for training, and pass them as torch.float32")
     return first
 
 

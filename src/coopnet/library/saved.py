@@ -12,7 +12,7 @@ from torch import nn
 from coopnet import files
 from coopnet.files.errors import CoopNetError, Damaged
 from coopnet.library import probe
-from coopnet.library.checks import check_network, check_tensors
+from coopnet.library.checks import check_counts, check_network, check_tensors
 from coopnet.library.optimizers import check_own, slots_of, state_of
 from coopnet.networks.backbone import Backbone
 from coopnet.networks.network import CooperativeNetwork, trainable_parameters
@@ -70,7 +70,10 @@ def save(
 def sized(facts: Mapping[str, Any] | None, image_size: int | None) -> dict[str, Any]:
     """Entries of a record, with the size of the images added."""
     known = dict(facts or {})
-    return known if image_size is None else known | {"data": dict(known.get("data") or {}) | {"size": image_size}}
+    if image_size is None:
+        return known
+    check_counts(image_size=image_size)
+    return known | {"data": dict(known.get("data") or {}) | {"size": int(image_size)}}
 
 
 def write(
@@ -108,7 +111,10 @@ def described(
         if not isinstance(preprocessing, Mapping):
             raise CoopNetError("preprocessing is not a mapping; pass {'mean': [...], 'std': [...]}")
         channels = network.architecture.input[0] if isinstance(network.architecture, Backbone) else 3
-        constants = {name: [float(value) for value in preprocessing.get(name, ())] for name in ("mean", "std")}
+        try:
+            constants = {name: [float(value) for value in preprocessing.get(name, ())] for name in ("mean", "std")}
+        except (TypeError, ValueError):  # a single number, or what is no number
+            constants = {"mean": [], "std": []}
         mean, std = constants["mean"], constants["std"]
         inside = all(0 <= value <= 1 for value in (*mean, *std)) and all(std)
         if not inside or not len(mean) == len(std) == channels:
@@ -186,6 +192,14 @@ def read(
         folder, record = _found(where)
         if not isinstance(record, dict) or "architecture" not in record or "files" not in record:
             raise CoopNetError(f"{folder} has no record of a network; give a folder written by coopnet.save")
+        if network is not None:
+            mine, saved = network.architecture.to_dict(), dict(record["architecture"])
+            other = [name for name in mine if saved.get(name) != mine[name]]
+            if other:
+                raise CoopNetError(
+                    f"{folder} holds a network with {other[0]} {saved.get(other[0])}, not {mine[other[0]]}; "
+                    "pass the network that was saved there"
+                )
         trained = checkpoint.read(folder, record, model=model, like=None if network is None else network.architecture)
     except Damaged as error:
         if not (Path(where) / checkpoint.SAVED).is_file():  # a run can be made again

@@ -179,7 +179,7 @@ def combine(
     Raises:
         CoopNetError: fewer than two networks, networks that do not fit together, or an unknown option.
     """
-    parents = [TrainedNetwork(network, {}) for network in networks]
+    parents = _parents(networks)
     joined, receipt = combined(parents, gate=gate, gate_rows=gate_rows, seed=seed, images=images)
     return Transferred(joined.network, None, receipt)
 
@@ -239,7 +239,7 @@ def merge(
         CoopNetError: fewer than two networks, networks that do not fit together, no images although they are needed, or
             an unknown option; `matched` without SciPy.
     """
-    parents = [TrainedNetwork(network, {}) for network in networks]
+    parents = _parents(networks)
     result, receipt = merged(
         parents, how=how, images=images, reestimate=reestimate, gate_rows=gate_rows, seed=seed, ridge=ridge
     )
@@ -346,6 +346,12 @@ def _attempt(work: Any, *arguments: Any, **options: Any) -> TrainedNetwork:
     except ModuleNotFoundError as error:
         raise CoopNetError(f"this needs {error.name}; install it with pip install '.[study]' in a clone") from error
     return result
+
+
+def _parents(networks: Sequence[CooperativeNetwork]) -> list[TrainedNetwork]:
+    if not isinstance(networks, Iterable):
+        raise CoopNetError(f"networks is a {type(networks).__name__}; pass a list of two networks or more")
+    return [TrainedNetwork(network, {}) for network in networks]
 
 
 def _refuse_strangers(parents: Sequence[TrainedNetwork], gate_rows: str) -> None:

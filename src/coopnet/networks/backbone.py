@@ -272,7 +272,8 @@ def backbone_from_dict(facts: dict[str, Any], model: nn.Module | None = None) ->
                 f"the network was wrapped around a {name}, which only its own code can build; "
                 "load it in Python with coopnet.load(folder, model=...)"
             )
-        if _class_name(model) != name:
+        # Its module may have another name now: that of a script is __main__ only while the script runs.
+        if not f".{name}".endswith(f".{type(model).__qualname__}"):
             raise CoopNetError(
                 f"the network was wrapped around a {name}, not a {_class_name(model)}; pass such a model"
             )
@@ -303,9 +304,10 @@ def _backbone(
     if not isinstance(split, str) or split not in dict(model.named_modules()) or not split:
         raise CoopNetError(f"{name} has no module {split!r} to split at; {_advice(model)}")
     example = _example(model, name) if example is None else example
+    logits = _logits(model, name, example)
     try:
         first, second = cut(model, split)
-        template = _probe(model, first, second, classes, example, fresh)
+        template = _probe(first, second, logits, classes, example, fresh)
     except _NoCut as reason:
         raise CoopNetError(f"{name} cannot be split at {split!r}: {reason}; {_advice(model, split)}") from reason
     size = tuple(example.shape[1:])
@@ -338,6 +340,31 @@ def _example(model: nn.Module, name: str) -> Tensor:
         f"{name} takes no images of {' or '.join(f'3×{size}×{size}' for size in SIZES)} ({reason}); "
         "pass example=, a batch of images as it takes them"
     )
+
+
+def _logits(model: nn.Module, name: str, example: Tensor) -> Tensor:
+    """The logits [N, classes] of a model for an example.
+
+    Raises:
+        CoopNetError: there are none, or others each time, so that no split of the model would work.
+    """
+    try:
+        with _evaluating(model):
+            logits, again = model(example), model(example)
+    except Exception as error:  # any model, any error
+        raise CoopNetError(
+            f"{name} does not take images of {list(example.shape)[1:]} ({_first_line(error)}); "
+            "pass example=, a batch of images as it takes them"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(example):
+        given = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise CoopNetError(f"{name} gives {given} for {len(example)} images, where logits [N, classes] are needed")
+    if not logits.is_meta and not torch.allclose(logits, again, rtol=0.0, atol=0.0, equal_nan=True):
+        raise CoopNetError(
+            f"{name} gives other logits for the same images each time, even in eval mode; make what is random a module "
+            "that knows the mode, such as nn.Dropout"
+        )
+    return logits
 
 
 def _first_line(error: Exception) -> str:
@@ -467,26 +494,23 @@ def _piece(root: nn.Module, entry: fx.Node, nodes: Sequence[fx.Node], result: fx
 
 
 def _probe(
-    model: nn.Module,
     trunk: nn.Module,
     branch: nn.Module,
+    logits: Tensor,
     classes: int,
     example: Tensor,
     fresh: Callable[[], nn.Module] | None,
 ) -> Template:
-    """Run both pieces on a few images, and check that they compute the same as the model."""
+    """Run both pieces on the example, and check that they compute the logits of the model."""
     try:
-        with _evaluating(model, trunk, branch):
-            features, whole = trunk(example), model(example)
+        with _evaluating(trunk, branch):
+            features = trunk(example)
             result = branch(features)
     except Exception as error:  # any model, any error
         raise _NoCut(f"it does not take images of {list(example.shape)[1:]} ({_first_line(error)})") from error
-    for what, value in (("features", features), ("logits", result)):
-        if not isinstance(value, Tensor):
-            raise _NoCut(f"its {what} are a {type(value).__name__}, no tensor")
-    if result.dim() != 2 or len(result) != len(example):
-        raise _NoCut(f"it gives {list(result.shape)} for {len(example)} images, where logits [N, classes] are needed")
-    if not result.is_meta and not torch.allclose(result, whole, rtol=0.0, atol=0.0, equal_nan=True):
+    if not isinstance(features, Tensor):
+        raise _NoCut(f"its features are a {type(features).__name__}, no tensor")
+    if not result.is_meta and not torch.allclose(result, logits, rtol=0.0, atol=0.0, equal_nan=True):
         raise _NoCut("its two pieces together compute something else than the model")
     channels, over = _layout(trunk, example, features)
     replaced, classifier = result.shape[1] != classes, _classifier(branch, result.shape[1])

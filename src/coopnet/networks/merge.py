@@ -263,7 +263,7 @@ def permutations(architecture: "Architecture | Backbone") -> dict[str, list[Axis
     if not isinstance(architecture, Architecture):
         raise ValueError(
             f"trunk matched knows the channels of this project's residual networks only, not those of "
-            f"{architecture.name}; merge with trunk first, mean or refit"
+            f"{architecture.name}; merge with trunk first or mean, or with refit if plain convolutions read the trunk"
         )
     network = build(architecture, seed=0)  # only for its modules; PyTorch's meta device would import the compiler
     assert network.trunk is not None

@@ -10,7 +10,7 @@ from coopnet.claims.entries import MARGIN
 from coopnet.report import drawing
 from coopnet.report.document import Picture, Section
 from coopnet.report.drawing import BLUE, FRAME, GREEN, GREY, INK, LINE, ORANGE, PAPER, WIDTH
-from coopnet.report.frames import Tables
+from coopnet.report.frames import DATASETS, Tables
 from coopnet.report.wording import count
 
 REFERENCES = {
@@ -31,6 +31,8 @@ REFERENCES = {
     "6(2), 1979.",
     "ece": "C. Guo, G. Pleiss, Y. Sun, K. Weinberger. On Calibration of Modern Neural Networks. ICML 2017, "
     "arXiv:1706.04599.",
+    "copies": "B. Barz, J. Denzler. Do We Train on Test Data? Purging CIFAR of Near-Duplicates. Journal of Imaging "
+    "6(6), 2020, arXiv:1902.00423.",
 }
 """Works that the report refers to."""
 
@@ -128,6 +130,9 @@ def section(tables: Tables) -> Section:
     sentences.append(
         f"Networks are residual networks {cite('resnet')}, for images like those of CIFAR {cite('cifar')}. "
         * residual
+        + "Of the test images of CIFAR-10 and CIFAR-100, 3.3 % and 10 % have a near-copy among the training images "
+        f"{cite('copies')}; they are counted like all others. "
+        * any(row["row"]["data"]["dataset"] in DATASETS for row in tables.experiments)
         + "Intervals combine the spread over seeds with the choice of test images "
         f"{cite('readers', 'cochran')}; each verdict says whether it survives Holm’s correction {cite('holm')}."
     )
