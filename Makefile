@@ -6,7 +6,7 @@ CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN = .venv/bin
 READY = .venv/ready
 
-.PHONY: setup demo demo-all test test-slow mutants check audit bench same-bits report docs schemas lock clean
+.PHONY: setup demo demo-all test test-slow mutants check audit bench same-bits report restore docs schemas lock clean
 
 # Naming other wheels installs them, also into an environment that is there.
 ifneq (,$(and $(filter setup,$(MAKECMDGOALS)),$(filter command,$(origin TORCH))))

@@ -288,7 +288,7 @@ def main() -> None:
     taking.add_argument("--data", type=Path, required=True, help="folder of the Parquet shards of CIFAR-100")
     taking.add_argument("--out", type=Path, default=Path("build/gpu"), help="folder for the bundles (%(default)s)")
     taking.add_argument("--study", default="full", help="its local files are included (%(default)s)")
-    taking.add_argument("--limit", type=float, default=54, help="MiB per bundle (%(default)s)")
+    taking.add_argument("--limit", type=float, default=50, help="MiB per bundle (%(default)s)")
     taking.add_argument("--python", default="3.12", help="version of the machine's Python (%(default)s)")
     taking.set_defaults(command=take)
     bringing = commands.add_parser("bring", help="unpack results into this checkout and its run store")

@@ -76,6 +76,23 @@ def test_other_errors_of_the_runtime_stay_what_they_are(monkeypatch: pytest.Monk
         train(task(settings()), Ram(), Silence(), never)
 
 
+def test_an_operation_without_equal_bits_is_named(tmp_path: Path, root: Path) -> None:
+    """As PyTorch's own refusal names it; nothing is recorded, since another attempt would end alike."""
+    plan, workspace = study.load(root, "demo"), Workspace(tmp_path)
+    run = plan.run("one3", 0)
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("error")
+    try:
+        with (
+            pytest.raises(CoopNetError, match=r"^put_ has no version on cpu that gives the same bits each"),
+            failures.recorded(workspace, plan, run),
+        ):
+            torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
+    finally:
+        torch.set_deterministic_debug_mode(before)
+    assert not workspace.failure(plan, run).exists()
+
+
 TIGHT = """
 import resource, sys, torch
 from pathlib import Path

@@ -298,22 +298,6 @@ def test_bad_configuration_is_refused_before_anything_runs(workspace: Path, argu
     assert "Traceback" not in refused.stderr
 
 
-def test_edits_are_seen_in_runs_that_snakemake_did_not_make(workspace: Path) -> None:
-    """A run made by a command is up to date for the workflow, and stale as soon as its row is edited."""
-    train(workspace, "one3")
-    assert call(workspace, "coopnet", "evaluate", "tiny", "one3", "0").returncode == 0
-    target = "checkpoints/tiny/train_one/one3/seed0/metrics.json"
-    arguments = ("snakemake", "--cores", "1", "--config", "study=tiny", "--dry-run", target)
-    clean = call(workspace, *arguments)
-    assert "train_one_run: one3" not in clean.stdout + clean.stderr
-    edit(workspace, lambda study: study.update(experiments={"one3": {"training": {"batch_size": 40}}}))
-    stale = call(workspace, *arguments)
-    assert "train_one_run: one3" in stale.stdout + stale.stderr
-    edit(workspace, lambda study: study.update(experiments={}))
-    reverted = call(workspace, *arguments)
-    assert "train_one_run: one3" not in reverted.stdout + reverted.stderr
-
-
 def test_metrics_of_another_run_are_not_tabulated(workspace: Path) -> None:
     """A new run without evaluation has no valid metrics; the tables refuse the old ones by name."""
     edit(workspace, lambda study: study.update(only=["one3"]))

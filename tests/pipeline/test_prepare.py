@@ -64,7 +64,6 @@ def toy(splits: dict[str, Arrays]) -> Dataset:
         mean=(0.5, 0.5, 0.5),
         std=(0.3, 0.3, 0.3),
         sources=("torchvision", "parquet"),
-        default_source="torchvision",
         archive_size=len(archive(splits)),
     )
 
@@ -435,7 +434,7 @@ def prepared(
 ) -> Iterator[tuple[Dataset, dict[str, Arrays]]]:
     """Each dataset of the study, prepared and loaded; the real CIFAR if `COOPNET_TEST_DATA` has it."""
     dataset, out = DATASETS[request.param], tmp_path_factory.mktemp(request.param)
-    if dataset.default_source == "digits":
+    if dataset.sources[0] == "digits":
         prepare(dataset, "digits", None, out)
     else:
         root = Path(os.environ.get("COOPNET_TEST_DATA", "")) / dataset.name

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from coopnet import files
-from coopnet.report.runs import MissingRun, RunFolder, StudyInfo
+from coopnet.report.runs import RunFolder, StudyInfo
 from coopnet.study import merge
 
 IMAGES = 10_000
@@ -168,16 +168,17 @@ def without(
 ) -> tuple[list[RunFolder], StudyInfo]:
     """The remaining study when some runs fail, without those runs and their descendants."""
     parents = {row["name"]: [parent["experiment"] for parent in row["parents"]] for row in study.experiments}
-    missing: dict[tuple[str, int], MissingRun] = {}
+    missing: dict[tuple[str, int], dict[str, Any]] = {}
     for name, seed in ((row["name"], seed) for row in study.experiments for seed in row["seeds"]):
         above = [(parent, len(parents[name]) * seed + j) for j, parent in enumerate(parents[name])]
-        causes = list(dict.fromkeys(cause for one in above if one in missing for cause in missing[one].causes))
+        causes = list(dict.fromkeys(cause for one in above if one in missing for cause in missing[one]["causes"]))
         if causes:
-            missing[name, seed] = MissingRun(
-                name, seed, "waiting", f"waiting for {', '.join(causes)}, which failed", causes
-            )
+            kind, text = "waiting", f"waiting for {', '.join(causes)}, which failed"
         elif (name, seed) in failed:
-            missing[name, seed] = MissingRun(name, seed, "diverged", f"failed: {REASON}", [f"{name}/seed{seed}"])
+            kind, text, causes = "diverged", f"failed: {REASON}", [f"{name}/seed{seed}"]
+        else:
+            continue
+        missing[name, seed] = {"experiment": name, "seed": seed, "kind": kind, "text": text, "causes": causes}
     left = [row | {"seeds": [k for k in row["seeds"] if (row["name"], k) not in missing]} for row in study.experiments]
     there = [run for run in runs if (run.experiment, run.seed) not in missing]
     return there, replace(study, experiments=left, missing_runs=list(missing.values()))

@@ -674,7 +674,6 @@ def toy(small: dict[str, Arrays]) -> Dataset:
         mean=(0.5, 0.5, 0.5),
         std=(0.3, 0.3, 0.3),
         sources=("torchvision", "parquet"),
-        default_source="torchvision",
         archive_size=len(archive_fixture.archive(small)),
     )
 

@@ -23,6 +23,7 @@ from coopnet.library.parts import plain
 from coopnet.library.receipt import batches_of
 from coopnet.library.transfers import combined, merged
 from coopnet.networks import merge as merging
+from coopnet.networks import streams
 from coopnet.networks.loss import Teaching, loss
 from coopnet.networks.network import Architecture, build, trainable_parameters
 from coopnet.networks.transfer import TrainedNetwork
@@ -719,6 +720,28 @@ def test_the_step_of_an_optimiser_goes_where_pytorch_keeps_it(
     assert {state["step"].device.type for state in fresh.state.values()} == {device}
 
 
+@pytest.mark.parametrize("kind", ["loaded", "grown"])
+def test_state_of_a_channels_last_network_has_its_strides(kind: str, tmp_path: Path) -> None:
+    """A fused optimiser goes through weights and state together, whatever their strides."""
+
+    def stepped(fused: bool) -> list[Tensor]:
+        network = small(2).to(memory_format=torch.channels_last)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, fused=fused)
+        train(network, optimizer)
+        if kind == "loaded":
+            coopnet.save(network, tmp_path, optimizer=optimizer)
+            optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, fused=fused)
+            coopnet.load_optimizer(tmp_path, network, optimizer)
+        else:
+            network, optimizer, _ = coopnet.grow(network, 3, optimizer=optimizer)  # type: ignore[assignment]
+        weight = next(network.parameters())
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+        train(network, optimizer, 1)
+        return [parameter.detach() for parameter in network.parameters()]
+
+    torch.testing.assert_close(stepped(True), stepped(False))
+
+
 def test_grown_optimiser_forgets_the_scheduler() -> None:
     """A scheduler of the new optimiser begins with the learning rate that the optimiser has."""
     network = small(2)
@@ -772,6 +795,16 @@ def test_loss_takes_probabilities_and_smooths_labels() -> None:
             plain_loss(outputs, wrong)
     with pytest.raises(CoopNetError, match=r"labels are -100 to 4; those of 5 classes are 0 to 4"):
         plain_loss(outputs, torch.tensor([0, 1, -100, 3, 4, 0]))
+
+
+def test_the_compiler_does_not_look_for_streams() -> None:
+    """Otherwise a network on a GPU could not be compiled as one graph."""
+
+    def streams_and(tensor: Tensor) -> Tensor:
+        return tensor + int(streams._streams_are_worth_it())
+
+    compiled = torch.compile(streams_and, backend="eager", fullgraph=True)
+    assert compiled(torch.zeros(1)).tolist() == [0.0]
 
 
 def test_loss_says_that_no_epoch_was_set(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,12 +2,9 @@
 
 import csv
 import json
-import os
 import re
 import shutil
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -829,19 +826,6 @@ def test_latency_is_shown_where_it_was_measured(made: tuple[Path, Path], tmp_pat
 
 
 # PDF and figures ---------------------------------------------------------------------------------------
-
-
-def test_two_reports_of_the_same_tables_are_the_same_bytes(whole: tuple[Path, Path], tmp_path: Path) -> None:
-    """Another folder, process, hash seed and time zone change no byte."""
-    out = tmp_path / "deep" / "er" / "out"
-    out.parent.mkdir(parents=True)
-    code = "import sys, pathlib; from coopnet.report.report import render; render(*map(pathlib.Path, sys.argv[1:]))"
-    other = {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path), "TZ": "UTC+1"}
-    command = [sys.executable, "-c", code, copied(whole[0], tmp_path), out]
-    subprocess.run(command, env=os.environ | other, check=True)
-    expected = {p.relative_to(whole[1]): p.read_bytes() for p in whole[1].rglob("*") if p.is_file()}
-    expected.pop(Path("timing.html"), None)
-    assert {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()} == expected
 
 
 def test_the_report_is_made_from_tables_and_ledger_alone(made: tuple[Path, Path], tmp_path: Path) -> None:

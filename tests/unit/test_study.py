@@ -595,20 +595,6 @@ def test_only_picks_experiments(tmp_path: Path) -> None:
     assert list(plan.experiments) == ["one3", "one3_continued"]
 
 
-@pytest.mark.parametrize(
-    ("overlay", "chosen"),
-    [
-        ({"parts": ["foundation"]}, FOUNDATION),
-        ({"parts": ["growth"], "only": ["one3"]}, ("one3", "one3_to_5_masked_closed")),
-        ({"parts": ["growth"], "only": ["one3", "one3_to_5_masked_closed"]}, ("one3", "one3_to_5_masked_closed")),
-        ({"parts": ["step2", "foundation"]}, (*FOUNDATION, "one1_ensemble3", "combine3", "merge3_refit")),
-    ],
-)
-def test_parts_and_only_pick_their_union(overlay: dict[str, Any], chosen: tuple[str, ...], tmp_path: Path) -> None:
-    """A study may consist of parts, and of single experiments beside them, in the order of `params.yaml`."""
-    assert list(study.load(write(tmp_path, overlay=overlay), "small").experiments) == list(chosen)
-
-
 def test_yaml_anchors_may_be_merged(tmp_path: Path) -> None:
     """YAML's `<<: *anchor` is supported."""
     file = tmp_path / "some.yaml"
@@ -1027,18 +1013,7 @@ def test_accepted(changes: dict[str, Any], tmp_path: Path) -> None:
         ({"only": ["one33"]}, ["'one33' is not an experiment of params.yaml", "did you mean"]),
         ({"only": []}, ["studies/small.yaml", "only", "at least 1"]),
         ({"only": ["one3_continued"]}, ["one3_continued.parents", "'one3'", "add it to `only`"]),
-        ({"parts": ["growht"]}, ["studies/small.yaml", "parts.0", '"growht"', "'growth'"]),
-        ({"parts": []}, ["studies/small.yaml", "parts", "at least 1"]),
-        ({"parts": "growth"}, ["studies/small.yaml", "parts", '"growth"', "list"]),
-        ({"part": ["growth"]}, ["studies/small.yaml", "part is not a known key", "did you mean 'parts'?"]),
-        (
-            {"parts": ["growth"]},
-            ["one3_to_5_masked_closed.parents: 'one3' is not", "; add it to `only`, or its part to `parts`"],
-        ),
-        (
-            {"parts": ["variants"], "only": ["baseline", "distilled_from_resnet110", "combine3"]},
-            ["combine3.parents: 'one1' is not", "; add it to `only`, or its part to `parts`"],
-        ),
+        ({"parts": ["growth"]}, ["studies/small.yaml", "parts is not a known key"]),
         ({"experiments": {"one_3": {}}}, ["'one_3' is not an experiment of params.yaml", "did you mean 'one3'?"]),
         ({"every_experiment": {"model": {"depth": 9}}}, ["studies/small.yaml over params.yaml", "8 would be"]),
         ([1, 2], ["studies/small.yaml must be a mapping of keys to values, not list"]),
@@ -1425,22 +1400,10 @@ def test_imported_network_cannot_serve_two_replicates(tmp_path: Path) -> None:
     assert "set experiments.one3_continued.seeds: [0]" in message
 
 
-def test_row_with_a_misspelt_part_is_not_left_out_in_silence(tmp_path: Path) -> None:
-    """An overlay with `parts` refuses a row whose part does not exist."""
-    root = write(tmp_path, {"experiments.one5.part": "growht"}, overlay={"parts": ["foundation"]})
-    assert """experiments.one5: part: "growht" is not valid""" in refusal(root, "small")
-
-
 def test_part_may_come_from_the_defaults(tmp_path: Path) -> None:
     """The part in `defaults` applies to rows without their own."""
-    root = write(tmp_path, {"defaults.part": "growth"}, overlay={"parts": ["growth"]})
-    assert {"one3", "one5"} <= study.load(root, "small").experiments.keys()
-
-
-def test_study_without_experiments_is_refused(tmp_path: Path) -> None:
-    """Parts without rows are refused."""
-    root = write(tmp_path, {"defaults.part": "growth"}, overlay={"parts": ["foundation"]})
-    assert "params.yaml has no experiment of parts foundation" in refusal(root, "small")
+    root = write(tmp_path, {"defaults.part": "growth"})
+    assert study.load(root).experiments["one3"].part == "growth"
 
 
 @pytest.mark.parametrize("record", ["", "[]", "{}", '{"files": {}}'])
@@ -1476,8 +1439,7 @@ SHORT = {
     "device": "cpu",
     "threads": 1,
     "seeds": [0],
-    "parts": ["foundation", "step2"],
-    "only": ["one5_gradient_ratio", "baseline_self_distilled"],
+    "only": list(FAMILY["experiments"]),
     "time_scale": 0.02,
     "every_experiment": {"data": {"dataset": "digits", "augmentation": "none"}, "training": {"batch_size": 64}},
     "experiments": {"one3": {"model": {"width": 16}}, "merge3_refit": {"start": {"images": 500}}},

@@ -29,7 +29,7 @@ def prepare(
         CoopNetError: the dataset or source is unknown, or the images are not those of the dataset.
     """
     dataset = study.dataset(workspace.root, name)
-    source = source or dataset.default_source
+    source = source or dataset.sources[0]
     if root is None and source in DOWNLOADED:
         root = workspace.raw(name)
     if dataset.own:

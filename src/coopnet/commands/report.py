@@ -10,7 +10,7 @@ from coopnet.evaluation.gather import Gathered, GatheredRun, RunFolder, RunResul
 from coopnet.files.errors import CoopNetError
 from coopnet.report import published
 from coopnet.report.published import Published
-from coopnet.report.runs import MissingRun, StudyInfo
+from coopnet.report.runs import StudyInfo
 from coopnet.runs import failures, records, steps
 from coopnet.runs.failures import Unavailable
 from coopnet.runs.steps import Step
@@ -138,7 +138,13 @@ def describe(
         for name, row in plan.experiments.items()
     ]
     missing_runs = [
-        MissingRun(one.run.experiment, one.run.seed, one.kind, one.text, [run.name for run in one.causes])
+        {
+            "experiment": one.run.experiment,
+            "seed": one.run.seed,
+            "kind": one.kind,
+            "text": one.text,
+            "causes": [run.name for run in one.causes],
+        }
         for one in unavailable.values()
     ]
     return StudyInfo(

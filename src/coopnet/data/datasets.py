@@ -24,8 +24,7 @@ class Dataset:
             pinned yet, so nothing can be trained on it.
         mean: mean per RGB channel over the training images, pixels in 0..1.
         std: standard deviation per RGB channel over the training images (divided by N), pixels in 0..1.
-        sources: names of the sources it can be read from (`sources.SOURCES`).
-        default_source: the source that is used if none is given.
+        sources: names of the sources it can be read from (`sources.SOURCES`); the first is used if none is given.
         label_column: column of the labels in Parquet shards.
         archive_size: bytes of the official archive (`official.py`); torchvision has all its other facts.
         size: pixels of each side.
@@ -44,7 +43,6 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     sources: tuple[str, ...]
-    default_source: str
     label_column: str = "label"
     archive_size: int = 0
     size: int = USUAL_SIZE
@@ -109,7 +107,6 @@ _DIGITS = Dataset(
     mean=(0.3051831, 0.3051831, 0.3051831),
     std=(0.3759941, 0.3759941, 0.3759941),
     sources=("digits",),
-    default_source="digits",
     class_names=tuple("0123456789"),
 )
 
@@ -137,7 +134,6 @@ DATASETS: dict[str, Dataset] = {
             mean=(0.4913997, 0.4821584, 0.4465309),
             std=(0.2470322, 0.2434851, 0.2615878),
             sources=("torchvision", "parquet"),
-            default_source="torchvision",
             archive_size=170_498_071,
             class_names=tuple(_CIFAR10.split()),
         ),
@@ -152,7 +148,6 @@ DATASETS: dict[str, Dataset] = {
             mean=(0.5070752, 0.4865489, 0.4409178),
             std=(0.2673343, 0.2564385, 0.2761505),
             sources=("torchvision", "parquet"),
-            default_source="torchvision",
             label_column="fine_label",
             archive_size=169_001_437,
             class_names=tuple(_CIFAR100.split()),
@@ -167,7 +162,6 @@ DATASETS: dict[str, Dataset] = {
             mean=(),
             std=(),
             sources=("matlab", "parquet"),
-            default_source="matlab",
             class_names=_DIGITS.class_names,
             measured=True,
         ),

@@ -122,9 +122,16 @@ def _counterpart(name: str, plan: Mapping[str, Origin], places: Mapping[str, int
     return name
 
 
-def _placed(tensor: Tensor, parameter: nn.Parameter, optimizer: torch.optim.Optimizer, slot: str) -> Tensor:
-    """State on the device that the optimiser needs: that of its parameter; scalars stay on their own device."""
-    if tensor.dim() or not parameter.dim():
+def beside(parameter: nn.Parameter, tensor: Tensor) -> Tensor:
+    """A copy of a parameter's state on its device and with its strides, as fused optimisers require."""
+    if tensor.shape != parameter.shape:
         return tensor.to(parameter.device).clone()
+    return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+
+
+def _placed(tensor: Tensor, parameter: nn.Parameter, optimizer: torch.optim.Optimizer, slot: str) -> Tensor:
+    """State where the optimiser needs it: beside its parameter; scalars stay on their own device."""
+    if tensor.dim() or not parameter.dim():
+        return beside(parameter, tensor)
     like = next((value[slot] for value in optimizer.state.values() if slot in value), tensor)
     return tensor.to(like.device).clone()

@@ -13,7 +13,7 @@ from coopnet import files
 from coopnet.files.errors import CoopNetError, Damaged
 from coopnet.library import probe
 from coopnet.library.checks import check_counts, check_network, check_tensors
-from coopnet.library.optimizers import check_own, slots_of, state_of
+from coopnet.library.optimizers import beside, check_own, slots_of, state_of
 from coopnet.networks.backbone import Backbone
 from coopnet.networks.network import CooperativeNetwork, trainable_parameters
 from coopnet.networks.transfer import OptimizerState, TrainedNetwork
@@ -169,17 +169,17 @@ def load_optimizer(
             f"keeps {', '.join(sorted(slots)) or 'nothing'}; pass an optimiser of the saved kind"
         )
     # PyTorch keeps the number of steps, a scalar, on the CPU unless the optimiser is fused or capturable.
-    beside = {
+    capturable = {
         parameter
         for group in optimizer.param_groups
         for parameter in group["params"]
         if group.get("fused") or group.get("capturable")
     }
     for name, parameter in network.named_parameters():
-        mine = {slot: tensors[name].clone() for slot, tensors in state.items() if name in tensors}
+        mine = {slot: tensors[name] for slot, tensors in state.items() if name in tensors}
         if mine:
             optimizer.state[parameter] = {
-                slot: tensor.to(parameter.device) if tensor.dim() or parameter in beside else tensor
+                slot: beside(parameter, tensor) if tensor.dim() or parameter in capturable else tensor.clone()
                 for slot, tensor in mine.items()
             }
 

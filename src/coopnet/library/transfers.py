@@ -377,7 +377,7 @@ def like(
     network: CooperativeNetwork,
     pieces: Iterable[tuple[nn.Module | None, nn.Module | None]],
 ) -> None:
-    """Move a new network to the device and mode of its (first) parent; what was frozen stays frozen.
+    """Move a new network to the device, memory format and mode of its (first) parent; what was frozen stays frozen.
 
     Args:
         parent: the (first) parent.
@@ -385,6 +385,9 @@ def like(
         pieces: a piece of the new network, and the piece that it was copied from; None: there is none.
     """
     network.to(next(parent.parameters()).device).train(parent.training)
+    kernels = [p for p in parent.parameters() if p.dim() == 4]
+    if any(p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() for p in kernels):
+        network.to(memory_format=torch.channels_last)
     for new, old in pieces:
         if new is None or old is None:
             continue

@@ -308,6 +308,8 @@ def _backbone(
     try:
         first, second = cut(model, split)
         template = _probe(first, second, logits, classes, example, fresh)
+        if not logits.is_meta:  # a device draws other fresh weights, and from a generator of its own
+            template.trunk.cpu(), template.branch.cpu()
     except _NoCut as reason:
         raise CoopNetError(f"{name} cannot be split at {split!r}: {reason}; {_advice(model, split)}") from reason
     size = tuple(example.shape[1:])
@@ -359,12 +361,20 @@ def _logits(model: nn.Module, name: str, example: Tensor) -> Tensor:
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(example):
         given = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise CoopNetError(f"{name} gives {given} for {len(example)} images, where logits [N, classes] are needed")
-    if not logits.is_meta and not torch.allclose(logits, again, rtol=0.0, atol=0.0, equal_nan=True):
+    if not _same(logits, again):
         raise CoopNetError(
             f"{name} gives other logits for the same images each time, even in eval mode; make what is random a module "
             "that knows the mode, such as nn.Dropout"
         )
     return logits
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether logits are equal; on a GPU, whose sums may have any order, up to rounding."""
+    if one.is_meta or one.shape != other.shape:
+        return one.shape == other.shape
+    tolerance = 0.0 if one.device.type == "cpu" else 1e-5 * max(1.0, float(other.abs().max()))
+    return torch.allclose(one, other, rtol=0.0, atol=tolerance, equal_nan=True)
 
 
 def _first_line(error: Exception) -> str:
@@ -510,7 +520,7 @@ def _probe(
         raise _NoCut(f"it does not take images of {list(example.shape)[1:]} ({_first_line(error)})") from error
     if not isinstance(features, Tensor):
         raise _NoCut(f"its features are a {type(features).__name__}, no tensor")
-    if not result.is_meta and not torch.allclose(result, logits, rtol=0.0, atol=0.0, equal_nan=True):
+    if not _same(result, logits):
         raise _NoCut("its two pieces together compute something else than the model")
     channels, over = _layout(trunk, example, features)
     replaced, classifier = result.shape[1] != classes, _classifier(branch, result.shape[1])

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from coopnet.data.datasets import DATASETS, Dataset
-from coopnet.networks.loss import Teaching, loss
-from coopnet.networks.network import Architecture, Outputs, build, trainable_parameters
+from coopnet.networks.network import Architecture, build, trainable_parameters
 from coopnet.networks.planned import architecture_of
 from coopnet.study.settings import Experiment
 
@@ -50,24 +49,24 @@ def count(row: Experiment, teacher: Experiment | None = None, dataset: Dataset |
     """
     dataset = dataset or DATASETS[row.data.dataset]
     architecture = architecture_of(row.model, dataset)
-    own = _alone(architecture, dataset.size, row.training.distillation.kind if row.training.epochs else None)
+    own = _alone(architecture, dataset.size, row.training.epochs > 0)
     if teacher is None:
         return own
     return own._replace(step_flops=own.step_flops + count(teacher, dataset=dataset).inference_flops)
 
 
 @functools.cache
-def _alone(architecture: "Architecture | Backbone", size: int, distillation: str | None) -> Counts:
-    """Count without a teacher; `distillation` is the kind of loss, or None if nothing is trained."""
+def _alone(architecture: "Architecture | Backbone", size: int, trained: bool) -> Counts:
+    """Count without a teacher."""
     network = build(architecture, seed=0)
     images = torch.zeros(BATCH, 3, size, size)
     step = 0
-    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(distillation is not None):
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(trained):
         _spare_the_compiler(counter)
         outputs = network(images)
         inference = counter.get_total_flops()  # eval mode has the same convolutions and products
-        if distillation is not None:
-            _loss(network.architecture, outputs, distillation).backward()
+        if trained:
+            outputs.ensemble.sum().backward()  # any loss has the same products behind it
             step = counter.get_total_flops()
     # Every counted operation is repeated for each image.
     return Counts(trainable_parameters(network), inference // BATCH, step // BATCH)
@@ -79,14 +78,6 @@ def flops_of(module: nn.Module, images: Tensor) -> int:
         _spare_the_compiler(counter)
         module(images)
     return int(counter.get_total_flops()) // len(images)
-
-
-def _loss(architecture: "Architecture | Backbone", outputs: Outputs, distillation: str) -> Tensor:
-    """The loss of a batch with arbitrary labels and teacher probabilities."""
-    images, classes = len(outputs.branches), architecture.classes
-    labels = torch.zeros(images, dtype=torch.long)
-    targets = torch.full((images, classes), 1 / classes)
-    return loss(outputs, labels, Teaching(distillation, architecture.gate != "none"), targets).total
 
 
 def _spare_the_compiler(counter: FlopCounterMode) -> None:

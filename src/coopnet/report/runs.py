@@ -20,25 +20,6 @@ Scores = dict[str, float]
 
 
 @dataclass(frozen=True)
-class MissingRun:
-    """A planned run without results, because it or one of its ancestors failed.
-
-    Attributes:
-        experiment: its row's name.
-        seed: its seed.
-        kind: `diverged` or `out_of_memory`; `waiting` if it needs a run that failed.
-        text: what happened to it, as one sentence without a full stop.
-        causes: names of the failed runs: itself, or runs that it needs.
-    """
-
-    experiment: str
-    seed: int
-    kind: str
-    text: str
-    causes: Sequence[str]
-
-
-@dataclass(frozen=True)
 class StudyInfo:
     """A study without its results.
 
@@ -54,7 +35,9 @@ class StudyInfo:
             `{"experiment": …}`) and `compute` (its network's `parameters`, `inference_flops` and `step_flops`, counted
             by `networks.flops`).
         published: published figures to compare with.
-        missing_runs: runs that failed, and runs that need a failed one.
+        missing_runs: runs that failed, and runs that need a failed one: `experiment`, `seed`, `kind` (`diverged`,
+            `out_of_memory`, or `waiting` for a run that failed), `text` (what happened, as one sentence without a full
+            stop) and `causes` (names of the failed runs: itself, or runs that it needs).
     """
 
     name: str
@@ -64,7 +47,7 @@ class StudyInfo:
     device: str
     experiments: Sequence[Mapping[str, Any]]
     published: Sequence[Published] = ()
-    missing_runs: Sequence[MissingRun] = ()
+    missing_runs: Sequence[Mapping[str, Any]] = ()
 
     @property
     def with_results(self) -> list[Mapping[str, Any]]:

@@ -17,6 +17,9 @@ from coopnet.study import Run, Study
 
 log = logging.getLogger(__name__)
 
+NOT_DETERMINISTIC = " does not have a deterministic implementation"
+"""What PyTorch says of an operation, after its name."""
+
 
 @dataclass(frozen=True)
 class Unavailable:
@@ -58,6 +61,7 @@ def recorded(workspace: Workspace, plan: Study, run: Run) -> Iterator[None]:
 
     Raises:
         TrainingFailed: the run failed.
+        CoopNetError: the network has an operation that is not deterministic on the device.
     """
     files.remove(workspace.failure(plan, run))
     try:
@@ -66,6 +70,11 @@ def recorded(workspace: Workspace, plan: Study, run: Run) -> Iterator[None]:
         write(workspace, plan, run, error)
         raise
     except (RuntimeError, MemoryError) as error:
+        if NOT_DETERMINISTIC in str(error):
+            raise CoopNetError(
+                f"{str(error).partition(NOT_DETERMINISTIC)[0]} has no version on {plan.device} that gives "
+                "the same bits each time, so no result could be made again; choose another network, or device: cpu"
+            ) from error
         message = out_of_memory(error)
         if message is None:
             raise

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
 from coopnet.data.datasets import DATASETS, Dataset
 from coopnet.files.errors import CoopNetError
 from coopnet.study.descent import check_circles, check_descent
 from coopnet.study.messages import check, did_you_mean
-from coopnet.study.settings import Experiment, OnTheFly, Overlay, Parameters, Part
+from coopnet.study.settings import Experiment, OnTheFly, Overlay, Parameters
 
 
 def known_datasets(parameters: Parameters) -> dict[str, Dataset]:
@@ -24,24 +24,20 @@ def resolve(parameters: Parameters, overlay: Overlay, source: str) -> dict[str, 
             raise CoopNetError(f"{source}: {key!r} is not an experiment of params.yaml{hint}")
     experiments, data = {}, known_datasets(parameters)
     for name, row in parameters.experiments.items():
-        merged = merge(parameters.defaults, row)
-        if not _chosen(name, merged.get("part", Experiment.model_fields["part"].default), overlay):
+        if overlay.only is not None and name not in overlay.only:
             continue
-        merged = merge(merged, overlay.every_experiment)
+        merged = merge(merge(parameters.defaults, row), overlay.every_experiment)
         merged = merge(merged, overlay.experiments.get(name, {}))
         experiment = check(Experiment, merged, f"{source}: experiments.{name}", data)
         _check_size(experiment, data[experiment.data.dataset], f"{source}: experiments.{name}")
         experiments[name] = scale(experiment, overlay.time_scale)
-    if not experiments:
-        wanted = ", ".join(overlay.parts or ())
-        raise CoopNetError(f"{source}: params.yaml has no experiment of parts {wanted}; remove `parts`, or add rows")
     for name, experiment in experiments.items():
         for parent in experiment.parents:
             if parent not in experiments:
                 others = [other for other in experiments if other != name]
                 hint = did_you_mean(parent, others)
                 if parent in parameters.experiments:
-                    hint = "; add it to `only`, or its part to `parts`"
+                    hint = "; add it to `only`"
                 where = f"{source}: experiments.{name}.parents"
                 raise CoopNetError(f"{where}: {parent!r} is not an experiment of this study{hint}")
     check_circles(experiments, source)
@@ -49,14 +45,6 @@ def resolve(parameters: Parameters, overlay: Overlay, source: str) -> dict[str, 
         for parent in experiment.parents:
             check_descent(experiment, experiments[parent], f"{source}: experiments.{name}.parents: {parent}")
     return experiments
-
-
-def _chosen(name: str, part: Any, overlay: Overlay) -> bool:
-    """Whether an overlay keeps a row: by name, by part, or because it leaves nothing out."""
-    if overlay.only is None and overlay.parts is None:
-        return True
-    known = part in get_args(Part)  # otherwise the row is kept, and its check refuses the part
-    return not known or name in (overlay.only or []) or part in (overlay.parts or [])
 
 
 def _check_size(row: Experiment, dataset: Dataset, where: str) -> None:

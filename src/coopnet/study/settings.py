@@ -140,7 +140,6 @@ class DatasetEntry(Section):
         return Dataset(
             name=name,
             sources=(str(self.source),),
-            default_source=str(self.source),
             label_column=self.label,
             size=self.size,
             measured=True,
@@ -483,14 +482,14 @@ class Training(Section):
 
 
 Part = Literal["foundation", "variants", "growth", "step2", "elsewhere", "distillation"]
-"""Part of the study; the report and the overlays select rows by it."""
+"""Part of the study: the section of the report that has a row."""
 
 
 class Experiment(Section):
     """One row of the study: a model, how its weights start, how it is trained."""
 
     about: Words = Field(description="one line for the report")
-    part: Part = Field("foundation", description="section of the report; an overlay's `parts` select rows by it")
+    part: Part = Field("foundation", description="section of the report")
     data: Data = Field(description="training, validation and test images")
     model: Model = Field(description="the network")
     parents: list[str] = Field([], description="experiments that give its weights; with start random its teacher")
@@ -601,8 +600,5 @@ class Overlay(Section):
     seeds: Seeds | None = Field(None, description="seeds of experiments without their own")
     time_scale: Real = Field(1.0, gt=0, le=1000, description="multiplies epochs, milestones and ramp-up together")
     only: list[str] | None = Field(None, min_length=1, description="names of the experiments of this study; null: all")
-    parts: list[Part] | None = Field(
-        None, min_length=1, description="parts of this study; null: all; with `only`, the study has both"
-    )
     every_experiment: dict[str, Any] = Field({}, description="merged over the row of every experiment")
     experiments: dict[str, dict[str, Any]] = Field({}, description="merged over single rows, last")

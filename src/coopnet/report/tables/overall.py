@@ -1,7 +1,6 @@
 """The description of the study: `study.json`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from coopnet.data.datasets import DATASETS
@@ -30,7 +29,7 @@ def _whole(study: StudyInfo, runs: Sequence[Run]) -> Row:
 def _missing_runs(study: StudyInfo) -> Row:
     """The runs without results, and the experiments without any. A complete study does not have these keys."""
     return {
-        "losses": [asdict(run) for run in study.missing_runs],
+        "losses": list(study.missing_runs),
         "lost": [_words(row) for row in study.experiments if not row["seeds"]],
     }
 
