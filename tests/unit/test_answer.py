@@ -381,7 +381,8 @@ def test_an_ablation_says_how_often_branches_disagree() -> None:
     section = one_section(load(ROOT / "results/mini/tables"))
     assert section is not None
     shares = {}
-    for name, seeds in (("one3", 5), ("one3_no_distillation", 3), ("one3_no_gate", 3), ("one3_no_rampup", 3)):
+    parts = ("one3_no_distillation", "one3_no_gate", "one3_no_rampup", "one3_no_sharing")
+    for name, seeds in (("one3", 5), *((part, 3) for part in parts)):
         pairs = [
             pair["disagreement"]
             for seed in range(seeds)

@@ -200,7 +200,7 @@ def test_seeds_of_each_study() -> None:
     for name, replicates in (("demo", 1), ("demo_all", 1), ("mini", 3), ("mini_next", 3)):
         assert project(name).seeds("one1") == list(range(3 * replicates))
     assert project("mini").seeds("merge3_refit") == project("mini").seeds("resnet18_ensemble5") == [0, 1, 2]
-    for part in ("distillation", "gate", "rampup"):
+    for part in ("distillation", "gate", "rampup", "sharing"):
         assert project("mini").seeds(f"one3_no_{part}") == [0, 1, 2]
     assert project("mini").seeds("expand1to3_split") == project("mini").seeds("one1_continued_expand") == [3, 4, 5]
     assert project("mini").seeds("baseline") == list(range(9))

@@ -49,7 +49,7 @@ def count(row: Experiment, teacher: Experiment | None = None, dataset: Dataset |
     """
     dataset = dataset or DATASETS[row.data.dataset]
     architecture = architecture_of(row.model, dataset)
-    own = _alone(architecture, dataset.size, row.training.epochs > 0)
+    own = _alone(architecture, dataset.size, bool(row.training.epochs))
     if teacher is None:
         return own
     return own._replace(step_flops=own.step_flops + count(teacher, dataset=dataset).inference_flops)
