@@ -695,6 +695,10 @@ def test_optimiser_state_goes_to_an_optimiser_of_its_kind(tmp_path: Path) -> Non
     ):
         with pytest.raises(CoopNetError, match=f"{said}; pass the network that was saved"):
             coopnet.load_optimizer(tmp_path, other, OPTIMIZERS["sgd"](other.parameters()))
+    record = files.read_sealed(tmp_path / "model.json", files.LARGEST_RECORD) | {"architecture": [1]}
+    files.write_json(tmp_path / "model.json", files.sealed(record))
+    with pytest.raises(CoopNetError, match="it is a list, not a mapping"):
+        coopnet.load_optimizer(tmp_path, network, OPTIMIZERS["sgd"](network.parameters()))
     factored = torch.optim.Adafactor(network.parameters())
     train(network, factored)
     with pytest.raises(CoopNetError, match="'row_var' of Adafactor"):

@@ -192,8 +192,9 @@ def read(
         folder, record = _found(where)
         if not isinstance(record, dict) or "architecture" not in record or "files" not in record:
             raise CoopNetError(f"{folder} has no record of a network; give a folder written by coopnet.save")
-        if network is not None:
-            mine, saved = network.architecture.to_dict(), dict(record["architecture"])
+        saved = record["architecture"]
+        if network is not None and isinstance(saved, Mapping):
+            mine = network.architecture.to_dict()
             other = [name for name in mine if saved.get(name) != mine[name]]
             if other:
                 raise CoopNetError(

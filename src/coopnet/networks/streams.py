@@ -53,7 +53,7 @@ def side_by_side(modules: Iterable[nn.Module], inputs: Sequence[Tensor]) -> list
 
 def _streams_are_worth_it() -> bool:
     """Whether a graph is being recorded, in bf16 and in a mode that allows streams."""
-    if torch.compiler.is_compiling():  # the compiler cannot ask, and places streams itself
+    if torch.compiler.is_compiling():  # it cannot trace the question below
         return False
     capturing = torch.cuda.is_current_stream_capturing() and torch.is_autocast_enabled("cuda")
     return capturing and launch_mode() == "graph"
