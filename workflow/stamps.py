@@ -8,6 +8,7 @@ results match the plan, and new as soon as they do not. Outputs that match the p
 
 import logging
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -56,6 +57,7 @@ def refresh(workspace: Workspace, plan: Study) -> Due:
     """
     due = Due(set(), set())
     with remembered(workspace.stamps / plan.name / "digests.json") as digests:
+        _date_future(workspace, plan, digests)
         for run in plan.everything():
             place = run.phase, run.experiment, run.seed
             problem = records.check_run(workspace, plan, run, digests)
@@ -85,6 +87,21 @@ def origins(workspace: Workspace, plan: Study, run: Run) -> list[Path]:
     if run.row.start.kind == "imported":
         records.append(workspace.root / run.row.start.path / "model.json")
     return [workspace.prepared(run.row.data.dataset) / name for name in PREPARED] + records
+
+
+def _date_future(workspace: Workspace, plan: Study, digests: Digests) -> None:
+    """Date files of the future a minute ago, so that every stamp that is dated now is newer, however coarse dates are.
+
+    Such dates come from a machine whose clock is ahead, or from before a clock was set back.
+    """
+    paths, planned = set(), list(steps.of_all_runs(workspace, plan))
+    for run in plan.everything():
+        paths |= {*origins(workspace, plan, run), *targets(workspace, plan, run).values()}
+        planned.append(steps.evaluate(workspace, plan, run))
+    now = time.time()
+    for path in paths.union(*((*step.inputs, *step.outputs) for step in planned)):
+        if path.exists() and path.stat().st_mtime > now:
+            digests.date(path, now - 60)
 
 
 def _check(workspace: Workspace, step: Step, digests: Digests) -> Problem | None:

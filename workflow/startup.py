@@ -36,8 +36,11 @@ def read_study(root: Path, config: Mapping[str, Any]) -> Study:
             f"--config {unknown[0]} is not known; the only option is study=NAME. Everything else is set in params.yaml "
             "or studies/NAME.yaml, which the commands of the workflow read themselves."
         )
+    name = config.get("study", study.FULL)
+    if name in ("", None):
+        sys.exit("error: --config study= names no study (an empty shell variable?); leave it out for the full study")
     try:
-        plan = study.load(root, str(config.get("study") or study.FULL))
+        plan = study.load(root, str(name))
         # These files are needed last, but a mistake in them should be reported before anything runs.
         rows = study.rows(root)
         entries.read(root / "claims.yaml", rows, plan.experiments)

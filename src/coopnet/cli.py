@@ -1,5 +1,6 @@
 """The command line. Each command imports what it needs only when it runs, because importing torch takes seconds."""
 
+import io
 import logging
 import sys
 import time
@@ -44,6 +45,8 @@ def main() -> None:
     """Run the command line. Exit with 0 on success, and with 1 and one line on stderr after an error of the user."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("coopnet").setLevel(logging.INFO)  # libraries log warnings only
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack letters; stderr escapes them by itself
+        sys.stdout.reconfigure(errors="replace")
     try:
         app()
     except CoopNetError as error:

@@ -56,11 +56,11 @@ def test_commit_of_source_without_git_is_named(monkeypatch: pytest.MonkeyPatch) 
     """Without a repository `COOPNET_COMMIT` names the commit, and must be a full commit hash."""
     monkeypatch.setenv(provenance.COMMIT, "c0ffee" * 6 + "c0ff")
     assert provenance.code()["commit"] != "c0ffee" * 6 + "c0ff"  # the repository takes precedence
-    git = provenance._git
-    monkeypatch.setattr(provenance, "_git", lambda *asked: None if asked[1] == "ls-files" else git(*asked))
+    git = provenance.git
+    monkeypatch.setattr(provenance, "git", lambda *asked: None if asked[1] == "ls-files" else git(*asked))
     assert provenance.code()["commit"] == "c0ffee" * 6 + "c0ff"  # a repository that does not have this source
     assert provenance.code()["modified"] is None
-    monkeypatch.setattr(provenance, "_git", lambda *asked: None)
+    monkeypatch.setattr(provenance, "git", lambda *asked: None)
     assert (provenance.code()["commit"], provenance.code()["modified"]) == ("c0ffee" * 6 + "c0ff", None)
     monkeypatch.setenv(provenance.COMMIT, "main")
     with pytest.raises(CoopNetError, match="COOPNET_COMMIT is 'main'; set it to the full hexadecimal hash of a commit"):

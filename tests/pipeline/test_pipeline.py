@@ -287,6 +287,7 @@ def test_dry_run_plans_every_run(name: str, tmp_path: Path) -> None:
     [
         (["study=tinny"], "did you mean 'tiny'"),
         (["study=2024"], "there is no study '2024'"),
+        (["study="], "--config study= names no study"),
         (["lr=0.2"], "--config lr is not known"),
     ],
 )
@@ -452,6 +453,22 @@ def test_garbage_of_the_store_is_named_before_it_is_removed(workspace: Path, own
     assert (own_store / "runs" / left).is_dir()
     assert "Removed" in call(workspace, "coopnet", "runs", "gc", "--yes").stdout
     assert [path.name for path in (own_store / "runs").iterdir()] == [kept]
+
+
+def test_garbage_is_kept_where_other_worktrees_share_the_store(workspace: Path, own_store: Path) -> None:
+    """What they need is not known here: the list names them, and `--yes` is refused."""
+    left, other = own_store / "unfinished" / ("a" * 32), workspace.parent / "other"
+    left.mkdir(parents=True)
+    who = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
+    for arguments in (("init",), ("commit", "--allow-empty", "-m", "start"), ("worktree", "add", str(other))):
+        subprocess.run(["git", *who, *arguments], cwd=workspace, check=True, capture_output=True)
+    assert f"other worktrees share this store, and what they need is not known here: {other}" in (
+        call(workspace, "coopnet", "runs", "gc").stdout
+    )
+    refused = call(workspace, "coopnet", "runs", "gc", "--yes")
+    assert refused.returncode == 1
+    assert "nothing is removed, because other worktrees share this store" in refused.stderr
+    assert left.is_dir()
 
 
 def test_run_that_is_being_made_is_not_garbage(workspace: Path, own_store: Path) -> None:

@@ -172,6 +172,15 @@ def test_commands_speak(workspace: Path, tmp_path: Path) -> None:
     assert "waiting for one3/seed0" in " ".join(seen.stdout.split())
 
 
+def test_terminal_without_our_letters_shows_others(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that is not UTF-8 gets question marks instead of a traceback."""
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    told = call(workspace, "coopnet", "plan", "tiny")
+    assert told.returncode == 0, told.stderr
+    assert "train_one" in told.stdout
+    assert "?" in told.stdout
+
+
 def test_snakemake_says_a_line_of_each_job(workspace: Path) -> None:
     """A job is a line with its phase and its run, without paths; what all will take is said before."""
     done = call(workspace, "snakemake", "--dry-run", "--cores", "2", "--config", "study=tiny")

@@ -113,6 +113,13 @@ def test_folder_without_dvc_or_git_is_refused(tmp_path: Path, there: tuple[str, 
         record.record(Workspace(tmp_path), "full")
 
 
+def test_project_in_a_folder_of_a_repository_is_recorded(tmp_path: Path) -> None:
+    """`dvc init --subdir` leaves git's folder further up."""
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "project" / ".dvc").mkdir(parents=True)
+    dvc.check_repository(tmp_path / "project", "full")
+
+
 def test_study_without_stages_is_refused(workspace: Workspace) -> None:
     """DVC knows the studies that are listed in its file; for any other, one line has the remedy."""
     for name in (".dvc", ".git"):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from coopnet.commands import report
 from coopnet.files.digests import Digests, remembered
 from coopnet.files.errors import CoopNetError
 from coopnet.runs import records, steps
+from coopnet.runs.states import state
 from coopnet.runs.steps import Step
 from coopnet.runs.workspace import Workspace, targets
 from coopnet.study import Run, Study
@@ -302,6 +304,19 @@ def test_current_outputs_are_dated_after_what_they_were_made_from(workspace: Wor
     assert all(path.stat().st_mtime >= data.stat().st_mtime for path in wanted.values())
 
 
+def test_dates_in_the_future_hide_nothing(workspace: Workspace, plan: Study, run: Run) -> None:
+    """Files of a clock that is ahead: a stale run still has the newest stamp, and no input is newer than an output."""
+    data = workspace.prepared("cifar100") / "manifest.json"
+    files.write_text(data, "{}")
+    wanted = targets(workspace, plan, run)
+    later = time.time() + 172_800
+    for path in (data, *wanted.values()):
+        os.utime(path, (later, later))
+    stamps.refresh(workspace, plan)
+    stamp = stamps.run_stamp(workspace, plan, "train_baseline", "baseline", 0)  # its evaluation is missing
+    assert all(data.stat().st_mtime <= path.stat().st_mtime < stamp.stat().st_mtime for path in wanted.values())
+
+
 # Digests
 
 
@@ -328,6 +343,32 @@ def test_digests_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert path.stat().st_mtime > 1
     monkeypatch.setattr(files, "sha256", lambda path: pytest.fail("was read"))
     assert Digests(tmp_path / "digests.json")(path) == first
+
+
+def test_file_of_another_user_is_replaced_to_be_dated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link into a cache of somebody else becomes a copy of one's own."""
+    (tmp_path / "cached").write_text("one")
+    os.utime(tmp_path / "cached", (1, 1))
+    path = tmp_path / "file"
+    path.symlink_to(tmp_path / "cached")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    digests = Digests()
+    digests.date(path)
+    assert not path.is_symlink()
+    assert path.stat().st_mtime > (tmp_path / "cached").stat().st_mtime == 1
+    monkeypatch.setattr(files, "sha256", lambda path: pytest.fail("was read"))
+    assert digests(path)
+
+
+def test_memory_that_cannot_be_written_is_left(tmp_path: Path) -> None:
+    """A colleague who may only read sees the digests all the same."""
+    (tmp_path / "file").write_text("one")
+    with remembered(tmp_path / "file" / "digests.json") as digests:
+        assert digests(tmp_path / "file") == files.sha256(tmp_path / "file")
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"file": 1}'])
@@ -416,6 +457,36 @@ def test_kept_child_of_another_training_of_its_parent_is_refused(home: Home) -> 
     forget(home, "one3_to_5_split/seed0")
     with pytest.raises(CoopNetError, match=r"one3_to_5_split/seed0 was made from another training of one3/seed0"):
         report.tables(home.workspace, "tiny", keep=True)
+
+
+def test_child_of_another_training_of_its_parent_is_made_again(home: Home) -> None:
+    """The parent lost its entry in the store and was trained again elsewhere; the store still has the child."""
+    plan, child = home.plan(), home.run("one3_to_5_split")
+    assert child.transfer is not None
+    weights = home.run_record().with_name("model.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-4] ^= 1  # the last digits of a number
+    weights.write_bytes(content)
+    record = files.read_sealed(home.run_record())
+    record["files"]["model.safetensors"] = files.sha256(weights)
+    files.write_json(home.run_record(), files.sealed(record))
+    before = home.promised("workspace/results/tiny")
+    with pytest.raises(CoopNetError, match=r"one3_to_5_split/seed0 was made from another training of one3/seed0"):
+        home.tables()
+    assert home.promised("workspace/results/tiny") == before
+    for run in (child, child.transfer):
+        problem = records.check_run(home.workspace, plan, run, Digests())
+        assert problem is not None
+        assert problem.kind == "stale"
+        assert state(home.workspace, plan, run, home.store, Digests()).startswith("stale: one3_to_5_split/seed0")
+    home.transfer()
+    assert home.train(experiment="one3_to_5_split") == 0
+    home.evaluate()
+    home.evaluate_transfer()
+    home.evaluate(experiment="one3_to_5_split")
+    home.tables()
+    made = files.read_sealed(home.store.folder(child.key) / "run.json")
+    assert made["parents"] == [{"key": home.run().key, "digest": record["files"]["model.safetensors"]}]
 
 
 def test_kept_run_with_other_settings_is_refused(home: Home) -> None:

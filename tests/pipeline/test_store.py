@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -167,6 +168,27 @@ def test_linked_worktree_with_a_relative_link(workspace: Path, monkeypatch: pyte
     (linked / ".git").write_text("gitdir: ../main/.git/worktrees/linked\n", encoding="utf-8")
     monkeypatch.chdir("/")
     assert default_place(linked) == default_place(workspace)
+
+
+def test_worktrees_of_a_bare_repository_have_their_own_stores(workspace: Path) -> None:
+    """The folder beside a bare repository is nobody's."""
+    linked_worktree(workspace)
+    git(workspace.parent, "clone", "--bare", "main", "bare.git")
+    git(workspace.parent / "bare.git", "worktree", "add", "../of-bare", "-b", "another")
+    place = workspace.parent / "of-bare"
+    assert default_place(place) == place / ".dvc" / "cache" / "coopnet-runs"
+
+
+def test_worktrees_that_share_the_store_are_found(workspace: Path) -> None:
+    """From each of them, in a folder of the project too; one with a cache of its own, and a removed one, are none."""
+    linked = linked_worktree(workspace)
+    assert store.other_worktrees(workspace) == [linked]
+    assert store.other_worktrees(linked) == [workspace]
+    configure(linked, "config.local", "../../own")
+    assert store.other_worktrees(workspace) == []
+    shutil.rmtree(linked)
+    assert store.other_worktrees(workspace) == []
+    assert store.other_worktrees(workspace.parent) == []
 
 
 def test_temporary_workspace_of_dvc_shares_the_store(workspace: Path) -> None:

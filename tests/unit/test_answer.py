@@ -19,7 +19,7 @@ from coopnet.report import content, differences, drawing, ledger, tables
 from coopnet.report.differences import Difference
 from coopnet.report.frames import Tables, load
 from coopnet.report.tables import growth as growth_tables
-from coopnet.report.topics import answer, cells, claims, failed, growth, method
+from coopnet.report.topics import answer, calibration, cells, claims, failed, growth, method
 from coopnet.report.topics.one import section as one_section
 from coopnet.report.wording import MINUS
 from coopnet.study import read_yaml
@@ -358,7 +358,7 @@ def test_the_figure_names_its_finding(study: Path) -> None:
     assert "more accurate: one3_to_5_masked +0.60 and one3_to_5_split +1.23" in picture.alt
     assert "Shown are the 4 of 9 experiments that have a control and 3 seeds or more" in picture.caption
     unclaimed = "one3_to_5_zero_pad, one3_to_5_zero_output and one3_to_5_masked"
-    assert f"No claim of the ledger compares {unclaimed} with their control" in picture.caption
+    assert f"No claim tests the difference of {unclaimed}:" in picture.caption
     assert "Names: one3_to_5…: one3 grown into 5 branches; one3: ONE with 3 branches." in picture.caption
     words = {text.get_text() for text in draw().findobj(lambda item: hasattr(item, "get_text"))}
     assert {"one3_to_5_split", differences.GROUPS["growth"], "seeds", "3"} <= words
@@ -373,6 +373,14 @@ def test_each_group_has_a_scale_of_its_own() -> None:
     assert {text.get_text() for text in part3.texts} >= {differences.GROUPS["distillation"], "ensemble5"}
     assert growth.get_xlim()[1] < 0.1 < 8.5 <= part3.get_xlim()[1]
     assert (growth.get_xlabel(), part3.get_xlabel()) == ("", "difference of test top-1 (points)")
+
+
+def test_noisy_copies_come_closer_to_their_donors() -> None:
+    """What docs/growth.md says of them; exact copies, which differ by rounding alone, are not counted."""
+    (sentence,) = calibration._apart(load(ROOT / "results/mini/tables"))
+    assert sentence.startswith("Of 2 networks with noisy copies, copy and donor disagree on more test images")
+    assert "after training than at transfer in 0, on fewer in 2" in sentence
+    assert "brought noisy copies closer" in " ".join((ROOT / "docs/growth.md").read_text(encoding="utf-8").split())
 
 
 def test_an_ablation_says_how_often_branches_disagree() -> None:
@@ -529,6 +537,26 @@ def test_a_study_without_enough_seeds_is_short(study: Path, tmp_path: Path) -> N
     assert report.overview is None
     assert not {"claims", "cost", "published"} & {section.id for section in report.sections}
     assert failed.section(load(study)) is None
+
+
+def test_findings_that_the_ledger_leaves_undecided_are_named() -> None:
+    """A claim of several parts corrects for them, so one of its parts can be decided where the claim is not."""
+    found = differences.differences(load(ROOT / "results/mini/tables"))
+    claims_of = {one["id"]: one for one in files.read_json(ROOT / "results/mini/claims.json")}
+    assert [one.name for one in found if one.undecided] == ["one3 with sharing", "combine3"]
+    for name in ("sharing_matters/top1", "combine_over_control/top1"):
+        assert claims_of[name]["verdict"] == "inconclusive"
+        assert "contradicted" in [part["verdict"] for part in claims_of[name]["parts"]]
+    words = answer.in_short([replace(one("sharing", -1.0), undecided=True), one("gain", 2.0)])
+    assert "The intervals are uncorrected; the ledger leaves sharing undecided. None" in words
+
+
+def test_surviving_claims_over_a_parent_alone_are_named() -> None:
+    """Such a parent had fewer epochs. A student and a plain ensemble do not start from their parents' training."""
+    study = load(ROOT / "results/mini/tables")
+    assert answer._shorter(study) == " (in 4a, 4c, 4e, 4g, 4j, 8a and 9a against a parent that was trained less)"
+    without = replace(study, claims=[one for one in study.claims if one.main.number in ("1d", "3h", "11a", "13a")])
+    assert answer._shorter(without) == ""
 
 
 @pytest.mark.parametrize(

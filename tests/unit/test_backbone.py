@@ -1,6 +1,8 @@
 """Any model as trunk and branches: a cut model computes the same and grows exactly; impossible cuts are refused."""
 
 import itertools
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from coopnet.files.errors import CoopNetError
 from coopnet.library.build import wrap
@@ -178,6 +181,7 @@ def test_copies_have_the_weights_of_the_model() -> None:
     assert isinstance(architecture, Backbone)
     copied, expected = architecture.copies(), model.eval()(IMAGES)
     assert copied.architecture is architecture
+    assert all(parameter.requires_grad for parameter in copied.parameters())
     torch.testing.assert_close(copied.eval()(IMAGES).branches, expected.unsqueeze(1).expand(-1, 3, -1))
 
 
@@ -267,6 +271,18 @@ def test_refit_finds_what_a_branch_read_from_its_own_trunk(trunk: str, same: boo
     with torch.no_grad():
         one, two = merged.eval()(IMAGES).branches.unbind(1)
     assert bool((one - two).abs().max() < 0.01 * one.abs().max()) is same
+
+
+def test_refit_needs_zero_padding() -> None:
+    """The convolutions are solved for patches that are padded with zeros."""
+    parents = []
+    for _ in range(2):
+        model = Convolutional()
+        model.blocks[1].shortcut = nn.Conv2d(6, 8, 1, bias=False, padding_mode="reflect")
+        parents.append(TrainedNetwork(wrap(model, "blocks.1", branches=1, classes=7, gate="none", example=IMAGES), {}))
+    options = {"reestimate": True, "gate_rows": "uniform", "seed": 0, "images": lambda: [IMAGES], "ridge": 1e-6}
+    with pytest.raises(ValueError, match="plain convolutions"):
+        merge(parents, trunk="refit", **options)
 
 
 def test_what_transfer_cannot_do_with_any_model_is_refused() -> None:
@@ -540,7 +556,7 @@ def test_a_last_layer_of_another_kind_cannot_be_replaced(layer: dict[str, int]) 
         (Proxied(), "blocks.1", "its two pieces together compute something else than the model; these would work"),
         (Silent(), "blocks.1", r"Silent does not take images of \[3, 16, 16\] \(ValueError\); pass example="),
         (Folded(), "blocks.1", "no linear or convolutional layer after it makes the 7 logits"),
-        (Again(), "blocks", "stem is used both before and after"),
+        (Again(), "blocks", "parameter stem.weight is used both before and after"),
         (Map(), "blocks.1", r"Map gives \[6, 16, 7\] for 6 images, where logits"),
         (First(), "blocks.1", r"First gives \[1, 7\] for 6 images, where logits"),
     ],
@@ -550,6 +566,114 @@ def test_what_cannot_be_cut_is_refused(model: nn.Module, split: str, said: str) 
     with pytest.raises(CoopNetError, match=said) as refusal:
         wrap(model, split, branches=2, classes=7, example=IMAGES)
     assert "\n" not in str(refusal.value)
+
+
+class Frozen(Convolutional):
+    def train(self, mode: bool = True) -> "Frozen":
+        super().train(mode)
+        self.blocks[0].bn1.eval()
+        return self
+
+
+class Tied(Convolutional):
+    def __init__(self) -> None:
+        super().__init__((4, 4, 4))
+        self.blocks[1].conv1.weight = self.blocks[0].conv1.weight
+
+
+def hooked() -> Convolutional:
+    """A model that scales its images in a hook."""
+    model = Convolutional()
+    model.register_forward_pre_hook(lambda _, images: (images[0] / 2,))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (Frozen(), "the model has a train() of its own"),
+        (hooked(), "the model has a forward hook"),
+        (Tied(), "the parameter blocks.0.conv1.weight is used both before and after it"),
+    ],
+)
+def test_what_the_pieces_would_lose_is_refused(model: nn.Module, said: str) -> None:
+    """A train() or a hook of a module that is cut, and weights that both sides share."""
+    with pytest.raises(CoopNetError, match=re.escape(f"cannot be split at 'blocks.1': {said}")):
+        wrap(model, "blocks.1", branches=2, classes=7, example=IMAGES)
+
+
+class Normalised(Convolutional):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward((x - torch.tensor([0.5, 0.4, 0.3]).view(1, 3, 1, 1)) / 0.2)
+
+
+def test_a_constant_in_the_forward_is_kept() -> None:
+    """torch.fx gives it another name each time that it traces the model."""
+    model = Normalised()
+    network = wrap(model, "blocks.1", branches=2, classes=7, weights="copied", noise=0.0, example=IMAGES)
+    assert torch.equal(network.eval()(IMAGES).branches[:, 0], model.eval()(IMAGES))
+
+
+@pytest.mark.parametrize("activation", [nn.Hardswish(inplace=True), nn.LeakyReLU(0.1, inplace=True)])
+def test_a_branch_that_works_in_place_leaves_the_features_as_they_are(activation: nn.Module) -> None:
+    """Every branch and the gate read the trunk's own features, and can be trained."""
+    model = Convolutional()
+    model.blocks = nn.Sequential(Residual(4, 6), nn.BatchNorm2d(6), nn.Sequential(activation, Residual(6, 8)))
+    network = wrap(model, "blocks.2", branches=3, classes=7, example=IMAGES)
+    network.train()(IMAGES).ensemble.sum().backward()
+    outputs, features = network.eval()(IMAGES), network.features(IMAGES)
+    assert network.gate is not None
+    assert torch.equal(network.gate(features), outputs.gate)
+    for number, branch in enumerate(network.branches):
+        assert torch.equal(branch(network.features(IMAGES)[0]), outputs.branches[:, number])
+
+
+class Two(Convolutional):
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Linear(8, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.blocks(self.stem(x)).mean((2, 3))
+        return self.fc(pooled) + self.other(pooled)
+
+
+@pytest.mark.parametrize("classes", [1, 5])
+def test_only_a_last_layer_that_gives_the_logits_is_replaced(classes: int) -> None:
+    """Two layers whose outputs are added cannot have another number of classes, not even 1."""
+    with pytest.raises(CoopNetError, match=f"last layer other alone .* model of {classes} classes"):
+        wrap(Two(), "blocks.1", branches=2, classes=classes, example=IMAGES)
+
+
+def test_fresh_weights_are_trained_even_if_those_of_the_model_are_frozen() -> None:
+    """The trunk and copied branches stay as frozen as the model."""
+    model = Convolutional().requires_grad_(False)
+    fresh = wrap(model, "blocks.1", branches=2, classes=7, example=IMAGES)
+    assert all(parameter.requires_grad for parameter in fresh.branches.parameters())
+    built = wrap(model, "blocks.1", branches=2, classes=7, example=IMAGES, fresh=Convolutional)
+    assert all(parameter.requires_grad for parameter in built.branches.parameters())
+    copied = wrap(model, "blocks.1", branches=2, classes=7, weights="copied", example=IMAGES)
+    for network in (fresh, built, copied):
+        assert network.trunk is not None
+        assert not any(parameter.requires_grad for parameter in network.trunk.parameters())
+    assert not any(parameter.requires_grad for parameter in copied.branches.parameters())
+
+
+@pytest.mark.parametrize(
+    "computed", [parametrizations.weight_norm, parametrizations.spectral_norm, nn.utils.spectral_norm]
+)
+def test_computed_weights_need_new_models(computed: Callable[[nn.Module], nn.Module]) -> None:
+    """No layer can initialise them anew, so all branches would be equal; new models differ."""
+
+    def model() -> nn.Module:
+        one = Convolutional()
+        computed(one.blocks[1].conv2)
+        return one
+
+    with pytest.raises(CoopNetError, match=r"the weights of blocks\.1\.conv2 are computed"):
+        wrap(model(), "blocks.1", branches=2, classes=7, example=IMAGES)
+    one, other = wrap(model(), "blocks.1", branches=2, classes=7, example=IMAGES, fresh=model).branches
+    assert not any(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True) if a.dim() > 1)
 
 
 def test_models_of_libraries_are_built_by_name() -> None:

@@ -100,6 +100,17 @@ def test_a_name_that_is_taken_is_refused(name: str, tmp_path: Path) -> None:
         study.load(root, "other")
 
 
+@pytest.mark.parametrize("name", ["007", "1e3", "2024_01"])
+def test_a_name_that_snakemake_takes_for_a_number_is_refused(name: str, tmp_path: Path) -> None:
+    """`--config study=1e3` would ask for the study 1000.0."""
+    root = write(tmp_path, BASE, {})
+    (root / "studies" / f"{name}.yaml").write_text("{}")
+    with pytest.raises(CoopNetError, match="a letter first"):
+        study.load(root, "other")
+    with pytest.raises(CoopNetError, match="a letter first"):
+        study.checked_name(name)
+
+
 @pytest.mark.parametrize("command", ["report", "timing"])
 def test_the_command_line_leaves_its_folder_alone(command: str, tmp_path: Path) -> None:
     """A study name that is a path neither reads nor writes outside the workspace."""

@@ -19,7 +19,7 @@ import coopnet
 from coopnet import files
 from coopnet.files.errors import CoopNetError
 from coopnet.library.optimizers import state_of
-from coopnet.library.parts import plain
+from coopnet.library.parts import folded, plain
 from coopnet.library.receipt import batches_of
 from coopnet.library.transfers import combined, merged
 from coopnet.networks import merge as merging
@@ -475,11 +475,11 @@ def test_branch_is_as_large_and_fast_as_the_plain_network() -> None:
         assert trainable_parameters(one) == trainable_parameters(plain_one)
         assert flops(one) == flops(plain_one) == flops(baseline.eval())
     assert trainable_parameters(coopnet.branch(network, 2)) == trainable_parameters(baseline)
-    folded = coopnet.branch(network, 2, fold=True)
-    assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
+    fused = coopnet.branch(network, 2, fold=True)
+    assert not [m for m in fused.modules() if isinstance(m, nn.BatchNorm2d)]
     images = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
-        torch.testing.assert_close(folded(images), network.eval()(images).branches[:, 1], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(fused(images), network.eval()(images).branches[:, 1], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["study", "convolutional", "tokens"])
@@ -765,6 +765,148 @@ class Bare(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x @ self.weight
+
+
+def test_a_new_branch_is_trained_whatever_the_optimiser_had() -> None:
+    """Branch 1 is frozen and not in the optimiser; the new one joins the group of another branch, or the first."""
+    network = small(2)
+    network.branches[0].requires_grad_(False)
+    for groups in (
+        [{"params": network.gate.parameters()}, {"params": network.branches[1].parameters(), "lr": 0.5}],
+        [{"params": network.gate.parameters()}],
+    ):
+        grown = coopnet.grow(network, 3, how="masked", optimizer=torch.optim.AdamW(groups, lr=0.1))
+        assert grown.optimizer is not None
+        *_, last = grown.optimizer.param_groups
+        assert {*grown.network.branches[2].parameters()} <= {*last["params"]}
+        assert all(parameter.requires_grad for parameter in grown.network.branches[2].parameters())
+
+
+def test_an_optimiser_keeps_what_is_not_the_networks() -> None:
+    """Parameters of another module stay in their group, with their state; names of parameters are left out."""
+    network, head = small(2), nn.Linear(5, 5)
+    groups = [{"params": network.named_parameters()}, {"params": head.named_parameters(), "lr": 0.5}]
+    optimizer = torch.optim.Adam(groups)
+    head(network.train()(IMAGES).ensemble).sum().backward()
+    optimizer.step()
+    grown = coopnet.grow(network, 3, optimizer=optimizer).optimizer
+    assert grown is not None
+    assert [group["lr"] for group in grown.param_groups] == [1e-3, 0.5]
+    assert grown.param_groups[1]["params"] == list(head.parameters())
+    state, before = grown.state[head.weight], optimizer.state[head.weight]
+    assert torch.equal(state["exp_avg"], before["exp_avg"])
+    assert state["exp_avg"] is not before["exp_avg"]
+
+
+def test_state_of_groups_with_other_options_comes_back(tmp_path: Path) -> None:
+    """The first group has no momentum, and so keeps nothing."""
+    network = small(2)
+    assert network.gate is not None
+
+    def optimizer() -> torch.optim.Optimizer:
+        rest = [p for name, p in network.named_parameters() if not name.startswith("gate.")]
+        groups = [{"params": [*network.gate.parameters()], "momentum": 0.0}, {"params": rest, "momentum": 0.9}]
+        return torch.optim.SGD(groups, lr=0.1)
+
+    one, other = optimizer(), optimizer()
+    train(network, one)
+    coopnet.save(network, tmp_path / "saved", optimizer=one)
+    coopnet.load_optimizer(tmp_path / "saved", network, other)
+    weight = next(network.branches[0].parameters())
+    assert torch.equal(other.state[weight]["momentum_buffer"], one.state[weight]["momentum_buffer"])
+
+
+class Masked(Convolutional):
+    """A model with two tied layers, and a mask of −∞."""
+
+    def __init__(self) -> None:
+        super().__init__((4, 6, 6))
+        last = nn.Sequential(nn.Conv2d(6, 6, 1), nn.ReLU(), nn.Conv2d(6, 6, 1))
+        last[2].weight = last[0].weight
+        last.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+        self.blocks.append(last)
+
+
+def test_tied_weights_and_masks_are_saved(tmp_path: Path) -> None:
+    """Weights that are tied stay tied, and a mask of −∞ is no damage; a weight that is not finite is."""
+    network = coopnet.wrap(Masked(), "blocks.1", branches=2, classes=7, example=IMAGES).eval()
+    coopnet.save(network, tmp_path / "saved")
+    loaded = coopnet.load(tmp_path / "saved", model=Masked())
+    assert torch.equal(logits(loaded), logits(network))
+    tied = loaded.branches[1].get_submodule("blocks.2")
+    assert tied.get_parameter("0.weight") is tied.get_parameter("2.weight")
+    with torch.no_grad():
+        next(network.branches[0].parameters()).fill_(torch.inf)
+    coopnet.save(network, tmp_path / "odd")
+    with pytest.raises(CoopNetError, match="holds NaN or infinity"):
+        coopnet.load(tmp_path / "odd", model=Masked())
+
+
+def test_defaults_of_pytorch_change_no_network(tmp_path: Path) -> None:
+    """A loaded network is the saved one, and a grown one is in float32, whatever the default type is."""
+    network = small(2)
+    coopnet.save(network, tmp_path / "saved")
+    torch.set_default_dtype(torch.float64)
+    try:
+        loaded, grown = coopnet.load(tmp_path / "saved"), coopnet.grow(network, 3, noise=0.1).network
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, network.state_dict().values(), loaded.state_dict().values()))
+    assert {parameter.dtype for parameter in grown.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("setting", ["dropout", "activation"])
+def test_a_module_that_was_changed_is_refused(setting: str, tmp_path: Path) -> None:
+    """A transfer would undo the change. Saving keeps the tensors; loading tells if the model computes otherwise."""
+    network = coopnet.wrap(Curved(nn.ReLU()), "blocks.1", branches=2, classes=7, example=IMAGES)
+    if setting == "dropout":
+        network.branches[0].get_submodule("dropout").p = 0.5
+    else:
+        network.trunk.get_submodule("stem")[1] = nn.SiLU()
+    for attempt in (lambda: coopnet.grow(network, 3), lambda: coopnet.subset(network, [1])):
+        with pytest.raises(CoopNetError, match=r"the module [\w.]+ of a trunk or branch is \w+\(.*\), and was"):
+            attempt()
+    coopnet.save(network, tmp_path / "saved")
+    if setting == "dropout":
+        coopnet.load(tmp_path / "saved", model=Curved(nn.ReLU()))
+    else:
+        with pytest.raises(CoopNetError, match="computes something else"):
+            coopnet.load(tmp_path / "saved", model=Curved(nn.ReLU()))
+
+
+def test_synchronised_batchnorm_stays_so() -> None:
+    """Networks made from one with SyncBatchNorm have it, too."""
+    network = nn.SyncBatchNorm.convert_sync_batchnorm(small(2))
+    for made in (coopnet.grow(network, 3).network, coopnet.subset(network, [1])):
+        kinds = {type(module) for module in made.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
+        assert kinds == {nn.SyncBatchNorm}
+
+
+class Repeated(nn.Module):
+    """One convolution with two BatchNorms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norms = nn.Conv2d(4, 4, 3, padding=1), nn.ModuleList(nn.BatchNorm2d(4) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for norm in self.norms:
+            x = torch.relu(norm(self.conv(x)))
+        return x
+
+
+@pytest.mark.parametrize(
+    "module",
+    [Repeated(), nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(4, 4, 3)), nn.BatchNorm2d(4))],
+    ids=["used twice", "computed weight"],
+)
+def test_what_cannot_be_folded_stays_as_it_is(module: nn.Module) -> None:
+    """A convolution that is used twice, or whose weight is computed."""
+    images = torch.randn(8, 4, 9, 9)
+    with torch.no_grad():
+        for _ in range(3):
+            module.train()(2 * images + 1)
+        torch.testing.assert_close(folded(module)(images), module.eval()(images))
 
 
 def test_branches_take_new_weights_from_new_models() -> None:

@@ -353,6 +353,23 @@ def test_reestimation_touches_nothing_but_statistics() -> None:
         reestimate_statistics(network, list)
 
 
+def test_statistics_are_measured_of_every_kind_of_batchnorm_that_images_reach() -> None:
+    """SyncBatchNorm has those of BatchNorm; one that no image reaches keeps its own."""
+    network = merged(family(2)).network
+    other = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(network))
+    other.spare = nn.BatchNorm3d(2)
+    other.spare.running_mean.fill_(3.0)
+    modes: list[bool] = []
+    other.trunk.register_forward_pre_hook(lambda trunk, _: modes.append(trunk.training))
+    reestimate_statistics(network, batches())
+    reestimate_statistics(other, batches())
+    state = other.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+    assert torch.equal(state["spare.running_mean"], torch.full((2,), 3.0))
+    assert (int(state["spare.num_batches_tracked"]), other.spare.momentum) == (0, 0.1)
+    assert {*modes} == {False}  # the mode of dropout
+
+
 def test_merge_reestimates_on_request() -> None:
     """`reestimate` calls `reestimate_statistics` for the merged network; `refit` always does."""
     parents = family(2)

@@ -166,6 +166,23 @@ def test_initialisation_is_he_fan_out(block: str, depth: int) -> None:
     assert (network.trunk.stem[1].bias == 0).all()
 
 
+def test_defaults_of_pytorch_change_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the default type nor the default device does; on the meta device a network has shapes alone."""
+    expected, devices = build(architecture(), 0).state_dict(), []
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = build(architecture(), 0).state_dict()
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    monkeypatch.setattr(Architecture, "initialise", lambda *_: devices.append(torch.get_default_device().type))
+    for device in ("cuda", "meta"):
+        with torch.device(device):
+            build(architecture(), 0)
+    assert devices == ["cpu", "meta"]
+
+
 @pytest.mark.parametrize("width", [4, 8])
 def test_convolutions_that_a_cpu_gets_wrong_see_plain_order(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     """On AVX2 the projections of narrow networks do, in whatever order the network is; not while oneDNN is off."""

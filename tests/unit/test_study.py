@@ -1014,6 +1014,7 @@ def test_accepted(changes: dict[str, Any], tmp_path: Path) -> None:
         ({"only": []}, ["studies/small.yaml", "only", "at least 1"]),
         ({"only": ["one3_continued"]}, ["one3_continued.parents", "'one3'", "add it to `only`"]),
         ({"parts": ["growth"]}, ["studies/small.yaml", "parts is not a known key"]),
+        ({"only": ["one3"], "experiments": {"one5": {}}}, ["experiments.one5 is not in this study; add it to `only`"]),
         ({"experiments": {"one_3": {}}}, ["'one_3' is not an experiment of params.yaml", "did you mean 'one3'?"]),
         ({"every_experiment": {"model": {"depth": 9}}}, ["studies/small.yaml over params.yaml", "8 would be"]),
         ([1, 2], ["studies/small.yaml must be a mapping of keys to values, not list"]),
@@ -1037,6 +1038,9 @@ def test_refused_overlay(overlay: Any, words: list[str], tmp_path: Path) -> None
         ("a:\tb: c\n", "is not valid YAML"),
         ("a: 2024-13-45\n", "is not valid YAML"),
         ("a: 0x_\n", "is not valid YAML"),
+        ("a: [1, 010]\n", "010 would be read as 8; write 10"),
+        ("a: -007\n", "-007 would be read as -7; write -7"),
+        ("a: [1:30]\n", "1:30 would be read as 90; write 90"),
         ("a: !!bool maybe\n", "is not valid YAML"),
         ("a: !!timestamp never\n", "is not valid YAML"),
         ("a: &a {b: *a}\n", "is not valid YAML"),
@@ -1051,6 +1055,12 @@ def test_refused_yaml(text: str, words: str, tmp_path: Path) -> None:
     message = refusal(tmp_path)
     assert "params.yaml" in message
     assert words in message
+
+
+def test_numbers_are_read_as_they_look(tmp_path: Path) -> None:
+    """Also zero, and numbers with a prefix."""
+    (tmp_path / "some.yaml").write_text("a: [0, -5, 1_000, 0x1f, 0b11]\n", encoding="utf-8")
+    assert study.read_yaml(tmp_path / "some.yaml") == {"a": [0, -5, 1000, 31, 3]}
 
 
 def test_refused_encoding(tmp_path: Path) -> None:
@@ -1069,6 +1079,15 @@ def test_unknown_study_names_the_nearest(tmp_path: Path) -> None:
     root = write(tmp_path, overlay={})
     assert "there is no study 'smal'; did you mean 'small'? (known: full, small)" in refusal(root, "smal")
     assert "there is no study" in refusal(root, "../studies/small")
+
+
+def test_file_that_an_editor_left_is_no_study(tmp_path: Path) -> None:
+    """Emacs' lock of an open overlay, and macOS' file in an archive, stop no study."""
+    root = write(tmp_path, overlay={})
+    (root / "studies" / ".#small.yaml").symlink_to("somebody@somewhere.1")
+    (root / "studies" / "._small.yaml").write_bytes(b"\0\5\x16\7")
+    assert study.names(root) == ["full", "small"]
+    assert study.load(root, "small").runs
 
 
 def test_unknown_run_is_refused() -> None:

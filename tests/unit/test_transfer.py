@@ -166,6 +166,9 @@ def test_noise_moves_copies_by_sigma_and_leaves_donors_alone() -> None:
     assert moved.std().item() == pytest.approx(0.3 * old[f"branches.1.{name}"].std().item(), rel=0.03)
     assert torch.equal(now[f"branches.1.{name}"], old[f"branches.1.{name}"])
     assert torch.equal(now["branches.3.stage.0.bn1.weight"], old["branches.1.stage.0.bn1.weight"])
+    assert not torch.equal(now["branches.3.classifier.weight"], old["branches.1.classifier.weight"])
+    other = expand(parent, 4, kind="split", seed=1, donors=[2], noise=0.3).network.state_dict()
+    assert not torch.equal(other[f"branches.3.{name}"], now[f"branches.3.{name}"])
 
 
 @pytest.mark.parametrize("branches", [1, 3])

@@ -7,9 +7,8 @@ from coopnet.data.datasets import Dataset
 from coopnet.files.digests import Digests, remembered
 from coopnet.files.errors import CoopNetError
 from coopnet.runs import dvc, phase_keys, records, steps
-from coopnet.runs.records import Problem
 from coopnet.runs.workspace import Workspace
-from coopnet.study import Run, Study
+from coopnet.study import Study
 from coopnet.study.phases import TRAINING
 
 log = logging.getLogger(__name__)
@@ -60,9 +59,6 @@ def _sort(workspace: Workspace, plan: Study, digests: Digests) -> tuple[list[str
     incomplete: set[str] = set()
     for run in plan.everything():
         problem = records.check_run(workspace, plan, run, digests)
-        if problem is None and (other := _other_source(workspace, plan, run)):
-            text = f"{run.name} was made from other weights of {other} than those in this workspace; make it again"
-            problem = Problem("stale", text)
         problem = problem or records.check_step(workspace, steps.evaluate(workspace, plan, run), digests)
         if problem is not None:
             incomplete.add(run.phase)
@@ -78,18 +74,6 @@ def _sort(workspace: Workspace, plan: Study, digests: Digests) -> tuple[list[str
         missing = [f"{loss['experiment']}/seed{loss['seed']}" for loss in losses]
         refused.append(f"tables, claims and report of {plan.name}, which were made without {', '.join(missing)}")
     return [phase for phase in RECORDED if phase not in incomplete], refused
-
-
-def _other_source(workspace: Workspace, plan: Study, run: Run) -> str | None:
-    """The parent whose weights here differ from those that this run's record names; None if all agree."""
-    record = workspace.run(plan, run) / "run.json"
-    read = [*(files.read_field(record, "parents") or []), files.read_field(record, "transfer") or {}]
-    known = {one.get("key"): one.get("digest") for one in read}
-    for source in (*run.sources, *run.parents):
-        listed = files.read_field(workspace.run(plan, source) / "run.json", "files")
-        if source.key in known and listed is not None and listed.get("model.safetensors") != known[source.key]:
-            return source.name
-    return None
 
 
 def _prepared(workspace: Workspace, dataset: Dataset) -> bool:

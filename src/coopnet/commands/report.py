@@ -31,8 +31,8 @@ def tables(workspace: Workspace, name: str, *, keep: bool = False) -> None:
 
     Raises:
         CoopNetError: a run is missing, damaged, or was made with other parameters than the plan has; or all failed; or
-            `figures.yaml` is invalid; or, with `keep`, the gathered results were changed, or a child and its parent
-            come from different trainings.
+            `figures.yaml` is invalid; or a child and its parent come from different trainings; or, with `keep`, the
+            gathered results were changed.
     """
 
     def planned() -> Step:
@@ -65,8 +65,7 @@ def _sources(workspace: Workspace, plan: Study, gathered: Gathered | None) -> li
     if len(unavailable) == len(plan.runs):
         raise CoopNetError(f"no run of study {plan.name} is left to report: {failures.describe(unavailable)}")
     runs = [_source(workspace, plan, run, gathered) for place, run in plan.runs.items() if place not in unavailable]
-    if gathered:
-        _check_descent(runs)
+    _check_descent(runs)
     return runs
 
 
@@ -102,8 +101,8 @@ def _check_descent(runs: Sequence[RunResults]) -> None:
             name, digest = weights.get(parent["key"], (None, parent["digest"]))
             if digest != parent["digest"]:
                 raise CoopNetError(
-                    f"{child} was made from another training of {name} than the one here; take both from the same "
-                    f"machine: train {child} here, or remove the folder of {name}"
+                    f"{child} was made from another training of {name} than the one here; run the workflow, which "
+                    f"makes {child} again (or, for `coopnet tables --keep`, remove the folder of {name})"
                 )
 
 

@@ -83,9 +83,14 @@ def collect_garbage(workspace: Workspace, *, remove: bool) -> None:
         remove: also remove these runs, except those that another process is making.
 
     Raises:
-        CoopNetError: a study cannot be read, so the runs that it refers to are not known.
+        CoopNetError: a study cannot be read, or another worktree shares the store and runs would be removed: the runs
+            that they refer to are not known.
     """
     entries = Store(store.default_place(workspace.root))
+    sharing = ", ".join(map(str, store.other_worktrees(workspace.root)))
+    refusal = f"other worktrees share this store, and what they need is not known here: {sharing}; remove them first"
+    if sharing and remove:
+        raise CoopNetError(f"nothing is removed, because {refusal} (`git worktree remove`)")
     known = referred(workspace)
     table = Table(title=f"Not referred to by any study or result of this clone: {entries.place}", title_justify="left")
     for column in ("run", "key", "state", "size"):
@@ -108,7 +113,8 @@ def collect_garbage(workspace: Workspace, *, remove: bool) -> None:
     if not table.rows:
         return
     console(WIDTH).print(table)
-    print(f"Removed {decimal(total)}" if remove else f"{decimal(total)}; `coopnet runs gc --yes` removes it")
+    rest = refusal if sharing else "`coopnet runs gc --yes` removes it"
+    print(f"Removed {decimal(total)}" if remove else f"{decimal(total)}; {rest}")
 
 
 def _size(folder: Path) -> int:

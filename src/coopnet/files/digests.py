@@ -37,10 +37,17 @@ class Digests:
         self.changed = True
         return digest
 
-    def date(self, path: Path) -> None:
-        """Set a file's date to now and keep its digest in the cache."""
+    def date(self, path: Path, when: float | None = None) -> None:
+        """Set a file's date, by default to now, and keep its digest in the cache.
+
+        Raises:
+            CoopNetError: the file belongs to another user, and cannot be replaced by a copy.
+        """
         digest = self(path)
-        os.utime(path)
+        try:
+            os.utime(path, None if when is None else (when, when))
+        except OSError:  # it belongs to another user, perhaps as a link into a shared cache
+            files.copy(path, path)
         if digest is not None:
             self.known[str(path)] = [*self._facts(path), digest]
             self.changed = True
@@ -61,8 +68,12 @@ def _remembered(place: Path) -> dict[str, list[int | str]]:
 
 @contextlib.contextmanager
 def remembered(place: Path) -> Iterator[Digests]:
-    """A cache of digests that is written to `place` if no error occurs; if two processes do so, one version is kept."""
+    """A cache of digests that is written to `place` if no error occurs; if two processes do so, one version is kept.
+
+    Whoever may only read goes without.
+    """
     digests = Digests(place)
     yield digests
     if digests.changed:
-        files.write_json(place, digests.known)
+        with contextlib.suppress(CoopNetError):
+            files.write_json(place, digests.known)

@@ -1,5 +1,6 @@
 """Reading YAML that may be wrong or hostile: plain data only, with bounded memory and time."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ MOST = 1_000_000
 LONGEST = 10_000
 """Most characters of one value; PyYAML needs quadratic time for a long number."""
 
+SURPRISING = re.compile(r"[-+]?0[0-9_]+|.*:.*")
+"""Integers that YAML 1.1 reads to another base: octal after a zero, and sexagesimal with colons."""
+
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the C parser if PyYAML has it
-    """A loader that refuses duplicate keys (PyYAML would keep the last one) and numbers too long to print."""
+    """A loader that refuses duplicate keys (PyYAML would keep the last one), and numbers that mislead."""
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -36,6 +40,10 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
     value: int = loader.construct_yaml_int(node)
     str(value)  # raises if Python would refuse to print it in a message
+    if SURPRISING.fullmatch(node.value):
+        meant = value if ":" in node.value else int(node.value.replace("_", ""))
+        problem = f"{node.value} would be read as {value}; write {meant}"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
     return value
 
 

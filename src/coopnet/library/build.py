@@ -36,6 +36,9 @@ def cooperative(
         width: channels of the first stage; 16, or 64 for `resnet18`.
         seed: of the weights; the same seed gives the same bits.
 
+    Returns:
+        A network in float32 on the CPU, whatever PyTorch's defaults are.
+
     Raises:
         CoopNetError: there is no such network.
     """
@@ -130,14 +133,17 @@ def wrap(
         )
         if fresh is not None:
             _check_fresh(fresh(), architecture.template, classes)
+    template = architecture.template
+    if weights == "fresh" and template.fresh is None:
+        _check_computed(template.branch)
     network = build(architecture, seed)
     if isinstance(model, nn.Module) and (own := next(model.parameters(), None)) is not None:
         network.to(own.device)  # a new gate is made on the CPU
-    template = architecture.template
     kept = isinstance(model, nn.Module) or pretrained
     with torch.no_grad():
         if kept and network.trunk is not None:
             network.trunk.load_state_dict(template.trunk.state_dict())
+            _freeze(network.trunk, template.trunk)
         if weights == "copied":
             _copy_branches(network, template, noise, seed)
     return network
@@ -155,6 +161,16 @@ def _check_fresh(model: nn.Module, template: Template, classes: int) -> None:
         )
 
 
+def _check_computed(branch: nn.Module) -> None:
+    """Refuse weights that are computed from others: no layer can initialise these anew."""
+    for name, module in branch.named_modules():
+        if hasattr(module, "parametrizations") or {"weight_orig", "weight_v"} & module._parameters.keys():
+            raise CoopNetError(
+                f"the weights of {name} are computed from others (spectral_norm, weight_norm, …), so they cannot be "
+                "initialised anew; pass fresh=, a function that builds such a model, or weights='copied'"
+            )
+
+
 def _copy_branches(network: CooperativeNetwork, template: Template, noise: float, seed: int) -> None:
     """Give every branch the model's weights, and add noise to all but the first."""
     state = template.branch.state_dict()
@@ -162,4 +178,11 @@ def _copy_branches(network: CooperativeNetwork, template: Template, noise: float
         state = {name: tensor for name, tensor in state.items() if not name.startswith(f"{template.classifier}.")}
     for branch in network.branches:
         branch.load_state_dict(state, strict=False)
+        _freeze(branch, template.branch)
     perturb(list(network.branches)[1:], noise, seed)
+
+
+def _freeze(piece: nn.Module, like: nn.Module) -> None:
+    """Freeze what is frozen in another piece, and nothing else."""
+    for name, parameter in like.named_parameters():
+        piece.get_parameter(name).requires_grad_(parameter.requires_grad)

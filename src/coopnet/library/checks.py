@@ -1,5 +1,6 @@
 """Checks of arguments: an error names the argument and what it may be."""
 
+import re
 from collections.abc import Iterator, Sequence
 from numbers import Integral, Real
 
@@ -68,6 +69,31 @@ def check_tensors(network: CooperativeNetwork) -> None:
             f"the network has weights of {str(other.dtype).removeprefix('torch.')}, and float32 is needed: call "
             "network.float(); for speed, train under torch.autocast"
         )
+
+
+def check_modules(network: CooperativeNetwork) -> None:
+    """Refuse a network that a transfer would not reproduce: as `check_tensors`, and settings of modules count, too.
+
+    Raises:
+        CoopNetError: its tensors are refused, or a module was replaced or changed after the network was made.
+    """
+    check_tensors(network)
+    for piece, like in _pieces(network):
+        modules = dict(piece.named_modules())
+        for name, module in like.named_modules():
+            had, has = _settings(module), _settings(modules[name]) if name in modules else "gone"
+            if had != has:
+                raise CoopNetError(
+                    f"the module {name} of a trunk or branch is {has}, and was {had} when the network was made; a new "
+                    "network would have the old one: set it back, or change the model and wrap that"
+                )
+
+
+def _settings(module: nn.Module) -> str:
+    """`Dropout(p=0.1)`: the kind of a module and what it shows of its settings."""
+    # A BatchNorm computes the same in eval mode whether it is synchronised or not.
+    kind = re.sub(r"(Sync)?BatchNorm(\dd)?", "BatchNorm", type(module).__name__)
+    return f"{kind}({module.extra_repr()})"
 
 
 def _pieces(network: CooperativeNetwork) -> Iterator[tuple[nn.Module, nn.Module]]:

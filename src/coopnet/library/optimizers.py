@@ -1,5 +1,7 @@
 """The state of a PyTorch optimiser by parameter name, and its transfer to another network."""
 
+import copy
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,15 +47,20 @@ def check_own(optimizer: torch.optim.Optimizer, network: nn.Module) -> None:
 
 def slots_of(optimizer: torch.optim.Optimizer) -> set[str] | None:
     """What such an optimiser keeps of a parameter after its first step; None if that cannot be found out."""
-    parameter = nn.Parameter(torch.zeros(1))
-    parameter.grad = torch.zeros(1)
-    options = {option: value for option, value in optimizer.param_groups[0].items() if option != "params"}
+    groups = [_options(group) | {"params": [nn.Parameter(torch.zeros(1))]} for group in optimizer.param_groups]
+    for group in groups:
+        group["params"][0].grad = torch.zeros(1)
     try:
-        one = type(optimizer)([options | {"params": [parameter]}])  # type: ignore[call-arg]
+        one = type(optimizer)(groups)  # type: ignore[call-arg]
         one.step()
     except Exception:  # any optimiser, any error: one that cannot be made from its groups, or that needs a GPU
         return None
-    return {slot for slot, value in one.state[parameter].items() if value is not None}
+    return {slot for state in one.state.values() for slot, value in state.items() if value is not None}
+
+
+def _options(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a parameter group, without its parameters and what a scheduler left behind there."""
+    return {option: value for option, value in group.items() if option not in ("params", "param_names", "initial_lr")}
 
 
 def follow(
@@ -65,6 +72,7 @@ def follow(
 ) -> torch.optim.Optimizer:
     """An optimiser of the same kind and options for another network, with the given state.
 
+    Parameters that are not the network's, such as those of a second module, stay in their groups with their state.
     A scheduler of the first optimiser leaves its `initial_lr` behind there; the new one needs a scheduler of its own.
 
     Args:
@@ -72,7 +80,8 @@ def follow(
         parents: its parameters, by name.
         network: the new network.
         plan: origins of inherited tensors. A parameter joins the group of its origin; a parameter of a new branch
-            joins the group of the same parameter of branch 1; any other joins the group of its own name.
+            joins the group of the same parameter of the first branch that has it in a group, or else the first group;
+            any other joins the group of its own name.
         state: of the new network's parameters. Parameters that are not in the plan start without state.
 
     Raises:
@@ -80,16 +89,17 @@ def follow(
     """
     group_of = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
     places = {name: group_of[id(p)] for name, p in parents.items() if id(p) in group_of}
-    members: list[list[nn.Parameter]] = [[] for _ in optimizer.param_groups]
+    own = {id(p) for p in parents.values()}
+    members = [[p for p in group["params"] if id(p) not in own] for group in optimizer.param_groups]
+    others = {p for some in members for p in some}
     names: dict[nn.Parameter, str] = {}
     for name, parameter in network.named_parameters():
         place = places.get(_counterpart(name, plan, places))
         if place is not None:
             members[place].append(parameter)
             names[parameter] = name
-    groups: list[dict[str, Any]] = [
-        {option: value for option, value in group.items() if option not in ("params", "initial_lr")}
-        | {"params": parameters}
+    groups = [
+        _options(group) | {"params": parameters}
         for group, parameters in zip(optimizer.param_groups, members, strict=True)
     ]
     try:
@@ -108,6 +118,7 @@ def follow(
             }
             if not new.state[parameter]:
                 del new.state[parameter]
+    new.state.update({p: copy.deepcopy(optimizer.state[p]) for p in others if p in optimizer.state})
     return new
 
 
@@ -116,7 +127,8 @@ def _counterpart(name: str, plan: Mapping[str, Origin], places: Mapping[str, int
     if name in plan:
         return plan[name].name
     if name.startswith("branches."):
-        return f"branches.0.{name.split('.', 2)[2]}"
+        same = re.compile(rf"branches\.\d+\.{re.escape(name.split('.', 2)[2])}")
+        return next(filter(same.fullmatch, places), next(iter(places)))
     if name.startswith("gate.") and name not in places:  # a plain network has no gate
         return next(iter(places))
     return name

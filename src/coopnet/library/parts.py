@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from coopnet.files.errors import CoopNetError
-from coopnet.library.checks import check_tensors
+from coopnet.library.checks import check_modules
 from coopnet.library.transfers import checked_branches, like
 from coopnet.networks.network import CooperativeNetwork, build
 from coopnet.networks.transfer import Origin, origins, transplant
@@ -71,7 +71,7 @@ def subset(network: CooperativeNetwork, branches: Sequence[int]) -> CooperativeN
         CoopNetError: there are no such branches, all of them are closed, a learned gate reads the trunks of others, or
             weights are pruned, parametrized or not float32.
     """
-    check_tensors(network)
+    check_modules(network)
     chosen = checked_branches(network, branches)
     own = network.trunk is None
     if own and network.gate is not None and len(chosen) < len(network.branches):
@@ -102,12 +102,17 @@ def subset(network: CooperativeNetwork, branches: Sequence[int]) -> CooperativeN
 def folded(module: nn.Module) -> nn.Module:
     """A copy in eval mode with each BatchNorm folded into the convolution before it, where the module can be traced.
 
-    It computes the same up to rounding, with fewer layers.
+    It computes the same up to rounding, with fewer layers. Nothing is folded where a convolution is used twice, or has
+    a weight that is computed.
     """
     from torch.fx.experimental.optimization import fuse
 
     module = copy.deepcopy(module).eval()
     try:
+        used = [node.target for node in fx.symbolic_trace(module).graph.nodes if node.op == "call_module"]
+        kernels = [one for one in used if isinstance(module.get_submodule(one), nn.Conv2d)]
+        if len({*kernels}) < len(kernels) or any("weight" not in module.get_submodule(k)._parameters for k in kernels):
+            return module
         fused: nn.Module = fuse(module)
     except Exception:  # torch.fx cannot trace the module, which is correct but slower
         return module

@@ -1,5 +1,6 @@
 """Fixed random images that tell apart models with equal tensors: other activations or strides, for example."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -26,8 +27,8 @@ def logits(network: CooperativeNetwork, like: CooperativeNetwork | None = None) 
     if not (isinstance(architecture, Backbone) and isinstance(other, Backbone) and architecture.family == OWN):
         return None
     try:
-        twin = replace(architecture, template=other.template).copies().cpu().eval()
-        twin.load_state_dict({name: tensor.cpu() for name, tensor in network.state_dict().items()})
+        twin = copy.deepcopy(network) if like is None else replace(architecture, template=other.template).copies()
+        twin.cpu().eval().load_state_dict({name: tensor.cpu() for name, tensor in network.state_dict().items()})
         images = torch.rand(2, *architecture.input, device="cpu", generator=torch.Generator().manual_seed(0))
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             found: list[float] = twin(images).ensemble[0].tolist()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from coopnet.files.errors import CoopNetError
 from coopnet.library import probe
-from coopnet.library.checks import check_choice, check_network, check_noise, check_seed, check_tensors
+from coopnet.library.checks import check_choice, check_modules, check_network, check_noise, check_seed
 from coopnet.library.optimizers import follow, state_of
 from coopnet.library.receipt import Batches, Receipt, batches_of, measure, tensor_origins
 from coopnet.networks import merge as merging
@@ -75,7 +75,7 @@ def grow(
             that is not cooperative, has pruned, parametrized or other than float32 weights, or whose branches have
             their own trunks, or images of which there are none or for which it gives NaN.
     """
-    check_tensors(network)
+    check_modules(network)
     parent = TrainedNetwork(network, {} if optimizer is None else state_of(optimizer, network))
     said = "none was passed" if optimizer is None else f"{type(optimizer).__name__}; {CARRIED}"
     result, plan, receipt = grown(
@@ -360,7 +360,7 @@ def _refuse_strangers(parents: Sequence[TrainedNetwork], gate_rows: str) -> None
     for number, parent in enumerate(parents, 1):
         if gate_rows == "parents" and parent.network.gate is None:
             raise CoopNetError(f"network {number} has no gate whose row could be copied; use gate_rows='uniform'")
-        check_tensors(parent.network)
+        check_modules(parent.network)
         own, first = probe.logits(parent.network), probe.logits(parent.network, like=parents[0].network)
         if probe.differ(own, first):
             raise CoopNetError(
@@ -385,6 +385,8 @@ def like(
         pieces: a piece of the new network, and the piece that it was copied from; None: there is none.
     """
     network.to(next(parent.parameters()).device).train(parent.training)
+    if any(isinstance(module, nn.SyncBatchNorm) for module in parent.modules()):
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)
     kernels = [p for p in parent.parameters() if p.dim() == 4]
     if any(p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() for p in kernels):
         network.to(memory_format=torch.channels_last)

@@ -10,6 +10,7 @@ import difflib
 import functools
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -124,8 +125,8 @@ class Backbone:
 
     def copies(self) -> CooperativeNetwork:
         """A network with the weights of the template in trunk and branches, to be filled with other weights."""
-        state = self.template.trunk.state_dict() | self.template.branch.state_dict()
-        whole = SimpleNamespace(state_dict=lambda: state)
+        state = self.template.trunk.state_dict(keep_vars=True) | self.template.branch.state_dict(keep_vars=True)
+        whole = SimpleNamespace(state_dict=lambda keep_vars: state)
         network = build(replace(self, template=replace(self.template, fresh=lambda: whole)), seed=0)
         network.architecture = self
         return network
@@ -137,13 +138,17 @@ class Backbone:
         """
         renewed = copy.deepcopy(piece)
         if self.template.fresh is not None:
-            state = self.template.fresh().state_dict()
+            state = self.template.fresh().state_dict(keep_vars=True)
             renewed.load_state_dict({name: state[name] for name in renewed.state_dict()})
+            for name, parameter in renewed.named_parameters():
+                parameter.requires_grad_(state[name].requires_grad)
             return renewed
         for module in renewed.modules():
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
             if callable(reset):
                 reset()
+                for parameter in module.parameters(recurse=False):  # they may be frozen in the model
+                    parameter.requires_grad_(True)
         initialise_convolutions(renewed)
         return renewed
 
@@ -308,8 +313,8 @@ def _backbone(
     try:
         first, second = cut(model, split)
         template = _probe(first, second, logits, classes, example, fresh)
-        if not logits.is_meta:  # a device draws other fresh weights, and from a generator of its own
-            template.trunk.cpu(), template.branch.cpu()
+        for piece in (template.trunk, template.branch) if not logits.is_meta else ():
+            piece.cpu()  # a device draws other fresh weights, and from a generator of its own
     except _NoCut as reason:
         raise CoopNetError(f"{name} cannot be split at {split!r}: {reason}; {_advice(model, split)}") from reason
     size = tuple(example.shape[1:])
@@ -370,11 +375,8 @@ def _logits(model: nn.Module, name: str, example: Tensor) -> Tensor:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether logits are equal; on a GPU, whose sums may have any order, up to rounding."""
-    if one.is_meta or one.shape != other.shape:
-        return one.shape == other.shape
-    tolerance = 0.0 if one.device.type == "cpu" else 1e-5 * max(1.0, float(other.abs().max()))
-    return torch.allclose(one, other, rtol=0.0, atol=tolerance, equal_nan=True)
+    """Whether logits are equal up to rounding: sums on a GPU may have any order."""
+    return one.shape == other.shape and (one.is_meta or torch.allclose(one, other, 1e-4, 1e-5, equal_nan=True))
 
 
 def _first_line(error: Exception) -> str:
@@ -443,12 +445,22 @@ def _trace(model: nn.Module, split: str) -> fx.Graph:
     inputs = list(_parameters_of(model.forward))
     if not inputs:
         raise _NoCut("the model takes no images")
+    for name, module in model.named_modules():
+        if name and not split.startswith(f"{name}."):
+            continue  # it stays whole
+        where = f"the module {name}" if name else "the model"
+        if type(module).train is not nn.Module.train:
+            raise _NoCut(
+                f"{where} has a train() of its own, which the pieces would not have; move what it does inwards"
+            )
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise _NoCut(f"{where} has a forward hook, which the pieces would not have; remove it")
     fixed = dict(inputs[1:])
     modes, codes, graph = [(module, module.training) for module in model.modules()], [], None
     try:
         for mode in (True, False):
             graph = _Tracer(split).trace(model.train(mode), concrete_args=fixed or None)
-            codes.append(graph.python_code("self").src)
+            codes.append(re.sub(r"_tensor_constant\d+", "_tensor_constant", graph.python_code("self").src))
     except Exception as error:  # the model's own code may raise anything on a proxy
         raise _NoCut(f"torch.fx cannot trace the model ({_first_line(error)})") from error
     finally:
@@ -482,10 +494,18 @@ def _crossing(model: nn.Module, images: fx.Node, before: Sequence[fx.Node], afte
             f"{len(crossing)} values are computed before it and used after it "
             f"({', '.join(str(node) for node in crossing[:4])}), where one is needed"
         )
-    called = [{node.target for node in part if node.op == "call_module"} for part in (before, after)]
-    for name in sorted(map(str, called[0] & called[1])):
-        if any(True for _ in model.get_submodule(name).parameters()):
-            raise _NoCut(f"the module {name} is used both before and after it")
+    held, needed = (
+        {
+            parameter: f"{node.target}.{name}"
+            for node in part
+            if node.op == "call_module"
+            for name, parameter in model.get_submodule(str(node.target)).named_parameters()
+        }
+        for part in (before, after)
+    )
+    for parameter, name in held.items():
+        if parameter in needed:
+            raise _NoCut(f"the parameter {name} is used both before and after it")
     return crossing[0]
 
 
@@ -503,9 +523,18 @@ def _piece(root: nn.Module, entry: fx.Node, nodes: Sequence[fx.Node], result: fx
     return fx.GraphModule(root, graph)
 
 
+def _copy_features(branch: fx.GraphModule) -> None:
+    """Let a branch work on a copy of the features: it changes them in place, and others read them, too."""
+    entry = next(node for node in branch.graph.nodes if node.op == "placeholder")
+    with branch.graph.inserting_after(entry):
+        own = branch.graph.call_method("clone", (entry,))
+    entry.replace_all_uses_with(own, delete_user_cb=lambda user: user is not own)
+    branch.recompile()
+
+
 def _probe(
-    trunk: nn.Module,
-    branch: nn.Module,
+    trunk: fx.GraphModule,
+    branch: fx.GraphModule,
     logits: Tensor,
     classes: int,
     example: Tensor,
@@ -515,6 +544,7 @@ def _probe(
     try:
         with _evaluating(trunk, branch):
             features = trunk(example)
+            version = features._version if isinstance(features, Tensor) else 0  # it counts changes in place
             result = branch(features)
     except Exception as error:  # any model, any error
         raise _NoCut(f"it does not take images of {list(example.shape)[1:]} ({_first_line(error)})") from error
@@ -522,10 +552,22 @@ def _probe(
         raise _NoCut(f"its features are a {type(features).__name__}, no tensor")
     if not _same(result, logits):
         raise _NoCut("its two pieces together compute something else than the model")
+    if features._version != version:
+        _copy_features(branch)
     channels, over = _layout(trunk, example, features)
     replaced, classifier = result.shape[1] != classes, _classifier(branch, result.shape[1])
     if replaced:
         _replace(branch, classifier, classes)
+        try:
+            with _evaluating(trunk, branch):
+                shape = list(branch(trunk(example)).shape)
+        except RuntimeError:
+            shape = []
+        if shape != [len(example), classes]:
+            raise CoopNetError(
+                f"the last layer {classifier} alone does not give the logits, so a layer for {classes} classes cannot "
+                f"replace it; pass a model of {classes} classes"
+            )
     return Template(trunk, branch, channels, over, classifier, replaced, None if replaced else fresh)
 
 
@@ -608,6 +650,7 @@ def _readers(branch: nn.Module) -> Iterator[str]:
     for user in features.users:
         module = branch.get_submodule(str(user.target)) if user.op == "call_module" else None
         plain = isinstance(module, nn.Conv2d) and module.bias is None and module.groups == 1
+        plain = plain and module.padding_mode == "zeros"  # type: ignore[union-attr]
         if not plain or module.dilation != (1, 1) or isinstance(module.padding, str):  # type: ignore[union-attr]
             raise ValueError(
                 f"trunk refit needs branches that read their trunk by plain convolutions without bias, not by {user}; "

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from coopnet.data.seeding import derive
 from coopnet.files.errors import CoopNetError
@@ -463,7 +464,7 @@ def reestimate_statistics(network: nn.Module, images: Batches) -> None:
     """Replace BatchNorm's running statistics by their means over one pass through `images`, in place.
 
     Every batch has the same weight. Weights, momentum, mode and `num_batches_tracked` are unchanged. Dropout is off, as
-    it is where the statistics are used.
+    it is where the statistics are used. A BatchNorm that no image reaches keeps its own.
 
     Raises:
         ValueError: no images.
@@ -471,9 +472,9 @@ def reestimate_statistics(network: nn.Module, images: Batches) -> None:
     norms = [
         module
         for module in network.modules()
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.num_batches_tracked is not None
+        if isinstance(module, _BatchNorm) and module.num_batches_tracked is not None
     ]
-    kept = [(norm.momentum, _counter(norm).clone()) for norm in norms]
+    kept = [(norm.momentum, {name: buffer.clone() for name, buffer in norm.named_buffers()}) for norm in norms]
     mode = network.training
     network.eval()
     for norm in norms:
@@ -483,13 +484,11 @@ def reestimate_statistics(network: nn.Module, images: Batches) -> None:
     for batch in images():
         network(batch)
     network.train(mode)
-    for norm, (momentum, counter) in zip(norms, kept, strict=True):
-        if not _counter(norm):
-            raise ValueError("no images to estimate the statistics of BatchNorm on")
+    measured = [bool(norm.num_batches_tracked) for norm in norms]
+    if norms and not any(measured):
+        raise ValueError("no images to estimate the statistics of BatchNorm on")
+    for norm, (momentum, before), new in zip(norms, kept, measured, strict=True):
         norm.momentum = momentum
-        _counter(norm).copy_(counter)
-
-
-def _counter(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Tensor:
-    assert norm.num_batches_tracked is not None
-    return norm.num_batches_tracked
+        for name, buffer in norm.named_buffers():
+            if not new or name == "num_batches_tracked":
+                buffer.copy_(before[name])

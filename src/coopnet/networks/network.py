@@ -290,10 +290,15 @@ def initialise_convolutions(network: nn.Module) -> None:
 
 
 def build(architecture: "Architecture | Backbone", seed: int) -> CooperativeNetwork:
-    """A freshly initialised network, with the same bits for the same seed on every device (it is built on the CPU)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed every GPU
-        return CooperativeNetwork(architecture)
+    """A freshly initialised network in float32, built on the CPU: the same bits for the same seed with any device."""
+    dtype, meta = torch.get_default_dtype(), torch.get_default_device().type == "meta"
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta" if meta else "cpu"):
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed every GPU
+            return CooperativeNetwork(architecture)
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def trainable_parameters(network: nn.Module) -> int:

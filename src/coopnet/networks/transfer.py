@@ -6,8 +6,9 @@ with it. `masked` and `split` are exact in the manner of Net2Net (Chen, Goodfell
 arXiv 1511.05641).
 
 `split` differs from Net2Net in how copies share their weight: by a log-prior in the gate instead of the weights of the
-next layer. `masked` is related to growth by gates that open from zero (ReZero, arXiv 2003.04887; GradMax,
-arXiv 2201.05125): here a new branch has no weight in a softmax at first, learns meanwhile, and opens by a schedule.
+next layer. `masked` is related to residual gates that start at zero (ReZero, arXiv 2003.04887) and to growth that keeps
+the function (GradMax, arXiv 2201.05125): here a new branch has no weight in a softmax at first, learns meanwhile, and
+opens by a schedule.
 """
 
 import math
@@ -203,7 +204,7 @@ def expand(
         network.gate.log_prior[before:] = -math.inf
     if kind == "split":
         copies = Counter(sources)
-        network.gate.log_prior -= torch.tensor([math.log(copies[source]) for source in sources])
+        network.gate.log_prior -= network.gate.log_prior.new_tensor([math.log(copies[source]) for source in sources])
         perturb(list(network.branches)[before:], noise, seed)
     assert torch.isfinite(network.gate.log_prior).any(), "at least one branch is live"
     return TrainedNetwork(network, optimizer_state)
@@ -222,4 +223,5 @@ def perturb(copies: Sequence[nn.Module], noise: float, seed: int) -> None:
     for copy in copies:
         for weight in copy.parameters():
             if weight.dim() > 1:  # biases and scales have no meaningful standard deviation
-                weight.add_(noise * weight.std() * torch.randn(weight.shape, generator=generator).to(weight.device))
+                drawn = torch.randn(weight.shape, generator=generator, device="cpu")
+                weight.add_(noise * weight.std() * drawn.to(weight.device))

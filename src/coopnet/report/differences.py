@@ -4,7 +4,8 @@ If the ledger compares the same two networks, estimate and interval are the ledg
 t over the seeds' paired differences, or Welch's over two groups of seeds if the control is no ancestor of the network.
 It is about these test images alone. Fewer than three seeds have no interval.
 One rule derives the finding of a difference from its interval: the ledger's rule (`claims.decisions`) with the default
-margin of claims. So a finding never contradicts the verdict of a claim.
+margin of claims. So a finding never contradicts the verdict of a claim; it can be decided where a claim of several
+parts, whose interval is corrected for their number, is not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,6 +55,8 @@ class Difference:
         claims: numbers of the claims that compare the two.
         after_holm: findings whose direction a claim supports even after Holm's correction. For a loss that is the
             loss, and not its size.
+        undecided: whether this difference would refute a claim of several parts, but does not with the interval that
+            is corrected for their number.
     """
 
     group: str
@@ -65,6 +68,7 @@ class Difference:
     n: int
     claims: Sequence[str] = ()
     after_holm: frozenset[Finding] = frozenset()
+    undecided: bool = False
 
     @property
     def name(self) -> str:
@@ -120,7 +124,12 @@ def of_ensembles(tables: Tables) -> dict[str, Difference]:
 def _joined(first: Difference, second: Difference) -> Difference:
     """Two entries of one comparison as one: the numbers of the ledger, and the claims of both."""
     own = second if second.interval or not first.interval else first
-    return replace(own, claims=[*first.claims, *second.claims], after_holm=first.after_holm | second.after_holm)
+    return replace(
+        own,
+        claims=[*first.claims, *second.claims],
+        after_holm=first.after_holm | second.after_holm,
+        undecided=first.undecided or second.undecided,
+    )
 
 
 def _from_tables(tables: Tables) -> list[Difference]:
@@ -218,6 +227,7 @@ def _from_ledger(tables: Tables, own: Sequence[Difference]) -> list[Difference]:
                             part.n,
                             [claim.main.number],
                             _after_holm(decision, part),
+                            part.verdict == "contradicted" and decision.verdict == "inconclusive",
                         )
                     )
     return found

@@ -7,10 +7,11 @@ from coopnet.report.document import Report, Table
 from coopnet.report.ledger import Claim
 from coopnet.report.topics import claims as topic
 
-MARKUP = re.compile(r"[\\`*\[\]<>&$~|]|(?<!\w)_|_(?!\w)")
-"""What Markdown would read as more than a letter; between letters, _ is one."""
+MARKUP = re.compile(r"[\\`*<>&$~|]|\[(?![−+\d])|\](?=[(\[:])|(?<!\w)_|_(?!\w)")
+"""What Markdown would read as more than a letter; _ between letters is one, and so are the brackets of an interval."""
 
 
+TERMS = "Terms: [ways to grow](../../docs/growth.md), [intervals](../../docs/intervals.md)."
 BLANK = "–\u00a0"
 """The sign of what was not run or not measured, and the space after it."""
 LEGEND = (
@@ -31,7 +32,10 @@ def findings(report: Report) -> str:
 
 def report(report: Report) -> str:
     """The first screen of a report, its questions, and where the rest is."""
-    parts = [f"# {escaped(report.title)}\n\n{escaped(report.run)}\n", f"## What was found\n\n{findings(report)}"]
+    parts = [
+        f"# {escaped(report.title)}\n\n{escaped(report.run)} {TERMS}\n",
+        f"## What was found\n\n{findings(report)}",
+    ]
     if report.overview:
         # The findings stand right above, so the figure's own text, which lists them once more, is left out.
         alt = "Difference to the control, 95 % intervals; the sentences above say what was found"
@@ -66,8 +70,8 @@ def ledger(claims: Sequence[Claim]) -> str:
         "# Every claim\n",
         f"The study’s findings are in [report.md](report.md). {LEGEND} *Also after Holm* and *not after Holm* say "
         "whether they survive Holm’s correction. An estimate is in percentage points, or in the unit named, over n "
-        "seeds; *images*, for top-5: those whose top-5 turned right or wrong. Its interval is of 95 %, or of the level "
-        "named. A claim of several parts shows its weakest part.\n",
+        "seeds (of two groups, the smaller); *images*, for top-5: those whose top-5 turned right or wrong. Its "
+        "interval is of 95 %, or of the level named. A claim of several parts shows its weakest part.\n",
         "| | claim | top-1, or decided once | top-5 |",
         "| --- | --- | --- | --- |",
     ]

@@ -33,6 +33,10 @@ SAVED = "model.json"
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors as safetensors, atomically."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    first = {tensor.data_ptr(): name for name, tensor in reversed(contiguous.items())}
+    for name, tensor in contiguous.items():
+        if first[tensor.data_ptr()] != name:  # tied weights, which the format does not know
+            contiguous[name] = tensor.clone()
     with files.replacing(path) as temporary:
         safetensors.torch.save_file(contiguous, temporary)
 
@@ -142,8 +146,12 @@ def _filled(architecture: "Architecture | Backbone", tensors: Mapping[str, Tenso
     for name, like in network.state_dict().items():
         if name in tensors and tensors[name].dtype != like.dtype:
             raise ValueError(f"{name} is {tensors[name].dtype} instead of {like.dtype}")
-    network.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
     closed = {"gate.log_prior"}  # −∞ for a branch that is switched off
+    if not isinstance(architecture, Architecture):  # buffers of the model itself, such as a mask
+        closed |= {name for name, like in network.state_dict().items() if not finite(like)}
+    # Weights that are tied in a model stay tied if they are copied, and not assigned.
+    assign = isinstance(architecture, Architecture)
+    network.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=assign)
     infinite = [name for name, tensor in tensors.items() if name not in closed and not finite(tensor)]
     if infinite:
         raise ValueError(f"{infinite[0]} holds NaN or infinity")

@@ -34,8 +34,9 @@ def check_repository(root: Path, study: str) -> None:
         Unknown: it is not a repository of DVC and git, or has no stages for this study.
         CoopNetError: `studies/dvc.yaml` cannot be read.
     """
-    for folder, remedy in ((".dvc", "dvc init"), (".git", "git init")):
-        if not (root / folder).exists():
+    above = (root.absolute(), *root.absolute().parents)  # git's folder may be further up (`dvc init --subdir`)
+    for folder, remedy, places in ((".dvc", "dvc init", above[:1]), (".git", "git init", above)):
+        if not any((place / folder).exists() for place in places):
             raise Unknown(f"{root.absolute()} has no {folder}, so DVC cannot record here; `{remedy}`")
     if study != FULL and study not in _stages(root / "studies" / "dvc.yaml", "plan"):
         raise Unknown(

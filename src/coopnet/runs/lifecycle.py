@@ -92,7 +92,10 @@ def _locked(runs: Store, run: Run, stop: Stop) -> Iterator[bool]:
 
 def _copy_finished(workspace: Workspace, plan: Study, run: Run, runs: Store) -> bool:
     """Copy the finished run from the store to the workspace or back; False if it has to be trained."""
-    if runs.restore(run.key, targets(workspace, plan, run)):
+    stored = runs.folder(run.key) / records.RECORD
+    if other := records.other_source(workspace, plan, run, stored):
+        log.warning("%s in the run store was made from other weights of %s than those here", run.name, other)
+    elif runs.restore(run.key, targets(workspace, plan, run)):
         # A process that was killed after the run was finished left its state.
         shutil.rmtree(runs.unfinished(run.key), ignore_errors=True)
         files.remove(workspace.failure(plan, run))

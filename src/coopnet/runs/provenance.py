@@ -46,11 +46,11 @@ def code() -> dict[str, Any]:
     """
     source = Path(__file__).parent.parent
     # Inside another project's repository, as in its .venv, git knows that project and not this source.
-    ours = _git(source, "ls-files", "--error-unmatch", "__init__.py") is not None
-    commit = (_git(source, "rev-parse", "HEAD") if ours else None) or os.environ.get(COMMIT)
+    ours = git(source, "ls-files", "--error-unmatch", "__init__.py") is not None
+    commit = (git(source, "rev-parse", "HEAD") if ours else None) or os.environ.get(COMMIT)
     if commit and not re.fullmatch(r"[0-9a-f]{40}([0-9a-f]{24})?", commit):
         raise CoopNetError(f"{COMMIT} is {commit[:100]!r}; set it to the full hexadecimal hash of a commit")
-    changes = _git(source, "status", "--porcelain", "--", ".") if ours else None
+    changes = git(source, "status", "--porcelain", "--", ".") if ours else None
     return {
         "version": __version__,
         "numerics": numerics.source_hash(),
@@ -59,7 +59,8 @@ def code() -> dict[str, Any]:
     }
 
 
-def _git(folder: Path, *arguments: str) -> str | None:
+def git(folder: Path, *arguments: str) -> str | None:
+    """What git prints in a folder; None if it fails or is not installed."""
     try:
         done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError):

@@ -41,8 +41,35 @@ class Problem(NamedTuple):
 
 
 def check_run(workspace: Workspace, plan: Study, run: Run, digests: Digests) -> Problem | None:
-    """Compare the files of a run with the plan; None if they match."""
-    return check_files(targets(workspace, plan, run), run.key, run.name, digests)
+    """Compare the files of a run with the plan, and with the weights of its parents here; None if they match."""
+    paths = targets(workspace, plan, run)
+    problem = check_files(paths, run.key, run.name, digests)
+    if problem is None and (other := other_source(workspace, plan, run, paths[RECORD])):
+        text = f"{run.name} was made from other weights of {other} than those in this workspace; make it again"
+        return Problem("stale", text)
+    return problem
+
+
+def other_source(workspace: Workspace, plan: Study, run: Run, record: Path) -> str | None:
+    """The parent whose weights here differ from those that a record of this run names; None if all agree.
+
+    The same run has the same key on every machine, and other weights on one that rounds differently.
+    """
+    made = _readable(record)
+    known = {one.get("key"): one.get("digest") for one in (*made.get("parents", ()), made.get("transfer", {}))}
+    for source in (*run.sources, *run.parents):
+        here = _readable(workspace.run(plan, source) / RECORD)
+        weights = here.get("files", {}).get("model.safetensors")
+        if source.key in known and here.get("key") == source.key and weights != known[source.key]:
+            return source.name
+    return None
+
+
+def _readable(record: Path) -> dict[str, Any]:
+    """A run's record; empty if it is missing or damaged, which `check_files` says."""
+    with contextlib.suppress(CoopNetError):
+        return files.read_sealed(record, files.LARGEST_RECORD)
+    return {}
 
 
 def read_run(folder: Path, run: Run, remedy: str = "") -> dict[str, Any]:

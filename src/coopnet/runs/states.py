@@ -35,7 +35,7 @@ def state(
     if problem.kind == "damaged":
         return f"damaged: {problem.text}{stored}"
     if files.read_field(record, "key") == run.key:
-        return f"incomplete: {problem.text}{stored}"
+        return f"stale: {problem.text}" if problem.kind == "stale" else f"incomplete: {problem.text}{stored}"
     if stored:
         return "in the store"
     if unavailable:

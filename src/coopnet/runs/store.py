@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from coopnet import files
 from coopnet.files.digests import Digests
 from coopnet.files.errors import CoopNetError
-from coopnet.runs import records
+from coopnet.runs import provenance, records
 from coopnet.runs.records import RECORD
 
 log = logging.getLogger(__name__)
@@ -61,14 +61,27 @@ def default_place(root: Path) -> Path:
 
 
 def _main_worktree(root: Path) -> Path:
-    """The main worktree of a linked one (`git worktree add`); any other folder is returned unchanged."""
+    """The main worktree of a linked one (`git worktree add`); any other folder is returned unchanged.
+
+    A bare repository has no main worktree, so a worktree of it is returned unchanged too.
+    """
     link = root / ".git"
     if link.is_file():
         git = root / link.read_text(encoding="utf-8").removeprefix("gitdir:").strip()  # the path may be relative
         common = git / "commondir"
         if common.is_file():
-            return (git / common.read_text(encoding="utf-8").strip()).resolve().parent
+            shared = (git / common.read_text(encoding="utf-8").strip()).resolve()
+            return shared.parent if shared.name == ".git" else root
     return root
+
+
+def other_worktrees(root: Path) -> list[Path]:
+    """The same folder in the other worktrees of its git repository that have the same store."""
+    prefix = provenance.git(root, "rev-parse", "--show-prefix") or ""
+    lines = (provenance.git(root, "worktree", "list", "--porcelain") or "").splitlines()
+    tops = [Path(line.removeprefix("worktree ")) for line in lines if line.startswith("worktree ")]
+    others = [top / prefix for top in tops if (top / ".git").exists()]  # neither a bare repository nor a removed folder
+    return [path for path in others if path.resolve() != root.resolve() and default_place(path) == default_place(root)]
 
 
 class Store:
@@ -134,7 +147,7 @@ class Store:
             return False
         for name, target in sorted(targets.items(), key=lambda item: item[0].endswith(".json")):  # records come last
             if target.is_file() and digests(target) == digests(folder / name):
-                os.utime(target)  # an engine that compares dates would otherwise request it each time
+                digests.date(target)  # an engine that compares dates would otherwise request it each time
             else:
                 files.copy(folder / name, target)
         return True

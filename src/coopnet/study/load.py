@@ -13,10 +13,10 @@ from coopnet.study.rows import known_datasets, resolve
 from coopnet.study.settings import Experiment, Overlay, Parameters
 
 FULL = "full"
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}", re.ASCII)  # Snakemake would read 007, 1e3 or 2024_01 as a number
 RESERVED = ("bench", "dvc")
 """Names that no study may have: `results/bench` has the benchmarks, and `studies/dvc.yaml` has DVC's stages."""
-RULE = f"small letters, digits, _ and -, at most 64, and none of {', '.join((FULL, *RESERVED))}"
+RULE = f"small letters, digits, _ and -, a letter first, at most 64, and none of {', '.join((FULL, *RESERVED))}"
 
 
 def load(root: Path, name: str = FULL) -> Study:
@@ -92,7 +92,8 @@ def names(root: Path) -> list[str]:
     Raises:
         CoopNetError: the name of an overlay cannot be the name of a study.
     """
-    overlays = sorted(path.stem for path in (root / "studies").glob("*.yaml") if path.name != "dvc.yaml")
+    # A name with a dot first is no study, but what an editor or an archive left beside one.
+    overlays = sorted(path.stem for path in (root / "studies").glob("[!.]*.yaml") if path.name != "dvc.yaml")
     for name in overlays:
         if name == FULL or name in RESERVED or not NAME.fullmatch(name):
             raise CoopNetError(f"studies: {short(repr(name + '.yaml'))} cannot be a study; rename the file: {RULE}")

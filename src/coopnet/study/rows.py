@@ -22,6 +22,9 @@ def resolve(parameters: Parameters, overlay: Overlay, source: str) -> dict[str, 
         if key not in parameters.experiments:
             hint = did_you_mean(key, parameters.experiments)
             raise CoopNetError(f"{source}: {key!r} is not an experiment of params.yaml{hint}")
+    for key in overlay.experiments:
+        if overlay.only is not None and key not in overlay.only:
+            raise CoopNetError(f"{source}: experiments.{key} is not in this study; add it to `only`, or remove it")
     experiments, data = {}, known_datasets(parameters)
     for name, row in parameters.experiments.items():
         if overlay.only is not None and name not in overlay.only:

@@ -15,7 +15,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from coopnet.claims.decisions import FEWEST, Decision
+from coopnet.claims.decisions import FEWEST, Decision, Part
 from coopnet.claims.entries import MARGIN
 from coopnet.report import drawing, starts
 from coopnet.report.differences import GROUPS, Difference, differences
@@ -129,8 +129,14 @@ def in_short(found: Sequence[Difference]) -> str:
         f"Of {count(len(found), 'comparison')} with a control{f' on {FEWEST} seeds or more' if few else ''}, "
         f"{listing(part for part, there in zip(parts, wanted, strict=True) if there)}. "
         + (f"{few} more {'rests' if few == 1 else 'rest'} on fewer seeds. " if few else "")
-        + f"The intervals are uncorrected. {_left(found)}"
+        + f"The intervals are uncorrected{_undecided(found)}. {_left(found)}"
     )
+
+
+def _undecided(found: Sequence[Difference]) -> str:
+    """The findings that a claim leaves undecided, because it has several parts and corrects for them."""
+    names = [one.name for one in found if one.undecided]
+    return f"; the ledger leaves {listing(names)} undecided" if names else ""
 
 
 def _left(found: Sequence[Difference]) -> str:
@@ -312,17 +318,35 @@ def sure(tables: Tables) -> list[str]:
     if decided:
         names = {"too few seeds": "on too few seeds"}
         order = ("tested", "counted", "too few seeds", "not decided", "not run")
+        advice = f": rely on these{_shorter(tables)}, and take the others as indications"
         tally = listing(f"{kinds[kind]} {names.get(kind, kind)}" for kind in order if kinds[kind])
         sentences.append(
             f"The ledger has {count(len(decisions), 'verdict')}: {tally}. The tests decide {len(decided)}, and "
             f"{kept or 'none'} of these {'survives' if kept == 1 else 'survive'} Holm’s correction{figure}"
-            f"{': rely on these, and take the others as indications' if 0 < kept < len(decided) else ''}."
+            f"{advice if 0 < kept < len(decided) else ''}."
         )
     rest = [f"{undecided} by intervals that are too wide" if undecided else ""]
     rest += [f"{few} for want of seeds (fewer than {FEWEST})" if few else ""]
     if any(rest):
         sentences.append(f"Undecided verdicts: {listing(part for part in rest if part)}.")
     return sentences
+
+
+def _shorter(tables: Tables) -> str:
+    """A remark on surviving claims that compare a network with its own parent alone, which had no such training."""
+    rows = {row["name"]: row for row in tables.experiments}
+
+    def over_parent(part: Part) -> bool:
+        found = re.match(r"(\w+).* \u2212 (\w+)", part.text)
+        child = rows.get(found[1]) if found else None
+        return bool(found and child and child["epochs"] and child["start"] != "random" and found[2] in child["parents"])
+
+    own = [
+        claim.main.number
+        for claim in tables.claims
+        if any(one.survives_holm for one in claim.decisions) and all(over_parent(part) for part in claim.main.parts)
+    ]
+    return f" (in {listing(own)} against a parent that was trained less)" if own else ""
 
 
 def _surviving(decisions: Sequence[Decision]) -> list[str]:
@@ -452,7 +476,7 @@ def _unclaimed(found: Sequence[Difference]) -> str:
         return ""
     intervals = "its interval covers" if len(own) == 1 else "their intervals cover"
     return (
-        f"No claim of the ledger compares {listing(own)} with {'its' if len(own) == 1 else 'their'} control: "
+        f"No claim tests the difference of {listing(own)}: "
         f"{intervals} the spread over seeds, and not the choice of test images. "
     )
 

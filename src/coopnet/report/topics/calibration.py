@@ -82,16 +82,16 @@ def _apart(tables: Tables) -> list[str]:
     means = _means(tables) if not tables.diversity.empty else {}
     names = [row["name"] for row in tables.ordered if row["epochs"]]
     pairs = [(means.get((name, START)), means.get((name, "final"))) for name in names]
-    changes = [
+    changes = [  # exact copies stay equal, but for rounding
         float(after["copy_disagreement"] - before["copy_disagreement"])
         for before, after in pairs
-        if before and after and pd.notna(before["copy_disagreement"]) and pd.notna(after["copy_disagreement"])
+        if before and after and before["copy_disagreement"] > 0 and pd.notna(after["copy_disagreement"])
     ]
     if not changes:
         return []
     grew, shrank = sum(change > 0 for change in changes), sum(change < 0 for change in changes)
     return [
-        f"Of {count(len(changes), 'network')} with copied branches, copy and donor disagree on more test images after "
+        f"Of {count(len(changes), 'network')} with noisy copies, copy and donor disagree on more test images after "
         f"training than at transfer in {grew}, on fewer in {shrank} ({between(changes)} points)."
     ]
 

@@ -45,7 +45,7 @@ QUESTIONS = {
     19: "Does ONE match independent networks at less compute?",
     20: "Does the ramp-up of distillation help?",
     21: "Does a learning rate per module help?",
-    22: "Is refitting the best way to merge?",
+    22: "Does refitting help a merge?",
 }
 """The questions by the number that their claims share; any other is asked in the words of its first claim."""
 
@@ -188,9 +188,9 @@ def _summary(groups: Mapping[int, Sequence[Claim]]) -> Table:
         ]
     absent = [claim.main.number for members in groups.values() for claim in members if claim.main.verdict == "not run"]
     caption = (
-        "The ledger. Differences in percentage points, or in the unit named, over n seeds. Beside it stands "
-        "whether it survives Holm’s correction, or that it was counted. Top-5 and all parts: appendix."
-        + (f" Not run in this study: {', '.join(absent)}." if absent else "")
+        "The ledger. Differences in percentage points, or in the unit named, over n seeds (of two groups, the "
+        "smaller). Beside it stands whether it survives Holm’s correction, or that it was counted. Top-5 and all "
+        "parts: appendix." + (f" Not run in this study: {', '.join(absent)}." if absent else "")
     )
     return Table("claims-table", caption, columns, rows, SOURCE, headings, where="paper")
 

@@ -58,9 +58,9 @@ def lengths(experiments: Sequence[Mapping[str, Any]], merges: Iterable[str]) -> 
     named = listing(f"{name} has {count(number_of, 'epoch')}" for name, number_of in epochs.items())
     shorter = listing(name for name, number_of in epochs.items() if number_of < max(epochs.values()))
     return [
-        f"The parents and the plain network were not all trained equally long: {named}. So a gain over "
-        f"{shorter} alone is partly due to more epochs. A difference to a control is not, as the control continues the "
-        "same networks."
+        f"The parents and the plain network were not all trained equally long: {named}. A gain over a parent alone is "
+        f"partly due to more epochs, most of all over {shorter}. A difference to a control is not, as the control "
+        "continues the same networks."
     ]
 
 

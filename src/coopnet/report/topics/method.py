@@ -46,7 +46,7 @@ WAYS = {
     "zero_pad": "new branches fresh, new gate rows zero: not exact",
     "zero_output": "as zero_pad, new classifiers zero: keeps top-1, not ECE",
     "masked": "new branches fresh, log-prior −∞: exact; let in slowly later",
-    "split": "copies share their donors’ weight: exact; noise parts them",
+    "split": "copies share their donors’ weight: exact without noise",
 }
 """The four ways to grow, with what each keeps."""
 
