@@ -12,6 +12,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers with two threads ea
 ROOT = Path(__file__).parent.parent
 
 
+def flip(path: Path) -> None:
+    """Change the lowest bit of a file's last byte."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
 @pytest.fixture(autouse=True)
 def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test starts from an empty run store."""

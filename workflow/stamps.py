@@ -100,7 +100,7 @@ def _date_future(workspace: Workspace, plan: Study, digests: Digests) -> None:
         planned.append(steps.evaluate(workspace, plan, run))
     now = time.time()
     for path in paths.union(*((*step.inputs, *step.outputs) for step in planned)):
-        if path.exists() and path.stat().st_mtime > now:
+        if path.exists() and max(path.stat().st_mtime, path.lstat().st_mtime) > now:
             digests.date(path, now - 60)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import ROOT
+from conftest import ROOT, flip
 from coopnet import study
 from coopnet.runs.store import Store
 from coopnet.runs.workspace import EVALUATED
@@ -116,7 +116,7 @@ def test_state_of_another_machine_or_version_is_not_continued(workspace: Path, o
     index.write_text(json.dumps(state))
     other = index.parent.rename(index.parent.with_name("other"))
     again = train(workspace, "one3", max_minutes=0)
-    assert f"another machine or version ({part} there {{'other': '1.0'}}" in again.stderr
+    assert f"another machine, version or parent ({part} there {{'other': '1.0'}}" in again.stderr
     assert "continuing" not in again.stderr
     assert (other / "state.json").read_text() == json.dumps(state)
 
@@ -125,9 +125,7 @@ def test_damaged_state_is_noticed(workspace: Path, own_store: Path) -> None:
     """One flipped bit in the saved state is noticed and named, and the run starts over with the right bits."""
     assert train(workspace, "one3", max_minutes=0).returncode == 75
     (tensors,) = (own_store / "unfinished").glob("*/*/*.safetensors")
-    content = bytearray(tensors.read_bytes())
-    content[-1] ^= 1
-    tensors.write_bytes(content)
+    flip(tensors)
     again = train(workspace, "one3")
     assert tensors.name in again.stderr
     assert "starts over" in again.stderr
@@ -139,9 +137,7 @@ def test_damaged_parent_is_noticed(workspace: Path, name: str, own_store: Path) 
     """A parent's file that differs from its record is named; the store's copy is used, or the growth is refused."""
     train(workspace, "one3")
     path = workspace / "checkpoints/tiny/train_one/one3/seed0" / name
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
+    flip(path)
     healed = transfer(workspace, "one3_to_5_split")
     assert f"differs from the record of one3/seed0: {path}; the copy in the run store is used" in healed.stderr
     assert healed.returncode == 0
@@ -173,9 +169,7 @@ def test_logits_of_another_run_are_refused(workspace: Path) -> None:
     """Metrics are computed only from the logits in the run's record."""
     train(workspace, "one3")
     path = workspace / "checkpoints/tiny/train_one/one3/seed0/logits.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
+    flip(path)
     refused = call(workspace, "coopnet", "evaluate", "tiny", "one3", "0")
     assert refused.returncode == 1
     assert "is not the file that" in refused.stderr

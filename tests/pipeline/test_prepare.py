@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from archive_fixture import NAME, UNREACHABLE, archive, published
+from conftest import flip
 from coopnet import files
 from coopnet.data.canonical import MANIFEST, load, prepare
 from coopnet.data.datasets import DATASETS, SPLITS, Dataset
@@ -377,12 +378,6 @@ def test_finished_folder_is_not_prepared_again(toy: Dataset, shards: Path, tmp_p
 def cut(path: Path) -> None:
     """Remove the end of a file."""
     path.write_bytes(path.read_bytes()[:-10])
-
-
-def flip(path: Path) -> None:
-    """Change one bit of the last byte."""
-    content = path.read_bytes()
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
 
 
 def empty(path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import stamps
 import startup
-from conftest import ROOT
+from conftest import ROOT, flip
 from coopnet import files, study
 from coopnet.commands import report
 from coopnet.files.digests import Digests, remembered
@@ -199,9 +199,7 @@ def test_run_as_planned_is_current(workspace: Workspace, plan: Study, run: Run) 
 def test_damaged_file_of_a_run_is_named(workspace: Workspace, plan: Study, run: Run, name: str) -> None:
     """One flipped bit in any of its files is reported."""
     path = targets(workspace, plan, run)[name]
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
+    flip(path)
     problem = records.check_run(workspace, plan, run, Digests())
     assert problem is not None
     assert problem.kind == "damaged"
@@ -305,16 +303,21 @@ def test_current_outputs_are_dated_after_what_they_were_made_from(workspace: Wor
 
 
 def test_dates_in_the_future_hide_nothing(workspace: Workspace, plan: Study, run: Run) -> None:
-    """Files of a clock that is ahead: a stale run still has the newest stamp, and no input is newer than an output."""
+    """Of a clock that is ahead: a stale run has the newest stamp, no input is newer than an output, links neither."""
     data = workspace.prepared("cifar100") / "manifest.json"
     files.write_text(data, "{}")
     wanted = targets(workspace, plan, run)
     later = time.time() + 172_800
+    linked = wanted["history.csv"]
+    linked.symlink_to(linked.rename(linked.with_name("elsewhere.csv")))
     for path in (data, *wanted.values()):
         os.utime(path, (later, later))
+        os.utime(path, (later, later), follow_symlinks=False)
     stamps.refresh(workspace, plan)
     stamp = stamps.run_stamp(workspace, plan, "train_baseline", "baseline", 0)  # its evaluation is missing
-    assert all(data.stat().st_mtime <= path.stat().st_mtime < stamp.stat().st_mtime for path in wanted.values())
+    assert linked.is_symlink()
+    for date in (Path.stat, Path.lstat):
+        assert all(data.stat().st_mtime <= date(path).st_mtime < stamp.stat().st_mtime for path in wanted.values())
 
 
 # Digests
@@ -352,14 +355,18 @@ def test_file_of_another_user_is_replaced_to_be_dated(tmp_path: Path, monkeypatc
     path = tmp_path / "file"
     path.symlink_to(tmp_path / "cached")
 
-    def refuse(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
+    date = os.utime
+
+    def refuse(where: Path, *times: object) -> None:
+        if where.is_symlink():
+            raise PermissionError(1, "Operation not permitted")
+        date(where, *times)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "utime", refuse)
     digests = Digests()
-    digests.date(path)
+    digests.date(path, 1000.0)
     assert not path.is_symlink()
-    assert path.stat().st_mtime > (tmp_path / "cached").stat().st_mtime == 1
+    assert (path.stat().st_mtime, (tmp_path / "cached").stat().st_mtime) == (1000, 1)
     monkeypatch.setattr(files, "sha256", lambda path: pytest.fail("was read"))
     assert digests(path)
 
@@ -459,10 +466,8 @@ def test_kept_child_of_another_training_of_its_parent_is_refused(home: Home) -> 
         report.tables(home.workspace, "tiny", keep=True)
 
 
-def test_child_of_another_training_of_its_parent_is_made_again(home: Home) -> None:
-    """The parent lost its entry in the store and was trained again elsewhere; the store still has the child."""
-    plan, child = home.plan(), home.run("one3_to_5_split")
-    assert child.transfer is not None
+def trained_elsewhere(home: Home) -> str:
+    """Give `one3` the weights of another machine; returns their digest."""
     weights = home.run_record().with_name("model.safetensors")
     content = bytearray(weights.read_bytes())
     content[-4] ^= 1  # the last digits of a number
@@ -470,6 +475,26 @@ def test_child_of_another_training_of_its_parent_is_made_again(home: Home) -> No
     record = files.read_sealed(home.run_record())
     record["files"]["model.safetensors"] = files.sha256(weights)
     files.write_json(home.run_record(), files.sealed(record))
+    return files.sha256(weights)
+
+
+def test_state_of_another_training_of_the_parent_is_not_continued(home: Home, caplog: pytest.LogCaptureFixture) -> None:
+    """A child that was interrupted starts over once its parent has other weights."""
+    child = home.run("one3_to_5_split")
+    shutil.rmtree(home.store.folder(child.key))
+    shutil.rmtree(home.workspace.run(home.plan(), child))
+    assert home.train(experiment="one3_to_5_split", minutes=0) == 75
+    trained_elsewhere(home)
+    home.transfer()
+    assert home.train(experiment="one3_to_5_split") == 0
+    assert "another machine, version or parent (ancestors there" in caplog.text
+
+
+def test_child_of_another_training_of_its_parent_is_made_again(home: Home) -> None:
+    """The parent lost its entry in the store and was trained again elsewhere; the store still has the child."""
+    plan, child = home.plan(), home.run("one3_to_5_split")
+    assert child.transfer is not None
+    digest = trained_elsewhere(home)
     before = home.promised("workspace/results/tiny")
     with pytest.raises(CoopNetError, match=r"one3_to_5_split/seed0 was made from another training of one3/seed0"):
         home.tables()
@@ -486,7 +511,7 @@ def test_child_of_another_training_of_its_parent_is_made_again(home: Home) -> No
     home.evaluate(experiment="one3_to_5_split")
     home.tables()
     made = files.read_sealed(home.store.folder(child.key) / "run.json")
-    assert made["parents"] == [{"key": home.run().key, "digest": record["files"]["model.safetensors"]}]
+    assert made["parents"] == [{"key": home.run().key, "digest": digest}]
 
 
 def test_kept_run_with_other_settings_is_refused(home: Home) -> None:

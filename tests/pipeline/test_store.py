@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import flip
 from coopnet import files
 from coopnet.files.errors import CoopNetError
 from coopnet.runs import store
@@ -179,7 +180,7 @@ def test_worktrees_of_a_bare_repository_have_their_own_stores(workspace: Path) -
     assert default_place(place) == place / ".dvc" / "cache" / "coopnet-runs"
 
 
-def test_worktrees_that_share_the_store_are_found(workspace: Path) -> None:
+def test_worktrees_that_share_the_store_are_found(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From each of them, in a folder of the project too; one with a cache of its own, and a removed one, are none."""
     linked = linked_worktree(workspace)
     assert store.other_worktrees(workspace) == [linked]
@@ -189,6 +190,10 @@ def test_worktrees_that_share_the_store_are_found(workspace: Path) -> None:
     shutil.rmtree(linked)
     assert store.other_worktrees(workspace) == []
     assert store.other_worktrees(workspace.parent) == []
+    monkeypatch.setattr(store.provenance, "git", lambda *_: None)
+    assert store.other_worktrees(workspace.parent) == []
+    with pytest.raises(CoopNetError, match="git cannot list the worktrees"):
+        store.other_worktrees(workspace)
 
 
 def test_temporary_workspace_of_dvc_shares_the_store(workspace: Path) -> None:
@@ -258,13 +263,6 @@ def test_good_output_is_left_alone(runs: Store, targets: dict[str, Path]) -> Non
     runs.restore(KEY, targets)
     assert [path.stat().st_ino for path in targets.values()] == before
     assert all(path.stat().st_mtime > 0 for path in targets.values())
-
-
-def flip(path: Path) -> None:
-    """Change one bit."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 DAMAGES = {

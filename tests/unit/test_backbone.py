@@ -614,12 +614,28 @@ def test_a_constant_in_the_forward_is_kept() -> None:
     assert torch.equal(network.eval()(IMAGES).branches[:, 0], model.eval()(IMAGES))
 
 
-@pytest.mark.parametrize("activation", [nn.Hardswish(inplace=True), nn.LeakyReLU(0.1, inplace=True)])
+class Shifting(Convolutional):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * torch.tensor(0.5 if self.training else 1.0))
+
+
+def test_a_constant_that_depends_on_the_mode_is_refused() -> None:
+    """Such a model computes something else in training, although its code is the same."""
+    with pytest.raises(CoopNetError, match="something else in training than in eval mode"):
+        wrap(Shifting(), "blocks.1", branches=2, classes=7, example=IMAGES)
+    network = wrap(Normalised(), "blocks.1", branches=2, classes=7, example=IMAGES, fresh=Normalised)
+    assert not torch.equal(*(branch.blocks.get_parameter("1.conv1.weight") for branch in network.branches))
+
+
+@pytest.mark.parametrize(
+    "activation", [nn.Hardswish(inplace=True), nn.LeakyReLU(0.1, inplace=True), nn.Dropout(0.5, inplace=True)]
+)
 def test_a_branch_that_works_in_place_leaves_the_features_as_they_are(activation: nn.Module) -> None:
     """Every branch and the gate read the trunk's own features, and can be trained."""
     model = Convolutional()
     model.blocks = nn.Sequential(Residual(4, 6), nn.BatchNorm2d(6), nn.Sequential(activation, Residual(6, 8)))
     network = wrap(model, "blocks.2", branches=3, classes=7, example=IMAGES)
+    assert all("clone" in [node.target for node in branch.graph.nodes] for branch in network.branches)
     network.train()(IMAGES).ensemble.sum().backward()
     outputs, features = network.eval()(IMAGES), network.features(IMAGES)
     assert network.gate is not None

@@ -1056,13 +1056,6 @@ def test_ledger_is_the_same_every_time(tmp_path: Path) -> None:
     }
 
 
-def damage(path: Path) -> None:
-    """Flip one bit in the middle."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
 def test_damaged_results_are_refused_by_name(tmp_path: Path) -> None:
     """Metrics of another run, truncated outcomes, a missing table of FLOPs: one line names the file and the remedy."""
     workspace, plan = made(tmp_path, by_branches)

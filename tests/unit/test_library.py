@@ -874,6 +874,52 @@ def test_a_module_that_was_changed_is_refused(setting: str, tmp_path: Path) -> N
             coopnet.load(tmp_path / "saved", model=Curved(nn.ReLU()))
 
 
+def test_what_is_frozen_comes_back_frozen(tmp_path: Path) -> None:
+    """As it was saved, and not as it is in the model that was passed."""
+    model = Convolutional().requires_grad_(False)
+    network = coopnet.wrap(model, "blocks.1", branches=2, classes=7, example=IMAGES)
+    coopnet.save(network, tmp_path / "saved")
+    wanted = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
+    assert {*wanted.values()} == {False, True}
+    for passed in (model, Convolutional()):
+        loaded = coopnet.load(tmp_path / "saved", model=passed)
+        assert {name: parameter.requires_grad for name, parameter in loaded.named_parameters()} == wanted
+
+
+class Shown(nn.Module):
+    """A module that prints what it has learnt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale.item():.3f}"
+
+
+def test_what_a_module_prints_of_itself_may_change() -> None:
+    """Only what modules of libraries show are settings."""
+    model = Convolutional()
+    model.blocks.append(Shown())
+    network = coopnet.wrap(model, "blocks.1", branches=2, classes=7, example=IMAGES)
+    with torch.no_grad():
+        network.branches[0].get_parameter("blocks.2.scale").fill_(2.0)
+    assert coopnet.grow(network, 3, images=IMAGES).receipt.measured.exact  # type: ignore[union-attr]
+
+
+def test_computed_weights_are_only_copied() -> None:
+    """New branches of such a network are copies, because fresh ones would have its weights."""
+    model = Convolutional()
+    parametrizations.weight_norm(model.blocks[1].conv2)
+    network = coopnet.wrap(model, "blocks.1", branches=2, classes=7, weights="copied", example=IMAGES)
+    with pytest.raises(CoopNetError, match="are computed from others"):
+        coopnet.grow(network, 3, how="masked")
+    assert coopnet.grow(network, 3, images=IMAGES).receipt.measured.exact  # type: ignore[union-attr]
+
+
 def test_synchronised_batchnorm_stays_so() -> None:
     """Networks made from one with SyncBatchNorm have it, too."""
     network = nn.SyncBatchNorm.convert_sync_batchnorm(small(2))
@@ -885,9 +931,10 @@ def test_synchronised_batchnorm_stays_so() -> None:
 class Repeated(nn.Module):
     """One convolution with two BatchNorms."""
 
-    def __init__(self) -> None:
+    def __init__(self, dimensions: int) -> None:
         super().__init__()
-        self.conv, self.norms = nn.Conv2d(4, 4, 3, padding=1), nn.ModuleList(nn.BatchNorm2d(4) for _ in range(2))
+        convolution, norm = ((nn.Conv1d, nn.BatchNorm1d), (nn.Conv2d, nn.BatchNorm2d))[dimensions - 1]
+        self.conv, self.norms = convolution(4, 4, 3, padding=1), nn.ModuleList(norm(4) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
         for norm in self.norms:
@@ -896,13 +943,17 @@ class Repeated(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "module",
-    [Repeated(), nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(4, 4, 3)), nn.BatchNorm2d(4))],
-    ids=["used twice", "computed weight"],
+    ("module", "dimensions"),
+    [
+        (Repeated(2), 2),
+        (Repeated(1), 1),
+        (nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(4, 4, 3)), nn.BatchNorm2d(4)), 2),
+    ],
+    ids=["used twice", "used twice, 1d", "computed weight"],
 )
-def test_what_cannot_be_folded_stays_as_it_is(module: nn.Module) -> None:
+def test_what_cannot_be_folded_stays_as_it_is(module: nn.Module, dimensions: int) -> None:
     """A convolution that is used twice, or whose weight is computed."""
-    images = torch.randn(8, 4, 9, 9)
+    images = torch.randn(8, 4, *[9] * dimensions)
     with torch.no_grad():
         for _ in range(3):
             module.train()(2 * images + 1)

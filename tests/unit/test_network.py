@@ -177,7 +177,7 @@ def test_defaults_of_pytorch_change_no_network(monkeypatch: pytest.MonkeyPatch) 
         torch.set_default_dtype(torch.float32)
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
     monkeypatch.setattr(Architecture, "initialise", lambda *_: devices.append(torch.get_default_device().type))
-    for device in ("cuda", "meta"):
+    for device in ("cuda:0", "meta"):
         with torch.device(device):
             build(architecture(), 0)
     assert devices == ["cpu", "meta"]

@@ -31,6 +31,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from coopnet.claims.entries import Compared, Costs, Keeps
 from coopnet.claims.inference import ALPHA, LEVEL, Estimate
 
 Verdict = Literal["supported", "contradicted", "inconclusive", "not decided", "not run"]
@@ -40,17 +41,7 @@ The remaining seeds do not decide the claim, because failed seeds are not a rand
 """
 
 Basis = Literal["tested", "counted", "too few seeds"]
-Kind = Literal[
-    "better",
-    "not_worse",
-    "nothing",
-    "about",
-    "predictions_kept",
-    "calibration_kept",
-    "less_compute",
-    "fewer_epochs",
-    "less_compute_to_target",
-]
+Kind = Literal[Compared, Keeps, Costs]
 Unit = Literal["points", "images", "nats", "ECE points", "epochs", "change"]
 Ends = Annotated[tuple[float | None, float | None], Field(strict=False)]
 """Lower and upper end; None is an infinite end."""

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -12,6 +12,9 @@ from coopnet.files.errors import CoopNetError
 from coopnet.study.settings import GROWING, TRANSFERS, Experiment, Words
 
 REFERENCE = re.compile(r"(?P<experiment>\w+)(?:\.(?P<model>\w+))?(?P<transfer>@transfer)?", re.ASCII)
+Compared = Literal["better", "not_worse", "nothing", "about"]
+Keeps = Literal["predictions_kept", "calibration_kept"]
+Costs = Literal["fewer_epochs", "less_compute_to_target", "less_compute"]
 PROBABILITIES = "mean of probabilities"
 MODELS = ("ensemble", "branch_mean", "mean_probabilities", "picked")
 MARGIN = 0.5
@@ -74,7 +77,7 @@ class Comparison(_Strict):
         target: for `about`, the least and the largest gain in points.
     """
 
-    kind: Literal["better", "not_worse", "nothing", "about"]
+    kind: Compared
     of: Referred
     than: Annotated[list[Referred], BeforeValidator(several), Field(min_length=1)]
     each: bool = False
@@ -113,7 +116,7 @@ class Kept(_Strict):
         tolerance: the tolerance of `calibration_kept`.
     """
 
-    kind: Literal["predictions_kept", "calibration_kept"]
+    kind: Keeps
     of: Referred
     tolerance: Tolerance | None = None
 
@@ -139,7 +142,7 @@ class Cost(_Strict):
         than: the experiment that it is compared with.
     """
 
-    kind: Literal["fewer_epochs", "less_compute_to_target", "less_compute"]
+    kind: Costs
     of: Referred
     than: Annotated[list[Referred], BeforeValidator(several), Field(min_length=1, max_length=1)]
 
@@ -196,9 +199,9 @@ class Stated(NamedTuple):
 
 
 KINDS: dict[str, type[Comparison] | type[Kept] | type[Cost]] = {
-    **dict.fromkeys(("better", "not_worse", "nothing", "about"), Comparison),
-    **dict.fromkeys(("predictions_kept", "calibration_kept"), Kept),
-    **dict.fromkeys(("fewer_epochs", "less_compute_to_target", "less_compute"), Cost),
+    **dict.fromkeys(get_args(Compared), Comparison),
+    **dict.fromkeys(get_args(Keeps), Kept),
+    **dict.fromkeys(get_args(Costs), Cost),
 }
 
 

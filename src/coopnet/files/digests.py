@@ -43,11 +43,14 @@ class Digests:
         Raises:
             CoopNetError: the file belongs to another user, and cannot be replaced by a copy.
         """
-        digest = self(path)
+        digest, times = self(path), None if when is None else (when, when)
         try:
-            os.utime(path, None if when is None else (when, when))
+            os.utime(path, times)
+            if path.is_symlink():  # Snakemake reads the date of the link itself
+                os.utime(path, times, follow_symlinks=False)
         except OSError:  # it belongs to another user, perhaps as a link into a shared cache
             files.copy(path, path)
+            os.utime(path, times)
         if digest is not None:
             self.known[str(path)] = [*self._facts(path), digest]
             self.changed = True

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from coopnet.files.errors import CoopNetError
-from coopnet.library.checks import check_choice, check_counts, check_model, check_noise, check_seed
-from coopnet.networks.backbone import LIBRARIES, Template, library_backbone, module_backbone
+from coopnet.library.checks import check_choice, check_computed, check_counts, check_model, check_noise, check_seed
+from coopnet.networks.backbone import CONSTANT, LIBRARIES, Template, library_backbone, module_backbone
 from coopnet.networks.network import Architecture, CooperativeNetwork, blocks_per_stage, build
 from coopnet.networks.transfer import perturb
 
@@ -135,7 +135,7 @@ def wrap(
             _check_fresh(fresh(), architecture.template, classes)
     template = architecture.template
     if weights == "fresh" and template.fresh is None:
-        _check_computed(template.branch)
+        check_computed(template.branch)
     network = build(architecture, seed)
     if isinstance(model, nn.Module) and (own := next(model.parameters(), None)) is not None:
         network.to(own.device)  # a new gate is made on the CPU
@@ -153,22 +153,16 @@ def _check_fresh(model: nn.Module, template: Template, classes: int) -> None:
     """Refuse new models that do not have the tensors of the model."""
     known = template.trunk.state_dict() | template.branch.state_dict()
     state = model.state_dict() if isinstance(model, nn.Module) else {}
-    odd = sorted(name for name, tensor in known.items() if name not in state or state[name].shape != tensor.shape)
+    odd = sorted(
+        name
+        for name, tensor in known.items()
+        if not name.startswith(CONSTANT) and (name not in state or state[name].shape != tensor.shape)
+    )
     if odd or template.replaced:
         raise CoopNetError(
             f"fresh= has to build the model that is wrapped, and both need {classes} outputs"
             + (f"; {odd[0]} is missing or has another shape" if odd else "")
         )
-
-
-def _check_computed(branch: nn.Module) -> None:
-    """Refuse weights that are computed from others: no layer can initialise these anew."""
-    for name, module in branch.named_modules():
-        if hasattr(module, "parametrizations") or {"weight_orig", "weight_v"} & module._parameters.keys():
-            raise CoopNetError(
-                f"the weights of {name} are computed from others (spectral_norm, weight_norm, …), so they cannot be "
-                "initialised anew; pass fresh=, a function that builds such a model, or weights='copied'"
-            )
 
 
 def _copy_branches(network: CooperativeNetwork, template: Template, noise: float, seed: int) -> None:

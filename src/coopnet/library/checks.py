@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from coopnet.files.errors import CoopNetError
-from coopnet.networks.backbone import Backbone
+from coopnet.networks.backbone import LIBRARIES, Backbone
 from coopnet.networks.network import CooperativeNetwork
 from coopnet.networks.tensors import ShapesAlone
 from coopnet.study import did_you_mean
@@ -90,10 +90,26 @@ def check_modules(network: CooperativeNetwork) -> None:
 
 
 def _settings(module: nn.Module) -> str:
-    """`Dropout(p=0.1)`: the kind of a module and what it shows of its settings."""
+    """`Dropout(p=0.1)`: the kind of a module and, if it is a library's, what it shows of its settings."""
     # A BatchNorm computes the same in eval mode whether it is synchronised or not.
     kind = re.sub(r"(Sync)?BatchNorm(\dd)?", "BatchNorm", type(module).__name__)
-    return f"{kind}({module.extra_repr()})"
+    known = type(module).__module__.partition(".")[0] in ("torch", *LIBRARIES)  # others may show what they learnt
+    return f"{kind}({module.extra_repr() if known else ''})"
+
+
+def check_computed(branch: nn.Module) -> None:
+    """Refuse weights that are computed from others: no layer can initialise these anew.
+
+    Raises:
+        CoopNetError: names the layer.
+    """
+    for name, module in branch.named_modules():
+        if hasattr(module, "parametrizations") or {"weight_orig", "weight_v"} & module._parameters.keys():
+            raise CoopNetError(
+                f"the weights of {name} are computed from others (spectral_norm, weight_norm, …), so they cannot be "
+                "initialised anew: wrap the model with fresh=, a function that builds one, or only copy branches "
+                "(weights='copied', how='split')"
+            )
 
 
 def _pieces(network: CooperativeNetwork) -> Iterator[tuple[nn.Module, nn.Module]]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
 
 from coopnet.files.errors import CoopNetError
 from coopnet.library.checks import check_modules
@@ -110,7 +111,7 @@ def folded(module: nn.Module) -> nn.Module:
     module = copy.deepcopy(module).eval()
     try:
         used = [node.target for node in fx.symbolic_trace(module).graph.nodes if node.op == "call_module"]
-        kernels = [one for one in used if isinstance(module.get_submodule(one), nn.Conv2d)]
+        kernels = [one for one in used if isinstance(module.get_submodule(one), _ConvNd)]
         if len({*kernels}) < len(kernels) or any("weight" not in module.get_submodule(k)._parameters for k in kernels):
             return module
         fused: nn.Module = fuse(module)

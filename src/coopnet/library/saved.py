@@ -123,10 +123,12 @@ def described(
                 "std above 0 and up to 1"
             )
     data = dict(facts.get("data") or {}) | ({} if class_names is None else {"class_names": list(class_names)})
+    frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
     return {
         **facts,
         "architecture": network.architecture.to_dict(),
         "parameters": trainable_parameters(network),
+        **({"frozen": frozen} if frozen else {}),
         **({"preprocessing": constants} if constants else {}),
         **({"data": data} if data else {}),
     }
@@ -206,7 +208,9 @@ def read(
         if not (Path(where) / checkpoint.SAVED).is_file():  # a run can be made again
             raise
         raise CoopNetError(f"{error.fact}; restore it from a copy, or save the network again (coopnet.save)") from error
-    network = trained.network.eval()
+    network, frozen = trained.network.eval(), record.get("frozen")
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(not isinstance(frozen, list) or name not in frozen)
     if probe.differ(record.get("logits"), probe.logits(network)):
         raise CoopNetError(
             f"the model that was passed has the tensors of the one in {folder}, and computes something else; pass a "

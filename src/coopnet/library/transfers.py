@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from coopnet.files.errors import CoopNetError
 from coopnet.library import probe
-from coopnet.library.checks import check_choice, check_modules, check_network, check_noise, check_seed
+from coopnet.library.checks import check_choice, check_computed, check_modules, check_network, check_noise, check_seed
 from coopnet.library.optimizers import follow, state_of
 from coopnet.library.receipt import Batches, Receipt, batches_of, measure, tensor_origins
 from coopnet.networks import merge as merging
 from coopnet.networks import transfer
+from coopnet.networks.backbone import Backbone
 from coopnet.networks.network import CooperativeNetwork
 from coopnet.networks.transfer import Origin, TrainedNetwork
 
@@ -115,6 +116,8 @@ def grown(
     options = {"donors": donors, "noise": noise} if how == "split" else {}
     if how != "split" and (donors is not None or noise):
         raise CoopNetError(f"donors and noise are for how='split', not for {how!r}; leave them out")
+    if how != "split" and isinstance(network.architecture, Backbone) and network.architecture.template.fresh is None:
+        check_computed(network.architecture.template.branch)
     result = _attempt(transfer.expand, parent, branches, kind=how, seed=seed, **options)
     sources = transfer.sources_of(how, before, branches, donors)
     plan = transfer.origins(result.network, sources)

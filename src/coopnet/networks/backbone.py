@@ -5,6 +5,7 @@ a single node, so dropout, BatchNorm and control flow inside it behave as in the
 `model.named_modules()`, which are also the names of `torchvision.models.feature_extraction`.
 """
 
+import contextlib
 import copy
 import difflib
 import functools
@@ -20,12 +21,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from coopnet.files.errors import CoopNetError
-from coopnet.networks.network import CooperativeNetwork, build, initialise_convolutions
+from coopnet.networks.network import CooperativeNetwork, build, initialise_convolutions, usual_defaults
 
 LIBRARIES = ("timm", "torchvision")
 OWN = "module"
 """The family of a model that was passed as an object; only the user's own code can build it again."""
 
+CONSTANT = "_tensor_constant"
+"""What torch.fx calls a tensor that the forward of a model makes, with a number."""
 LISTED = 24  # splits that an error message lists
 SIZES = (224, 32)  # image sizes to try on a model that does not declare its input size
 
@@ -139,7 +142,7 @@ class Backbone:
         renewed = copy.deepcopy(piece)
         if self.template.fresh is not None:
             state = self.template.fresh().state_dict(keep_vars=True)
-            renewed.load_state_dict({name: state[name] for name in renewed.state_dict()})
+            renewed.load_state_dict({name: state.get(name, own) for name, own in renewed.state_dict().items()})
             for name, parameter in renewed.named_parameters():
                 parameter.requires_grad_(state[name].requires_grad)
             return renewed
@@ -253,7 +256,8 @@ def library_model(family: str, name: str, classes: int, *, pretrained: bool = Fa
     if name not in names:
         near = ", ".join(difflib.get_close_matches(name, names, 3, 0.5)) or f"one of its {len(names)} models"
         raise CoopNetError(f"{family} has no model {name!r}; did you mean {near}?")
-    model: nn.Module = create(name, **options)
+    with usual_defaults():
+        model: nn.Module = create(name, **options)
     return model
 
 
@@ -457,16 +461,20 @@ def _trace(model: nn.Module, split: str) -> fx.Graph:
             raise _NoCut(f"{where} has a forward hook, which the pieces would not have; remove it")
     fixed = dict(inputs[1:])
     modes, codes, graph = [(module, module.training) for module in model.modules()], [], None
+    constants: list[list[Tensor]] = []
     try:
         for mode in (True, False):
             graph = _Tracer(split).trace(model.train(mode), concrete_args=fixed or None)
-            codes.append(re.sub(r"_tensor_constant\d+", "_tensor_constant", graph.python_code("self").src))
+            # A constant has another name in each trace, and is compared by its value.
+            codes.append(re.sub(rf"{CONSTANT}\d+", CONSTANT, graph.python_code("self").src))
+            names = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
+            constants.append([getattr(model, name) for name in names if name.startswith(CONSTANT)])
     except Exception as error:  # the model's own code may raise anything on a proxy
         raise _NoCut(f"torch.fx cannot trace the model ({_first_line(error)})") from error
     finally:
         for module, mode in modes:
             module.training = mode
-    if codes[0] != codes[1]:
+    if codes[0] != codes[1] or not all(map(torch.equal, *constants)):
         raise _NoCut(
             "the model computes something else in training than in eval mode outside of its modules; use a module, "
             "such as nn.Dropout instead of F.dropout(x, training=self.training)"
@@ -523,6 +531,19 @@ def _piece(root: nn.Module, entry: fx.Node, nodes: Sequence[fx.Node], result: fx
     return fx.GraphModule(root, graph)
 
 
+def _works_in_place(branch: nn.Module, features: Tensor) -> bool:
+    """Whether a branch changes its features, in training or in eval mode."""
+    for mode in (True, False):
+        given = features.clone()
+        dice = torch.random.fork_rng(devices=[features.device] if features.is_cuda else [])
+        # Some layers do not train on a batch as small as the example.
+        with torch.no_grad(), dice, contextlib.suppress(Exception):
+            copy.deepcopy(branch).train(mode)(given)
+        if given._version:  # it counts changes in place
+            return True
+    return False
+
+
 def _copy_features(branch: fx.GraphModule) -> None:
     """Let a branch work on a copy of the features: it changes them in place, and others read them, too."""
     entry = next(node for node in branch.graph.nodes if node.op == "placeholder")
@@ -544,7 +565,6 @@ def _probe(
     try:
         with _evaluating(trunk, branch):
             features = trunk(example)
-            version = features._version if isinstance(features, Tensor) else 0  # it counts changes in place
             result = branch(features)
     except Exception as error:  # any model, any error
         raise _NoCut(f"it does not take images of {list(example.shape)[1:]} ({_first_line(error)})") from error
@@ -552,7 +572,7 @@ def _probe(
         raise _NoCut(f"its features are a {type(features).__name__}, no tensor")
     if not _same(result, logits):
         raise _NoCut("its two pieces together compute something else than the model")
-    if features._version != version:
+    if _works_in_place(branch, features):
         _copy_features(branch)
     channels, over = _layout(trunk, example, features)
     replaced, classifier = result.shape[1] != classes, _classifier(branch, result.shape[1])
@@ -647,7 +667,10 @@ def _readers(branch: nn.Module) -> Iterator[str]:
     # Blocks are leaves in the branch's graph, so the readers inside a block are found by tracing the branch again.
     entry = _entry_graph(branch)
     features = next(node for node in entry.nodes if node.op == "placeholder")
-    for user in features.users:
+    users = list(features.users)
+    if [user.target for user in users] == ["clone"]:  # see `_copy_features`
+        users = list(users[0].users)
+    for user in users:
         module = branch.get_submodule(str(user.target)) if user.op == "call_module" else None
         plain = isinstance(module, nn.Conv2d) and module.bias is None and module.groups == 1
         plain = plain and module.padding_mode == "zeros"  # type: ignore[union-attr]

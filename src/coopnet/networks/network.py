@@ -8,7 +8,8 @@ blocks are those of He et al. 2016 (arXiv 1512.03385), sections 3 and 4.2. With 
 the plain ResNet.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -291,12 +292,19 @@ def initialise_convolutions(network: nn.Module) -> None:
 
 def build(architecture: "Architecture | Backbone", seed: int) -> CooperativeNetwork:
     """A freshly initialised network in float32, built on the CPU: the same bits for the same seed with any device."""
+    with torch.random.fork_rng(devices=[]), usual_defaults():
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed every GPU
+        return CooperativeNetwork(architecture)
+
+
+@contextlib.contextmanager
+def usual_defaults() -> Iterator[None]:
+    """New tensors are float32 and on the CPU, or the meta device for shapes alone, whatever the user's defaults are."""
     dtype, meta = torch.get_default_dtype(), torch.get_default_device().type == "meta"
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta" if meta else "cpu"):
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed every GPU
-            return CooperativeNetwork(architecture)
+        with torch.device("meta" if meta else "cpu"):
+            yield
     finally:
         torch.set_default_dtype(dtype)
 

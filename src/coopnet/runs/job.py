@@ -64,7 +64,8 @@ def produce(
         if network is not None:
             network.to(where).to(memory_format=torch.channels_last)
     known = {"key": run.key, "device": device.describe(where), "libraries": provenance.libraries()}
-    code, identity = provenance.code(), known | {"source": provenance.source()}
+    read = [record["files"][checkpoint.WEIGHTS] for _, record in ancestors]
+    code, identity = provenance.code(), known | {"source": provenance.source(), "ancestors": read}
 
     made = folder / "files"
     shutil.rmtree(made, ignore_errors=True)

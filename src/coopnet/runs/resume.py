@@ -45,12 +45,12 @@ class ResumeFolder:
     less than `COOPNET_SAVE_SECONDS` after the last write waits in memory; `flush` writes it. With 0, every state is on
     disk when `save` returns.
 
-    A run does not continue from the state of another machine or version, because the resulting bits would belong to
-    neither. Such a state is kept: each identity has its own folder, so the run can continue there later.
+    A run does not continue from the state of another machine, version or parent, because the resulting bits would
+    belong to neither. Such a state is kept: each identity has its own folder, so the run can continue there later.
 
     Attributes:
         run: the folder of this run.
-        identity: key, device, libraries and source.
+        identity: key, device, libraries, source and the weights of the parents.
         folder: the folder in `run` that belongs to this identity.
     """
 
@@ -146,7 +146,9 @@ class ResumeFolder:
             except (CoopNetError, KeyError, TypeError):
                 continue
             details = "; ".join(f"{name} there {other[name]}, here {self.identity[name]}" for name in different)
-            log.warning("%s belongs to another machine or version (%s); this run starts over", index.parent, details)
+            log.warning(
+                "%s belongs to another machine, version or parent (%s); this run starts over", index.parent, details
+            )
 
 
 def _text(identity: Mapping[str, Any]) -> str:

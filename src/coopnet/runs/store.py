@@ -76,9 +76,19 @@ def _main_worktree(root: Path) -> Path:
 
 
 def other_worktrees(root: Path) -> list[Path]:
-    """The same folder in the other worktrees of its git repository that have the same store."""
+    """The same folder in the other worktrees of its git repository that have the same store.
+
+    Raises:
+        CoopNetError: git cannot say, as in a repository of another user.
+    """
     prefix = provenance.git(root, "rev-parse", "--show-prefix") or ""
-    lines = (provenance.git(root, "worktree", "list", "--porcelain") or "").splitlines()
+    listed = provenance.git(root, "worktree", "list", "--porcelain")
+    if listed is None and any((place / ".git").exists() for place in (root.absolute(), *root.absolute().parents)):
+        raise CoopNetError(
+            "git cannot list the worktrees of this repository, which may share its run store; look at what "
+            "`git worktree list` says here"
+        )
+    lines = (listed or "").splitlines()
     tops = [Path(line.removeprefix("worktree ")) for line in lines if line.startswith("worktree ")]
     others = [top / prefix for top in tops if (top / ".git").exists()]  # neither a bare repository nor a removed folder
     return [path for path in others if path.resolve() != root.resolve() and default_place(path) == default_place(root)]
