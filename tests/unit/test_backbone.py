@@ -285,6 +285,16 @@ def test_refit_needs_zero_padding() -> None:
         merge(parents, trunk="refit", **options)
 
 
+def test_refit_names_the_layer_that_it_cannot_solve() -> None:
+    """Not the copy that a branch makes of the features that it would change."""
+    model = Convolutional()
+    model.blocks = nn.Sequential(Residual(4, 6), nn.Sequential(nn.ReLU(inplace=True), Residual(6, 8)))
+    network = wrap(model, "blocks.1", branches=1, classes=7, gate="none", example=IMAGES)
+    with pytest.raises(ValueError, match="not by blocks_1_0"):
+        network.architecture.readers(network.branches[0])
+    assert "clone" not in str(wrap(Convolutional(), "blocks.1", branches=1, classes=7, gate="none").branches[0].graph)
+
+
 def test_what_transfer_cannot_do_with_any_model_is_refused() -> None:
     """Permutations are defined only for the study's networks; a refit needs convolutions that read the trunk."""
     options = {"reestimate": False, "gate_rows": "uniform", "seed": 0, "images": lambda: [IMAGES], "ridge": 1e-4}

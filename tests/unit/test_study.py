@@ -197,12 +197,13 @@ def test_seeds_of_each_study() -> None:
     assert project().seeds("resnet18_single") == list(range(15))
     for name in SCALED:
         assert project(name).seeds("one3_to_5_split") == list(range(5 if name == "mini" else 1))
-    for name, replicates in (("demo", 1), ("demo_all", 1), ("mini", 3), ("mini_next", 3)):
+    for name, replicates in (("demo", 1), ("demo_all", 1), ("mini", 3)):
         assert project(name).seeds("one1") == list(range(3 * replicates))
     assert project("mini").seeds("merge3_refit") == project("mini").seeds("resnet18_ensemble5") == [0, 1, 2]
     for part in ("distillation", "gate", "rampup", "sharing"):
         assert project("mini").seeds(f"one3_no_{part}") == [0, 1, 2]
     assert project("mini").seeds("expand1to3_split") == project("mini").seeds("one1_continued_expand") == [3, 4, 5]
+    assert project("mini").seeds("one5_holdout") == project("mini").seeds("one3_holdout_to_5_split") == [0]
     assert project("mini").seeds("baseline") == list(range(9))
     assert project("mini").seeds("resnet18_single") == list(range(15))
 

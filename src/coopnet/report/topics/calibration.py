@@ -14,7 +14,7 @@ from coopnet.report.topics import cells
 from coopnet.report.topics.method import cite
 from coopnet.report.wording import between, count, first_of, number
 
-ROWS = 26
+ROWS = 20
 """Most rows of a dot plot; the tables have all rows."""
 
 

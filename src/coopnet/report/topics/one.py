@@ -12,11 +12,9 @@ from coopnet.report.document import Cell, Column, Picture, Row, Section, Table
 from coopnet.report.drawing import BLUE, GREEN, ORANGE, PAPER
 from coopnet.report.frames import Tables
 from coopnet.report.topics import cells, curves
-from coopnet.report.wording import between, count, first_of, listing, number
+from coopnet.report.wording import between, count, listing, number
 
 RULES = {"gate": "gate-weighted logits", "mean": "mean of probabilities", "majority": "majority vote"}
-VOTERS = 3
-"""Most networks in the figure of votes; the table has all."""
 MARKS = {"gate": (BLUE, "D"), "mean": (ORANGE, "o"), "majority": (GREEN, "s")}
 
 
@@ -106,27 +104,28 @@ def _votes(tables: Tables) -> str:
 
 
 def _picture(tables: Tables) -> Picture:
+    name, several = _voter(tables), tables.votes["experiment"].nunique() > 1
+    means = listing(number(value, 1) + " %" for value in _by_size(tables, name, "gate")["mean"])
     return Picture(
         "votes",
-        "Votes of fewer branches. Test top-1, mean over all subsets of a size and over seeds, with the lowest and the "
-        f"highest subset as a line.{first_of(VOTERS, tables.votes['experiment'].nunique())}",
-        "; ".join(
-            f"{name}: {listing(number(v, 1) + ' %' for v in frame['mean'])} for 1 to {len(frame)} branches by the gate"
-            for name, frame in _by_size(tables, "gate").items()
-        ),
+        f"Votes of branches of {name}. Test top-1, mean over all subsets of a size and over seeds, with the lowest and "
+        f"the highest subset as a line.{' The table has the other networks.' if several else ''}",
+        f"By the gate, in the order of their number: {means}.",
         "votes.csv",
     )
 
 
-def _by_size(tables: Tables, rule: str) -> dict[str, pd.DataFrame]:
-    """Mean, lowest and highest test top-1 of the subsets of each size, by experiment."""
+def _voter(tables: Tables) -> str:
+    """The first network with votes that were chosen on validation images, or else the first with votes."""
+    known = set(tables.votes_best["experiment"]) or set(tables.votes["experiment"])
+    return next(str(row["name"]) for row in tables.ordered if row["name"] in known)
+
+
+def _by_size(tables: Tables, name: str, rule: str) -> pd.DataFrame:
+    """Mean, lowest and highest test top-1 of the subsets of each size."""
     votes = tables.votes[(tables.votes["split"] == "test") & (tables.votes["rule"] == rule)]
-    each = votes.groupby(["experiment", "size", "subset"])["top1"].mean().reset_index()
-    sized = each.groupby(["experiment", "size"])["top1"].agg(["mean", "min", "max"])
-    chosen = set(tables.votes_best["experiment"])
-    names = [row["name"] for row in tables.ordered if row["name"] in set(each["experiment"])]
-    names.sort(key=lambda name: name not in chosen)  # networks with chosen votes come first
-    return {name: sized.loc[name] for name in names[:VOTERS]}
+    each = votes[votes["experiment"] == name].groupby(["size", "subset"])["top1"].mean()
+    return each.groupby("size").agg(["mean", "min", "max"])
 
 
 def figures(tables: Tables) -> dict[str, Callable[[], Figure]]:
@@ -135,17 +134,16 @@ def figures(tables: Tables) -> dict[str, Callable[[], Figure]]:
 
 
 def draw(tables: Tables) -> Figure:
-    """A row per experiment and number of branches, a mark per rule."""
-    by_rule = {rule: _by_size(tables, rule) for rule in MARKS}
-    groups = {name: [_branches(size) for size in frame.index] for name, frame in by_rule["gate"].items()}
-    rows = drawing.Rows(groups, ["test top-1 (%)"])
+    """A row per number of branches, a mark per rule."""
+    name = _voter(tables)
+    sizes = {rule: _by_size(tables, name, rule) for rule in MARKS}
+    rows = drawing.Rows({name: [_branches(size) for size in sizes["gate"].index]}, ["test top-1 (%)"])
     (axes,) = rows.panels
     for shift, (rule, (colour, shape)) in zip((-0.06, 0.0, 0.06), MARKS.items(), strict=True):
-        for name, frame in by_rule[rule].items():
-            for size, line in frame.iterrows():
-                y = rows.y[name, _branches(size)] + shift
-                axes.plot([line["min"], line["max"]], [y, y], color=colour, linewidth=1.0)
-                axes.plot(line["mean"], y, marker=shape, color=colour, mfc=PAPER, markersize=4)
+        for size, line in sizes[rule].iterrows():
+            y = rows.y[name, _branches(size)] + shift
+            axes.plot([line["min"], line["max"]], [y, y], color=colour, linewidth=1.0)
+            axes.plot(line["mean"], y, marker=shape, color=colour, mfc=PAPER, markersize=4)
     axes.margins(x=0.04)
     drawing.legend(rows.figure, [drawing.mark(c, s, RULES[rule], filled=False) for rule, (c, s) in MARKS.items()])
     return rows.figure
