@@ -73,7 +73,7 @@ def _remembered(place: Path) -> dict[str, list[int | str]]:
 def remembered(place: Path) -> Iterator[Digests]:
     """A cache of digests that is written to `place` if no error occurs; if two processes do so, one version is kept.
 
-    Whoever may only read goes without.
+    Where it cannot be written, as by a user who may only read, the digests are computed again next time.
     """
     digests = Digests(place)
     yield digests
