@@ -371,11 +371,15 @@ def test_file_of_another_user_is_replaced_to_be_dated(tmp_path: Path, monkeypatc
     assert digests(path)
 
 
-def test_memory_that_cannot_be_written_is_left(tmp_path: Path) -> None:
-    """A colleague who may only read sees the digests all the same."""
+def test_memory_that_may_not_be_written_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A colleague who may only read sees the digests all the same; any other error is said."""
     (tmp_path / "file").write_text("one")
-    with remembered(tmp_path / "file" / "digests.json") as digests:
+    with pytest.raises(CoopNetError), remembered(tmp_path / "file" / "digests.json") as digests:
+        digests(tmp_path / "file")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with remembered(tmp_path / "new" / "digests.json") as digests:
         assert digests(tmp_path / "file") == files.sha256(tmp_path / "file")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"file": 1}'])

@@ -73,10 +73,10 @@ def _remembered(place: Path) -> dict[str, list[int | str]]:
 def remembered(place: Path) -> Iterator[Digests]:
     """A cache of digests that is written to `place` if no error occurs; if two processes do so, one version is kept.
 
-    Where it cannot be written, as by a user who may only read, the digests are computed again next time.
+    A user who may only read goes without, and the digests are computed again next time.
     """
     digests = Digests(place)
     yield digests
-    if digests.changed:
-        with contextlib.suppress(CoopNetError):
-            files.write_json(place, digests.known)
+    nearest = next(folder for folder in place.absolute().parents if folder.exists())
+    if digests.changed and os.access(nearest, os.W_OK):
+        files.write_json(place, digests.known)
